@@ -1,0 +1,196 @@
+"""Writes the README's results tables from benchmarks/results/*.csv, between ``<!-- results:NAME -->`` and
+``<!-- /results -->``; with ``--check`` writes nothing and exits 1 where the README is not what would be written.
+
+    python benchmarks/tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+SORT_FORMS = ("sort", "sort compiled")
+PLAIN_FORMS = (*SORT_FORMS, "unrolled", "unrolled compiled", "endpoints compiled")
+# Times faster than torchqmet, as set before the kernels were written: (form, rows, size) to direction to target.
+TARGETS = {
+    ("elementwise", "256", "512"): {"forward": 100, "forward+backward": 50},
+    ("elementwise", "256", "128"): {"forward": 25, "forward+backward": 15},
+    ("elementwise", "1024", "2048"): {"forward": 60, "forward+backward": 30},
+    ("pairwise", "128", "512"): {"forward": 1500, "forward+backward": 500},
+}
+PLAIN_TARGETS = {"elementwise": 20, "pairwise": 80}
+
+Row = dict[str, str]
+CASE_FIELDS = ("form", "rows", "columns", "size", "dim_per_component", "direction")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the README is stale")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
+    options = parser.parse_args()
+    if not options.readme.exists():
+        print(f"{options.readme} does not exist.", file=sys.stderr)
+        return 1
+    before = options.readme.read_text()
+    after, count = replace_blocks(before, {"iqe": iqe_tables(options.results)})
+    if count == 0:
+        print(f"{options.readme} has no block <!-- results:iqe --> ... <!-- /results -->.", file=sys.stderr)
+        return 1
+    if options.check:
+        if after != before:
+            print(f"{options.readme} is not what benchmarks/tables.py makes of the results: run it.", file=sys.stderr)
+        return int(after != before)
+    options.readme.write_text(after)
+    return 0
+
+
+def replace_blocks(text: str, blocks: dict[str, str]) -> tuple[str, int]:
+    """``text`` with each named block's content replaced, and how many were."""
+    count = 0
+    for name, content in blocks.items():
+        pattern = re.compile(rf"(<!-- results:{name} -->\n).*?(<!-- /results -->)", re.DOTALL)
+        text, replaced = pattern.subn(lambda match, content=content: match[1] + content + match[2], text)
+        count += replaced
+    return text, count
+
+
+def iqe_tables(results: Path) -> str:
+    """The tables of every device that was measured, as Markdown."""
+    parts = []
+    for path in sorted(results.glob("iqe_*.csv")):
+        with path.open(newline="") as file:
+            parts.append(device_tables(latest_by_case(csv.DictReader(file)), has_targets=path.stem == "iqe_cpu"))
+    return "\n".join(parts) if parts else "No measurements are stored yet.\n"
+
+
+def latest_by_case(rows: Iterable[Row]) -> list[dict[str, Row]]:
+    """For each case the rows of its last run, by contender; cases in the order of their first measurement."""
+    cases: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        key = tuple(row[field] for field in CASE_FIELDS)
+        case = cases.setdefault(key, {})
+        if case and next(iter(case.values()))["date"] < row["date"]:
+            case.clear()
+        case[row["contender"]] = row
+    return list(cases.values())
+
+
+def device_tables(cases: list[dict[str, Row]], has_targets: bool) -> str:
+    runs = {tuple(case["ours"][field] for field in ("date", "commit")): case["ours"] for case in cases}
+    lines = [
+        "Median time of one call, both sides in one process with the same threads, taking turns. *Sort* is plain "
+        "PyTorch as sort x, gather y, `cummax`, eager or compiled, whichever is faster; *fastest plain* is the fastest "
+        "of all plain PyTorch forms that we could think of. The last columns say how many times faster ours is"
+        + (", in brackets how many were aimed at." if has_targets else "."),
+        "",
+        *header("ours", "torchqmet", "sort", "fastest plain", "ours beside torchqmet", "beside sort", "beside fastest"),
+        *(speed_row(case, has_targets) for case in cases),
+        "",
+        "Peak memory of one call above its inputs and results; largest error against float64, relative to the largest "
+        "value, of distances and gradients; and the floor: the time this machine needs for the bytes (elementwise: a "
+        "torch copy of as many) or the vector operations (pairwise).",
+        "",
+        *header("memory ours", "torchqmet", "fastest plain", "error ours", "torchqmet", "fastest plain", "floor",
+                "ours / floor"),  # fmt: skip
+        *(quality_row(case) for case in cases),
+        "",
+        *(provenance(run) for run in runs.values()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def header(*columns: str) -> list[str]:
+    return [f"| size | pass | {' | '.join(columns)} |", f"|---|---|{'--:|' * len(columns)}"]
+
+
+def provenance(run: Row) -> str:
+    return (
+        f"Measured {run['date'][:10]} at commit {run['commit']} on {run['machine']}, {run['cores']} cores, "
+        f"{run['threads']} threads, {run['isa']}, torch {run['torch']}, Python {run['python']}, with "
+        f"`{run['command']}`."
+    )
+
+
+def case_cells(case: dict[str, Row]) -> list[str]:
+    row = case["ours"]
+    rows, columns, size = row["rows"], row["columns"], row["size"]
+    shape = f"{rows} x {columns}, D={size}" if columns else f"({rows}, {size})"
+    return [f"{row['form']} {shape}, K={row['dim_per_component']}", row["direction"].replace("+", " + ")]
+
+
+def median(case: dict[str, Row], contender: str) -> float | None:
+    text = case.get(contender, {}).get("median_ms", "")
+    return float(text) if text else None
+
+
+def fastest(case: dict[str, Row], contenders: Iterable[str]) -> str | None:
+    """The name of the contender with the least time, None where none ran."""
+    times = {name: median(case, name) for name in contenders}
+    ran = {name: time_ms for name, time_ms in times.items() if time_ms is not None}
+    return min(ran, key=ran.__getitem__) if ran else None
+
+
+def speed_row(case: dict[str, Row], has_targets: bool) -> str:
+    row = case["ours"]
+    sort, plain = fastest(case, SORT_FORMS), fastest(case, PLAIN_FORMS)
+    target = TARGETS.get((row["form"], row["rows"], row["size"]), {}).get(row["direction"]) if has_targets else None
+    plain_target = PLAIN_TARGETS[row["form"]] if has_targets else None
+    cells = [
+        *case_cells(case),
+        milliseconds(case, "ours"),
+        milliseconds(case, "torchqmet"),
+        milliseconds(case, sort or "sort"),
+        milliseconds(case, plain or "sort") + (f" ({plain})" if plain else ""),
+        ratio(case, "torchqmet", target),
+        ratio(case, sort, plain_target),
+        ratio(case, plain, plain_target),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def quality_row(case: dict[str, Row]) -> str:
+    plain = fastest(case, PLAIN_FORMS) or "sort"
+    contenders = ("ours", "torchqmet", plain)
+    floor, ours = case["ours"]["floor_ms"], median(case, "ours")
+    cells = [
+        *case_cells(case),
+        *(cell(case, contender, "peak_mib", " MiB") for contender in contenders),
+        *(cell(case, contender, "max_error", "") for contender in contenders),
+        f"{floor} ms" if floor else "not known",
+        f"{ours / float(floor):.1f}" if floor and ours else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def cell(case: dict[str, Row], contender: str, field: str, unit: str) -> str:
+    """The stored value, or in short why there is none."""
+    row = case.get(contender, {})
+    if row.get(field):
+        return row[field] + unit
+    return "out of memory" if "out of memory" in row.get("note", "") else "not run"
+
+
+def milliseconds(case: dict[str, Row], contender: str) -> str:
+    return cell(case, contender, "median_ms", " ms")
+
+
+def ratio(case: dict[str, Row], contender: str | None, target: int | None) -> str:
+    ours, theirs = median(case, "ours"), median(case, contender or "")
+    if ours is None or theirs is None:
+        return ""
+    times = theirs / ours
+    return (f"{times:.0f}x" if times >= 10 else f"{times:.2g}x") + (f" [{target}x]" if target else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

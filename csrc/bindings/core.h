@@ -1,0 +1,32 @@
+// What the bindings of an op share: pointers arrive as integers, 0 for none, and the GIL is released in kernels.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "../cpu/isa.h"
+
+namespace qmk {
+
+using Pointer = std::uintptr_t;
+
+template <class T>
+T* as(Pointer pointer) {
+    return reinterpret_cast<T*>(pointer);
+}
+
+// Calls `function` with a float or a double, after the bytes of an item.
+template <class Function>
+auto with_item_type(int item_size, Function&& function) {
+    if (item_size == sizeof(float)) return function(float{});
+    if (item_size == sizeof(double)) return function(double{});
+    throw std::invalid_argument("items must have 4 or 8 bytes, got " + std::to_string(item_size));
+}
+
+// Each op's bindings: its functions in the submodules `cpu` and, where built, `cuda`.
+void bind_iqe(pybind11::module_& cpu, pybind11::module_* cuda);
+
+}  // namespace qmk

@@ -1,0 +1,323 @@
+// IQE between matching rows. Float32 or float64 throughout.
+//
+// Forward: lanes are components. A block of components is loaded and transposed in registers, sorted by x with a network
+// and scanned. One pass over x and y; writes the distances and, for backward, two bits an element.
+// Backward: one pass that turns those bits into gradients; bound by the bytes of grad_x and grad_y.
+#include "iqe.h"
+
+#include <cstdlib>
+#include <type_traits>
+
+#include "iqe_pairwise.h"
+#include "lanes.h"
+#include "parallel.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+// Components of a common row in which one task works at a time; their lengths stay in the first-level cache.
+constexpr int64_t components_per_task = 1024;
+
+int64_t ends_bytes(int64_t dim_per_component) { return (2 * dim_per_component + 7) / 8; }
+
+// Writes each lane's two sets of ends, K <= 32 marks each, as the bytes of left | right << K.
+template <class T, class Word>
+QMK_INLINE void store_end_words(IndexLanes<T> left, IndexLanes<T> right, int num_right_shift, int count, uint8_t* to) {
+    Word words[num_lanes<T>];
+    for (int lane = 0; lane < num_lanes<T>; ++lane)
+        words[lane] = Word(uint32_t(left[lane])) | Word(Word(uint32_t(right[lane])) << num_right_shift);
+    __builtin_memcpy(to, words, count * sizeof(Word));
+}
+
+template <class T>
+QMK_INLINE void store_end_bytes(IndexLanes<T> left, IndexLanes<T> right, int64_t size, int count, uint8_t* to) {
+    for (int lane = 0; lane < count; ++lane) {
+        const uint64_t word = uint64_t(uint32_t(left[lane])) | uint64_t(uint32_t(right[lane])) << size;
+        __builtin_memcpy(to + lane * ends_bytes(size), &word, ends_bytes(size));
+    }
+}
+
+// For more than 32 marks: the positions of ends, as they are found, set bits one by one. There are few: two a piece.
+template <class T>
+QMK_INLINE void set_end_bits(IndexLanes<T> where, IndexLanes<T> positions, int64_t offset, int64_t stride, int count,
+                             uint8_t* to) {
+    for (int lane = 0; lane < count; ++lane)
+        if (where[lane]) {
+            const int64_t bit = positions[lane] + offset;
+            to[lane * stride + bit / 8] |= uint8_t(1 << (bit % 8));
+        }
+}
+
+template <class T>
+QMK_INLINE void load_intervals(const T* x, const T* y, int64_t size, int last_lane, Lanes<T>* x_lanes,
+                               Lanes<T>* y_lanes) {
+    const Lanes<T> highest = broadcast(Limits<T>::highest);
+    load_columns(x, size, last_lane, int(size), x_lanes);
+    load_columns(y, size, last_lane, int(size), y_lanes);
+    for (int64_t k = 0; k < size; ++k) {
+        x_lanes[k] = finite_or_nan(x_lanes[k], highest);
+        y_lanes[k] = finite_or_nan(y_lanes[k], highest);
+    }
+}
+
+// The lengths of up to num_lanes neighbouring components of K <= 32 values, and their ends if `keep`.
+template <class T, int K, bool keep>
+QMK_INLINE Lanes<T> block_lengths(const T* x, const T* y, int last_lane, uint8_t* ends) {
+    Lanes<T> x_lanes[K], y_lanes[K];
+    load_intervals(x, y, K, last_lane, x_lanes, y_lanes);
+    const Lanes<T> lowest = broadcast(-Limits<T>::highest);
+    if constexpr (!keep) {
+        sort_fixed<K>(x_lanes, y_lanes);
+        IqeLength<Lanes<T>> scan{lowest, Lanes<T>{}};
+        for (int k = 0; k < K; ++k) scan.add(x_lanes[k], y_lanes[k]);
+        return scan.length;
+    } else {
+        IndexLanes<T> marks[K];
+        for (int k = 0; k < K; ++k) marks[k] = int32_t(1u << k) - IndexLanes<T>{};
+        sort_fixed<K>(x_lanes, y_lanes, marks);
+        IqeEnds<Lanes<T>, IndexLanes<T>> scan{lowest, Lanes<T>{}, {}, {}, {}};
+        for (int k = 0; k < K; ++k) scan.add(x_lanes[k], y_lanes[k], marks[k]);
+        scan.right |= scan.last;
+        using Word = std::conditional_t<K == 4, uint8_t, std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
+        store_end_words<T, Word>(scan.left, scan.right, K, last_lane + 1, ends);
+        return scan.length;
+    }
+}
+
+// The same for any K; the lanes live in `scratch`, 3 * K of them.
+template <class T, bool keep>
+QMK_INLINE Lanes<T> block_lengths_any(const T* x, const T* y, int last_lane, uint8_t* ends, int64_t size,
+                                      Lanes<T>* scratch) {
+    Lanes<T>*x_lanes = scratch, *y_lanes = scratch + size;
+    load_intervals(x, y, size, last_lane, x_lanes, y_lanes);
+    const Lanes<T> lowest = broadcast(-Limits<T>::highest);
+    if constexpr (!keep) {
+        sort_any(int(size), x_lanes, y_lanes);
+        IqeLength<Lanes<T>> scan{lowest, Lanes<T>{}};
+        for (int64_t k = 0; k < size; ++k) scan.add(x_lanes[k], y_lanes[k]);
+        return scan.length;
+    } else {
+        IndexLanes<T>* marks = reinterpret_cast<IndexLanes<T>*>(scratch + 2 * size);
+        const int count = last_lane + 1;
+        const bool few = size <= 32;
+        for (int64_t k = 0; k < size; ++k) marks[k] = (few ? int32_t(1u << k) : int32_t(k + 1)) - IndexLanes<T>{};
+        sort_any(int(size), x_lanes, y_lanes, marks);
+        IqeEnds<Lanes<T>, IndexLanes<T>> scan{lowest, Lanes<T>{}, {}, {}, {}};
+        if (few) {
+            for (int64_t k = 0; k < size; ++k) scan.add(x_lanes[k], y_lanes[k], marks[k]);
+            scan.right |= scan.last;
+            store_end_bytes<T>(scan.left, scan.right, size, count, ends);
+            return scan.length;
+        }
+        // Marks are positions from 1; what one step adds to left and right is at most one mark a lane.
+        const int64_t stride = ends_bytes(size);
+        __builtin_memset(ends, 0, count * stride);
+        for (int64_t k = 0; k < size; ++k) {
+            scan.left = scan.right = IndexLanes<T>{};
+            scan.add(x_lanes[k], y_lanes[k], marks[k]);
+            set_end_bits<T>(scan.left, scan.left, -1, stride, count, ends);
+            set_end_bits<T>(scan.right, scan.right, size - 1, stride, count, ends);
+        }
+        set_end_bits<T>(scan.last, scan.last, size - 1, stride, count, ends);
+        return scan.length;
+    }
+}
+
+// Sum, maximum and the first component of the maximum of a row of lengths.
+template <class T>
+struct RowSummary {
+    T sum, maximum;
+    int32_t largest;
+};
+
+template <class T>
+QMK_INLINE RowSummary<T> summarise(const T* lengths, int64_t num_components) {
+    constexpr int n = num_lanes<T>;
+    RowSummary<T> row{T(0), T(-1), 0};
+    int64_t c = 0;
+    if (num_components >= n) {
+        Lanes<T> sums{}, maxima = broadcast(T(-1));
+        IndexLanes<T> here{}, largest{};
+        for (int lane = 0; lane < n; ++lane) here[lane] = lane;
+        for (; c + n <= num_components; c += n, here += n) {
+            const auto length = load<Lanes<T>>(lengths + c);
+            const auto greater = length > maxima;
+            sums += length;
+            maxima = greater ? length : maxima;
+            largest = greater ? here : largest;
+        }
+        row.sum = sum_of_lanes<T>(sums);
+        for (int lane = 0; lane < n; ++lane)
+            if (maxima[lane] > row.maximum || (maxima[lane] == row.maximum && largest[lane] < row.largest)) {
+                row.maximum = maxima[lane];
+                row.largest = int32_t(largest[lane]);
+            }
+    }
+    for (; c < num_components; ++c) {
+        row.sum += lengths[c];
+        if (lengths[c] > row.maximum) {
+            row.maximum = lengths[c];
+            row.largest = int32_t(c);
+        }
+    }
+    return row;
+}
+
+template <class T, int K, bool keep>
+void forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
+             IqeShape shape, Reduction reduction, int threads) {
+    constexpr int n = num_lanes<T>;
+    const int64_t size = shape.dim_per_component, num_components = shape.num_components;
+    int64_t rows_per_task = components_per_task / (num_components + 1) + 1;
+    if (reduction == Reduction::none) rows_per_task = (rows_per_task + n - 1) / n * n;
+    const int64_t num_tasks = (shape.rows + rows_per_task - 1) / rows_per_task;
+    const int64_t scratch_lanes = (K ? 0 : 3 * size) + rows_per_task * num_components / n + 1;
+
+    parallel_for(num_tasks, threads_for(shape.rows * num_components * size, 1 << 14, threads), [&](int64_t task) {
+        const int64_t first_row = task * rows_per_task;
+        const int64_t num_rows = rows_per_task < shape.rows - first_row ? rows_per_task : shape.rows - first_row;
+        const int64_t first = first_row * num_components, count = num_rows * num_components;
+        Lanes<T> small[components_per_task / n + n + 1];
+        const bool fits = scratch_lanes <= int64_t(sizeof(small) / sizeof(*small));
+        auto* scratch = fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, scratch_lanes * sizeof(Lanes<T>)));
+        T* lengths = reinterpret_cast<T*>(scratch + (K ? 0 : 3 * size));
+        for (int64_t c = 0; c < count; c += n) {
+            const T *block_x = x + (first + c) * size, *block_y = y + (first + c) * size;
+            uint8_t* block_ends = keep ? ends + (first + c) * ends_bytes(size) : nullptr;
+            const int last_lane = count - c < n ? int(count - c) - 1 : n - 1;
+            Lanes<T> block;
+            if constexpr (K != 0) {
+                block = last_lane == n - 1 ? block_lengths<T, K, keep>(block_x, block_y, n - 1, block_ends)
+                                           : block_lengths<T, K, keep>(block_x, block_y, last_lane, block_ends);
+            } else {
+                block = block_lengths_any<T, keep>(block_x, block_y, last_lane, block_ends, size, scratch);
+            }
+            store(lengths + c, block);
+        }
+        if (reduction == Reduction::none) {
+            __builtin_memcpy(out + first, lengths, count * sizeof(T));
+        } else {
+            for (int64_t r = 0; r < num_rows; ++r) {
+                const auto row = summarise(lengths + r * num_components, num_components);
+                out[first_row + r] = reduced(reduction, row.sum, row.maximum, num_components, max_weight);
+                if (largest) largest[first_row + r] = row.largest;
+                if (spread)
+                    spread[first_row + r] = reduced(Reduction::spread, row.sum, row.maximum, num_components, max_weight);
+            }
+        }
+        if (!fits) std::free(scratch);
+    });
+}
+
+// K = 0: any.
+template <class T, int K>
+void forward_sized(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
+                   IqeShape shape, Reduction reduction, int threads) {
+    if (ends)
+        forward<T, K, true>(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
+    else
+        forward<T, K, false>(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
+}
+
+template <class T>
+void forward_any(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
+                 IqeShape shape, Reduction reduction, int threads) {
+    const auto sized = [&] {
+        switch (shape.dim_per_component) {
+            case 4:
+                return forward_sized<T, 4>;
+            case 8:
+                return forward_sized<T, 8>;
+            case 16:
+                return forward_sized<T, 16>;
+            case 32:
+                return forward_sized<T, 32>;
+            default:
+                return forward_sized<T, 0>;
+        }
+    }();
+    sized(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
+}
+
+// The gradients of one component: its lanes test one bit each.
+template <class T, int K>
+QMK_INLINE void component_backward(const uint8_t* ends, T grad, int64_t size, T* grad_x, T* grad_y) {
+    if constexpr (K != 0) {
+        constexpr int bytes = (2 * K + 7) / 8;
+        uint64_t word = 0;
+        __builtin_memcpy(&word, ends, bytes);
+        constexpr int width = K < num_lanes<T> ? K : num_lanes<T>;
+        typedef T Value __attribute__((vector_size(width * sizeof(T))));
+        using Bit = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+        typedef Bit Bits __attribute__((vector_size(width * sizeof(T))));
+        Bits place{};
+        for (int lane = 0; lane < width; ++lane) place[lane] = Bit(1) << lane;
+        const Value up = grad - Value{}, down = -up;
+        for (int k = 0; k < K; k += width) {
+            const Bits left = Bit(word >> k) - Bits{}, right = Bit(word >> (K + k)) - Bits{};
+            store(grad_x + k, (left & place) != 0 ? down : Value{});
+            store(grad_y + k, (right & place) != 0 ? up : Value{});
+        }
+    } else {
+        for (int64_t k = 0; k < size; ++k) {
+            const int64_t r = size + k;
+            grad_x[k] = (ends[k / 8] >> (k % 8)) & 1 ? -grad : T(0);
+            grad_y[k] = (ends[r / 8] >> (r % 8)) & 1 ? grad : T(0);
+        }
+    }
+}
+
+template <class T, int K>
+void backward(const T* grad_out, const uint8_t* ends, const int32_t* largest, const T* max_weight, T* grad_x, T* grad_y,
+              IqeShape shape, Reduction reduction, int threads) {
+    const int64_t size = shape.dim_per_component, num_components = shape.num_components;
+    const auto weights = reduction_weights(reduction, num_components, max_weight);
+    const int64_t bytes = ends_bytes(size), rows_per_task = components_per_task / num_components + 1;
+    const int64_t num_tasks = (shape.rows + rows_per_task - 1) / rows_per_task;
+    parallel_for(num_tasks, threads_for(shape.rows * num_components * size, 1 << 15, threads), [&](int64_t task) {
+        const int64_t end = (task + 1) * rows_per_task < shape.rows ? (task + 1) * rows_per_task : shape.rows;
+        for (int64_t row = task * rows_per_task; row < end; ++row)
+            for (int64_t c = 0; c < num_components; ++c) {
+                const int64_t component = row * num_components + c;
+                T grad;
+                if (reduction == Reduction::none)
+                    grad = grad_out[component];
+                else
+                    grad = grad_out[row] * (largest && largest[row] == c ? weights.every + weights.largest : weights.every);
+                component_backward<T, K>(ends + component * bytes, grad, size, grad_x + component * size,
+                                         grad_y + component * size);
+            }
+    });
+}
+
+template <class T>
+void backward_any(const T* grad_out, const uint8_t* ends, const int32_t* largest, const T* max_weight, T* grad_x,
+                  T* grad_y, IqeShape shape, Reduction reduction, int threads) {
+    const auto sized = [&] {
+        switch (shape.dim_per_component) {
+            case 4:
+                return backward<T, 4>;
+            case 8:
+                return backward<T, 8>;
+            case 16:
+                return backward<T, 16>;
+            case 32:
+                return backward<T, 32>;
+            default:
+                return backward<T, 0>;
+        }
+    }();
+    sized(grad_out, ends, largest, max_weight, grad_x, grad_y, shape, reduction, threads);
+}
+
+}  // namespace
+
+template <class T>
+constexpr IqeCpu<T> functions = {forward_any<T>, backward_any<T>, pairwise_workspace<T>, pairwise_forward<T>,
+                                 pairwise_backward<T>};
+
+extern const IqeCpu<float> iqe_float = functions<float>;
+extern const IqeCpu<double> iqe_double = functions<double>;
+
+}  // namespace qmk::QMK_TARGET

@@ -1,0 +1,437 @@
+// IQE between all rows of x and all rows of y; included by iqe.cpp. Nothing here is larger than its inputs and outputs.
+//
+// Only x decides the order of a component's intervals, so each row of x is sorted once, and lanes are rows of y: a scan
+// walks the sorted x, a number and a position at a time, for several vectors of y at once. Four operations an element
+// forward. Backward finds left ends (the gradient of x) by the same kind of scan, and right ends (the gradient of y) as
+// left ends of the mirrored problem, x' = -y, y' = -x: four operations an element each, every gradient written by one
+// task in a fixed order.
+#pragma once
+
+#include <cstdlib>
+#include <type_traits>
+
+#include "iqe.h"
+#include "lanes.h"
+#include "parallel.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+// Rows of x that one forward task handles; the lengths' sums and maxima of a tile stay in the first-level cache.
+constexpr int rows_per_tile = 16;
+
+// One side of the problem: `count` rows of a matrix, taken as they are or negated.
+template <class T>
+struct Side {
+    const T* rows;
+    int64_t count;
+    T sign;
+};
+
+// Rows of x ready to be scanned: per row and component the values in ascending order, and where in a block of columns
+// (`Columns`) the y that belongs to each begins.
+template <class T>
+struct SortedRows {
+    T* values;
+    int32_t* offsets;
+};
+
+// Vectors of y side by side: [component][block of `width` rows][k][row in the block]. The last block is filled up with
+// copies of the last row.
+template <class T>
+struct Columns {
+    T* values;
+    int64_t num_blocks;
+};
+
+// How many vectors of y are scanned at once: four hide the latency, fewer do not waste lanes on few rows.
+template <class T>
+int vectors_at_once(int64_t num_columns) {
+    return num_columns > 2 * num_lanes<T> ? 4 : num_columns > num_lanes<T> ? 2 : 1;
+}
+
+template <class T>
+int64_t padded(int64_t num_columns) {
+    const int64_t width = vectors_at_once<T>(num_columns) * num_lanes<T>;
+    return (num_columns + width - 1) / width * width;
+}
+
+// Memory handed out piece by piece, each on a boundary of 64 bytes; with no memory behind it, it only counts.
+struct Workspace {
+    char* memory;
+    int64_t used = 0;
+
+    template <class T>
+    T* take(int64_t count) {
+        char* piece = memory ? memory + used : nullptr;
+        used += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
+        return reinterpret_cast<T*>(piece);
+    }
+};
+
+template <class T>
+SortedRows<T> take_sorted_rows(Workspace& workspace, int64_t count, int64_t dim) {
+    T* values = workspace.take<T>(count * dim);
+    return {values, workspace.take<int32_t>(count * dim)};
+}
+
+template <class T>
+Columns<T> take_columns(Workspace& workspace, int64_t count, int64_t dim) {
+    const int64_t width = vectors_at_once<T>(count) * num_lanes<T>;
+    return {workspace.take<T>(padded<T>(count) * dim), padded<T>(count) / width};
+}
+
+// Sorts components first .. first + num_lanes of all the rows' components, at most `limit` in all.
+template <class T>
+void sort_components(Side<T> side, int64_t first, int64_t limit, int64_t size, int width, Lanes<T>* keys,
+                     SortedRows<T> sorted) {
+    const int last_lane = limit - first < num_lanes<T> ? int(limit - first) - 1 : num_lanes<T> - 1;
+    auto* positions = reinterpret_cast<IndexLanes<T>*>(keys + size);
+    load_columns(side.rows + first * size, size, last_lane, int(size), keys);
+    for (int64_t k = 0; k < size; ++k) {
+        keys[k] = finite_or_nan(keys[k] * side.sign, broadcast(Limits<T>::highest));
+        positions[k] = int32_t(k * width) - IndexLanes<T>{};
+    }
+    if (size == 8)
+        sort_fixed<8>(keys, positions);
+    else
+        sort_any(int(size), keys, positions);
+    for (int lane = 0; lane <= last_lane; ++lane)
+        for (int64_t k = 0; k < size; ++k) {
+            sorted.values[(first + lane) * size + k] = keys[k][lane];
+            sorted.offsets[(first + lane) * size + k] = int32_t(positions[k][lane]);
+        }
+}
+
+template <class T>
+void sort_rows(Side<T> side, int64_t num_components, int64_t size, int width, SortedRows<T> sorted, int threads) {
+    const int64_t limit = side.count * num_components, per_task = 64 * num_lanes<T>;
+    parallel_for((limit + per_task - 1) / per_task, threads_for(limit * size, 1 << 13, threads), [&](int64_t task) {
+        Lanes<T> small[128];
+        const bool fits = 2 * size <= 128;
+        auto* keys = fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, 2 * size * sizeof(Lanes<T>)));
+        const int64_t end = (task + 1) * per_task < limit ? (task + 1) * per_task : limit;
+        for (int64_t c = task * per_task; c < end; c += num_lanes<T>)
+            sort_components(side, c, end, size, width, keys, sorted);
+        if (!fits) std::free(keys);
+    });
+}
+
+template <class T>
+void pack_columns(Side<T> side, int64_t num_components, int64_t size, Columns<T> columns, int threads) {
+    constexpr int n = num_lanes<T>;
+    const int64_t dim = num_components * size, vectors = vectors_at_once<T>(side.count), width = vectors * n;
+    parallel_for(columns.num_blocks * vectors, threads_for(side.count * dim, 1 << 13, threads), [&](int64_t task) {
+        const int64_t block = task / vectors, column = task % vectors * n;
+        const int64_t first = block * width + column < side.count ? block * width + column : side.count - 1;
+        const int last_lane = side.count - first < n ? int(side.count - first) - 1 : n - 1;
+        constexpr int strip = 16;
+        Lanes<T> lanes[strip];
+        for (int64_t k = 0; k < dim; k += strip) {
+            const int count = dim - k < strip ? int(dim - k) : strip;
+            load_columns(side.rows + first * dim + k, dim, last_lane, count, lanes);
+            for (int i = 0; i < count; ++i) {
+                const int64_t component = (k + i) / size, place = (k + i) % size;
+                store(columns.values + ((component * columns.num_blocks + block) * size + place) * width + column,
+                      finite_or_nan(lanes[i] * side.sign, broadcast(Limits<T>::highest)));
+            }
+        }
+    });
+}
+
+// Where the distance of row i and column j is: out[i * row_stride + j * column_stride].
+template <class T>
+struct Matrix {
+    T* values;
+    int64_t row_stride, column_stride;
+};
+
+template <class T, int vectors>
+void forward_tiles(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, int64_t num_columns,
+                   int64_t num_components, int64_t size, const T* max_weight, Matrix<T> out, Matrix<int32_t> largest,
+                   Reduction reduction, int threads) {
+    constexpr int n = num_lanes<T>, width = vectors * n;
+    const int64_t num_row_tiles = (num_rows + rows_per_tile - 1) / rows_per_tile, dim = num_components * size;
+    const bool maxima_wanted = needs_largest(reduction);
+    const int wanted_threads = threads_for(num_rows * num_columns * dim, 1 << 17, threads);
+
+    parallel_for(num_row_tiles * columns.num_blocks, wanted_threads, [=](int64_t task) {
+        const int64_t block = task / num_row_tiles, first_row = task % num_row_tiles * rows_per_tile;
+        const int tile_rows = num_rows - first_row < rows_per_tile ? int(num_rows - first_row) : rows_per_tile;
+        const int64_t first_column = block * width;
+        const int tile_columns = num_columns - first_column < width ? int(num_columns - first_column) : width;
+        Lanes<T> sums[rows_per_tile][vectors], maxima[rows_per_tile][vectors];
+        IndexLanes<T> where[rows_per_tile][vectors];
+        for (int r = 0; r < tile_rows; ++r)
+            for (int v = 0; v < vectors; ++v) {
+                sums[r][v] = Lanes<T>{};
+                maxima[r][v] = broadcast(T(-1));
+                where[r][v] = IndexLanes<T>{};
+            }
+        for (int64_t c = 0; c < num_components; ++c) {
+            const T* component_columns = columns.values + (c * columns.num_blocks + block) * size * width;
+            for (int r = 0; r < tile_rows; ++r) {
+                const T* values = sorted.values + (first_row + r) * dim + c * size;
+                const int32_t* offsets = sorted.offsets + (first_row + r) * dim + c * size;
+                IqeLength<Lanes<T>> scan[vectors];
+                for (int v = 0; v < vectors; ++v) scan[v] = {broadcast(-Limits<T>::highest), Lanes<T>{}};
+                for (int64_t k = 0; k < size; ++k) {
+                    const Lanes<T> from = broadcast(values[k]);
+                    const T* to = component_columns + offsets[k];
+                    for (int v = 0; v < vectors; ++v) scan[v].add(from, load<Lanes<T>>(to + v * n));
+                }
+                if (reduction == Reduction::none) {
+                    T lengths[width];
+                    for (int v = 0; v < vectors; ++v) store(lengths + v * n, scan[v].length);
+                    T* to = out.values + (first_row + r) * out.row_stride + first_column * out.column_stride + c;
+                    for (int j = 0; j < tile_columns; ++j) to[j * out.column_stride] = lengths[j];
+                    continue;
+                }
+                for (int v = 0; v < vectors; ++v) sums[r][v] += scan[v].length;
+                if (maxima_wanted)
+                    for (int v = 0; v < vectors; ++v) {
+                        const auto greater = scan[v].length > maxima[r][v];
+                        maxima[r][v] = greater ? scan[v].length : maxima[r][v];
+                        where[r][v] = greater ? int32_t(c) - IndexLanes<T>{} : where[r][v];
+                    }
+            }
+        }
+        if (reduction == Reduction::none) return;
+        for (int r = 0; r < tile_rows; ++r)
+            for (int j = 0; j < tile_columns; ++j) {
+                const int64_t row = first_row + r, column = first_column + j;
+                out.values[row * out.row_stride + column * out.column_stride] =
+                    reduced(reduction, T(sums[r][j / n][j % n]), T(maxima[r][j / n][j % n]), num_components, max_weight);
+                if (largest.values)
+                    largest.values[row * largest.row_stride + column * largest.column_stride] =
+                        int32_t(where[r][j / n][j % n]);
+            }
+    });
+}
+
+// With few columns and many rows most lanes would idle: then the mirrored problem is solved, rows and columns swapped.
+template <class T>
+bool better_mirrored(const IqePairwiseShape& shape) {
+    return shape.num_y < num_lanes<T> && shape.num_y < shape.num_x;
+}
+
+template <class T>
+int64_t forward_workspace(const IqePairwiseShape& shape) {
+    const bool mirrored = better_mirrored<T>(shape);
+    Workspace workspace{nullptr};
+    const int64_t dim = shape.num_components * shape.dim_per_component;
+    take_sorted_rows<T>(workspace, mirrored ? shape.num_y : shape.num_x, dim);
+    take_columns<T>(workspace, mirrored ? shape.num_x : shape.num_y, dim);
+    return workspace.used;
+}
+
+// Calls run(b, its scratch memory, threads) for every matrix of the batch: a batch is shared out among the threads, a
+// single matrix has them all.
+template <class Run>
+void for_each_matrix(int64_t batch, void* memory, int64_t bytes, int threads, Run&& run) {
+    const int inner_threads = batch > 1 ? 1 : threads;
+    parallel_for(batch, threads, [&](int64_t b) { run(b, static_cast<char*>(memory) + b * bytes, inner_threads); });
+}
+
+template <class T>
+void pairwise_forward(const T* x, const T* y, const T* max_weight, T* out, int32_t* largest, void* memory,
+                      IqePairwiseShape shape, Reduction reduction, int threads) {
+    const int64_t num_components = shape.num_components, size = shape.dim_per_component, dim = num_components * size;
+    const int64_t out_items = reduction == Reduction::none ? num_components : 1;
+    const bool mirrored = better_mirrored<T>(shape);
+    for_each_matrix(shape.batch, memory, forward_workspace<T>(shape), threads, [&](int64_t b, char* scratch, int threads) {
+        Side<T> rows{x + b * shape.num_x * dim, shape.num_x, T(1)}, others{y + b * shape.num_y * dim, shape.num_y, T(1)};
+        const int64_t first_pair = b * shape.num_x * shape.num_y;
+        Matrix<T> out_matrix{out + first_pair * out_items, shape.num_y * out_items, out_items};
+        Matrix<int32_t> largest_matrix{largest ? largest + first_pair : nullptr, shape.num_y, 1};
+        if (mirrored) {
+            const Side<T> first = rows;
+            rows = {others.rows, others.count, T(-1)};
+            others = {first.rows, first.count, T(-1)};
+            out_matrix = {out_matrix.values, out_matrix.column_stride, out_matrix.row_stride};
+            largest_matrix = {largest_matrix.values, 1, shape.num_y};
+        }
+        Workspace workspace{scratch};
+        const int vectors = vectors_at_once<T>(others.count);
+        const auto sorted = take_sorted_rows<T>(workspace, rows.count, dim);
+        const auto columns = take_columns<T>(workspace, others.count, dim);
+        sort_rows(rows, num_components, size, vectors * num_lanes<T>, sorted, threads);
+        pack_columns(others, num_components, size, columns, threads);
+        const auto tiles = vectors == 4 ? forward_tiles<T, 4> : vectors == 2 ? forward_tiles<T, 2> : forward_tiles<T, 1>;
+        tiles(sorted, columns, rows.count, others.count, num_components, size, max_weight, out_matrix, largest_matrix,
+              reduction, threads);
+    });
+}
+
+// grad_rows[i, k] = sign * sum over j of the pair's weight where row i's k is a left end. With `partial_spread`, also the
+// sums over j of grad_ij * (derivative of max - mean by the component's length) * length.
+template <class T, int vectors, bool with_spread>
+void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, int64_t num_columns,
+                        int64_t num_components, int64_t size, const T* grad_out, const int32_t* largest,
+                        ReductionWeights<T> weights, bool per_component, T sign, T* grad_rows, T* partial_spread,
+                        int threads) {
+    constexpr int n = num_lanes<T>, width = vectors * n;
+    const int64_t dim = num_components * size, grad_items = per_component ? num_components : 1;
+    const T share = T(1) / T(num_components);
+    const int wanted_threads = threads_for(num_rows * num_columns * dim, 1 << 16, threads);
+    const int64_t num_row_tiles = (num_rows + rows_per_tile - 1) / rows_per_tile;
+
+    parallel_for(num_components * num_row_tiles, wanted_threads, [=](int64_t task) {
+        const int64_t c = task / num_row_tiles, first_row = task % num_row_tiles * rows_per_tile;
+        const int64_t end_row = first_row + rows_per_tile < num_rows ? first_row + rows_per_tile : num_rows;
+        Lanes<T> small[64];
+        const bool fits = size <= 64;
+        auto* totals = fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, size * sizeof(Lanes<T>)));
+        const IndexLanes<T> component = int32_t(c) - IndexLanes<T>{};
+        T grad_copy[width];
+        int32_t largest_copy[width];
+        for (int64_t row = first_row; row < end_row; ++row) {
+            const T* values = sorted.values + row * dim + c * size;
+            const int32_t* offsets = sorted.offsets + row * dim + c * size;
+            for (int64_t k = 0; k < size; ++k) totals[k] = Lanes<T>{};
+            Lanes<T> spread_total{};
+            for (int64_t block = 0; block < columns.num_blocks; ++block) {
+                const T* block_columns = columns.values + (c * columns.num_blocks + block) * size * width;
+                const int64_t first_column = block * width;
+                // Beyond the last column the gradient is zero, and so is everything it is multiplied by.
+                Lanes<T> grad[vectors], spread_grad[vectors]{};
+                const int64_t pair = row * num_columns + first_column;
+                const T* block_grad = grad_out + pair;
+                const int32_t* block_largest = largest + pair;
+                if (per_component || first_column + width > num_columns) {
+                    const int count = num_columns - first_column < width ? int(num_columns - first_column) : width;
+                    for (int j = 0; j < width; ++j) {
+                        grad_copy[j] = j < count ? grad_out[(pair + j) * grad_items + (per_component ? c : 0)] : T(0);
+                        largest_copy[j] = j < count && largest ? largest[pair + j] : 0;
+                    }
+                    block_grad = grad_copy;
+                    block_largest = largest_copy;
+                }
+                const Lanes<T> every = broadcast(weights.every), all = every + weights.largest;
+                for (int v = 0; v < vectors; ++v) {
+                    const Lanes<T> g = load<Lanes<T>>(block_grad + v * n);
+                    if (largest) {
+                        const auto is_largest = load_indices<T>(block_largest + v * n) == component;
+                        if constexpr (with_spread)
+                            spread_grad[v] = g * (is_largest ? broadcast(T(1) - share) : broadcast(-share));
+                        grad[v] = g * (is_largest ? all : every);
+                    } else {
+                        grad[v] = g * every;
+                    }
+                }
+                IqeLeftEnds<Lanes<T>> scan[vectors];
+                IqeLength<Lanes<T>> lengths[vectors];
+                for (int v = 0; v < vectors; ++v) {
+                    scan[v].furthest = broadcast(-Limits<T>::highest);
+                    lengths[v] = {scan[v].furthest, Lanes<T>{}};
+                }
+                for (int64_t k = 0; k < size; ++k) {
+                    const Lanes<T> from = broadcast(values[k]);
+                    const T* to = block_columns + offsets[k];
+                    Lanes<T> total = totals[k];
+                    for (int v = 0; v < vectors; ++v) {
+                        const Lanes<T> until = load<Lanes<T>>(to + v * n);
+                        if constexpr (with_spread) lengths[v].add(from, until);
+                        const auto starts = scan[v].add(from, until);
+                        total = starts ? total + grad[v] : total;
+                    }
+                    totals[k] = total;
+                }
+                if constexpr (with_spread)
+                    for (int v = 0; v < vectors; ++v) spread_total += spread_grad[v] * lengths[v].length;
+            }
+            T* grad_component = grad_rows + row * dim + c * size;
+            for (int64_t k = 0; k < size; ++k) grad_component[offsets[k] / width] = sign * sum_of_lanes<T>(totals[k]);
+            if constexpr (with_spread) partial_spread[c * num_rows + row] = sum_of_lanes<T>(spread_total);
+        }
+        if (!fits) std::free(totals);
+    });
+}
+
+// to[j, i] = from[i, j], each entry `items` values.
+template <class T>
+void transpose(const T* from, int64_t num_rows, int64_t num_columns, int64_t items, T* to, int threads) {
+    constexpr int64_t tile = 32;
+    parallel_for((num_columns + tile - 1) / tile, threads_for(num_rows * num_columns, 1 << 15, threads), [&](int64_t t) {
+        const int64_t end = (t + 1) * tile < num_columns ? (t + 1) * tile : num_columns;
+        for (int64_t i0 = 0; i0 < num_rows; i0 += tile)
+            for (int64_t j = t * tile; j < end; ++j)
+                for (int64_t i = i0; i < i0 + tile && i < num_rows; ++i)
+                    for (int64_t item = 0; item < items; ++item)
+                        to[(j * num_rows + i) * items + item] = from[(i * num_columns + j) * items + item];
+    });
+}
+
+// Both gradients need the same scratch memory, one after the other.
+template <class T>
+int64_t backward_workspace(const IqePairwiseShape& shape, Reduction reduction) {
+    const int64_t dim = shape.num_components * shape.dim_per_component, pairs = shape.num_x * shape.num_y;
+    Workspace of_x{nullptr}, of_y{nullptr};
+    take_sorted_rows<T>(of_x, shape.num_x, dim);
+    take_columns<T>(of_x, shape.num_y, dim);
+    take_sorted_rows<T>(of_y, shape.num_y, dim);
+    take_columns<T>(of_y, shape.num_x, dim);
+    of_y.take<T>(pairs * (reduction == Reduction::none ? shape.num_components : 1));
+    if (needs_largest(reduction)) of_y.take<int32_t>(pairs);
+    return of_x.used > of_y.used ? of_x.used : of_y.used;
+}
+
+template <class T>
+int64_t pairwise_workspace(IqePairwiseShape shape, Reduction reduction, bool backward) {
+    return shape.batch * (backward ? backward_workspace<T>(shape, reduction) : forward_workspace<T>(shape));
+}
+
+template <class T>
+void side_gradient(Side<T> rows, Side<T> others, Workspace& workspace, const IqePairwiseShape& shape, const T* grad_out,
+                   const int32_t* largest, ReductionWeights<T> weights, bool per_component, T* grad_rows,
+                   T* partial_spread, int threads) {
+    const int64_t num_components = shape.num_components, size = shape.dim_per_component;
+    const int vectors = vectors_at_once<T>(others.count);
+    const auto sorted = take_sorted_rows<T>(workspace, rows.count, num_components * size);
+    const auto columns = take_columns<T>(workspace, others.count, num_components * size);
+    sort_rows(rows, num_components, size, vectors * num_lanes<T>, sorted, threads);
+    pack_columns(others, num_components, size, columns, threads);
+    const auto gradients = [&](auto with_spread) {
+        constexpr bool spread = decltype(with_spread)::value;
+        return vectors == 4   ? left_end_gradients<T, 4, spread>
+               : vectors == 2 ? left_end_gradients<T, 2, spread>
+                              : left_end_gradients<T, 1, spread>;
+    };
+    const auto run = partial_spread ? gradients(std::true_type{}) : gradients(std::false_type{});
+    run(sorted, columns, rows.count, others.count, num_components, size, grad_out, largest, weights, per_component,
+        -rows.sign, grad_rows, partial_spread, threads);
+}
+
+template <class T>
+void pairwise_backward(const T* grad_out, const T* x, const T* y, const int32_t* largest, const T* max_weight,
+                       T* grad_x, T* grad_y, T* grad_max_weight, void* memory, IqePairwiseShape shape,
+                       Reduction reduction, int threads) {
+    const int64_t num_x = shape.num_x, num_y = shape.num_y, num_components = shape.num_components;
+    const int64_t dim = num_components * shape.dim_per_component;
+    const bool per_component = reduction == Reduction::none;
+    const int64_t items = per_component ? num_components : 1;
+    const auto weights = reduction_weights(reduction, num_components, max_weight);
+    const int64_t bytes = backward_workspace<T>(shape, reduction);
+    for_each_matrix(shape.batch, memory, bytes, threads, [&](int64_t b, char* scratch, int threads) {
+        const T *batch_x = x + b * num_x * dim, *batch_y = y + b * num_y * dim;
+        const T* batch_grad = grad_out + b * num_x * num_y * items;
+        const int32_t* batch_largest = largest ? largest + b * num_x * num_y : nullptr;
+        T* partial = grad_max_weight ? grad_max_weight + b * num_components * num_x : nullptr;
+
+        Workspace of_x{scratch}, of_y{scratch};
+        side_gradient<T>({batch_x, num_x, T(1)}, {batch_y, num_y, T(1)}, of_x, shape, batch_grad, batch_largest, weights,
+                         per_component, grad_x + b * num_x * dim, partial, threads);
+
+        T* grad_transposed = of_y.take<T>(num_x * num_y * items);
+        transpose(batch_grad, num_x, num_y, items, grad_transposed, threads);
+        int32_t* largest_transposed = batch_largest ? of_y.take<int32_t>(num_x * num_y) : nullptr;
+        if (batch_largest) transpose(batch_largest, num_x, num_y, 1, largest_transposed, threads);
+        side_gradient<T>({batch_y, num_y, T(-1)}, {batch_x, num_x, T(-1)}, of_y, shape, grad_transposed,
+                         largest_transposed, weights, per_component, grad_y + b * num_y * dim, nullptr, threads);
+    });
+}
+
+}  // namespace
+
+}  // namespace qmk::QMK_TARGET

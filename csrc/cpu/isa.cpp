@@ -1,0 +1,69 @@
+// Which instruction set the CPU kernels use: asked of the processor once, narrowed by QMKERNELS_ISA.
+#include "isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace qmk {
+
+namespace {
+
+constexpr Isa all_isas[] = {
+#define X(name) Isa::name,
+    QMK_ISAS
+#undef X
+};
+
+bool has_features(const std::string& isa) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (isa == "avx512")
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("fma");
+#endif
+    return isa == "baseline";
+}
+
+Isa choose() {
+    const char* wanted = std::getenv("QMKERNELS_ISA");
+    if (wanted == nullptr || *wanted == '\0') return widest_isa();
+    std::string names;
+    for (Isa isa : all_isas) {
+        if (runs_here(isa) && name_of(isa) == std::string(wanted)) return isa;
+        if (runs_here(isa)) names += std::string(names.empty() ? "" : ", ") + name_of(isa);
+    }
+    throw std::invalid_argument(std::string("QMKERNELS_ISA must be one of ") + names + " on this machine, got '" +
+                                wanted + "'.");
+}
+
+}  // namespace
+
+const char* name_of(Isa isa) {
+    switch (isa) {
+#define X(name)     \
+    case Isa::name: \
+        return #name;
+        QMK_ISAS
+#undef X
+    }
+    return "unknown";
+}
+
+bool runs_here(Isa isa) { return has_features(name_of(isa)); }
+
+Isa widest_isa() {
+    Isa widest = Isa::baseline;
+    for (Isa isa : all_isas)
+        if (runs_here(isa)) widest = isa;
+    return widest;
+}
+
+Isa isa_in_use() {
+    static const Isa isa = choose();
+    return isa;
+}
+
+}  // namespace qmk

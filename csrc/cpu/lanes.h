@@ -1,0 +1,183 @@
+// Lanes: one register of numbers, written with the compiler's vector extension (GCC, Clang) and therefore once for all
+// instruction sets. QMK_LANE_BYTES is set by the build: 16 (SSE2, NEON), 32 (AVX2), 64 (AVX-512).
+#pragma once
+
+#include <cstdint>
+
+#include "../math/iqe.h"
+
+#ifndef QMK_LANE_BYTES
+#define QMK_LANE_BYTES 16
+#endif
+
+namespace qmk::QMK_TARGET {
+
+template <class T>
+struct LaneTypes;
+template <>
+struct LaneTypes<float> {
+    typedef float Value __attribute__((vector_size(QMK_LANE_BYTES)));
+    typedef int32_t Index __attribute__((vector_size(QMK_LANE_BYTES)));
+    typedef float Piece __attribute__((vector_size(16)));
+};
+template <>
+struct LaneTypes<double> {
+    typedef double Value __attribute__((vector_size(QMK_LANE_BYTES)));
+    typedef int64_t Index __attribute__((vector_size(QMK_LANE_BYTES)));
+    typedef double Piece __attribute__((vector_size(16)));
+};
+template <class T>
+using Lanes = typename LaneTypes<T>::Value;
+template <class T>
+using IndexLanes = typename LaneTypes<T>::Index;
+template <class T>
+constexpr int num_lanes = QMK_LANE_BYTES / int(sizeof(T));
+
+template <class T>
+QMK_INLINE Lanes<T> broadcast(T value) {
+    return value - Lanes<T>{};
+}
+
+#if defined(__FMA__)
+// Additions as multiply-adds by a one that the compiler cannot see: same numbers, but processors that take maxima and
+// additions in the same units (Zen 4) do these in others, half as many again a cycle.
+template <class V, class T>
+QMK_INLINE void lengthen_by_fma(V& length, V begin, V end, T value) {
+    V one = value - V{};
+    asm("" : "+v"(one));
+    length += (end * one - begin) * one;
+}
+template <>
+QMK_INLINE void lengthen(Lanes<float>& length, Lanes<float> begin, Lanes<float> end) {
+    lengthen_by_fma(length, begin, end, 1.0f);
+}
+template <>
+QMK_INLINE void lengthen(Lanes<double>& length, Lanes<double> begin, Lanes<double> end) {
+    lengthen_by_fma(length, begin, end, 1.0);
+}
+#endif
+
+template <class Vector, class T>
+QMK_INLINE Vector load(const T* from) {
+    Vector vector;
+    __builtin_memcpy(&vector, from, sizeof(Vector));
+    return vector;
+}
+
+template <class Vector, class T>
+QMK_INLINE void store(T* to, Vector vector) {
+    __builtin_memcpy(to, &vector, sizeof(Vector));
+}
+
+// Small integers, one a lane, in the width of T's lanes.
+template <class T>
+QMK_INLINE IndexLanes<T> load_indices(const int32_t* from) {
+    if constexpr (sizeof(T) == sizeof(int32_t)) {
+        return load<IndexLanes<T>>(from);
+    } else {
+        IndexLanes<T> indices;
+        for (int lane = 0; lane < num_lanes<T>; ++lane) indices[lane] = from[lane];
+        return indices;
+    }
+}
+
+// Loads columns of a matrix whose rows are the lanes: out[k], lane l = rows[min(l, last_row) * row_stride + k].
+// Blocks of 16 bytes a row are transposed in registers; the columns that are left over are picked one by one.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define QMK_HAS_SHUFFLE 1
+#endif
+#endif
+
+#ifdef QMK_HAS_SHUFFLE
+typedef float Bits128 __attribute__((vector_size(16)));
+typedef float Bits256 __attribute__((vector_size(32)));
+
+template <class T, class Address>
+QMK_INLINE Lanes<T> load_pieces(Address address) {
+    constexpr int rows_per_piece = 16 / int(sizeof(T));
+    const auto piece = [&](int p) { return load<Bits128>(address(p * rows_per_piece)); };
+#if QMK_LANE_BYTES == 16
+    return (Lanes<T>)piece(0);
+#elif QMK_LANE_BYTES == 32
+    return (Lanes<T>)__builtin_shufflevector(piece(0), piece(1), 0, 1, 2, 3, 4, 5, 6, 7);
+#else
+    const Bits256 low = __builtin_shufflevector(piece(0), piece(1), 0, 1, 2, 3, 4, 5, 6, 7);
+    const Bits256 high = __builtin_shufflevector(piece(2), piece(3), 0, 1, 2, 3, 4, 5, 6, 7);
+    return (Lanes<T>)__builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
+}
+
+// Within each 16 bytes: lane i of the result is lane pick[i] of a, or for pick[i] >= n lane pick[i] - n of b.
+template <int... pick, int... lanes, class V>
+QMK_INLINE V pick_lanes(V a, V b, Sequence<lanes...>) {
+    constexpr int picks[] = {pick...};
+    constexpr int n = sizeof...(pick), total = sizeof...(lanes);
+    return __builtin_shufflevector(a, b, (picks[lanes % n] % n + lanes / n * n + picks[lanes % n] / n * total)...);
+}
+
+QMK_INLINE void transpose_pieces(Lanes<float>* v) {
+    const typename MakeSequence<num_lanes<float>>::type all{};
+    const auto a = pick_lanes<0, 4, 1, 5>(v[0], v[1], all), b = pick_lanes<2, 6, 3, 7>(v[0], v[1], all);
+    const auto c = pick_lanes<0, 4, 1, 5>(v[2], v[3], all), d = pick_lanes<2, 6, 3, 7>(v[2], v[3], all);
+    v[0] = pick_lanes<0, 1, 4, 5>(a, c, all);
+    v[1] = pick_lanes<2, 3, 6, 7>(a, c, all);
+    v[2] = pick_lanes<0, 1, 4, 5>(b, d, all);
+    v[3] = pick_lanes<2, 3, 6, 7>(b, d, all);
+}
+
+QMK_INLINE void transpose_pieces(Lanes<double>* v) {
+    const typename MakeSequence<num_lanes<double>>::type all{};
+    const auto a = pick_lanes<0, 2>(v[0], v[1], all);
+    v[1] = pick_lanes<1, 3>(v[0], v[1], all);
+    v[0] = a;
+}
+#endif
+
+#ifdef QMK_HAS_SHUFFLE
+template <int distance, int... lanes, class V>
+QMK_INLINE V rotated(V v, Sequence<lanes...>) {
+    return __builtin_shufflevector(v, v, ((lanes + distance) % int(sizeof...(lanes)))...);
+}
+
+template <int distance, class T>
+QMK_INLINE Lanes<T> fold_lanes(Lanes<T> v) {
+    if constexpr (distance == 0)
+        return v;
+    else
+        return fold_lanes<distance / 2, T>(v + rotated<distance>(v, typename MakeSequence<num_lanes<T>>::type{}));
+}
+
+// Always in the same order: by halves.
+template <class T>
+QMK_INLINE T sum_of_lanes(Lanes<T> v) {
+    return fold_lanes<num_lanes<T> / 2, T>(v)[0];
+}
+#else
+template <class T>
+QMK_INLINE T sum_of_lanes(Lanes<T> v) {
+    T sum = 0;
+    for (int lane = 0; lane < num_lanes<T>; ++lane) sum += v[lane];
+    return sum;
+}
+#endif
+
+template <class T>
+QMK_INLINE void load_columns(const T* rows, int64_t row_stride, int last_row, int num_columns, Lanes<T>* out) {
+    const auto row = [&](int lane) { return rows + (lane < last_row ? lane : last_row) * row_stride; };
+    int column = 0;
+#ifdef QMK_HAS_SHUFFLE
+    constexpr int piece = 16 / int(sizeof(T));
+    for (; column + piece <= num_columns; column += piece) {
+        Lanes<T> tile[piece];
+        for (int q = 0; q < piece; ++q)
+            tile[q] = load_pieces<T>([&](int first) { return row(first + q) + column; });
+        transpose_pieces(tile);
+        for (int q = 0; q < piece; ++q) out[column + q] = tile[q];
+    }
+#endif
+    for (; column < num_columns; ++column)
+        for (int lane = 0; lane < num_lanes<T>; ++lane) out[column][lane] = row(lane)[column];
+}
+
+}  // namespace qmk::QMK_TARGET

@@ -1,0 +1,27 @@
+// Loops over tasks on torch's OpenMP threads. A task writes what no other writes, so results do not depend on the
+// number of threads; with one thread no parallel region is opened, so that forked processes are safe.
+#pragma once
+
+#include <cstdint>
+
+#include "../math/target.h"
+
+namespace qmk::QMK_TARGET {
+
+// One thread for each `grain` items of work, at most `threads`.
+QMK_INLINE int threads_for(int64_t work, int64_t grain, int threads) {
+    const int64_t useful = work / grain + 1;
+    return int(useful < threads ? useful : threads);
+}
+
+template <class Task>
+QMK_INLINE void parallel_for(int64_t num_tasks, int threads, Task&& task) {
+    if (threads <= 1 || num_tasks <= 1) {
+        for (int64_t i = 0; i < num_tasks; ++i) task(i);
+        return;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < num_tasks; ++i) task(i);
+}
+
+}  // namespace qmk::QMK_TARGET

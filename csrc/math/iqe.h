@@ -1,0 +1,101 @@
+// The arithmetic of one IQE component: the length of a union of intervals taken in the order of their left ends.
+//
+// V is a number or a vector of lanes, one component a lane; what a comparison of two V gives is a bool or a mask of
+// lanes, and `mask ? a : b` picks lane by lane. Four operations an interval for the length; two comparisons more for
+// the ends. Precision: every step is in V's own type; lengths add up differences of neighbouring ends, so an offset
+// common to all coordinates costs no accuracy beyond that of the coordinates.
+#pragma once
+
+#include "sort.h"
+#include "target.h"
+
+namespace qmk::QMK_TARGET {
+
+template <class T>
+struct Limits;
+template <>
+struct Limits<float> {
+    static constexpr float highest = 3.40282346638528859812e+38f;
+};
+template <>
+struct Limits<double> {
+    static constexpr double highest = 1.79769313486231570815e+308;
+};
+
+// b where the two are unordered: a NaN coordinate makes the next difference, and so the length, NaN.
+template <class V>
+QMK_INLINE V maximum(V a, V b) {
+    return a > b ? a : b;
+}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+// One instruction instead of a comparison and a selection; NaN from either side.
+template <>
+QMK_INLINE float maximum<float>(float a, float b) {
+    float result;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+}
+#endif
+
+// An infinite coordinate counts as the largest finite number, so that no difference is infinity - infinity.
+template <class V>
+QMK_INLINE V finite_or_nan(V value, V highest) {
+    value = value > highest ? highest : value;
+    return value < -highest ? -highest : value;
+}
+
+template <class V>
+QMK_INLINE void lengthen(V& length, V begin, V end) {
+    length += end - begin;
+}
+
+// The union of the intervals added so far; they are added in ascending order of x.
+// Start: furthest = the lowest finite number, length = 0.
+template <class V>
+struct IqeLength {
+    V furthest;
+    V length;
+
+    QMK_INLINE void add(V x, V y) {
+        const V begin = maximum(furthest, x);
+        furthest = maximum(begin, y);
+        lengthen(length, begin, furthest);
+    }
+};
+
+// The same, and which intervals hold the ends of the union's connected pieces. A mark stands for an interval: a bit of
+// its own (left and right are then sets of marks). An interval that extends the union and begins at or beyond all before
+// it starts a new piece; the last to extend a piece is its right end.
+// Start: also left = right = last = 0. After the last interval: right |= last.
+template <class V, class Mark>
+struct IqeEnds {
+    V furthest;
+    V length;
+    Mark left, right, last;
+
+    QMK_INLINE void add(V x, V y, Mark mark) {
+        const V begin = maximum(furthest, x);
+        const auto extends = y > begin;
+        const auto starts = extends & (x >= furthest);
+        furthest = maximum(begin, y);
+        lengthen(length, begin, furthest);
+        left |= starts ? mark : Mark{};
+        right |= starts ? last : Mark{};
+        last = extends ? mark : last;
+    }
+};
+
+// Left ends alone, where y is not sorted along: is x a left end? Right ends are the left ends of the mirrored intervals
+// (-y, -x). Start: furthest = the lowest finite number.
+template <class V>
+struct IqeLeftEnds {
+    V furthest;
+
+    QMK_INLINE auto add(V x, V y) {
+        const auto starts = (x >= furthest) & (y > x);
+        furthest = maximum(furthest, y);
+        return starts;
+    }
+};
+
+}  // namespace qmk::QMK_TARGET

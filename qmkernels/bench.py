@@ -1,0 +1,111 @@
+"""``qmkernels bench``: IQE as it runs here beside its plain PyTorch form, timed in one process.
+
+The fuller comparison, with other contenders, memory and error, is in ``benchmarks/`` of a checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .backends import table
+from .nn import IQE
+
+# name, rows of x, columns of the matrix or None for matching rows, latent size, dim_per_component
+SIZES = (
+    ("256 x 512, K=8", 256, None, 512, 8),
+    ("256 x 128, K=16", 256, None, 128, 16),
+    ("1024 x 2048, K=32", 1024, None, 2048, 32),
+    ("pairwise 128 x 128, D=512, K=8", 128, 128, 512, 8),
+)
+
+
+def run(arguments: Sequence[str] = ()) -> int:
+    parser = argparse.ArgumentParser(prog="qmkernels bench", description="Times IQE beside its plain PyTorch form.")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds; the median is shown (default 15)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads, for both sides")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--backend", default="auto", help=f"auto, {', '.join(table.BACKENDS)} (default auto)")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.threads < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    try:
+        with table.use_backend(options.backend):
+            table.resolve("iqe", torch.device(options.device).type, table.requested(None))
+    except (ValueError, RuntimeError) as error:
+        parser.error(str(error))
+
+    synchronize = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        print(f"IQE on {options.device}, {options.threads} threads, median of {options.rounds} rounds, float32.")
+        print(f"Ours is backend {options.backend!r}; beside it the reference, plain PyTorch.\n")
+        print(f"{'size':32} {'pass':18} {'ours ms':>10} {'reference ms':>13} {'ratio':>8}")
+        for name, rows, columns, size, dim_per_component in SIZES:
+            for direction in ("forward", "forward+backward"):
+                step = _step(rows, columns, size, dim_per_component, direction == "forward", options.device)
+                sides = [_on(options.backend, step), _on("reference", step)]
+                ours_ms, reference_ms = map(statistics.median, interleaved_times_ms(sides, options.rounds, synchronize))
+                ratio = f"{reference_ms / ours_ms:.1f}x"
+                print(f"{name:32} {direction:18} {ours_ms:10.3f} {reference_ms:13.3f} {ratio:>8}", flush=True)
+    finally:
+        torch.set_num_threads(before)
+    return 0
+
+
+def _step(
+    rows: int, columns: int | None, size: int, dim_per_component: int, forward_only: bool, device: str
+) -> Callable[[], object]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, size, generator=generator).to(device) for n in (rows, columns or rows))
+    head = IQE(size, dim_per_component).to(device)
+    inputs = [x.requires_grad_(), y.requires_grad_(), *head.parameters()]
+    distance: Callable[[Tensor, Tensor], Tensor] = head if columns is None else head.pairwise
+    if forward_only:
+        return torch.no_grad()(lambda: distance(x, y))
+    return lambda: torch.autograd.grad(distance(x, y).sum(), inputs)
+
+
+def _on(backend: str, step: Callable[[], object]) -> Callable[[], object]:
+    def on_backend() -> object:
+        with table.use_backend(backend):
+            return step()
+
+    return on_backend
+
+
+def interleaved_times_ms(
+    contenders: Sequence[Callable[[], object]],
+    rounds: int,
+    synchronize: Callable[[], object] = lambda: None,
+    least_ms: float = 5.0,
+) -> list[list[float]]:
+    """Milliseconds of one call of each contender, ``rounds`` of them.
+
+    They take turns, so that a busy moment of the machine meets them all; a turn repeats a short call until
+    ``least_ms`` have passed, so that what the others left in the caches and the clock's steps do not count.
+    """
+    repeats = []
+    for contender in contenders:
+        contender()
+        repeats.append(max(1, round(least_ms / _elapsed_ms(contender, 1, synchronize))))
+    times: list[list[float]] = [[] for _ in contenders]
+    for _ in range(rounds):
+        for contender, count, own_times in zip(contenders, repeats, times, strict=True):
+            own_times.append(_elapsed_ms(contender, count, synchronize) / count)
+    return times
+
+
+def _elapsed_ms(call: Callable[[], object], count: int, synchronize: Callable[[], object]) -> float:
+    synchronize()
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    synchronize()
+    return 1e3 * (time.perf_counter() - begin)

@@ -1,0 +1,5 @@
+"""Existing code, unchanged, on these kernels."""
+
+from .torchqmet import install_torchqmet
+
+__all__ = ["install_torchqmet"]
