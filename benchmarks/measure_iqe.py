@@ -27,13 +27,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench_iqe import CASES, CONTENDERS, DIRECTIONS, Case, Unavailable, inputs, step
+from bench_iqe import (
+    CASES,
+    CONTENDERS,
+    DIRECTIONS,
+    LARGEST_MATRIX_FOR_REFERENCE_MIB,
+    Case,
+    Unavailable,
+    inputs,
+    step,
+)
 from torch import Tensor
 
 import qmkernels as qm
 from qmkernels.backends import native
 from qmkernels.bench import interleaved_times_ms
 from qmkernels.info import cpu_model, usable_cores, version_of
+from qmkernels.reference import iqe as definition
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = (
@@ -55,6 +65,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"Load average {load:.1f}: other work is running, and the times will show it.", file=sys.stderr)
 
     out = options.out or HERE / "results" / f"iqe_{options.device.split(':')[0]}.csv"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -113,12 +127,16 @@ def measure(
         rows[name] = {**base, "contender": name, "note": ""}
         try:
             steps[name] = step(name, case, direction, device)
-            call_ms[name] = interleaved_times_ms([steps[name]], 1, synchronize)[0][0]
         except Unavailable as reason:
             rows[name]["note"] = f"skipped: {reason}"
             continue
-        rows[name]["max_error"] = f"{largest_error(steps[name](), truth):.1e}"
-        rows[name]["peak_mib"] = peak_mib(steps[name], device)
+        results = steps[name]()
+        returned = sum(result.numel() * result.element_size() for result in results)
+        rows[name]["max_error"] = f"{largest_error(results, truth):.1e}"
+        del results
+        begin = time.perf_counter()
+        rows[name]["peak_mib"] = peak_mib(steps[name], returned, device)
+        call_ms[name] = 1e3 * (time.perf_counter() - begin)
     for is_slow in (False, True):
         # The slowest take turns among themselves: one turn of theirs may be worth hundreds of the others.
         together = [name for name in steps if (call_ms[name] > 1e3 * seconds / 20) is is_slow]
@@ -149,18 +167,32 @@ def quantiles(times: list[float]) -> tuple[float, float]:
 
 
 def in_float64(case: Case, direction: str, device: torch.device) -> tuple[Tensor, ...]:
-    """The reference's results on the same numbers in float64."""
+    """The definition's results on the same numbers in float64; of a large matrix those of its first rows of x."""
     head = qm.nn.IQE(case.size, case.dim_per_component).to(device).double()
     x, y, grad_out = (tensor.double() for tensor in inputs(case, device))
+    rows = checked_rows(case)
+    x, grad_out = x[:rows], grad_out[:rows]
     needs_gradients = direction != "forward"
     leaves = [x.requires_grad_(needs_gradients), y.requires_grad_(needs_gradients), *head.parameters()]
-    with qm.use_backend("reference"), torch.set_grad_enabled(needs_gradients):
-        out = head(x, y) if case.columns is None else head.pairwise(x, y)
-        return (out.detach(), *torch.autograd.grad(out, leaves, grad_out)) if needs_gradients else (out,)
+    with torch.set_grad_enabled(needs_gradients):
+        from_x = x if case.columns is None else x.unsqueeze(-2)
+        out = head.reduction(definition.components(from_x, y, case.dim_per_component))
+    results = (out.detach(), *torch.autograd.grad(out, leaves, grad_out)) if needs_gradients else (out,)
+    return results[:2] if rows < case.rows else results
+
+
+def checked_rows(case: Case) -> int:
+    """Rows of x whose results are checked: all, but 32 where float64 would keep gigabytes for backward."""
+    return 32 if case.whole_matrix_mib > LARGEST_MATRIX_FOR_REFERENCE_MIB else case.rows
 
 
 def largest_error(results: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> float:
-    """The largest error of the distances, and of each gradient, relative to the largest value of that tensor."""
+    """The largest error of the distances, and of each gradient, relative to the largest value of that tensor.
+
+    Where the truth stops at the first rows, so does the comparison: distances and the gradient of x.
+    """
+    if results[0].shape != truth[0].shape:
+        results = tuple(result[: len(truth[0])] for result in results[: len(truth)])
     errors = [
         ((result.double() - exact).abs().max() / exact.abs().max()).item()
         for result, exact in zip(results, truth, strict=True)
@@ -168,11 +200,8 @@ def largest_error(results: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> flo
     return max(errors)
 
 
-def peak_mib(run: Step, device: torch.device) -> str:
-    """Peak memory of one call above what was there before it and what it returns; empty where not known."""
-    results = run()
-    returned = sum(result.numel() * result.element_size() for result in results)
-    del results
+def peak_mib(run: Step, returned: int, device: torch.device) -> str:
+    """Peak memory of one call above what was there before it and the bytes that it returns; empty where not known."""
     gc.collect()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)

@@ -177,7 +177,8 @@ def cell(case: dict[str, Row], contender: str, field: str, unit: str) -> str:
     row = case.get(contender, {})
     if row.get(field):
         return row[field] + unit
-    return "out of memory" if "out of memory" in row.get("note", "") else "not run"
+    needs = re.search(r"needs about (\S+ GiB)", row.get("note", ""))
+    return f"not run: needs {needs[1]}" if needs else "not run"
 
 
 def milliseconds(case: dict[str, Row], contender: str) -> str:

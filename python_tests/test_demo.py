@@ -185,8 +185,7 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(tmp_path) 
 
 def test_the_backends_learn_the_same(tmp_path) -> None:
     auto, reference = (
-        run_in(tmp_path / name, "--steps", "12", "--backend", name)[1]["spearman_flag"]
-        for name in ("auto", "reference")
+        run_in(tmp_path / name, "--steps", "6", "--backend", name)[1]["spearman_flag"] for name in ("auto", "reference")
     )
     assert auto == pytest.approx(reference, abs=1e-3)
 

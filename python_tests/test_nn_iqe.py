@@ -396,6 +396,7 @@ def test_the_docstrings_examples_print_what_they_say(name):
     assert failed == 0 and attempted > 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("discount", [None, 0.95])
 @pytest.mark.parametrize("transform_names", [(), ("concave_activation",)], ids=["plain", "concave"])
 @pytest.mark.parametrize("reduction", [name for name in ALL_REDUCTIONS if name != "maxmean_ogbench"])

@@ -9,12 +9,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .backends import table
 from .nn import IQE
+from .reference import iqe as definition
 
 # name, rows of x, columns of the matrix or None for matching rows, latent size, dim_per_component
 SIZES = (
@@ -30,7 +32,7 @@ def run(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; the median is shown (default 15)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads, for both sides")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--backend", default="auto", help=f"auto, {', '.join(table.BACKENDS)} (default auto)")
+    parser.add_argument("--backend", default=table.requested(None), help=f"auto, {', '.join(table.BACKENDS)}")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
@@ -40,44 +42,49 @@ def run(arguments: Sequence[str] = ()) -> int:
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
 
-    synchronize = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        print(f"IQE on {options.device}, {options.threads} threads, median of {options.rounds} rounds, float32.")
-        print(f"Ours is backend {options.backend!r}; beside it the reference, plain PyTorch.\n")
-        print(f"{'size':32} {'pass':18} {'ours ms':>10} {'reference ms':>13} {'ratio':>8}")
-        for name, rows, columns, size, dim_per_component in SIZES:
-            for direction in ("forward", "forward+backward"):
-                step = _step(rows, columns, size, dim_per_component, direction == "forward", options.device)
-                sides = [_on(options.backend, step), _on("reference", step)]
-                ours_ms, reference_ms = map(statistics.median, interleaved_times_ms(sides, options.rounds, synchronize))
-                ratio = f"{reference_ms / ours_ms:.1f}x"
-                print(f"{name:32} {direction:18} {ours_ms:10.3f} {reference_ms:13.3f} {ratio:>8}", flush=True)
+        with table.use_backend(options.backend):
+            _print_table(options.rounds, options.device, options.backend)
     finally:
         torch.set_num_threads(before)
     return 0
 
 
-def _step(
+def _print_table(rounds: int, device: str, backend: str) -> None:
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    print(f"IQE on {device}, {torch.get_num_threads()} threads, median of {rounds} rounds, float32.")
+    print(f"Ours is backend {backend!r}; beside it the definition in plain PyTorch, eager.\n")
+    print(f"{'size':32} {'pass':18} {'ours ms':>10} {'plain PyTorch ms':>17} {'ratio':>8}")
+    for name, rows, columns, size, dim_per_component in SIZES:
+        for direction in ("forward", "forward+backward"):
+            sides = _sides(rows, columns, size, dim_per_component, direction == "forward", device)
+            ours_ms, plain_ms = map(statistics.median, interleaved_times_ms(sides, rounds, synchronize))
+            ratio = f"{plain_ms / ours_ms:.1f}x"
+            print(f"{name:32} {direction:18} {ours_ms:10.3f} {plain_ms:17.3f} {ratio:>8}", flush=True)
+
+
+def _sides(
     rows: int, columns: int | None, size: int, dim_per_component: int, forward_only: bool, device: str
-) -> Callable[[], object]:
+) -> list[Callable[[], object]]:
+    """Ours and the definition in plain PyTorch, which forms a matrix by broadcasting: the same inputs and gradients."""
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(n, size, generator=generator).to(device) for n in (rows, columns or rows))
+    x, y = (torch.randn(count, size, generator=generator).to(device) for count in (rows, columns or rows))
     head = IQE(size, dim_per_component).to(device)
     inputs = [x.requires_grad_(), y.requires_grad_(), *head.parameters()]
-    distance: Callable[[Tensor, Tensor], Tensor] = head if columns is None else head.pairwise
+    ours = head if columns is None else head.pairwise
+
+    def plain(x: Tensor, y: Tensor) -> Tensor:
+        x = x if columns is None else x.unsqueeze(-2)
+        return head.reduction(definition.components(x, y, dim_per_component))
+
     if forward_only:
-        return torch.no_grad()(lambda: distance(x, y))
-    return lambda: torch.autograd.grad(distance(x, y).sum(), inputs)
-
-
-def _on(backend: str, step: Callable[[], object]) -> Callable[[], object]:
-    def on_backend() -> object:
-        with table.use_backend(backend):
-            return step()
-
-    return on_backend
+        return [partial(torch.no_grad()(distance), x, y) for distance in (ours, plain)]
+    upstream = torch.ones((rows,) if columns is None else (rows, columns), device=device)
+    return [
+        lambda distance=distance: torch.autograd.grad(distance(x, y), inputs, upstream) for distance in (ours, plain)
+    ]
 
 
 def interleaved_times_ms(

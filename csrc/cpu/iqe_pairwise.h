@@ -416,7 +416,7 @@ void pairwise_backward(const T* grad_out, const T* x, const T* y, const int32_t*
     for_each_matrix(shape.batch, memory, bytes, threads, [&](int64_t b, char* scratch, int threads) {
         const T *batch_x = x + b * num_x * dim, *batch_y = y + b * num_y * dim;
         const T* batch_grad = grad_out + b * num_x * num_y * items;
-        const int32_t* batch_largest = largest ? largest + b * num_x * num_y : nullptr;
+        const int32_t* batch_largest = needs_largest(reduction) ? largest + b * num_x * num_y : nullptr;
         T* partial = grad_max_weight ? grad_max_weight + b * num_components * num_x : nullptr;
 
         Workspace of_x{scratch}, of_y{scratch};

@@ -33,7 +33,8 @@ def _run(argv: Sequence[str]) -> int:
 
     from . import report
     from .mountaincar import Dynamics, Grid
-    from .train import Settings, backend_for, train
+    from .settings import Settings
+    from .train import backend_for, train
 
     try:
         settings = tyro.cli(Settings, args=list(argv), prog="qmkernels demo")

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
-import torch
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from .mountaincar import FloatArray, Grid
+from .settings import Settings
 
 if TYPE_CHECKING:
-    from .train import Outcome, Settings
+    from .train import Outcome
 
 FIGURE_NAME = "mountaincar.png"
 METRICS_NAME = "metrics.json"
@@ -75,7 +75,7 @@ def metrics(grid: Grid, settings: Settings, outcome: Outcome, backend_used: str)
         "curve": outcome.curve,
         "settings": dataclasses.asdict(settings),
         "versions": {name: _version(name) for name in ("qmkernels", "torch", "gymnasium", "numpy")},
-        "threads": torch.get_num_threads(),
+        "threads": settings.threads,
         "device": outcome.device,
         "platform": platform.platform(),
     }
@@ -86,7 +86,9 @@ def figure(grid: Grid, outcome: Outcome, title: str) -> Figure:
     """V* and learned d to the flag over position and velocity: two panels, one colour scale in steps."""
     true = grid.steps_to_flag.reshape(grid.size, grid.size)
     learned = outcome.distance_to_flag.reshape(grid.size, grid.size)
-    highest = float(true[numpy.isfinite(true)].max())
+    # Room for what d overestimates, but not for a d that is out of all proportion.
+    longest = float(true[numpy.isfinite(true)].max())
+    highest = min(max(longest, float(learned.max())), 1.5 * longest)
     flag = grid.dynamics.flag_position
     drawn = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
     panels = drawn.subplots(1, 2, sharex=True, sharey=True)
@@ -116,7 +118,7 @@ def summary(found: dict[str, Any]) -> str:
     """What the demo prints at the end, from `metrics`."""
     lines = [
         f"{'Interrupted after' if found['interrupted'] else 'Trained'} {found['steps']} steps "
-        f"in {found['seconds']:.0f} s on {found['device']}, {found['threads']} threads.",
+        f"in {found['seconds']:.0f} s on {found['device']}, {found['threads']} thread{'s' * (found['threads'] > 1)}.",
         f"Learned d to the flag against V*: Spearman {_number(found['spearman_flag'], '.3f')}, "
         f"Pearson {_number(found['pearson_flag'], '.3f')}.",
     ]

@@ -1,4 +1,4 @@
-"""QRL's critic on MountainCar: settings, networks, loss, training loop, and the time of a step by head.
+"""QRL's critic on MountainCar: networks, loss, training loop, and the time of a step by head.
 
 Source: Wang et al. 2023, "Optimal Goal-Reaching Reinforcement Learning via Quasimetric Learning" (arXiv 2304.01203).
 The critic maximises the distances between random pairs while no observed step may be longer than its cost; what is
@@ -8,12 +8,12 @@ reaches at cost 0.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy
@@ -22,79 +22,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..backends.table import requested, resolve, use_backend
+from ..backends.table import resolve, use_backend
 from ..nn import IQE
 from .mountaincar import FloatArray, Grid, random_actor_transitions
 from .report import spearman
+from .settings import Settings
 
 # Of the training: correlations for the progress bar, and rounds of `StepClock`.
 NUM_EVALUATIONS = 30
-NUM_TIMING_ROUNDS = 24
+NUM_TIMING_ROUNDS = 50
 # Reading the loss waits for a GPU, so it is not read every step.
 POSTFIX_INTERVAL = 20
 # A stride prime to the grid's size: every position and every velocity is among the evaluated states.
 EVALUATED = slice(None, None, 7)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Train a quasimetric value function (QRL's critic) on MountainCar; draw it beside the true one."""
-
-    steps: int = 6000
-    """Training steps."""
-    seed: int = 0
-    """Of the data, the networks and the batches."""
-    out: Path = Path("qmkernels_demo")
-    """Folder for mountaincar.png and metrics.json; made where missing."""
-    backend: str = field(default_factory=lambda: requested(None))
-    """Runs the IQE head: auto, cuda, triton, cpu or reference."""
-
-    trajectories: int = 3000
-    """Random-actor trajectories in the data, each from a uniformly random state."""
-    trajectory_length: int = 20
-    """Steps in a trajectory; fewer where it reaches the flag."""
-    batch_size: int = 256
-    """Observed steps in a batch (QRL online: 256)."""
-    link_batch_size: int = 32
-    """Cost-0 links from flag states to the abstract goal, added to each batch."""
-    abstract_goal_share: float = 0.5
-    """Share of the pushed goals that are the abstract goal, 0 to 1; the others are other states of the batch."""
-    hidden_size: int = 256
-    """Width of the MLPs' hidden layers."""
-    latent_size: int = 64
-    """Size of the encoder's output."""
-    embedding_size: int = 256
-    """Size of the embeddings that the IQE head compares."""
-    dim_per_component: int = 16
-    """Values in an IQE component (torchqmet's default)."""
-    softplus_offset: float = 150.0
-    """Distance in steps past which the push fades out; above the longest V* (QRL: 15 online, 500 offline)."""
-    softplus_beta: float = 0.1
-    """Sharpness of that fading, 1 / steps (QRL online)."""
-    epsilon: float = 0.25
-    """Root mean square in steps by which a step's distance may exceed its cost (QRL)."""
-    initial_multiplier: float = 5.0
-    """The constraint's multiplier lambda at the start (QRL: 0.01, too small for this few steps)."""
-    multiplier_learning_rate: float = 0.2
-    """Adam's learning rate for the multiplier before its softplus (QRL: 0.01)."""
-    learning_rate: float = 7e-4
-    """AdamW's learning rate for the networks at the start; falls to 0 along a cosine (QRL: 1e-4 to 5e-4)."""
-
-    def __post_init__(self) -> None:
-        at_least_zero = ("steps", "seed", "link_batch_size")
-        at_least_one = ("trajectories", "trajectory_length", "batch_size", "hidden_size", "latent_size")
-        for name in at_least_zero + at_least_one:
-            least = int(name in at_least_one)
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        for name in ("softplus_beta", "initial_multiplier", "learning_rate", "multiplier_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        if not 0 <= self.abstract_goal_share <= 1:
-            raise ValueError(f"abstract_goal_share must be from 0 to 1, got {self.abstract_goal_share}.")
-        sizes = (self.embedding_size, self.dim_per_component)
-        if min(sizes) < 1 or sizes[0] % sizes[1] != 0:
-            raise ValueError("embedding_size must be a multiple of dim_per_component, got {} and {}.".format(*sizes))
+@contextlib.contextmanager
+def num_threads(threads: int) -> Iterator[None]:
+    """torch's CPU threads within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_for(backend: str) -> torch.device:
@@ -381,7 +332,8 @@ def train(grid: Grid, settings: Settings) -> Outcome:
     curve: list[tuple[int, float]] = []
     interrupted = False
     start = time.perf_counter()
-    with use_backend(settings.backend), tqdm(total=settings.steps, unit="step", dynamic_ncols=True) as bar:
+    bar = tqdm(total=settings.steps, unit="step", mininterval=0.5, dynamic_ncols=True)
+    with use_backend(settings.backend), num_threads(settings.threads), bar:
         try:
             for step in range(settings.steps):
                 batch = data.draw(generator)

@@ -11,7 +11,7 @@ from ..backends import table
 from . import arguments, broadcasting
 from .iqe_autograd import Iqe, IqeForwardMode, iqe_forward
 from .iqe_pairwise_autograd import IqePairwise, IqePairwiseForwardMode, iqe_pairwise_forward
-from .transforms import records_derivative
+from .transforms import apply, records_derivative
 
 _PUBLIC_REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 _INITIAL_MAX_WEIGHT = 1.0 / (1.0 + math.exp(1.0))
@@ -38,7 +38,7 @@ def _elementwise(
 ) -> Tensor:
     if records_derivative(x, y, max_weight):
         function = Iqe if torch.compiler.is_compiling() else IqeForwardMode
-        return function.apply(x, y, max_weight, dim_per_component, reduction, backend)[0]
+        return apply(function, x, y, max_weight, dim_per_component, reduction, backend)[0]
     return iqe_forward(x, y, max_weight, dim_per_component, reduction, False, backend)[0]
 
 
@@ -47,7 +47,7 @@ def _pairwise(
 ) -> Tensor:
     if records_derivative(x, y, max_weight):
         function = IqePairwise if torch.compiler.is_compiling() else IqePairwiseForwardMode
-        return function.apply(x, y, max_weight, dim_per_component, reduction, backend)[0]
+        return apply(function, x, y, max_weight, dim_per_component, reduction, backend)[0]
     return iqe_pairwise_forward(x, y, max_weight, dim_per_component, reduction, False, backend)[0]
 
 

@@ -122,7 +122,11 @@ class Iqe(Function):
     def setup_context(ctx, inputs, output):
         _, _, max_weight, ctx.dim_per_component, ctx.reduction, ctx.backend = inputs
         _, ends, largest, spread = output
-        ctx.mark_non_differentiable(ends, largest)
+        if torch.compiler.is_compiling():
+            # A compiled backward pass is not differentiated again, and would be handed zeros as the gradient of spread.
+            ctx.mark_non_differentiable(ends, largest, spread)
+        else:
+            ctx.mark_non_differentiable(ends, largest)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(ends, largest, spread, max_weight)
 
@@ -136,7 +140,7 @@ class Iqe(Function):
                 grad_x, grad_y = _backward(
                     grad_out, ends, largest, max_weight, ctx.dim_per_component, ctx.reduction, ctx.backend
                 )
-            if grad_spread is not None:
+            if grad_spread is not None and ctx.reduction == "maxmean" and not torch.compiler.is_compiling():
                 more_x, more_y = _backward(
                     grad_spread, ends, largest, None, ctx.dim_per_component, "spread", ctx.backend
                 )
@@ -172,9 +176,12 @@ class IqeForwardMode(Iqe):
     def jvp(ctx, tangent_x, tangent_y, tangent_weight, *_):
         ends, largest, spread, max_weight = ctx.saved_tensors
         left, right = unpack_ends(ends, ctx.dim_per_component)
-        tangents = component_tangents(left, right, tangent_x, tangent_y)
+        if tangent_x is None and tangent_y is None:
+            tangents = spread.new_zeros(*ends.shape[:-1])
+        else:
+            tangents = component_tangents(left, right, tangent_x, tangent_y)
         of_out = reduced_tangent(tangents, largest, max_weight, ctx.reduction)
-        of_spread = None
+        of_spread = torch.zeros_like(spread)  # a float output must have a tangent
         if ctx.reduction == "maxmean":
             of_spread = reduced_tangent(tangents, largest, None, "spread")
             if tangent_weight is not None:
@@ -213,7 +220,7 @@ class IqeBackward(Function):
     def jvp(ctx, tangent_out, _ends, _largest, tangent_weight, *_):
         grad_out, ends, largest, max_weight = ctx.saved_tensors
         size, backend = ctx.dim_per_component, ctx.backend
-        tangents = [torch.zeros_like(grad_out).new_zeros(*ends.shape[:-2], ends.shape[-2] * size)] * 2
+        tangents = [grad_out.new_zeros(*ends.shape[:-2], ends.shape[-2] * size)] * 2
         if tangent_out is not None:
             tangents = IqeBackward.apply(tangent_out, ends, largest, max_weight, size, ctx.reduction, backend)
         if tangent_weight is not None:

@@ -6,17 +6,43 @@ from collections.abc import Callable
 
 import torch
 
+_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 _library = torch.library.Library("qmkernels", "DEF")
 
 
 def register(schema: str, implementation: Callable, fake: Callable) -> Callable:
-    """Defines ``qmkernels::<schema>``; returns the op. ``fake`` returns empty tensors of the right shapes and dtypes.
+    """Defines ``qmkernels::<schema>``; returns what calls it. ``fake`` returns empty tensors of the right shapes and dtypes.
 
-    The implementation stands below autograd; autograd.Functions above the ops do the differentiating, because an
+    Called on ordinary tensors outside any tracing, the op's implementation runs at once: the dispatcher's way to a Python
+    implementation costs some 5 us forward and 10 us in a backward pass. The implementation stands below autograd; autograd.Functions above the ops do the differentiating, because an
     autograd rule registered with the op itself breaks torch.func.grad.
     """
     name = schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"qmkernels::{name}", fake, lib=_library)
-    return getattr(torch.ops.qmkernels, name).default
+    op = getattr(torch.ops.qmkernels, name).default
+
+    def call(*arguments):
+        if torch.compiler.is_compiling() or not _ordinary(arguments):
+            return op(*arguments)
+        return implementation(*arguments)
+
+    return call
+
+
+def _ordinary(arguments: tuple) -> bool:
+    """Whether no mode, transform, subclass or profiler has to see the call."""
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.profiler._is_profiler_enabled
+    ):
+        return False
+    return all(
+        type(argument) in _PLAIN_TYPES
+        and not torch._C._functorch.is_functorch_wrapped_tensor(argument)
+        and not torch._C._functorch.is_legacy_batchedtensor(argument)
+        for argument in arguments
+        if isinstance(argument, torch.Tensor)
+    )

@@ -34,6 +34,9 @@ def iqe_backward(
     grad_out: Tensor, ends: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
     rows, num_components = ends.shape[:-2], ends.shape[-2]
+    expected = (*rows, num_components) if reduction == "none" else rows
+    if grad_out.shape != expected or (reduction in _WITH_LARGEST and largest.shape != rows):
+        raise ValueError(f"iqe_backward: grad_out must be {tuple(expected)}, got {tuple(grad_out.shape)}.")
     grad_x = grad_out.new_empty(*rows, num_components * dim_per_component)
     grad_y = torch.empty_like(grad_x)
     if grad_x.numel():

@@ -33,13 +33,15 @@ def unpack_ends(ends: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
     return bits[..., :dim_per_component], bits[..., dim_per_component : 2 * dim_per_component]
 
 
-def component_weights(num_components: int, largest: Tensor, max_weight: Tensor | None, reduction: str) -> Tensor | float:
+def component_weights(
+    num_components: int, largest: Tensor, max_weight: Tensor | None, reduction: str, dtype: torch.dtype
+) -> Tensor | float:
     """The derivative of the reduction by each component's length, (..., C), or one number where all are alike."""
     if reduction in ("none", "sum"):
         return 1.0
     if reduction == "mean":
         return 1.0 / num_components
-    is_largest = largest.unsqueeze(-1) == torch.arange(num_components, device=largest.device)
+    is_largest = (largest.unsqueeze(-1) == torch.arange(num_components, device=largest.device)).to(dtype)
     if reduction == "max":
         return is_largest
     if reduction == "spread":
@@ -52,7 +54,7 @@ def _component_gradients(
 ) -> Tensor:
     if reduction == "none":
         return grad_out
-    weights = component_weights(num_components, largest, max_weight, reduction)
+    weights = component_weights(num_components, largest, max_weight, reduction, grad_out.dtype)
     return (grad_out.unsqueeze(-1) * weights).expand(*grad_out.shape, num_components)
 
 
@@ -119,7 +121,7 @@ def iqe_pairwise_backward(
     for i in range(x.shape[1]):
         row = x[:, i : i + 1]
         left, right = definition.ends(row, y, dim_per_component)
-        row_largest = largest[:, i] if largest.numel() else largest
+        row_largest = largest[:, i] if _needs_largest(reduction) else largest
         grad = _component_gradients(grad_out[:, i], num_components, row_largest, max_weight, reduction).unsqueeze(-1)
         grad_x[:, i] = -(grad * left).sum(dim=1).flatten(-2)
         grad_y += (grad * right).flatten(-2)
