@@ -45,13 +45,14 @@ class Settings:
     """Distance in steps past which the push fades out; above the longest V* (QRL: 15 online, 500 offline)."""
     softplus_beta: float = 0.1
     """Sharpness of that fading, 1 / steps (QRL online)."""
-    epsilon: float = 0.25
-    """Root mean square in steps by which a step's distance may exceed its cost (QRL)."""
+    epsilon: float = 0.1
+    """Root mean square in steps by which a step's distance may exceed its cost (QRL: 0.25, which lets d grow half as
+    long again as V* here)."""
     initial_multiplier: float = 5.0
     """The constraint's multiplier lambda at the start (QRL: 0.01, too small for this few steps)."""
-    multiplier_learning_rate: float = 0.2
+    multiplier_learning_rate: float = 0.4
     """Adam's learning rate for the multiplier before its softplus (QRL: 0.01)."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     """AdamW's learning rate for the networks at the start; falls to 0 along a cosine (QRL: 1e-4 to 5e-4, many more
     steps)."""
 

@@ -45,9 +45,9 @@ class MatrixPlan:
         return pairs.permute(*back, *range(len(order), pairs.dim()))
 
 
-def broadcast_shape(op: str, x: Tensor, y: Tensor) -> tuple[int, ...]:
-    """The broadcast leading shape; ValueError where there is none."""
-    x_sizes, y_sizes = x.shape[:-1], y.shape[:-1]
+def broadcast_shape(op: str, x: Tensor, y: Tensor, trailing: int = 1) -> tuple[int, ...]:
+    """The broadcast shape before the last ``trailing`` dimensions; ValueError where there is none."""
+    x_sizes, y_sizes = x.shape[:-trailing], y.shape[:-trailing]
     rank = max(len(x_sizes), len(y_sizes))
     sizes = []
     for a, b in zip((1,) * (rank - len(x_sizes)) + x_sizes, (1,) * (rank - len(y_sizes)) + y_sizes, strict=True):

@@ -155,7 +155,7 @@ def iqe_pairwise(
     backend = table.requested(backend)
     if x.dim() == 2 and y.dim() == 2:
         return _pairwise(x[None], y[None], max_weight, dim_per_component, reduction, backend)[0]
-    batch = broadcasting.broadcast_shape("iqe_pairwise", x[..., 0, :], y[..., 0, :])
+    batch = broadcasting.broadcast_shape("iqe_pairwise", x, y, trailing=2)
     x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])
     y = y.expand(*batch, *y.shape[-2:]).reshape(math.prod(batch), *y.shape[-2:])
     out = _pairwise(x, y, max_weight, dim_per_component, reduction, backend)

@@ -36,7 +36,7 @@ extern "C" {
 #ifdef PAIRWISE
 
 int64_t iqe_pairwise_workspace(int item_size, int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components,
-                               int64_t dim_per_component, bool backward) {
+                               int64_t dim_per_component, int, bool backward) {
     return qmk::cuda::iqe_pairwise_workspace(item_size, batch, num_x, num_y, num_components, dim_per_component,
                                              backward);
 }

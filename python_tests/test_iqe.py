@@ -1,0 +1,494 @@
+"""IQE's numbers: published formulas, parity with the reference, ties, NaN, infinities, errors, threads, memory."""
+
+import math
+import re
+import resource
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import qmkernels as qm
+from qmkernels.reference import iqe as definition
+
+BACKENDS = ("cpu", "reference")
+REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
+SIZES = (1, 2, 3, 4, 5, 7, 8, 12, 16, 31, 32, 33, 64, 65, 507, 1024)
+
+# How much worse than plain PyTorch in the same dtype a kernel's worst error against float64 may be, and an absolute
+# allowance in units of the sum of lengths: both add up the same differences, in another order.
+ERROR_FACTOR = 2.0
+# In float64 plain PyTorch is itself the truth. The weight's gradient adds up as many terms as there are distances.
+ERROR_FLOOR = {torch.float32: 2e-6, torch.float64: 2e-14}
+
+
+def random_pair(rows, num_components, dim_per_component, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (*rows, num_components * dim_per_component)
+    x = torch.randn(shape, dtype=torch.float64, generator=generator)
+    y = torch.randn(shape, dtype=torch.float64, generator=generator) + 0.3
+    return x.to(dtype), y.to(dtype)
+
+
+def with_gradients(function, *tensors, grad):
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype).expand(out.shape))]
+
+
+def assert_as_accurate_as_plain_pytorch(actual, plain, truth):
+    for mine, theirs, exact in zip(actual, plain, truth, strict=True):
+        scale = exact.abs().max().clamp(min=1).item() * (truth[0].numel() ** 0.5 if exact.dim() == 0 else 1)
+        floor = ERROR_FLOOR[mine.dtype] * scale
+        error = (mine.double() - exact).abs().max().item()
+        assert error <= ERROR_FACTOR * (theirs.double() - exact).abs().max().item() + floor
+
+
+def sorted_ends_length(x, y):
+    """The length of a union of intervals by sweeping over their sorted ends in plain Python."""
+    events = sorted([(a, 1) for a, b in zip(x, y, strict=True) if a < b] + [(b, -1) for a, b in zip(x, y, strict=True) if a < b])
+    length, depth, begin = 0.0, 0, 0.0
+    for place, step in events:
+        if depth == 0:
+            begin = place
+        depth += step
+        if depth == 0:
+            length += place - begin
+    return length
+
+
+@pytest.mark.parametrize("dim_per_component", [1, 3, 8, 40])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_component_is_the_length_of_a_union_of_intervals(backend, dim_per_component):
+    x, y = random_pair((11,), 3, dim_per_component, torch.float64)
+    lengths = qm.iqe(x, y, dim_per_component, reduction="none", backend=backend)
+    for row in range(11):
+        for c in range(3):
+            part = slice(c * dim_per_component, (c + 1) * dim_per_component)
+            expected = sorted_ends_length(x[row, part].tolist(), y[row, part].tolist())
+            assert lengths[row, c].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dim_per_component", SIZES)
+def test_elementwise_is_as_accurate_as_plain_pytorch(dim_per_component, reduction, dtype):
+    num_components = max(1, min(7, 1100 // dim_per_component))
+    x, y = random_pair((33,), num_components, dim_per_component, dtype)
+    weight = torch.tensor(0.3, dtype=dtype)
+    grad = torch.linspace(-1, 1, 33, dtype=torch.float64)
+    grad = grad.unsqueeze(-1) if reduction == "none" else grad
+
+    def plain(x, y, *weight):
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weight[0] if weight else None)
+
+    def kernel(x, y, *weight):
+        weight = weight[0] if weight else None
+        return qm.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weight, backend="cpu")
+
+    inputs = (x, y, weight) if reduction == "maxmean" else (x, y)
+    exact = [tensor.double() for tensor in inputs]
+    assert_as_accurate_as_plain_pytorch(
+        with_gradients(kernel, *inputs, grad=grad),
+        with_gradients(plain, *inputs, grad=grad),
+        with_gradients(plain, *exact, grad=grad),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dim_per_component, num_components", [(1, 5), (4, 17), (8, 3), (13, 2), (33, 1), (150, 1)])
+@pytest.mark.parametrize("num_x, num_y", [(1, 33), (33, 1), (7, 5), (17, 70), (70, 17)])
+def test_pairwise_is_as_accurate_as_plain_pytorch(num_x, num_y, dim_per_component, num_components, reduction, dtype):
+    x, _ = random_pair((2, num_x), num_components, dim_per_component, dtype, seed=1)
+    _, y = random_pair((2, num_y), num_components, dim_per_component, dtype, seed=2)
+    weight = torch.tensor(0.3, dtype=dtype)
+    grad = torch.linspace(-1, 1, num_y, dtype=torch.float64).expand(2, num_x, num_y)
+    grad = grad.unsqueeze(-1) if reduction == "none" else grad
+
+    def plain(x, y, *weight):
+        weight = weight[0] if weight else None
+        return definition.iqe(
+            x[:, :, None], y[:, None], dim_per_component, reduction=reduction, max_weight=weight
+        )
+
+    def kernel(x, y, *weight):
+        weight = weight[0] if weight else None
+        return qm.iqe_pairwise(x, y, dim_per_component, reduction=reduction, max_weight=weight, backend="cpu")
+
+    inputs = (x, y, weight) if reduction == "maxmean" else (x, y)
+    exact = [tensor.double() for tensor in inputs]
+    assert_as_accurate_as_plain_pytorch(
+        with_gradients(kernel, *inputs, grad=grad),
+        with_gradients(plain, *inputs, grad=grad),
+        with_gradients(plain, *exact, grad=grad),
+    )
+
+
+@pytest.mark.parametrize(
+    "x_shape, y_shape",
+    [((17, 1), (9,)), ((9,), (17, 1)), ((3, 1, 9), (3, 11, 1)), ((2, 1, 3, 1), (1, 9, 1, 8)), ((), (12,)), ((5, 1), (5, 2))],
+)
+@pytest.mark.parametrize("reduction", ["none", "maxmean"])
+def test_broadcasting_gives_the_numbers_and_gradients_of_expanded_inputs(x_shape, y_shape, reduction):
+    x, y = torch.randn(*x_shape, 24, dtype=torch.float64), torch.randn(*y_shape, 24, dtype=torch.float64)
+    shape = torch.broadcast_shapes(x_shape, y_shape)
+    grad = torch.randn(*shape, *((3,) if reduction == "none" else ()), dtype=torch.float64)
+
+    def broadcast(x, y):
+        return qm.iqe(x, y, 8, reduction=reduction, backend="cpu")
+
+    def expanded(x, y):
+        return definition.iqe(x.expand(*shape, 24), y.expand(*shape, 24), 8, reduction=reduction, max_weight=1 / (1 + math.e))
+
+    actual, expected = with_gradients(broadcast, x, y, grad=grad), with_gradients(expanded, x, y, grad=grad)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_broadcasting_that_forms_a_matrix_equals_pairwise_bit_for_bit(backend):
+    x, y = random_pair((33,), 3, 8)
+    assert torch.equal(qm.iqe(x[:, None], y, 8, backend=backend), qm.iqe_pairwise(x, y, 8, backend=backend))
+
+
+@pytest.mark.parametrize("form", ["elementwise", "pairwise"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dim_per_component", [1, 4, 8, 33])
+def test_the_distance_to_itself_is_exactly_zero_with_zero_gradients(dim_per_component, backend, form):
+    x, _ = random_pair((9,), 3, dim_per_component)
+    x.requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    out = qm.iqe(x, y, dim_per_component, backend=backend) if form == "elementwise" else qm.iqe_pairwise(
+        x, y, dim_per_component, backend=backend
+    ).diagonal()
+    assert not out.any()
+    out.sum().backward()
+    assert not x.grad.any() and not y.grad.any()
+
+
+def summed_over_ties(coordinates, gradients):
+    """Gradients added up over equal coordinates: what every valid subgradient has in common."""
+    totals = {}
+    for place, gradient in zip(coordinates, gradients, strict=True):
+        totals[place] = totals.get(place, 0.0) + gradient
+    return {place: total for place, total in totals.items() if abs(total) > 1e-12}
+
+
+@pytest.mark.parametrize("form", ["elementwise", "pairwise"])
+@pytest.mark.parametrize("dim_per_component", [2, 4, 8, 16, 33, 70])
+def test_at_ties_subgradients_agree_when_summed_over_the_tied_ends(dim_per_component, form):
+    generator = torch.Generator().manual_seed(dim_per_component)
+    x = torch.randint(0, 5, (40, dim_per_component), generator=generator).double()
+    y = torch.randint(0, 5, (40, dim_per_component), generator=generator).double()
+
+    def kernel(x, y):
+        if form == "elementwise":
+            return qm.iqe(x, y, dim_per_component, reduction="sum", backend="cpu")
+        return qm.iqe_pairwise(x[:, None], y[:, None], dim_per_component, reduction="sum", backend="cpu")[:, 0, 0]
+
+    grad = torch.ones(40, dtype=torch.float64)
+    length, *mine = with_gradients(kernel, x, y, grad=grad)
+    expected, *reference = with_gradients(
+        lambda x, y: definition.iqe(x, y, dim_per_component, reduction="sum"), x, y, grad=grad
+    )
+    assert torch.equal(length, expected)
+    for row in range(40):
+        coordinates = torch.cat([x[row], y[row]]).tolist()
+        assert summed_over_ties(coordinates, torch.cat([g[row] for g in mine]).tolist()) == pytest.approx(
+            summed_over_ties(coordinates, torch.cat([g[row] for g in reference]).tolist())
+        )
+
+
+@pytest.mark.parametrize("where", ["x", "y"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dim_per_component", [1, 4, 8, 16, 32, 33, 70])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_gives_nan_in_its_row_alone(backend, dim_per_component, reduction, where):
+    x, y = random_pair((21,), 3, dim_per_component)
+    (x if where == "x" else y)[5, dim_per_component // 2] = math.nan
+    out = qm.iqe(x, y, dim_per_component, reduction=reduction, backend=backend)
+    nan = out.isnan() if reduction != "none" else out.isnan().any(dim=-1)
+    assert nan.nonzero().flatten().tolist() == [5]
+    if reduction == "none":
+        assert out[5].isnan().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("where", ["x", "y"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("num_x, num_y", [(9, 21), (21, 3)])
+def test_pairwise_nan_gives_nan_in_its_row_or_column_alone(num_x, num_y, backend, where):
+    x, _ = random_pair((num_x,), 3, 8)
+    y, _ = random_pair((num_y,), 3, 8, seed=1)
+    (x if where == "x" else y)[2, 11] = math.nan
+    out = qm.iqe_pairwise(x, y, 8, backend=backend)
+    expected = torch.zeros(num_x, num_y, dtype=torch.bool)
+    (expected if where == "x" else expected.T)[2] = True
+    assert torch.equal(out.isnan(), expected)
+
+
+@pytest.mark.parametrize("form", ["elementwise", "pairwise"])
+@pytest.mark.parametrize("dim_per_component", [1, 4, 8, 33])
+def test_infinities_give_what_the_reference_gives(dim_per_component, form):
+    generator = torch.Generator().manual_seed(3)
+    values = torch.tensor([-math.inf, -1.0, 0.0, 2.0, math.inf])
+    x = values[torch.randint(0, 5, (64, 3 * dim_per_component), generator=generator)]
+    y = values[torch.randint(0, 5, (64, 3 * dim_per_component), generator=generator)]
+    if form == "elementwise":
+        actual = qm.iqe(x, y, dim_per_component, reduction="none", backend="cpu")
+        expected = qm.iqe(x, y, dim_per_component, reduction="none", backend="reference")
+    else:
+        actual = qm.iqe_pairwise(x, y, dim_per_component, reduction="none", backend="cpu")
+        expected = qm.iqe_pairwise(x, y, dim_per_component, reduction="none", backend="reference")
+    assert not actual.isnan().any()
+    torch.testing.assert_close(actual, expected)
+
+
+def test_an_offset_common_to_all_coordinates_costs_no_accuracy():
+    x, y = random_pair((50,), 4, 8, torch.float32)
+    x, y = x.round(decimals=2) + 4096, y.round(decimals=2) + 4096
+    exact = definition.iqe(x.double(), y.double(), 8, reduction="sum")
+    error = (qm.iqe(x, y, 8, reduction="sum", backend="cpu").double() - exact).abs().max()
+    assert error < 1e-4  # a sum of ends instead of differences would lose some 4096 * 2^-24 * 32 = 8e-3
+
+
+@pytest.mark.parametrize("convention", ["torchqmet", "ogbench"])
+def test_both_published_conventions_of_maxmean_are_weights_of_the_maximum(convention):
+    x, y = random_pair((9,), 4, 8, torch.float64)
+    raw = torch.tensor(0.7, dtype=torch.float64)
+    lengths = qm.iqe(x, y, 8, reduction="none")
+    a = raw.sigmoid()
+    if convention == "torchqmet":
+        expected, weight = (1 - a) * lengths.mean(-1) + a * lengths.amax(-1), a
+    else:
+        expected, weight = a * lengths.mean(-1) + (1 - a) * lengths.amax(-1), 1 - a
+    torch.testing.assert_close(qm.iqe(x, y, 8, max_weight=weight), expected)
+
+
+def test_without_a_weight_maxmean_starts_where_torchqmet_starts():
+    x, y = random_pair((9,), 4, 8)
+    torch.testing.assert_close(qm.iqe(x, y, 8), qm.nn.IQE(32, 8)(x, y).detach())
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_results_do_not_depend_on_the_number_of_threads(threads):
+    x, y = random_pair((300,), 40, 8)
+    grad = torch.linspace(-1, 1, 300)
+    runs = []
+    before = torch.get_num_threads()
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        try:
+            runs.append(
+                with_gradients(lambda x, y: qm.iqe(x, y, 8, backend="cpu"), x, y, grad=grad)
+                + with_gradients(lambda x, y: qm.iqe_pairwise(x, y, 8, backend="cpu"), x, y, grad=grad)
+            )
+        finally:
+            torch.set_num_threads(before)
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+SHIFTED = st.integers(0, 2**31)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SHIFTED, size=st.sampled_from([1, 3, 8, 33]), reduction=st.sampled_from(REDUCTIONS[1:]))
+def test_iqe_is_a_quasimetric(seed, size, reduction):
+    generator = torch.Generator().manual_seed(seed)
+    x, y, z = (torch.randn(20, 3 * size, dtype=torch.float64, generator=generator) for _ in range(3))
+    y[:5, ::2] = x[:5, ::2]
+
+    def d(a, b):
+        return qm.iqe(a, b, size, reduction=reduction, backend="cpu")
+
+    assert (d(x, y) >= 0).all() and not d(x, x).any()
+    assert (d(x, z) <= d(x, y) + d(y, z) + 1e-12).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SHIFTED, size=st.sampled_from([1, 4, 7, 16, 40]))
+def test_iqe_is_invariant_to_shifts_and_permutations_within_a_component_and_scales(seed, size):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(15, 3, size, dtype=torch.float64, generator=generator) for _ in range(2))
+    order = torch.rand(15, 3, size, generator=generator).argsort(dim=-1)
+    shift = torch.randn(15, 3, 1, dtype=torch.float64, generator=generator)
+
+    def d(a, b):
+        return qm.iqe(a.flatten(1), b.flatten(1), size, backend="cpu")
+
+    torch.testing.assert_close(d(x.gather(-1, order), y.gather(-1, order)), d(x, y))
+    torch.testing.assert_close(d(x + shift, y + shift), d(x, y))
+    torch.testing.assert_close(d(3 * x, 3 * y), 3 * d(x, y))
+
+
+GOOD = torch.zeros(4, 32)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((GOOD, torch.zeros(4, 16)), ValueError, r"x and y must have the same last size, got x \(4, 32\) and y \(4, 16\)"),
+        ((GOOD, GOOD, 5), ValueError, "must be a multiple of dim_per_component, got 32 and 5"),
+        ((GOOD, GOOD, 0), ValueError, "dim_per_component must be at least 1, got 0"),
+        ((GOOD, GOOD, -8), ValueError, "dim_per_component must be at least 1, got -8"),
+        ((GOOD, GOOD, 8.0), TypeError, "dim_per_component must be an int, got float"),
+        ((GOOD, GOOD.double()), TypeError, "same dtype, got x torch.float32 and y torch.float64"),
+        ((GOOD.long(), GOOD.long()), TypeError, "must be float64, float32, bfloat16 or float16, got torch.int64"),
+        ((GOOD, [1.0] * 32), TypeError, "y must be a tensor, got list"),
+        ((GOOD, GOOD.to("meta")), RuntimeError, "same device, got x on cpu and y on meta"),
+        ((torch.zeros(4, 0), torch.zeros(4, 0)), ValueError, "at least one value"),
+        ((torch.tensor(1.0), torch.tensor(1.0)), ValueError, r"x must have shape \(..., D\)"),
+        ((GOOD, torch.zeros(5, 32)), ValueError, r"must broadcast, got x \(4, 32\) and y \(5, 32\)"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(arguments, error, message):
+    with pytest.raises(error, match=message):
+        qm.iqe(*arguments)
+
+
+@pytest.mark.parametrize(
+    "keywords, error, message",
+    [
+        ({"reduction": "median"}, ValueError, "reduction must be one of none, sum, mean, max, maxmean, got 'median'"),
+        ({"backend": "gpu"}, ValueError, "backend must be 'auto' or one of cuda, triton, cpu, reference, got 'gpu'"),
+        ({"max_weight": torch.zeros(3)}, ValueError, r"max_weight must be a number or a tensor without dimensions"),
+        ({"reduction": "sum", "max_weight": 0.5}, ValueError, "max_weight belongs to reduction 'maxmean'"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_choices(keywords, error, message):
+    with pytest.raises(error, match=message):
+        qm.iqe(GOOD, GOOD, **keywords)
+
+
+@pytest.mark.parametrize("shapes", [((32,), (4, 32)), ((4, 32), (32,))])
+def test_pairwise_needs_two_dimensions(shapes):
+    with pytest.raises(ValueError, match=r"must be \(\*b, N, D\) and \(\*b, M, D\)"):
+        qm.iqe_pairwise(*(torch.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a forced cuda backend can run here")
+def test_a_forced_backend_that_cannot_run_says_why_and_which_can():
+    with pytest.raises(RuntimeError, match="backend 'cuda' cannot run here: .* Able to: .*cpu, reference"):
+        qm.iqe(GOOD, GOOD, backend="cuda")
+
+
+def test_use_backend_holds_within_its_block_and_restores(monkeypatch):
+    from qmkernels.backends import table
+
+    with qm.use_backend("reference"):
+        assert table.requested(None) == "reference"
+        with qm.use_backend("cpu"):
+            assert table.requested(None) == "cpu"
+        assert table.requested(None) == "reference" and table.requested("cpu") == "cpu"
+    assert table.requested(None) == "auto"
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=300, cwd="/", env={**__import__("os").environ, **environment},
+    )  # fmt: skip
+
+
+def test_pairwise_training_memory_at_1024_by_1024_stays_under_64_mib_beyond_inputs_outputs_and_gradients():
+    result = run_python(
+        """
+        import resource, torch, qmkernels as qm
+        peak_kib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        x, y = torch.randn(1024, 512, requires_grad=True), torch.randn(1024, 512, requires_grad=True)
+        head = qm.nn.IQE(512, 8)
+        head(x[:32, None], y[:32]).sum().backward()  # threads, library code and the gradients' memory are there now
+        out, grads, largest = (torch.ones(1024, 1024) for _ in range(3))
+        before = peak_kib()
+        del out, grads, largest
+        head(x[:, None], y).sum().backward()
+        print((peak_kib() - before) / 1024)
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 64
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_one_openmp_runtime_is_loaded():
+    result = run_python(
+        """
+        import torch, qmkernels as qm
+        qm.iqe_pairwise(torch.randn(512, 64), torch.randn(512, 64), 8)
+        paths = {line.split()[-1] for line in open("/proc/self/maps") if "omp" in line.split("/")[-1]}
+        print(*sorted(paths), sep="\\n")
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"lib(?:g|i)?omp", result.stdout)) == 1, result.stdout
+
+
+def test_forked_dataloader_workers_run_the_kernels():
+    result = run_python(
+        """
+        import torch, qmkernels as qm
+        class Distances(torch.utils.data.Dataset):
+            def __len__(self):
+                return 4
+            def __getitem__(self, i):
+                return qm.iqe_pairwise(torch.randn(200, 64), torch.randn(200, 64), 8).sum()
+        qm.iqe_pairwise(torch.randn(512, 64), torch.randn(512, 64), 8)  # the parent has used its threads
+        print(len(list(torch.utils.data.DataLoader(Distances(), num_workers=2, multiprocessing_context="fork"))))
+        """
+    )
+    assert result.returncode == 0 and result.stdout.strip() == "4", result.stderr
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_gives_the_reference_numbers(isa):
+    result = run_python(
+        """
+        import sys, torch, qmkernels as qm
+        why = qm.backends.native.why_not("cpu")
+        if why:
+            sys.exit(why)
+        assert qm.backends.native.isa_in_use() == sys.argv[1] if len(sys.argv) > 1 else True
+        torch.manual_seed(0)
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            for size in (1, 4, 5, 8, 16, 32, 33, 64):
+                leaves = [torch.randn(37, 3 * size, dtype=dtype, requires_grad=True) for _ in range(2)]
+                for op in (qm.iqe, qm.iqe_pairwise):
+                    runs = []
+                    for backend in ("cpu", "reference"):
+                        out = op(*leaves, size, backend=backend)
+                        runs.append((out, *torch.autograd.grad(out.sum(), leaves)))
+                    for mine, reference in zip(*runs):
+                        torch.testing.assert_close(mine, reference, atol=tolerance * 37, rtol=tolerance)
+        print("done", qm.backends.native.isa_in_use())
+        """,
+        QMKERNELS_ISA=isa,
+    )
+    if "QMKERNELS_ISA must be one of" in result.stderr:
+        pytest.skip(f"this processor has no {isa}")
+    assert result.stdout.split() == ["done", isa], result.stderr
+
+
+def test_an_unknown_instruction_set_is_refused_with_the_names_there_are():
+    result = run_python("import qmkernels as qm, torch; qm.iqe(torch.zeros(2, 8), torch.zeros(2, 8), 8, backend='cpu')", QMKERNELS_ISA="mmx")
+    assert result.returncode != 0 and "QMKERNELS_ISA must be one of baseline" in result.stderr
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY, reason="memory of this process is limited"
+)
+def test_more_than_two_to_the_31_elements():
+    with open("/proc/meminfo") as file:
+        available_gib = int(re.search(r"MemAvailable:\s+(\d+)", file.read())[1]) / 2**20
+    if available_gib < 14:
+        pytest.skip(f"needs 14 GiB of memory, has {available_gib:.0f}")
+    rows = 2**31 // 512 + 3
+    x = torch.zeros(rows, 512, dtype=torch.bfloat16)[:, :1].expand(rows, 512).float()
+    x[-1], x[0] = 1.0, 2.0
+    y = torch.ones(1, 512).expand(8, 512)
+    distances = qm.iqe(x[:, None], y, 8, reduction="sum", backend="cpu")
+    assert distances.shape == (rows, 8)
+    assert distances[0].tolist() == [0.0] * 8 and distances[-1].tolist() == [0.0] * 8
+    assert (distances[1:-1] == 64.0).all()
