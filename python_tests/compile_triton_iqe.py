@@ -9,9 +9,10 @@ import sys
 
 import torch
 import triton
-from qmkernels.backends.triton import iqe
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from qmkernels.backends.triton import iqe
 
 POINTERS_OF_THEIR_OWN_TYPE = {"ends_ptr": "*u8", "largest_ptr": "*i32", "position_ptr": "*i32"}
 MULTIPLES_OF_16 = ("padded_y",)

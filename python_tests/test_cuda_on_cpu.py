@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from qmkernels.backends import native
 from qmkernels.backends.compiled import iqe as compiled
 from qmkernels.backends.reference import iqe as reference
@@ -25,13 +26,24 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ was not found")
 
 # 8, 16, 32 have kernels of their own, elementwise also 4; 77 and more pass the pairwise kernels' shared memory.
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33, 64, 77)
-DTYPES = (torch.float32, torch.float64)
+# Every reduction in one dtype; in the other the three that the kernels tell apart.
+CASES = [(reduction, torch.float32) for reduction in definition.REDUCTIONS]
+CASES += [(reduction, torch.float64) for reduction in ("none", "sum", "maxmean")]
 # float32: sums over components and over the other side, in another order than the reference's.
 TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
 
 
 def _compile(into: Path, *options: str) -> ctypes.CDLL:
-    command = [COMPILER, "-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-DQMK_TARGET=cuda"]
+    command = [
+        COMPILER,
+        "-std=c++17",
+        "-O2",
+        "-fPIC",
+        "-shared",
+        "-Wno-unknown-pragmas",
+        "-DQMK_TARGET=cuda",
+        "-DQMK_MOST_BLOCKS=3",
+    ]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
     subprocess.run([*command, f"-I{SOURCES}", *options, SOURCES / "iqe_library.cpp", "-o", into], check=True)
     return ctypes.CDLL(str(into))
@@ -93,8 +105,7 @@ def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tupl
 
 
 @pytest.mark.parametrize("keep", (False, True))
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+@pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
     x, y = _points(47, size=7 * dim_per_component, dtype=dtype)
@@ -127,8 +138,7 @@ def test_one_component_may_span_all_values(dim_per_component):
     _assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+@pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = _points(47, size=7 * dim_per_component, dtype=dtype)
@@ -143,23 +153,29 @@ def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction
     _assert_alike(got, _differentiated(distance, x, y, grad=grad_out))
 
 
-# Sizes that pass a tile on either side, and one so small that its components are split over blocks.
-@pytest.mark.parametrize("num_x, num_y", ((3, 5), (18, 131)))
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+@pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
-def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, num_x, num_y):
-    x, y = _pair_points(num_x, num_y, 5 * dim_per_component, dtype)
+def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype):
+    # One more than a tile on either side.
+    x, y = _pair_points(17, 129, 5 * dim_per_component, dtype)
     arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, True
     _assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
-@pytest.mark.parametrize("num_x, num_y", ((3, 5), (9, 131), (131, 9)))
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+# Blocks of one matrix are few: a block does one component. Of 100, it does two of the seven, of 256 it does them all.
+@pytest.mark.parametrize("batch", (1, 100, 256))
+@pytest.mark.parametrize("reduction", ("none", "mean", "maxmean"))
+def test_pairwise_components_are_reduced_however_they_are_split_over_blocks(reduction, batch):
+    x, y = _points(batch, 3, size=7 * 8, dtype=torch.float32)
+    arguments = x, y, torch.tensor(0.3), 8, reduction, True
+    _assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+
+
+@pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
-def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype, num_x, num_y):
-    x, y = _pair_points(num_x, num_y, 5 * dim_per_component, dtype)
+def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
+    # One more than a tile on either side; the gradient of y is that of x with the sides exchanged.
+    x, y = _pair_points(9, 129, 5 * dim_per_component, dtype)
     max_weight = torch.tensor(0.3, dtype=dtype)
     out, largest = reference.iqe_pairwise_forward(x, y, max_weight, dim_per_component, reduction, True)
     grad_out = torch.randn_like(out)

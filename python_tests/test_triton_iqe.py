@@ -23,7 +23,7 @@ DEVICE = "cuda" if ON_GPU else "cpu"
 
 
 def _import_interpreted() -> bool:
-    """Import triton and the kernels under the interpreter, and put the environment back for the tests of other files."""
+    """Import triton and the kernels under the interpreter, and put the environment back for other files' tests."""
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"
     try:

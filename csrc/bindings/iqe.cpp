@@ -1,8 +1,8 @@
-// IQE's functions for Python: the same arguments for `cpu` and `cuda`, but for what comes last: the number of threads on
-// the CPU, the device and the stream on a GPU.
-#include "core.h"
-
+// IQE's functions for Python: the same arguments for `cpu` and `cuda`, but for what comes last: the number of threads
+// on the CPU, the device and the stream on a GPU.
 #include "../cpu/iqe.h"
+
+#include "core.h"
 #ifdef QMK_CUDA
 #include "../cuda/iqe.h"
 #endif
@@ -14,11 +14,11 @@ namespace {
 template <class T>
 const IqeCpu<T>& iqe_cpu() {
     switch (isa_in_use()) {
-#define X(isa)                                   \
-    case Isa::isa:                               \
+#define X(isa)                                    \
+    case Isa::isa:                                \
         if constexpr (sizeof(T) == sizeof(float)) \
-            return isa::iqe_float;               \
-        else                                     \
+            return isa::iqe_float;                \
+        else                                      \
             return isa::iqe_double;
         QMK_ISAS
 #undef X
@@ -34,7 +34,8 @@ void bind_iqe(pybind11::module_& cpu, pybind11::module_* cuda) {
     cpu.def(
         "iqe_forward",
         [](int item_size, Pointer x, Pointer y, Pointer max_weight, Pointer out, Pointer ends, Pointer largest,
-           Pointer spread, int64_t rows, int64_t num_components, int64_t dim_per_component, int reduction, int threads) {
+           Pointer spread, int64_t rows, int64_t num_components, int64_t dim_per_component, int reduction,
+           int threads) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 iqe_cpu<T>().forward(as<T>(x), as<T>(y), as<T>(max_weight), as<T>(out), as<uint8_t>(ends),
@@ -46,7 +47,8 @@ void bind_iqe(pybind11::module_& cpu, pybind11::module_* cuda) {
     cpu.def(
         "iqe_backward",
         [](int item_size, Pointer grad_out, Pointer ends, Pointer largest, Pointer max_weight, Pointer grad_x,
-           Pointer grad_y, int64_t rows, int64_t num_components, int64_t dim_per_component, int reduction, int threads) {
+           Pointer grad_y, int64_t rows, int64_t num_components, int64_t dim_per_component, int reduction,
+           int threads) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 iqe_cpu<T>().backward(as<T>(grad_out), as<uint8_t>(ends), as<int32_t>(largest), as<T>(max_weight),
@@ -70,10 +72,9 @@ void bind_iqe(pybind11::module_& cpu, pybind11::module_* cuda) {
            int reduction, int threads) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
-                iqe_cpu<T>().pairwise_forward(as<T>(x), as<T>(y), as<T>(max_weight), as<T>(out), as<int32_t>(largest),
-                                              as<void>(workspace),
-                                              {batch, num_x, num_y, num_components, dim_per_component},
-                                              Reduction(reduction), threads);
+                iqe_cpu<T>().pairwise_forward(
+                    as<T>(x), as<T>(y), as<T>(max_weight), as<T>(out), as<int32_t>(largest), as<void>(workspace),
+                    {batch, num_x, num_y, num_components, dim_per_component}, Reduction(reduction), threads);
             });
         },
         release());
@@ -84,11 +85,10 @@ void bind_iqe(pybind11::module_& cpu, pybind11::module_* cuda) {
            int64_t num_components, int64_t dim_per_component, int reduction, int threads) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
-                iqe_cpu<T>().pairwise_backward(as<T>(grad_out), as<T>(x), as<T>(y), as<int32_t>(largest),
-                                               as<T>(max_weight), as<T>(grad_x), as<T>(grad_y), as<T>(grad_max_weight),
-                                               as<void>(workspace),
-                                               {batch, num_x, num_y, num_components, dim_per_component},
-                                               Reduction(reduction), threads);
+                iqe_cpu<T>().pairwise_backward(
+                    as<T>(grad_out), as<T>(x), as<T>(y), as<int32_t>(largest), as<T>(max_weight), as<T>(grad_x),
+                    as<T>(grad_y), as<T>(grad_max_weight), as<void>(workspace),
+                    {batch, num_x, num_y, num_components, dim_per_component}, Reduction(reduction), threads);
             });
         },
         release());
@@ -120,12 +120,11 @@ void bind_iqe(pybind11::module_& cpu, pybind11::module_* cuda) {
             });
         },
         release());
-    cuda->def("iqe_pairwise_workspace",
-              [](int item_size, int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components,
-                 int64_t dim_per_component, int, bool backward) {
-                  return cuda::iqe_pairwise_workspace(item_size, batch, num_x, num_y, num_components,
-                                                      dim_per_component, backward);
-              });
+    cuda->def("iqe_pairwise_workspace", [](int item_size, int64_t batch, int64_t num_x, int64_t num_y,
+                                           int64_t num_components, int64_t dim_per_component, int, bool backward) {
+        return cuda::iqe_pairwise_workspace(item_size, batch, num_x, num_y, num_components, dim_per_component,
+                                            backward);
+    });
     cuda->def(
         "iqe_pairwise_forward",
         [](int item_size, Pointer x, Pointer y, Pointer max_weight, Pointer out, Pointer largest, Pointer workspace,

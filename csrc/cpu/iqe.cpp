@@ -1,8 +1,8 @@
 // IQE between matching rows. Float32 or float64 throughout.
 //
-// Forward: lanes are components. A block of components is loaded and transposed in registers, sorted by x with a network
-// and scanned. One pass over x and y; writes the distances and, for backward, two bits an element.
-// Backward: one pass that turns those bits into gradients; bound by the bytes of grad_x and grad_y.
+// Forward: lanes are components. A block of components is loaded and transposed in registers, sorted by x with a
+// network and scanned. One pass over x and y; writes the distances and, for backward, two bits an element. Backward:
+// one pass that turns those bits into gradients; bound by the bytes of grad_x and grad_y.
 #include "iqe.h"
 
 #include <cstdlib>
@@ -19,7 +19,9 @@ namespace {
 // Components of a common row in which one task works at a time; their lengths stay in the first-level cache.
 constexpr int64_t components_per_task = 1024;
 
-int64_t ends_bytes(int64_t dim_per_component) { return (2 * dim_per_component + 7) / 8; }
+int64_t ends_bytes(int64_t dim_per_component) {
+    return (2 * dim_per_component + 7) / 8;
+}
 
 // Writes each lane's two sets of ends, K <= 32 marks each, as the bytes of left | right << K.
 template <class T, class Word>
@@ -79,7 +81,9 @@ QMK_INLINE Lanes<T> block_lengths(const T* x, const T* y, int last_lane, uint8_t
         IqeEnds<Lanes<T>, IndexLanes<T>> scan{lowest, Lanes<T>{}, {}, {}, {}};
         for (int k = 0; k < K; ++k) scan.add(x_lanes[k], y_lanes[k], marks[k]);
         scan.right |= scan.last;
-        using Word = std::conditional_t<K == 4, uint8_t, std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
+        using Word =
+            std::conditional_t<K == 4, uint8_t,
+                               std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
         store_end_words<T, Word>(scan.left, scan.right, K, last_lane + 1, ends);
         return scan.length;
     }
@@ -203,7 +207,8 @@ void forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends,
                 out[first_row + r] = reduced(reduction, row.sum, row.maximum, num_components, max_weight);
                 if (largest) largest[first_row + r] = row.largest;
                 if (spread)
-                    spread[first_row + r] = reduced(Reduction::spread, row.sum, row.maximum, num_components, max_weight);
+                    spread[first_row + r] =
+                        reduced(Reduction::spread, row.sum, row.maximum, num_components, max_weight);
             }
         }
         if (!fits) std::free(scratch);
@@ -240,81 +245,110 @@ void forward_any(const T* x, const T* y, const T* max_weight, T* out, uint8_t* e
     sized(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
 }
 
-// The gradients of one component: its lanes test one bit each.
-template <class T, int K>
-QMK_INLINE void component_backward(const uint8_t* ends, T grad, int64_t size, T* grad_x, T* grad_y) {
-    if constexpr (K != 0) {
-        constexpr int bytes = (2 * K + 7) / 8;
-        uint64_t word = 0;
-        __builtin_memcpy(&word, ends, bytes);
-        constexpr int width = K < num_lanes<T> ? K : num_lanes<T>;
-        typedef T Value __attribute__((vector_size(width * sizeof(T))));
-        using Bit = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-        typedef Bit Bits __attribute__((vector_size(width * sizeof(T))));
-        Bits place{};
-        for (int lane = 0; lane < width; ++lane) place[lane] = Bit(1) << lane;
-        const Value up = grad - Value{}, down = -up;
-        for (int k = 0; k < K; k += width) {
-            const Bits left = Bit(word >> k) - Bits{}, right = Bit(word >> (K + k)) - Bits{};
-            store(grad_x + k, (left & place) != 0 ? down : Value{});
-            store(grad_y + k, (right & place) != 0 ? up : Value{});
-        }
-    } else {
-        for (int64_t k = 0; k < size; ++k) {
-            const int64_t r = size + k;
-            grad_x[k] = (ends[k / 8] >> (k % 8)) & 1 ? -grad : T(0);
-            grad_y[k] = (ends[r / 8] >> (r % 8)) & 1 ? grad : T(0);
-        }
-    }
+// The bits from `bit` on, at least as many as there are lanes, of a component's `bytes` bytes.
+QMK_INLINE uint32_t bits_from(const uint8_t* ends, int64_t bytes, int64_t bit) {
+    uint32_t word = 0;
+    for (int64_t i = 0; i < 3 && bit / 8 + i < bytes; ++i) word |= uint32_t(ends[bit / 8 + i]) << (8 * i);
+    return word >> (bit % 8);
 }
 
-template <class T, int K>
-void backward(const T* grad_out, const uint8_t* ends, const int32_t* largest, const T* max_weight, T* grad_x, T* grad_y,
-              IqeShape shape, Reduction reduction, int threads) {
-    const int64_t size = shape.dim_per_component, num_components = shape.num_components;
-    const auto weights = reduction_weights(reduction, num_components, max_weight);
-    const int64_t bytes = ends_bytes(size), rows_per_task = components_per_task / num_components + 1;
-    const int64_t num_tasks = (shape.rows + rows_per_task - 1) / rows_per_task;
-    parallel_for(num_tasks, threads_for(shape.rows * num_components * size, 1 << 15, threads), [&](int64_t task) {
-        const int64_t end = (task + 1) * rows_per_task < shape.rows ? (task + 1) * rows_per_task : shape.rows;
-        for (int64_t row = task * rows_per_task; row < end; ++row)
-            for (int64_t c = 0; c < num_components; ++c) {
-                const int64_t component = row * num_components + c;
-                T grad;
-                if (reduction == Reduction::none)
-                    grad = grad_out[component];
-                else
-                    grad = grad_out[row] * (largest && largest[row] == c ? weights.every + weights.largest : weights.every);
-                component_backward<T, K>(ends + component * bytes, grad, size, grad_x + component * size,
-                                         grad_y + component * size);
+// value where a lane's place is among the bits, else 0.
+template <class T>
+QMK_INLINE Lanes<T> where_set(uint32_t bits, IndexLanes<T> places, Lanes<T> value) {
+    return (((int32_t(bits) - IndexLanes<T>{}) & places) != 0) ? value : Lanes<T>{};
+}
+
+// Which bit of a loaded word each lane tests. Where a register holds whole components (K is 4, 8 or 16, and not
+// larger), its lanes and the bits of its components match one to one, two bits an element; `single` is for one side of
+// one component, a bit a lane.
+template <class T>
+struct BitPlaces {
+    IndexLanes<T> left, right, single;
+    bool whole_components;
+};
+
+template <class T>
+QMK_INLINE BitPlaces<T> bit_places(int64_t size) {
+    constexpr int n = num_lanes<T>;
+    BitPlaces<T> places{{}, {}, {}, size % 4 == 0 && n % size == 0};
+    for (int lane = 0; lane < n; ++lane) {
+        places.single[lane] = int32_t(1u << lane);
+        if (places.whole_components) {
+            const int64_t bit = lane / size * 2 * size + lane % size;
+            places.left[lane] = int32_t(1u << bit);
+            places.right[lane] = int32_t(1u << (bit + size));
+        }
+    }
+    return places;
+}
+
+// Writes the gradients of `count` neighbouring components with the same upstream gradient. Where registers do not hold
+// whole components they are filled from each component's own bits; what a register writes beyond its component, the
+// next component writes again, and the last ones, within reach of the end, go one by one.
+template <class T>
+QMK_INLINE void components_backward(const uint8_t* ends, T grad, int64_t count, int64_t size,
+                                    const BitPlaces<T>& places, T* grad_x, T* grad_y) {
+    constexpr int n = num_lanes<T>;
+    const Lanes<T> up = broadcast(grad), down = -up;
+    const int64_t bytes = ends_bytes(size);
+    int64_t done = 0;
+    if (places.whole_components)
+        for (; (done + 1) * n <= count * size; ++done) {
+            uint32_t word = 0;
+            __builtin_memcpy(&word, ends + done * (n / 4), n / 4);
+            store(grad_x + done * n, where_set<T>(word, places.left, down));
+            store(grad_y + done * n, where_set<T>(word, places.right, up));
+        }
+    for (int64_t c = done * n / size; c < count; ++c)
+        for (int64_t k = 0; k < size; k += n) {
+            const uint32_t x_bits = bits_from(ends + c * bytes, bytes, k);
+            const uint32_t y_bits = bits_from(ends + c * bytes, bytes, size + k);
+            T *to_x = grad_x + c * size + k, *to_y = grad_y + c * size + k;
+            if (c * size + k + n <= count * size) {
+                store(to_x, where_set<T>(x_bits, places.single, down));
+                store(to_y, where_set<T>(y_bits, places.single, up));
+            } else {
+                for (int lane = 0; lane < n && k + lane < size; ++lane) {
+                    to_x[lane] = x_bits >> lane & 1 ? -grad : T(0);
+                    to_y[lane] = y_bits >> lane & 1 ? grad : T(0);
+                }
             }
-    });
+        }
 }
 
 template <class T>
-void backward_any(const T* grad_out, const uint8_t* ends, const int32_t* largest, const T* max_weight, T* grad_x,
-                  T* grad_y, IqeShape shape, Reduction reduction, int threads) {
-    const auto sized = [&] {
-        switch (shape.dim_per_component) {
-            case 4:
-                return backward<T, 4>;
-            case 8:
-                return backward<T, 8>;
-            case 16:
-                return backward<T, 16>;
-            case 32:
-                return backward<T, 32>;
-            default:
-                return backward<T, 0>;
+void backward(const T* grad_out, const uint8_t* ends, const int32_t* largest, const T* max_weight, T* grad_x, T* grad_y,
+              IqeShape shape, Reduction reduction, int threads) {
+    const int64_t size = shape.dim_per_component, num_components = shape.num_components, dim = num_components * size;
+    const auto weights = reduction_weights(reduction, num_components, max_weight);
+    const int64_t bytes = ends_bytes(size), rows_per_task = components_per_task / num_components + 1;
+    const int64_t num_tasks = (shape.rows + rows_per_task - 1) / rows_per_task;
+    const BitPlaces<T> places = bit_places<T>(size);
+    parallel_for(num_tasks, threads_for(shape.rows * dim, 1 << 15, threads), [=](int64_t task) {
+        const int64_t end = (task + 1) * rows_per_task < shape.rows ? (task + 1) * rows_per_task : shape.rows;
+        for (int64_t row = task * rows_per_task; row < end; ++row) {
+            const uint8_t* row_ends = ends + row * num_components * bytes;
+            T *to_x = grad_x + row * dim, *to_y = grad_y + row * dim;
+            if (reduction == Reduction::none) {
+                for (int64_t c = 0; c < num_components; ++c)
+                    components_backward(row_ends + c * bytes, grad_out[row * num_components + c], 1, size, places,
+                                        to_x + c * size, to_y + c * size);
+                continue;
+            }
+            components_backward(row_ends, grad_out[row] * weights.every, num_components, size, places, to_x, to_y);
+            if (largest && needs_largest(reduction)) {
+                const int64_t c = largest[row];
+                components_backward(row_ends + c * bytes, grad_out[row] * (weights.every + weights.largest), 1, size,
+                                    places, to_x + c * size, to_y + c * size);
+            }
         }
-    }();
-    sized(grad_out, ends, largest, max_weight, grad_x, grad_y, shape, reduction, threads);
+    });
 }
 
 }  // namespace
 
 template <class T>
-constexpr IqeCpu<T> functions = {forward_any<T>, backward_any<T>, pairwise_workspace<T>, pairwise_forward<T>,
+constexpr IqeCpu<T> functions = {forward_any<T>, backward<T>, pairwise_workspace<T>, pairwise_forward<T>,
                                  pairwise_backward<T>};
 
 extern const IqeCpu<float> iqe_float = functions<float>;

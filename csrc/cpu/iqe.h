@@ -18,8 +18,8 @@ struct IqePairwiseShape {
     int64_t batch, num_x, num_y, num_components, dim_per_component;
 };
 
-// Pointers that are not needed are null: ends, largest and spread where nothing is kept, max_weight unless the reduction
-// is maxmean, largest for reductions without a maximum.
+// Pointers that are not needed are null: ends, largest and spread where nothing is kept, max_weight unless the
+// reduction is maxmean, largest for reductions without a maximum.
 template <class T>
 struct IqeCpu {
     void (*forward)(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
@@ -36,9 +36,9 @@ struct IqeCpu {
                               Reduction reduction, int threads);
 };
 
-#define X(isa)                            \
-    namespace isa {                       \
-    extern const IqeCpu<float> iqe_float; \
+#define X(isa)                              \
+    namespace isa {                         \
+    extern const IqeCpu<float> iqe_float;   \
     extern const IqeCpu<double> iqe_double; \
     }
 QMK_ISAS

@@ -21,6 +21,9 @@ namespace {
 // Rows of x that one forward task handles; the lengths' sums and maxima of a tile stay in the first-level cache.
 constexpr int rows_per_tile = 16;
 
+// Components that are scanned for a row before its sums and maxima go back to memory.
+constexpr int components_per_visit = 4;
+
 // One side of the problem: `count` rows of a matrix, taken as they are or negated.
 template <class T>
 struct Side {
@@ -169,40 +172,56 @@ void forward_tiles(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, i
                 maxima[r][v] = broadcast(T(-1));
                 where[r][v] = IndexLanes<T>{};
             }
-        for (int64_t c = 0; c < num_components; ++c) {
-            const T* component_columns = columns.values + (c * columns.num_blocks + block) * size * width;
+        for (int64_t first_component = 0; first_component < num_components; first_component += components_per_visit)
             for (int r = 0; r < tile_rows; ++r) {
-                const T* values = sorted.values + (first_row + r) * dim + c * size;
-                const int32_t* offsets = sorted.offsets + (first_row + r) * dim + c * size;
-                IqeLength<Lanes<T>> scan[vectors];
-                for (int v = 0; v < vectors; ++v) scan[v] = {broadcast(-Limits<T>::highest), Lanes<T>{}};
-                for (int64_t k = 0; k < size; ++k) {
-                    const Lanes<T> from = broadcast(values[k]);
-                    const T* to = component_columns + offsets[k];
-                    for (int v = 0; v < vectors; ++v) scan[v].add(from, load<Lanes<T>>(to + v * n));
+                const int64_t end_component = first_component + components_per_visit < num_components
+                                                  ? first_component + components_per_visit
+                                                  : num_components;
+                Lanes<T> sum[vectors], maximum_length[vectors];
+                IndexLanes<T> place[vectors];
+                for (int v = 0; v < vectors; ++v) {
+                    sum[v] = sums[r][v];
+                    maximum_length[v] = maxima[r][v];
+                    place[v] = where[r][v];
                 }
-                if (reduction == Reduction::none) {
-                    T lengths[width];
-                    for (int v = 0; v < vectors; ++v) store(lengths + v * n, scan[v].length);
-                    T* to = out.values + (first_row + r) * out.row_stride + first_column * out.column_stride + c;
-                    for (int j = 0; j < tile_columns; ++j) to[j * out.column_stride] = lengths[j];
-                    continue;
-                }
-                for (int v = 0; v < vectors; ++v) sums[r][v] += scan[v].length;
-                if (maxima_wanted)
-                    for (int v = 0; v < vectors; ++v) {
-                        const auto greater = scan[v].length > maxima[r][v];
-                        maxima[r][v] = greater ? scan[v].length : maxima[r][v];
-                        where[r][v] = greater ? int32_t(c) - IndexLanes<T>{} : where[r][v];
+                for (int64_t c = first_component; c < end_component; ++c) {
+                    const T* component_columns = columns.values + (c * columns.num_blocks + block) * size * width;
+                    const T* values = sorted.values + (first_row + r) * dim + c * size;
+                    const int32_t* offsets = sorted.offsets + (first_row + r) * dim + c * size;
+                    IqeLength<Lanes<T>, FusedAddDifference> scan[vectors];
+                    for (int v = 0; v < vectors; ++v) scan[v] = {broadcast(-Limits<T>::highest), Lanes<T>{}};
+                    for (int64_t k = 0; k < size; ++k) {
+                        const Lanes<T> from = broadcast(values[k]);
+                        const T* to = component_columns + offsets[k];
+                        for (int v = 0; v < vectors; ++v) scan[v].add(from, load<Lanes<T>>(to + v * n));
                     }
+                    if (reduction == Reduction::none) {
+                        T lengths[width];
+                        for (int v = 0; v < vectors; ++v) store(lengths + v * n, scan[v].length);
+                        T* to = out.values + (first_row + r) * out.row_stride + first_column * out.column_stride + c;
+                        for (int j = 0; j < tile_columns; ++j) to[j * out.column_stride] = lengths[j];
+                        continue;
+                    }
+                    for (int v = 0; v < vectors; ++v) sum[v] += scan[v].length;
+                    if (maxima_wanted)
+                        for (int v = 0; v < vectors; ++v) {
+                            const auto greater = scan[v].length > maximum_length[v];
+                            maximum_length[v] = greater ? scan[v].length : maximum_length[v];
+                            place[v] = greater ? int32_t(c) - IndexLanes<T>{} : place[v];
+                        }
+                }
+                for (int v = 0; v < vectors; ++v) {
+                    sums[r][v] = sum[v];
+                    maxima[r][v] = maximum_length[v];
+                    where[r][v] = place[v];
+                }
             }
-        }
         if (reduction == Reduction::none) return;
         for (int r = 0; r < tile_rows; ++r)
             for (int j = 0; j < tile_columns; ++j) {
                 const int64_t row = first_row + r, column = first_column + j;
-                out.values[row * out.row_stride + column * out.column_stride] =
-                    reduced(reduction, T(sums[r][j / n][j % n]), T(maxima[r][j / n][j % n]), num_components, max_weight);
+                out.values[row * out.row_stride + column * out.column_stride] = reduced(
+                    reduction, T(sums[r][j / n][j % n]), T(maxima[r][j / n][j % n]), num_components, max_weight);
                 if (largest.values)
                     largest.values[row * largest.row_stride + column * largest.column_stride] =
                         int32_t(where[r][j / n][j % n]);
@@ -240,112 +259,147 @@ void pairwise_forward(const T* x, const T* y, const T* max_weight, T* out, int32
     const int64_t num_components = shape.num_components, size = shape.dim_per_component, dim = num_components * size;
     const int64_t out_items = reduction == Reduction::none ? num_components : 1;
     const bool mirrored = better_mirrored<T>(shape);
-    for_each_matrix(shape.batch, memory, forward_workspace<T>(shape), threads, [&](int64_t b, char* scratch, int threads) {
-        Side<T> rows{x + b * shape.num_x * dim, shape.num_x, T(1)}, others{y + b * shape.num_y * dim, shape.num_y, T(1)};
-        const int64_t first_pair = b * shape.num_x * shape.num_y;
-        Matrix<T> out_matrix{out + first_pair * out_items, shape.num_y * out_items, out_items};
-        Matrix<int32_t> largest_matrix{largest ? largest + first_pair : nullptr, shape.num_y, 1};
-        if (mirrored) {
-            const Side<T> first = rows;
-            rows = {others.rows, others.count, T(-1)};
-            others = {first.rows, first.count, T(-1)};
-            out_matrix = {out_matrix.values, out_matrix.column_stride, out_matrix.row_stride};
-            largest_matrix = {largest_matrix.values, 1, shape.num_y};
-        }
-        Workspace workspace{scratch};
-        const int vectors = vectors_at_once<T>(others.count);
-        const auto sorted = take_sorted_rows<T>(workspace, rows.count, dim);
-        const auto columns = take_columns<T>(workspace, others.count, dim);
-        sort_rows(rows, num_components, size, vectors * num_lanes<T>, sorted, threads);
-        pack_columns(others, num_components, size, columns, threads);
-        const auto tiles = vectors == 4 ? forward_tiles<T, 4> : vectors == 2 ? forward_tiles<T, 2> : forward_tiles<T, 1>;
-        tiles(sorted, columns, rows.count, others.count, num_components, size, max_weight, out_matrix, largest_matrix,
-              reduction, threads);
-    });
+    for_each_matrix(shape.batch, memory, forward_workspace<T>(shape), threads,
+                    [&](int64_t b, char* scratch, int threads) {
+                        Side<T> rows{x + b * shape.num_x * dim, shape.num_x, T(1)},
+                            others{y + b * shape.num_y * dim, shape.num_y, T(1)};
+                        const int64_t first_pair = b * shape.num_x * shape.num_y;
+                        Matrix<T> out_matrix{out + first_pair * out_items, shape.num_y * out_items, out_items};
+                        Matrix<int32_t> largest_matrix{largest ? largest + first_pair : nullptr, shape.num_y, 1};
+                        if (mirrored) {
+                            const Side<T> first = rows;
+                            rows = {others.rows, others.count, T(-1)};
+                            others = {first.rows, first.count, T(-1)};
+                            out_matrix = {out_matrix.values, out_matrix.column_stride, out_matrix.row_stride};
+                            largest_matrix = {largest_matrix.values, 1, shape.num_y};
+                        }
+                        Workspace workspace{scratch};
+                        const int vectors = vectors_at_once<T>(others.count);
+                        const auto sorted = take_sorted_rows<T>(workspace, rows.count, dim);
+                        const auto columns = take_columns<T>(workspace, others.count, dim);
+                        sort_rows(rows, num_components, size, vectors * num_lanes<T>, sorted, threads);
+                        pack_columns(others, num_components, size, columns, threads);
+                        const auto tiles = vectors == 4   ? forward_tiles<T, 4>
+                                           : vectors == 2 ? forward_tiles<T, 2>
+                                                          : forward_tiles<T, 1>;
+                        tiles(sorted, columns, rows.count, others.count, num_components, size, max_weight, out_matrix,
+                              largest_matrix, reduction, threads);
+                    });
 }
 
-// grad_rows[i, k] = sign * sum over j of the pair's weight where row i's k is a left end. With `partial_spread`, also the
-// sums over j of grad_ij * (derivative of max - mean by the component's length) * length.
-template <class T, int vectors, bool with_spread>
-void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, int64_t num_columns,
-                        int64_t num_components, int64_t size, const T* grad_out, const int32_t* largest,
-                        ReductionWeights<T> weights, bool per_component, T sign, T* grad_rows, T* partial_spread,
-                        int threads) {
+// What the gradient of rows needs of the upstream gradient: grad_out (rows, columns) or, per component, (rows, columns,
+// components), and the components of greatest length, null where the reduction has no maximum.
+template <class T>
+struct PairGradients {
+    const T* grad_out;
+    const int32_t* largest;
+    ReductionWeights<T> weights;
+    int64_t num_columns, num_components;
+    bool per_component;
+};
+
+// For component c of row `row` and the columns of one block: the derivative of the loss by the component's length and,
+// for the gradient of max_weight, grad_out times the derivative of max - mean. Zero beyond the last column.
+template <class T, int vectors>
+QMK_INLINE void load_pair_gradients(const PairGradients<T>& pairs, int64_t row, int64_t first_column, int64_t c,
+                                    Lanes<T>* grad, Lanes<T>* spread_grad) {
     constexpr int n = num_lanes<T>, width = vectors * n;
-    const int64_t dim = num_components * size, grad_items = per_component ? num_components : 1;
-    const T share = T(1) / T(num_components);
-    const int wanted_threads = threads_for(num_rows * num_columns * dim, 1 << 16, threads);
+    const int64_t pair = row * pairs.num_columns + first_column;
+    const T* grad_out = pairs.grad_out + pair;
+    const int32_t* largest = pairs.largest + pair;
+    T grad_copy[width];
+    int32_t largest_copy[width];
+    if (pairs.per_component || first_column + width > pairs.num_columns) {
+        const int64_t count = pairs.num_columns - first_column < width ? pairs.num_columns - first_column : width;
+        const int64_t items = pairs.per_component ? pairs.num_components : 1;
+        for (int j = 0; j < width; ++j) {
+            grad_copy[j] = j < count ? pairs.grad_out[(pair + j) * items + (pairs.per_component ? c : 0)] : T(0);
+            largest_copy[j] = j < count && pairs.largest ? largest[j] : 0;
+        }
+        grad_out = grad_copy;
+        largest = largest_copy;
+    }
+    const Lanes<T> every = broadcast(pairs.weights.every), of_largest = every + pairs.weights.largest;
+    const T share = T(1) / T(pairs.num_components);
+    for (int v = 0; v < vectors; ++v) {
+        const Lanes<T> g = load<Lanes<T>>(grad_out + v * n);
+        if (!pairs.largest) {
+            grad[v] = g * every;
+            continue;
+        }
+        const auto is_largest = load_indices<T>(largest + v * n) == (int32_t(c) - IndexLanes<T>{});
+        grad[v] = g * (is_largest ? of_largest : every);
+        spread_grad[v] = g * (is_largest ? broadcast(T(1) - share) : broadcast(-share));
+    }
+}
+
+// grad_rows[i, k] = sign * sum over j of the pair's gradient where row i's k is a left end. With `partial_spread`, also
+// the sums over j of grad_out * (max - mean), component by component.
+template <class T, int vectors, bool with_spread>
+void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, int64_t size,
+                        PairGradients<T> pairs, T sign, T* grad_rows, T* partial_spread, int threads) {
+    using Scan =
+        std::conditional_t<with_spread, IqeLeftEndsAndLength<Lanes<T>, FusedAddDifference>, IqeLeftEnds<Lanes<T>>>;
+    constexpr int n = num_lanes<T>, width = vectors * n;
+    // A tile's totals, a vector for each row and k, stay in the first-level cache; and so do the component's columns.
+    constexpr int64_t totals_per_tile = 128;
+    const int64_t rows_per_tile = size < totals_per_tile ? totals_per_tile / size : 1;
     const int64_t num_row_tiles = (num_rows + rows_per_tile - 1) / rows_per_tile;
+    const int64_t num_components = pairs.num_components, dim = num_components * size;
+    const int wanted_threads = threads_for(num_rows * pairs.num_columns * dim, 1 << 16, threads);
 
     parallel_for(num_components * num_row_tiles, wanted_threads, [=](int64_t task) {
         const int64_t c = task / num_row_tiles, first_row = task % num_row_tiles * rows_per_tile;
         const int64_t end_row = first_row + rows_per_tile < num_rows ? first_row + rows_per_tile : num_rows;
-        Lanes<T> small[64];
-        const bool fits = size <= 64;
-        auto* totals = fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, size * sizeof(Lanes<T>)));
-        const IndexLanes<T> component = int32_t(c) - IndexLanes<T>{};
-        T grad_copy[width];
-        int32_t largest_copy[width];
+        const int64_t num_totals = (end_row - first_row) * size;
+        Lanes<T> small[totals_per_tile + n], spread_totals[with_spread ? totals_per_tile : 1];
+        const bool fits = size <= totals_per_tile;
+        auto* tile_totals =
+            fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, (size + n) * sizeof(Lanes<T>)));
+        for (int64_t i = 0; i < num_totals + n - 1; ++i) tile_totals[i] = Lanes<T>{};
+        for (auto& total : spread_totals) total = Lanes<T>{};
+
         for (int64_t row = first_row; row < end_row; ++row) {
             const T* values = sorted.values + row * dim + c * size;
             const int32_t* offsets = sorted.offsets + row * dim + c * size;
-            for (int64_t k = 0; k < size; ++k) totals[k] = Lanes<T>{};
-            Lanes<T> spread_total{};
+            Lanes<T>* totals = tile_totals + (row - first_row) * size;
             for (int64_t block = 0; block < columns.num_blocks; ++block) {
                 const T* block_columns = columns.values + (c * columns.num_blocks + block) * size * width;
-                const int64_t first_column = block * width;
-                // Beyond the last column the gradient is zero, and so is everything it is multiplied by.
                 Lanes<T> grad[vectors], spread_grad[vectors]{};
-                const int64_t pair = row * num_columns + first_column;
-                const T* block_grad = grad_out + pair;
-                const int32_t* block_largest = largest + pair;
-                if (per_component || first_column + width > num_columns) {
-                    const int count = num_columns - first_column < width ? int(num_columns - first_column) : width;
-                    for (int j = 0; j < width; ++j) {
-                        grad_copy[j] = j < count ? grad_out[(pair + j) * grad_items + (per_component ? c : 0)] : T(0);
-                        largest_copy[j] = j < count && largest ? largest[pair + j] : 0;
-                    }
-                    block_grad = grad_copy;
-                    block_largest = largest_copy;
-                }
-                const Lanes<T> every = broadcast(weights.every), all = every + weights.largest;
-                for (int v = 0; v < vectors; ++v) {
-                    const Lanes<T> g = load<Lanes<T>>(block_grad + v * n);
-                    if (largest) {
-                        const auto is_largest = load_indices<T>(block_largest + v * n) == component;
-                        if constexpr (with_spread)
-                            spread_grad[v] = g * (is_largest ? broadcast(T(1) - share) : broadcast(-share));
-                        grad[v] = g * (is_largest ? all : every);
-                    } else {
-                        grad[v] = g * every;
-                    }
-                }
-                IqeLeftEnds<Lanes<T>> scan[vectors];
-                IqeLength<Lanes<T>> lengths[vectors];
-                for (int v = 0; v < vectors; ++v) {
-                    scan[v].furthest = broadcast(-Limits<T>::highest);
-                    lengths[v] = {scan[v].furthest, Lanes<T>{}};
-                }
+                load_pair_gradients<T, vectors>(pairs, row, block * width, c, grad, spread_grad);
+                Scan scan[vectors]{};
+                for (int v = 0; v < vectors; ++v) scan[v].furthest = broadcast(-Limits<T>::highest);
                 for (int64_t k = 0; k < size; ++k) {
                     const Lanes<T> from = broadcast(values[k]);
                     const T* to = block_columns + offsets[k];
                     Lanes<T> total = totals[k];
                     for (int v = 0; v < vectors; ++v) {
-                        const Lanes<T> until = load<Lanes<T>>(to + v * n);
-                        if constexpr (with_spread) lengths[v].add(from, until);
-                        const auto starts = scan[v].add(from, until);
+                        const auto starts = scan[v].add(from, load<Lanes<T>>(to + v * n));
                         total = starts ? total + grad[v] : total;
                     }
                     totals[k] = total;
                 }
                 if constexpr (with_spread)
-                    for (int v = 0; v < vectors; ++v) spread_total += spread_grad[v] * lengths[v].length;
+                    for (int v = 0; v < vectors; ++v) spread_totals[row - first_row] += spread_grad[v] * scan[v].length;
             }
-            T* grad_component = grad_rows + row * dim + c * size;
-            for (int64_t k = 0; k < size; ++k) grad_component[offsets[k] / width] = sign * sum_of_lanes<T>(totals[k]);
-            if constexpr (with_spread) partial_spread[c * num_rows + row] = sum_of_lanes<T>(spread_total);
         }
-        if (!fits) std::free(totals);
+
+        int64_t row = first_row, k = 0;
+        for (int64_t first = 0; first < num_totals; first += n) {
+            const Lanes<T> sums = sign * sums_of_vectors<T>(tile_totals + first);
+            for (int lane = 0; lane < n && row < end_row; ++lane) {
+                const int64_t component = row * dim + c * size;
+                grad_rows[component + sorted.offsets[component + k] / width] = sums[lane];
+                if (++k == size) {
+                    k = 0;
+                    ++row;
+                }
+            }
+        }
+        if constexpr (with_spread)
+            for (row = first_row; row < end_row; ++row)
+                partial_spread[c * num_rows + row] = sum_of_lanes<T>(spread_totals[row - first_row]);
+        if (!fits) std::free(tile_totals);
     });
 }
 
@@ -353,14 +407,15 @@ void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_ro
 template <class T>
 void transpose(const T* from, int64_t num_rows, int64_t num_columns, int64_t items, T* to, int threads) {
     constexpr int64_t tile = 32;
-    parallel_for((num_columns + tile - 1) / tile, threads_for(num_rows * num_columns, 1 << 15, threads), [&](int64_t t) {
-        const int64_t end = (t + 1) * tile < num_columns ? (t + 1) * tile : num_columns;
-        for (int64_t i0 = 0; i0 < num_rows; i0 += tile)
-            for (int64_t j = t * tile; j < end; ++j)
-                for (int64_t i = i0; i < i0 + tile && i < num_rows; ++i)
-                    for (int64_t item = 0; item < items; ++item)
-                        to[(j * num_rows + i) * items + item] = from[(i * num_columns + j) * items + item];
-    });
+    parallel_for((num_columns + tile - 1) / tile, threads_for(num_rows * num_columns, 1 << 15, threads),
+                 [&](int64_t t) {
+                     const int64_t end = (t + 1) * tile < num_columns ? (t + 1) * tile : num_columns;
+                     for (int64_t i0 = 0; i0 < num_rows; i0 += tile)
+                         for (int64_t j = t * tile; j < end; ++j)
+                             for (int64_t i = i0; i < i0 + tile && i < num_rows; ++i)
+                                 for (int64_t item = 0; item < items; ++item)
+                                     to[(j * num_rows + i) * items + item] = from[(i * num_columns + j) * items + item];
+                 });
 }
 
 // Both gradients need the same scratch memory, one after the other.
@@ -382,11 +437,11 @@ int64_t pairwise_workspace(IqePairwiseShape shape, Reduction reduction, bool bac
     return shape.batch * (backward ? backward_workspace<T>(shape, reduction) : forward_workspace<T>(shape));
 }
 
+// The gradient of one side's rows; sorts them and packs the other side's.
 template <class T>
-void side_gradient(Side<T> rows, Side<T> others, Workspace& workspace, const IqePairwiseShape& shape, const T* grad_out,
-                   const int32_t* largest, ReductionWeights<T> weights, bool per_component, T* grad_rows,
-                   T* partial_spread, int threads) {
-    const int64_t num_components = shape.num_components, size = shape.dim_per_component;
+void side_gradient(Side<T> rows, Side<T> others, int64_t size, Workspace& workspace, PairGradients<T> pairs,
+                   T* grad_rows, T* partial_spread, int threads) {
+    const int64_t num_components = pairs.num_components;
     const int vectors = vectors_at_once<T>(others.count);
     const auto sorted = take_sorted_rows<T>(workspace, rows.count, num_components * size);
     const auto columns = take_columns<T>(workspace, others.count, num_components * size);
@@ -399,8 +454,7 @@ void side_gradient(Side<T> rows, Side<T> others, Workspace& workspace, const Iqe
                               : left_end_gradients<T, 1, spread>;
     };
     const auto run = partial_spread ? gradients(std::true_type{}) : gradients(std::false_type{});
-    run(sorted, columns, rows.count, others.count, num_components, size, grad_out, largest, weights, per_component,
-        -rows.sign, grad_rows, partial_spread, threads);
+    run(sorted, columns, rows.count, size, pairs, -rows.sign, grad_rows, partial_spread, threads);
 }
 
 template <class T>
@@ -408,7 +462,7 @@ void pairwise_backward(const T* grad_out, const T* x, const T* y, const int32_t*
                        T* grad_x, T* grad_y, T* grad_max_weight, void* memory, IqePairwiseShape shape,
                        Reduction reduction, int threads) {
     const int64_t num_x = shape.num_x, num_y = shape.num_y, num_components = shape.num_components;
-    const int64_t dim = num_components * shape.dim_per_component;
+    const int64_t size = shape.dim_per_component, dim = num_components * size;
     const bool per_component = reduction == Reduction::none;
     const int64_t items = per_component ? num_components : 1;
     const auto weights = reduction_weights(reduction, num_components, max_weight);
@@ -420,15 +474,18 @@ void pairwise_backward(const T* grad_out, const T* x, const T* y, const int32_t*
         T* partial = grad_max_weight ? grad_max_weight + b * num_components * num_x : nullptr;
 
         Workspace of_x{scratch}, of_y{scratch};
-        side_gradient<T>({batch_x, num_x, T(1)}, {batch_y, num_y, T(1)}, of_x, shape, batch_grad, batch_largest, weights,
-                         per_component, grad_x + b * num_x * dim, partial, threads);
+        const PairGradients<T> pairs{batch_grad, batch_largest, weights, num_y, num_components, per_component};
+        side_gradient<T>({batch_x, num_x, T(1)}, {batch_y, num_y, T(1)}, size, of_x, pairs, grad_x + b * num_x * dim,
+                         partial, threads);
 
         T* grad_transposed = of_y.take<T>(num_x * num_y * items);
         transpose(batch_grad, num_x, num_y, items, grad_transposed, threads);
         int32_t* largest_transposed = batch_largest ? of_y.take<int32_t>(num_x * num_y) : nullptr;
         if (batch_largest) transpose(batch_largest, num_x, num_y, 1, largest_transposed, threads);
-        side_gradient<T>({batch_y, num_y, T(-1)}, {batch_x, num_x, T(-1)}, of_y, shape, grad_transposed,
-                         largest_transposed, weights, per_component, grad_y + b * num_y * dim, nullptr, threads);
+        const PairGradients<T> mirrored{grad_transposed, largest_transposed, weights,
+                                        num_x,           num_components,     per_component};
+        side_gradient<T>({batch_y, num_y, T(-1)}, {batch_x, num_x, T(-1)}, size, of_y, mirrored,
+                         grad_y + b * num_y * dim, nullptr, threads);
     });
 }
 

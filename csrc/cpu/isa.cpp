@@ -52,7 +52,9 @@ const char* name_of(Isa isa) {
     return "unknown";
 }
 
-bool runs_here(Isa isa) { return has_features(name_of(isa)); }
+bool runs_here(Isa isa) {
+    return has_features(name_of(isa));
+}
 
 Isa widest_isa() {
     Isa widest = Isa::baseline;

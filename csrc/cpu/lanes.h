@@ -39,22 +39,19 @@ QMK_INLINE Lanes<T> broadcast(T value) {
 }
 
 #if defined(__FMA__)
-// Additions as multiply-adds by a one that the compiler cannot see: same numbers, but processors that take maxima and
-// additions in the same units (Zen 4) do these in others, half as many again a cycle.
-template <class V, class T>
-QMK_INLINE void lengthen_by_fma(V& length, V begin, V end, T value) {
-    V one = value - V{};
-    asm("" : "+v"(one));
-    length += (end * one - begin) * one;
-}
-template <>
-QMK_INLINE void lengthen(Lanes<float>& length, Lanes<float> begin, Lanes<float> end) {
-    lengthen_by_fma(length, begin, end, 1.0f);
-}
-template <>
-QMK_INLINE void lengthen(Lanes<double>& length, Lanes<double> begin, Lanes<double> end) {
-    lengthen_by_fma(length, begin, end, 1.0);
-}
+// For scans that do nothing but maxima and additions: additions as multiply-adds by a one that the compiler cannot see.
+// The same numbers, but processors that take maxima and additions in the same units (Zen 4) do these in others, half as
+// many again a cycle.
+struct FusedAddDifference {
+    template <class V>
+    QMK_INLINE static void lengthen(V& length, V begin, V end) {
+        V one = 1 - V{};
+        asm("" : "+v"(one));
+        length += (end * one - begin) * one;
+    }
+};
+#else
+using FusedAddDifference = AddDifference;
 #endif
 
 template <class Vector, class T>
@@ -140,6 +137,31 @@ QMK_INLINE V rotated(V v, Sequence<lanes...>) {
     return __builtin_shufflevector(v, v, ((lanes + distance) % int(sizeof...(lanes)))...);
 }
 
+// Lane l: a[l] + a[l ^ distance] where bit `distance` of l is clear, else the same of b.
+template <int distance, int... lanes, class V>
+QMK_INLINE V interleaved_sums(V a, V b, Sequence<lanes...>) {
+    constexpr int n = sizeof...(lanes);
+    return __builtin_shufflevector(a, b, (lanes & distance ? lanes + n : lanes)...) +
+           __builtin_shufflevector(a, b, (lanes & distance ? (lanes ^ distance) + n : lanes ^ distance)...);
+}
+
+template <int distance, class T>
+QMK_INLINE void halve_vectors(Lanes<T>* v) {
+    constexpr int n = num_lanes<T>;
+    if constexpr (distance < n) {
+        for (int i = 0; i < n / distance / 2; ++i)
+            v[i] = interleaved_sums<distance>(v[2 * i], v[2 * i + 1], typename MakeSequence<n>::type{});
+        halve_vectors<2 * distance, T>(v);
+    }
+}
+
+// Lane l of the result: the sum of the lanes of v[l]. Three operations a vector; v is overwritten.
+template <class T>
+QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
+    halve_vectors<1, T>(v);
+    return v[0];
+}
+
 template <int distance, class T>
 QMK_INLINE Lanes<T> fold_lanes(Lanes<T> v) {
     if constexpr (distance == 0)
@@ -160,6 +182,12 @@ QMK_INLINE T sum_of_lanes(Lanes<T> v) {
     for (int lane = 0; lane < num_lanes<T>; ++lane) sum += v[lane];
     return sum;
 }
+template <class T>
+QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
+    Lanes<T> sums;
+    for (int i = 0; i < num_lanes<T>; ++i) sums[i] = sum_of_lanes<T>(v[i]);
+    return sums;
+}
 #endif
 
 template <class T>
@@ -170,8 +198,7 @@ QMK_INLINE void load_columns(const T* rows, int64_t row_stride, int last_row, in
     constexpr int piece = 16 / int(sizeof(T));
     for (; column + piece <= num_columns; column += piece) {
         Lanes<T> tile[piece];
-        for (int q = 0; q < piece; ++q)
-            tile[q] = load_pieces<T>([&](int first) { return row(first + q) + column; });
+        for (int q = 0; q < piece; ++q) tile[q] = load_pieces<T>([&](int first) { return row(first + q) + column; });
         transpose_pieces(tile);
         for (int q = 0; q < piece; ++q) out[column + q] = tile[q];
     }

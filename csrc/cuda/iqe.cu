@@ -329,8 +329,7 @@ template <class T>
 void launch_forward_any(const Forward<T>& task, Context context) {
     const int64_t bytes = WarpIntervals<T>::bytes(task.dim_per_component);
     int64_t warps = block_threads / 32;
-    // 2 kB are left for `lengths`.
-    while (warps > 1 && warps * bytes > shared_bytes_without_asking - 2048) warps /= 2;
+    while (warps > 1 && warps * bytes > shared_bytes_without_asking) warps /= 2;
     const auto kernel = task.ends ? iqe_forward_any_kernel<T, true> : iqe_forward_any_kernel<T, false>;
     launch("iqe_forward", kernel, task.tiles, int(warps) * 32, warps * bytes, context, task);
 }

@@ -37,11 +37,18 @@ class DeviceGuard {
     int previous_ = 0, device_ = 0;
 };
 
-// Dynamic shared memory that every launch may have; more must be asked for, and the device may refuse.
-constexpr int64_t shared_bytes_without_asking = 48 * 1024;
+// Dynamic shared memory that every launch may have: 48 kB, less 2 kB for a kernel's static arrays. More must be asked
+// for, and the device may refuse.
+constexpr int64_t static_shared_bytes = 2 * 1024;
+constexpr int64_t shared_bytes_without_asking = 48 * 1024 - static_shared_bytes;
 
-// Kernels walk over their work in steps of the grid, so a grid may be smaller than the work: it is cut off here.
+// Kernels walk over their work in steps of the grid, so a grid may be smaller than the work: it is cut off here. Tests
+// lower it, so that small work takes several steps.
+#ifdef QMK_MOST_BLOCKS
+constexpr int64_t most_blocks = QMK_MOST_BLOCKS;
+#else
 constexpr int64_t most_blocks = int64_t(1) << 30;
+#endif
 
 template <class... Parameters>
 void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
@@ -50,7 +57,7 @@ void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int t
     if (shared_bytes > shared_bytes_without_asking) {
         int most = 0;
         check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, context.device), op);
-        if (shared_bytes > most)
+        if (shared_bytes + static_shared_bytes > most)
             throw std::runtime_error(std::string(op) + ": a component of this many values needs " +
                                      std::to_string(shared_bytes) + " bytes of shared memory, the device has " +
                                      std::to_string(most) + "; use another backend for it");

@@ -44,14 +44,16 @@ QMK_INLINE V finite_or_nan(V value, V highest) {
     return value < -highest ? -highest : value;
 }
 
-template <class V>
-QMK_INLINE void lengthen(V& length, V begin, V end) {
-    length += end - begin;
-}
+struct AddDifference {
+    template <class V>
+    QMK_INLINE static void lengthen(V& length, V begin, V end) {
+        length += end - begin;
+    }
+};
 
 // The union of the intervals added so far; they are added in ascending order of x.
 // Start: furthest = the lowest finite number, length = 0.
-template <class V>
+template <class V, class Addition = AddDifference>
 struct IqeLength {
     V furthest;
     V length;
@@ -59,14 +61,14 @@ struct IqeLength {
     QMK_INLINE void add(V x, V y) {
         const V begin = maximum(furthest, x);
         furthest = maximum(begin, y);
-        lengthen(length, begin, furthest);
+        Addition::lengthen(length, begin, furthest);
     }
 };
 
 // The same, and which intervals hold the ends of the union's connected pieces. A mark stands for an interval: a bit of
-// its own (left and right are then sets of marks). An interval that extends the union and begins at or beyond all before
-// it starts a new piece; the last to extend a piece is its right end.
-// Start: also left = right = last = 0. After the last interval: right |= last.
+// its own (left and right are then sets of marks). An interval that extends the union and begins at or beyond all
+// before it starts a new piece; the last to extend a piece is its right end. Start: also left = right = last = 0. After
+// the last interval: right |= last.
 template <class V, class Mark>
 struct IqeEnds {
     V furthest;
@@ -78,15 +80,15 @@ struct IqeEnds {
         const auto extends = y > begin;
         const auto starts = extends & (x >= furthest);
         furthest = maximum(begin, y);
-        lengthen(length, begin, furthest);
+        AddDifference::lengthen(length, begin, furthest);
         left |= starts ? mark : Mark{};
         right |= starts ? last : Mark{};
         last = extends ? mark : last;
     }
 };
 
-// Left ends alone, where y is not sorted along: is x a left end? Right ends are the left ends of the mirrored intervals
-// (-y, -x). Start: furthest = the lowest finite number.
+// Left ends alone, where nothing is known of right ends: is x the left end of a piece? Right ends are the left ends of
+// the mirrored intervals (-y, -x). Start: furthest = the lowest finite number.
 template <class V>
 struct IqeLeftEnds {
     V furthest;
@@ -94,6 +96,21 @@ struct IqeLeftEnds {
     QMK_INLINE auto add(V x, V y) {
         const auto starts = (x >= furthest) & (y > x);
         furthest = maximum(furthest, y);
+        return starts;
+    }
+};
+
+// Left ends and the length in one scan. Start: furthest = the lowest finite number, length = 0.
+template <class V, class Addition = AddDifference>
+struct IqeLeftEndsAndLength {
+    V furthest;
+    V length;
+
+    QMK_INLINE auto add(V x, V y) {
+        const auto starts = (x >= furthest) & (y > x);
+        const V begin = maximum(furthest, x);
+        furthest = maximum(begin, y);
+        Addition::lengthen(length, begin, furthest);
         return starts;
     }
 };

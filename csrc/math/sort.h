@@ -77,7 +77,8 @@ QMK_INLINE void sort_unrolled(Sequence<steps...>, V* keys, Payload*... payloads)
      ...);
 }
 
-// Sorts `size` keys, ascending, with any number of payload arrays beside them; unrolled, so the arrays can be registers.
+// Sorts `size` keys, ascending, with any number of payload arrays beside them; unrolled, so the arrays can be
+// registers.
 template <int size, class V, class... Payload>
 QMK_INLINE void sort_fixed(V* keys, Payload*... payloads) {
     sort_unrolled<size>(typename MakeSequence<MergeExchange<size>::count>::type{}, keys, payloads...);

@@ -67,7 +67,7 @@ def matrix_plan(x: Tensor, y: Tensor, shape: tuple[int, ...]) -> MatrixPlan | No
         x_size = x.shape[from_end] if -from_end <= x.dim() else 1
         y_size = y.shape[from_end] if -from_end <= y.dim() else 1
         (shared if x_size == y_size else of_x if y_size == 1 else of_y).append(d)
-    num_x, num_y = math.prod(shape[d] for d in of_x), math.prod(shape[d] for d in of_y)
+    num_x, num_y = math.prod([shape[d] for d in of_x]), math.prod([shape[d] for d in of_y])
     if max(num_x, num_y) < _SMALLEST_MATRIX_SIDE or math.prod(shape) == 0:
         return None
     return MatrixPlan(shape, tuple(shared), tuple(of_x), tuple(of_y))
