@@ -111,9 +111,7 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "none") + ("+changes" if changed else "")
 
 
-def measure(
-    case: Case, direction: str, device: torch.device, rounds: int, seconds: float
-) -> list[dict[str, object]]:
+def measure(case: Case, direction: str, device: torch.device, rounds: int, seconds: float) -> list[dict[str, object]]:
     """One row for each contender that there can be for this case, in the order of CONTENDERS."""
     truth = in_float64(case, direction, device)
     floor_kind, floor = floor_step(case, direction, device)

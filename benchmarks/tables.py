@@ -99,8 +99,16 @@ def device_tables(cases: list[dict[str, Row]], has_targets: bool) -> str:
         "value, of distances and gradients; and the floor: the time this machine needs for the bytes (elementwise: a "
         "torch copy of as many) or the vector operations (pairwise).",
         "",
-        *header("memory ours", "torchqmet", "fastest plain", "error ours", "torchqmet", "fastest plain", "floor",
-                "ours / floor"),  # fmt: skip
+        *header(
+            "memory ours",
+            "torchqmet",
+            "fastest plain",
+            "error ours",
+            "torchqmet",
+            "fastest plain",
+            "floor",
+            "ours / floor",
+        ),  # fmt: skip
         *(quality_row(case) for case in cases),
         "",
         *(provenance(run) for run in runs.values()),

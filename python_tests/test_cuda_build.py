@@ -19,6 +19,9 @@ ARCHS = os.environ.get("QMKERNELS_TEST_ARCHS", "80 90").split()
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc was not found")
 
+# The sources, and how many kernels each has at least: a report of fewer was not understood.
+FEWEST_KERNELS = {"iqe": 24, "iqe_pairwise_forward": 30, "iqe_pairwise_backward": 30}
+
 # One line a kernel: its name, then "N bytes stack frame, N bytes spill stores, N bytes spill loads".
 KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '\w+'\n(?:.*\n)*?"
@@ -26,7 +29,7 @@ KERNEL = re.compile(
 )
 
 
-@pytest.fixture(scope="module", params=[(source, arch) for source in ("iqe", "iqe_pairwise") for arch in ARCHS])
+@pytest.fixture(scope="module", params=[(source, arch) for source in FEWEST_KERNELS for arch in ARCHS])
 def report(request, tmp_path_factory) -> tuple[str, str]:
     """What nvcc and ptxas print for one source and compute capability, and the source's name."""
     source, arch = request.param
@@ -40,7 +43,7 @@ def report(request, tmp_path_factory) -> tuple[str, str]:
 def test_every_kernel_keeps_its_arrays_in_registers(report):
     source, text = report
     kernels = list(KERNEL.finditer(text))
-    assert len(kernels) == text.count("Compiling entry function") >= {"iqe": 24, "iqe_pairwise": 60}[source]
+    assert len(kernels) == text.count("Compiling entry function") >= FEWEST_KERNELS[source]
     in_memory = [match["name"] for match in kernels if match["stack"] + match["stores"] + match["loads"] != "000"]
     assert not in_memory
 

@@ -34,16 +34,9 @@ TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol"
 
 
 def _compile(into: Path, *options: str) -> ctypes.CDLL:
-    command = [
-        COMPILER,
-        "-std=c++17",
-        "-O2",
-        "-fPIC",
-        "-shared",
-        "-Wno-unknown-pragmas",
-        "-DQMK_TARGET=cuda",
-        "-DQMK_MOST_BLOCKS=3",
-    ]
+    command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
+    # Three blocks at most, so that a block does one tile after another.
+    command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3"]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
     subprocess.run([*command, f"-I{SOURCES}", *options, SOURCES / "iqe_library.cpp", "-o", into], check=True)
     return ctypes.CDLL(str(into))

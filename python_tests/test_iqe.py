@@ -1,6 +1,7 @@
 """IQE's numbers: published formulas, parity with the reference, ties, NaN, infinities, errors, threads, memory."""
 
 import math
+import os
 import re
 import resource
 import subprocess
@@ -50,7 +51,8 @@ def assert_as_accurate_as_plain_pytorch(actual, plain, truth):
 
 def sorted_ends_length(x, y):
     """The length of a union of intervals by sweeping over their sorted ends in plain Python."""
-    events = sorted([(a, 1) for a, b in zip(x, y, strict=True) if a < b] + [(b, -1) for a, b in zip(x, y, strict=True) if a < b])
+    intervals = [(a, b) for a, b in zip(x, y, strict=True) if a < b]
+    events = sorted([(a, 1) for a, _ in intervals] + [(b, -1) for _, b in intervals])
     length, depth, begin = 0.0, 0, 0.0
     for place, step in events:
         if depth == 0:
@@ -112,9 +114,7 @@ def test_pairwise_is_as_accurate_as_plain_pytorch(num_x, num_y, dim_per_componen
 
     def plain(x, y, *weight):
         weight = weight[0] if weight else None
-        return definition.iqe(
-            x[:, :, None], y[:, None], dim_per_component, reduction=reduction, max_weight=weight
-        )
+        return definition.iqe(x[:, :, None], y[:, None], dim_per_component, reduction=reduction, max_weight=weight)
 
     def kernel(x, y, *weight):
         weight = weight[0] if weight else None
@@ -131,7 +131,14 @@ def test_pairwise_is_as_accurate_as_plain_pytorch(num_x, num_y, dim_per_componen
 
 @pytest.mark.parametrize(
     "x_shape, y_shape",
-    [((17, 1), (9,)), ((9,), (17, 1)), ((3, 1, 9), (3, 11, 1)), ((2, 1, 3, 1), (1, 9, 1, 8)), ((), (12,)), ((5, 1), (5, 2))],
+    [
+        ((17, 1), (9,)),
+        ((9,), (17, 1)),
+        ((3, 1, 9), (3, 11, 1)),
+        ((2, 1, 3, 1), (1, 9, 1, 8)),
+        ((), (12,)),
+        ((5, 1), (5, 2)),
+    ],
 )
 @pytest.mark.parametrize("reduction", ["none", "maxmean"])
 def test_broadcasting_gives_the_numbers_and_gradients_of_expanded_inputs(x_shape, y_shape, reduction):
@@ -143,7 +150,8 @@ def test_broadcasting_gives_the_numbers_and_gradients_of_expanded_inputs(x_shape
         return qm.iqe(x, y, 8, reduction=reduction, backend="cpu")
 
     def expanded(x, y):
-        return definition.iqe(x.expand(*shape, 24), y.expand(*shape, 24), 8, reduction=reduction, max_weight=1 / (1 + math.e))
+        x, y = x.expand(*shape, 24), y.expand(*shape, 24)
+        return definition.iqe(x, y, 8, reduction=reduction, max_weight=1 / (1 + math.e))
 
     actual, expected = with_gradients(broadcast, x, y, grad=grad), with_gradients(expanded, x, y, grad=grad)
     torch.testing.assert_close(actual, expected)
@@ -162,9 +170,11 @@ def test_the_distance_to_itself_is_exactly_zero_with_zero_gradients(dim_per_comp
     x, _ = random_pair((9,), 3, dim_per_component)
     x.requires_grad_()
     y = x.detach().clone().requires_grad_()
-    out = qm.iqe(x, y, dim_per_component, backend=backend) if form == "elementwise" else qm.iqe_pairwise(
-        x, y, dim_per_component, backend=backend
-    ).diagonal()
+    out = (
+        qm.iqe(x, y, dim_per_component, backend=backend)
+        if form == "elementwise"
+        else qm.iqe_pairwise(x, y, dim_per_component, backend=backend).diagonal()
+    )
     assert not out.any()
     out.sum().backward()
     assert not x.grad.any() and not y.grad.any()
@@ -330,7 +340,11 @@ GOOD = torch.zeros(4, 32)
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ((GOOD, torch.zeros(4, 16)), ValueError, r"x and y must have the same last size, got x \(4, 32\) and y \(4, 16\)"),
+        (
+            (GOOD, torch.zeros(4, 16)),
+            ValueError,
+            r"x and y must have the same last size, got x \(4, 32\) and y \(4, 16\)",
+        ),
         ((GOOD, GOOD, 5), ValueError, "must be a multiple of dim_per_component, got 32 and 5"),
         ((GOOD, GOOD, 0), ValueError, "dim_per_component must be at least 1, got 0"),
         ((GOOD, GOOD, -8), ValueError, "dim_per_component must be at least 1, got -8"),
@@ -389,7 +403,7 @@ def test_use_backend_holds_within_its_block_and_restores(monkeypatch):
 def run_python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=300, cwd="/", env={**__import__("os").environ, **environment},
+        capture_output=True, text=True, timeout=300, cwd="/", env={**os.environ, **environment},
     )  # fmt: skip
 
 
@@ -472,7 +486,8 @@ def test_every_instruction_set_gives_the_reference_numbers(isa):
 
 
 def test_an_unknown_instruction_set_is_refused_with_the_names_there_are():
-    result = run_python("import qmkernels as qm, torch; qm.iqe(torch.zeros(2, 8), torch.zeros(2, 8), 8, backend='cpu')", QMKERNELS_ISA="mmx")
+    code = "import qmkernels as qm, torch; qm.iqe(torch.zeros(2, 8), torch.zeros(2, 8), 8, backend='cpu')"
+    result = run_python(code, QMKERNELS_ISA="mmx")
     assert result.returncode != 0 and "QMKERNELS_ISA must be one of baseline" in result.stderr
 
 

@@ -153,8 +153,7 @@ def test_vmap_equals_a_loop(form, reduction, in_dims, backend):
     call = distance(form, reduction)
     actual = torch.vmap(call, in_dims=in_dims)(*batch)
     looped = [
-        call(*(t if dim is None else t.select(dim, i) for t, dim in zip(batch, in_dims, strict=True)))
-        for i in range(3)
+        call(*(t if dim is None else t.select(dim, i) for t, dim in zip(batch, in_dims, strict=True))) for i in range(3)
     ]
     torch.testing.assert_close(actual, torch.stack(looped))
 

@@ -71,7 +71,9 @@ def test_random_cases_agree_with_the_reference(seed):
         expected = definition.iqe(*pair, size, reduction=reduction, max_weight=exact[2] if weight is not None else None)
         assert out.dtype == compute and out.shape == expected.shape, label
         tolerance = TOLERANCE[x.dtype] * max(1.0, expected.detach().abs().max().item() if expected.numel() else 1.0)
-        torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=0, msg=lambda m, l=label: f"{l}\n{m}")
+        torch.testing.assert_close(
+            out.double(), expected, atol=tolerance, rtol=0, msg=lambda m, case=label: f"{case}\n{m}"
+        )
 
         grad = torch.randn(out.shape, dtype=torch.float64)
         actual_grads = torch.autograd.grad(out, leaves, grad.to(compute))
@@ -88,5 +90,5 @@ def test_random_cases_agree_with_the_reference(seed):
             bound *= max(1.0, expected.detach().abs().max().item()) if name == "w" and expected.numel() else 1.0
             bound *= math.sqrt(max(1, out.numel())) if name == "w" else 1.0
             torch.testing.assert_close(
-                mine.double(), theirs, atol=bound, rtol=0, msg=lambda m, l=label, n=name: f"{l} grad {n}\n{m}"
+                mine.double(), theirs, atol=bound, rtol=0, msg=lambda m, case=label, n=name: f"{case} grad {n}\n{m}"
             )

@@ -89,9 +89,7 @@ def results(head: nn.Module, distance, x, y) -> list[torch.Tensor]:
 
 def test_the_repr_is_torchqmets():
     assert repr(qm.nn.IQE(128)) == GOLDEN_REPR["maxmean"]
-    head = qm.nn.IQE(
-        24, 4, transforms=["concave_activation"], reduction="deep_linear_net_weighted_sum", discount=0.95
-    )
+    head = qm.nn.IQE(24, 4, transforms=["concave_activation"], reduction="deep_linear_net_weighted_sum", discount=0.95)
     assert repr(head) == GOLDEN_REPR["everything"]
 
 

@@ -1,9 +1,9 @@
 // IQE of rows against rows: kernels and launchers.
 //
-// Forward, K = 4, 8, 16, 32: one thread a component, its K intervals in registers, sorted by a network and scanned. Rows
-// pass through shared memory, so that global memory is read 16 bytes a thread, neighbours side by side. Any other K: one
-// warp a component, its intervals in shared memory. Both sum up (and take the maximum of) a row's lengths in the block.
-// Backward: one thread for 16 bytes of each gradient. Reads x and y once, or D / 4 bytes of ends; writes once.
+// Forward, K = 4, 8, 16, 32: one thread a component, its K intervals in registers, sorted by a network and scanned.
+// Rows pass through shared memory, so that global memory is read 16 bytes a thread, neighbours side by side. Any other
+// K: one warp a component, its intervals in shared memory. Both sum up (and take the maximum of) a row's lengths in the
+// block. Backward: one thread for 16 bytes of each gradient. Reads x and y once, or D / 4 bytes of ends; writes once.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
 #include "../math/iqe.h"
@@ -175,7 +175,9 @@ struct WarpIntervals {
         return (size * int64_t(2 * sizeof(T) + sizeof(int32_t) + 1) + 15) / 16 * 16;
     }
     __device__ WarpIntervals(unsigned char* memory, int size)
-        : x(reinterpret_cast<T*>(memory)), y(x + size), position(reinterpret_cast<int32_t*>(y + size)),
+        : x(reinterpret_cast<T*>(memory)),
+          y(x + size),
+          position(reinterpret_cast<int32_t*>(y + size)),
           flags(reinterpret_cast<uint8_t*>(position + size)) {}
 };
 
@@ -211,7 +213,8 @@ __device__ __forceinline__ T scan_by_warp(const WarpIntervals<T>& intervals, int
             if (k < size) intervals.flags[position] = uint8_t(starts | finishes << 1);
             __syncwarp();
             if (extending) {
-                if (lane == 0 && pending >= 0 && (starting >> (__ffs(extending) - 1) & 1)) intervals.flags[pending] |= 2;
+                if (lane == 0 && pending >= 0 && (starting >> (__ffs(extending) - 1) & 1))
+                    intervals.flags[pending] |= 2;
                 pending = __shfl_sync(whole_warp, position, 31 - __clz(extending));
             }
         }
@@ -338,18 +341,30 @@ void launch_forward_any(const Forward<T>& task, Context context) {
 
 template <class T>
 void iqe_forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
-                 int64_t rows, int64_t num_components, int64_t dim_per_component, Reduction reduction, Context context) {
+                 int64_t rows, int64_t num_components, int64_t dim_per_component, Reduction reduction,
+                 Context context) {
     check_row_size("iqe_forward", num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, "iqe_forward");
-    const bool in_registers = (dim_per_component == 4 || dim_per_component == 8 || dim_per_component == 16 ||
-                               dim_per_component == 32) &&
-                              is_aligned_to_16(x) && is_aligned_to_16(y) && (!ends || is_aligned_to_16(ends));
+    const bool in_registers =
+        (dim_per_component == 4 || dim_per_component == 8 || dim_per_component == 16 || dim_per_component == 32) &&
+        is_aligned_to_16(x) && is_aligned_to_16(y) && (!ends || is_aligned_to_16(ends));
     // A warp takes its time for a component: fewer of them a block, so that few rows still fill the device.
     const int64_t components_per_tile = in_registers ? block_threads : 16;
     const int64_t rows_per_tile = std::max<int64_t>(components_per_tile / num_components, 1);
-    const Forward<T> task{x, y, max_weight, out, ends, largest, spread, rows, divide_up(rows, rows_per_tile),
-                          int(num_components), int(dim_per_component), int(rows_per_tile), reduction};
+    const Forward<T> task{x,
+                          y,
+                          max_weight,
+                          out,
+                          ends,
+                          largest,
+                          spread,
+                          rows,
+                          divide_up(rows, rows_per_tile),
+                          int(num_components),
+                          int(dim_per_component),
+                          int(rows_per_tile),
+                          reduction};
     if (!in_registers) return launch_forward_any(task, context);
     switch (dim_per_component) {
         case 4:
@@ -374,8 +389,18 @@ void iqe_backward(const T* grad_out, const uint8_t* ends, const int32_t* largest
     const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y);
     const int64_t groups = num_components * dim_per_component / (by_pack ? pack : 1);
     const int64_t rows_per_tile = std::max<int64_t>(1024 / groups, 1);
-    const Backward<T> task{grad_out, ends, largest, max_weight, grad_x, grad_y, rows, divide_up(rows, rows_per_tile),
-                           int(num_components), int(dim_per_component), int(rows_per_tile), reduction};
+    const Backward<T> task{grad_out,
+                           ends,
+                           largest,
+                           max_weight,
+                           grad_x,
+                           grad_y,
+                           rows,
+                           divide_up(rows, rows_per_tile),
+                           int(num_components),
+                           int(dim_per_component),
+                           int(rows_per_tile),
+                           reduction};
     launch("iqe_backward", by_pack ? iqe_backward_kernel<T, pack> : iqe_backward_kernel<T, 1>, task.tiles, 256, 0,
            context, task);
 }

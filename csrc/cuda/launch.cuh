@@ -64,7 +64,8 @@ void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int t
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), op);
     }
     void* pointers[] = {&arguments...};
-    check(cudaLaunchKernel(kernel, dim3(unsigned(std::min(blocks, most_blocks))), dim3(unsigned(threads)), pointers, size_t(shared_bytes), static_cast<cudaStream_t>(context.stream)),
+    check(cudaLaunchKernel(kernel, dim3(unsigned(std::min(blocks, most_blocks))), dim3(unsigned(threads)), pointers,
+                           size_t(shared_bytes), static_cast<cudaStream_t>(context.stream)),
           op);
 }
 

@@ -10,8 +10,7 @@ constexpr unsigned whole_warp = 0xffffffffu;
 // The sum over `width` neighbouring threads, a power of two; every one of them gets it, with the same bits.
 template <class T>
 __device__ __forceinline__ T sum_of_threads(T value, int width = 32) {
-    for (int distance = width / 2; distance > 0; distance /= 2)
-        value += __shfl_xor_sync(whole_warp, value, distance);
+    for (int distance = width / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(whole_warp, value, distance);
     return value;
 }
 

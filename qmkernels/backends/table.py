@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 from . import native
@@ -55,7 +55,7 @@ def use_backend(backend: str) -> Iterator[None]:
         _backend_in_use = previous
 
 
-@lru_cache(maxsize=None)
+@cache
 def why_not(backend: str, op: str, device_type: str) -> str | None:
     """None where ``backend`` runs ``op`` on tensors of ``device_type``; otherwise a sentence that says why it does not."""
     if op not in OPS:
@@ -76,12 +76,12 @@ def why_not(backend: str, op: str, device_type: str) -> str | None:
     return native.why_not(backend)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load(backend: str, op: str) -> ModuleType:
     return importlib.import_module(f"{__package__}.{_MODULES[backend]}.{op}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolve(op: str, device_type: str, backend: str = "auto") -> ModuleType:
     """The module that runs ``op`` on tensors of ``device_type``.
 

@@ -25,9 +25,7 @@ class TransformBase(nn.Module, metaclass=abc.ABCMeta):
         """The transformed components."""
 
     def extra_repr(self) -> str:
-        return (
-            f"input_num_components={self.input_num_components}, output_num_components={self.output_num_components}"
-        )
+        return f"input_num_components={self.input_num_components}, output_num_components={self.output_num_components}"
 
 
 class ConcaveActivation(TransformBase):

@@ -57,6 +57,8 @@ iqe_backward = register(
     _run_backward,
     _fake_backward,
 )
+
+
 def reduced_tangent(tangents: Tensor, largest: Tensor, max_weight: Tensor | None, reduction: str) -> Tensor:
     """Derivatives of component lengths (..., C) to the derivative of the distance."""
     if reduction == "none":

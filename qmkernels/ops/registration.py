@@ -11,11 +11,13 @@ _library = torch.library.Library("qmkernels", "DEF")
 
 
 def register(schema: str, implementation: Callable, fake: Callable) -> Callable:
-    """Defines ``qmkernels::<schema>``; returns what calls it. ``fake`` returns empty tensors of the right shapes and dtypes.
+    """Defines ``qmkernels::<schema>``; returns what calls it. ``fake`` returns empty tensors of the right shapes.
 
-    Called on ordinary tensors outside any tracing, the op's implementation runs at once: the dispatcher's way to a Python
-    implementation costs some 5 us forward and 10 us in a backward pass. The implementation stands below autograd; autograd.Functions above the ops do the differentiating, because an
-    autograd rule registered with the op itself breaks torch.func.grad.
+    Called on ordinary tensors outside any tracing, the implementation runs at once: the dispatcher's way to one written
+    in Python costs some 5 us forward and 10 us in a backward pass.
+
+    The op stands below autograd; autograd.Functions above the ops do the differentiating, because an autograd rule
+    registered with the op itself breaks torch.func.grad.
     """
     name = schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))

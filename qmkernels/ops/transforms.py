@@ -12,9 +12,9 @@ def _in_functorch() -> bool:
 
 
 def apply(function: type[torch.autograd.Function], *arguments):
-    """``function.apply(*arguments)``, without the 25 us that torch spends on binding default arguments (there are none).
+    """``function.apply(*arguments)``, without the 25 us that torch spends on binding default arguments.
 
-    torch.compile and torch.func take the ordinary road.
+    There are none here. torch.compile and torch.func take the ordinary road.
     """
     if torch.compiler.is_compiling() or _in_functorch():
         return function.apply(*arguments)

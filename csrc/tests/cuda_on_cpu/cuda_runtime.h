@@ -2,8 +2,8 @@
 // toolkit's in the include path and compile a .cu file as C++ with -DQMK_TARGET=cuda.
 //
 // One block after the other; every thread of a block is a fiber that runs until it must wait for others, and who runs
-// next is drawn at random, so that a missing barrier shows. A barrier that not all threads reach ends the program with a
-// message. Dynamic shared memory starts as NaN in every block. Not thread-safe, and slow.
+// next is drawn at random, so that a missing barrier shows. A barrier that not all threads reach ends the program with
+// a message. Dynamic shared memory starts as NaN in every block. Not thread-safe, and slow.
 #pragma once
 
 #include <ucontext.h>
@@ -142,10 +142,18 @@ auto exchange(T value, Use&& use) {
 #define blockDim (cuda_on_cpu::block->size)
 #define gridDim (cuda_on_cpu::block->grid)
 
-inline void __syncthreads() { cuda_on_cpu::wait_for(cuda_on_cpu::block->all, int(blockDim.x)); }
-inline void __syncwarp() { cuda_on_cpu::wait_for(cuda_on_cpu::block->warps[threadIdx.x / 32], 32); }
-inline int __ffs(unsigned bits) { return __builtin_ffs(int(bits)); }
-inline int __clz(unsigned bits) { return bits ? __builtin_clz(bits) : 32; }
+inline void __syncthreads() {
+    cuda_on_cpu::wait_for(cuda_on_cpu::block->all, int(blockDim.x));
+}
+inline void __syncwarp() {
+    cuda_on_cpu::wait_for(cuda_on_cpu::block->warps[threadIdx.x / 32], 32);
+}
+inline int __ffs(unsigned bits) {
+    return __builtin_ffs(int(bits));
+}
+inline int __clz(unsigned bits) {
+    return bits ? __builtin_clz(bits) : 32;
+}
 
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
@@ -169,12 +177,22 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
     });
 }
 
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return "none"; }
+inline cudaError_t cudaGetDevice(int* device) {
+    return *device = 0, cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) {
+    return cudaSuccess;
+}
+inline cudaError_t cudaGetLastError() {
+    return cudaSuccess;
+}
+inline const char* cudaGetErrorString(cudaError_t) {
+    return "none";
+}
 template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel, int, int) { return cudaSuccess; }
+cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
+    return cudaSuccess;
+}
 inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
     return *value = cuda_on_cpu::most_shared_bytes, cudaSuccess;
 }
@@ -183,11 +201,11 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
 namespace cuda_on_cpu {
 inline void* dynamic_shared_memory = nullptr;
 }
-#define CUDA_ON_CPU_DYNAMIC_SHARED                                                                    \
-    thread_local int4 dynamic_shared[cuda_on_cpu::most_shared_bytes / sizeof(int4)];                  \
-    [[maybe_unused]] const bool dynamic_shared_is_known = [] {                                        \
-        cuda_on_cpu::dynamic_shared_memory = dynamic_shared;                                          \
-        return true;                                                                                  \
+#define CUDA_ON_CPU_DYNAMIC_SHARED                                                   \
+    thread_local int4 dynamic_shared[cuda_on_cpu::most_shared_bytes / sizeof(int4)]; \
+    [[maybe_unused]] const bool dynamic_shared_is_known = [] {                       \
+        cuda_on_cpu::dynamic_shared_memory = dynamic_shared;                         \
+        return true;                                                                 \
     }();
 
 template <class... Parameters, size_t... places>

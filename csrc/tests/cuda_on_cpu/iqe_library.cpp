@@ -1,6 +1,7 @@
 // IQE's CUDA kernels as a library of C functions that run them on a CPU; python_tests/test_cuda_on_cpu.py calls it.
 #ifdef PAIRWISE
-#include "../../cuda/iqe_pairwise.cu"
+#include "../../cuda/iqe_pairwise_backward.cu"
+#include "../../cuda/iqe_pairwise_forward.cu"
 #else
 #include "../../cuda/iqe.cu"
 #endif
@@ -90,5 +91,4 @@ void iqe_backward(int item_size, const void* grad_out, const void* ends, const v
 }
 
 #endif
-
 }

@@ -1,0 +1,300 @@
+// IQE between all rows of x and all rows of y, backward: kernels and launchers.
+//
+// Finds left ends, and so the gradient of x, by the same kind of scan as forward; the gradient of y is that of x for
+// the mirrored points x' = -y, y' = -x. Twice 4 operations an element of N * M * D; with the gradient of max_weight,
+// which needs the lengths too, 6 and 4. Every gradient is summed up by one warp.
+#include "iqe_pairwise.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+template <class T>
+struct PairwiseBackward {
+    Prepared<T> sides;
+    const T* grad_out;
+    const int32_t* largest;
+    const T* max_weight;
+    T* grad;             // (batch, num_x, C, K)
+    T* grad_max_weight;  // null or (batch, C, num_x)
+    T sign;
+    int stride_x, stride_y;  // pairs from one row to the next in grad_out and largest
+    Reduction reduction;
+};
+
+// What backward has a gradient of: every length (reduction none), or the distance of a pair; and whether the gradient
+// by max_weight is wanted besides.
+enum class Given { length_gradients, pair_gradients, pair_gradients_and_weight };
+
+template <Given given>
+constexpr bool with_weight = given == Given::pair_gradients_and_weight;
+
+// The pairs of one row of x and a thread's columns: the gradient of each, and its component of greatest length.
+template <class T, Given given>
+struct PairGradients {
+    static constexpr int V = Pack<T>::size;
+    int64_t pair;
+    T grad[V];
+    int32_t largest[V];
+
+    __device__ __forceinline__ void load(const PairwiseBackward<T>& task, int sample, int i, int j) {
+        const auto& sides = task.sides;
+        pair = int64_t(sample) * sides.num_x * sides.num_y + int64_t(i) * task.stride_x + int64_t(j) * task.stride_y;
+        if constexpr (given != Given::length_gradients) {
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                const bool exists = i < sides.num_x && j + v < sides.num_y;
+                grad[v] = exists ? task.grad_out[pair + int64_t(v) * task.stride_y] : T(0);
+                largest[v] = exists && task.largest ? task.largest[pair + int64_t(v) * task.stride_y] : -1;
+            }
+        }
+    }
+
+    // The gradient by the length of one component.
+    __device__ __forceinline__ void weigh(const PairwiseBackward<T>& task, ReductionWeights<T> weights, int i, int j,
+                                          int component, T (&by_length)[V]) const {
+        const auto& sides = task.sides;
+        if constexpr (given == Given::length_gradients) {
+#pragma unroll
+            for (int v = 0; v < V; ++v)
+                by_length[v] =
+                    i < sides.num_x && j + v < sides.num_y
+                        ? task.grad_out[(pair + int64_t(v) * task.stride_y) * sides.num_components + component]
+                        : T(0);
+        } else {
+#pragma unroll
+            for (int v = 0; v < V; ++v)
+                by_length[v] = grad[v] * (largest[v] == component ? weights.every + weights.largest : weights.every);
+        }
+    }
+
+    // This thread's share of sum_j grad_j * d spread_j / d length_j * length_j.
+    __device__ __forceinline__ T spread(const IqeLength<T> (&scans)[V], int num_components, int component,
+                                        int columns) const {
+        const T share = T(1) / T(num_components);
+        T sum = T(0);
+#pragma unroll
+        for (int v = 0; v < V; ++v)
+            if (v < columns) sum += grad[v] * ((largest[v] == component ? T(1) : T(0)) - share) * scans[v].length;
+        return sum;
+    }
+};
+
+// One interval of V pairs: the sum of the gradients where x starts a piece. With `lengths`, adds to the scan too.
+template <class T, bool lengths>
+__device__ __forceinline__ T add_starts(T x, const Pack<T>& ends, const T (&by_length)[Pack<T>::size], T sum,
+                                        IqeLength<T> (&scans)[Pack<T>::size]) {
+#pragma unroll
+    for (int v = 0; v < Pack<T>::size; ++v) {
+        IqeLeftEnds<T> left{scans[v].furthest};
+        sum += left.add(x, ends.values[v]) ? by_length[v] : T(0);
+        if constexpr (lengths)
+            scans[v].add(x, ends.values[v]);
+        else
+            scans[v].furthest = left.furthest;
+    }
+    return sum;
+}
+
+constexpr int values_at_once = 32;  // coordinates whose gradients a warp sums up at once: one a thread in the end
+
+// K = 8, 16, 32. A warp does one row of x and 32 / K components, and walks over all of y: the sums of 32 coordinates
+// stay in registers until the end.
+template <class T, int K, Given given>
+__global__ void __launch_bounds__(block_threads, sizeof(T) == 4 ? 2 : 1)
+    iqe_pairwise_backward_kernel(PairwiseBackward<T> task) {
+    constexpr int V = Pack<T>::size, G = values_at_once / K;
+    __shared__ int4 staged_ends[32 * values_at_once];
+    __shared__ Begin<T> staged_begins[warps_per_block * values_at_once];
+    const auto& sides = task.sides;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const auto weights = reduction_weights(task.reduction, sides.num_components, task.max_weight);
+    const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
+    const int groups = (sides.num_components + G - 1) / G;
+    const Intervals<T, true> intervals{staged_begins + warp * values_at_once, staged_ends + lane};
+    for (int64_t tile = blockIdx.x; tile < int64_t(sides.batch) * groups * tiles_x; tile += gridDim.x) {
+        const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
+        const int first = int(tile / tiles_x % groups) * G, sample = int(tile / tiles_x / groups);
+        const int count = sides.num_components - first < G ? sides.num_components - first : G;
+        __syncthreads();
+        stage_begins(sides, sample, first_row, warps_per_block, first, G, staged_begins);
+        T sums[values_at_once], spreads[G];
+#pragma unroll
+        for (int n = 0; n < values_at_once; ++n) sums[n] = T(0);
+#pragma unroll
+        for (int g = 0; g < G; ++g) spreads[g] = T(0);
+        for (int first_column = 0; first_column < sides.num_y; first_column += tile_columns<T>) {
+            __syncthreads();
+            stage_lines(sides.component_lines(sample, first), sides.padded_y, first_column, count * K, staged_ends);
+            __syncthreads();
+            const int j = first_column + lane * V;
+            const int columns = sides.num_y - j;  // that exist; none where below 1
+            PairGradients<T, given> gradients;
+            gradients.load(task, sample, i, j);
+#pragma unroll
+            for (int g = 0; g < G; ++g) {
+                if (g >= count) continue;
+                T by_length[V];
+                gradients.weigh(task, weights, i, j, first + g, by_length);
+                IqeLength<T> scans[V];
+#pragma unroll
+                for (int v = 0; v < V; ++v) scans[v] = {-Limits<T>::highest, T(0)};
+#pragma unroll
+                for (int k = 0; k < K; ++k) {
+                    const Begin<T> begin = intervals.begin(g * K + k);
+                    sums[g * K + k] = add_starts<T, with_weight<given>>(begin.x, intervals.end(begin.line), by_length,
+                                                                        sums[g * K + k], scans);
+                }
+                if constexpr (with_weight<given>)
+                    spreads[g] += gradients.spread(scans, sides.num_components, first + g, columns);
+            }
+        }
+        T mine = T(0);  // thread n keeps the sum of coordinate n
+#pragma unroll
+        for (int n = 0; n < values_at_once; ++n) {
+            const T sum = sum_of_threads(sums[n]);
+            mine = lane == n ? sum : mine;
+        }
+        if (i < sides.num_x && lane < count * K)
+            task.grad[sides.first_in_row(sample, i, first) + intervals.begin(lane).line] = task.sign * mine;
+        if constexpr (with_weight<given>) {
+#pragma unroll
+            for (int g = 0; g < G; ++g) {
+                const T spread = sum_of_threads(spreads[g]);
+                if (lane == 0 && g < count && i < sides.num_x)
+                    task.grad_max_weight[(int64_t(sample) * sides.num_components + first + g) * sides.num_x + i] =
+                        spread;
+            }
+        }
+    }
+}
+
+// Any K: a warp does one row of x and one component, and adds up 32 coordinates at a time, over one tile of y after the
+// other, in the gradient itself. The same thread always writes the same coordinate.
+template <class T, bool staged, Given given>
+__global__ void __launch_bounds__(block_threads, 2) iqe_pairwise_backward_any_kernel(PairwiseBackward<T> task) {
+    constexpr int V = Pack<T>::size;
+    extern __shared__ int4 dynamic_shared[];
+    const auto& sides = task.sides;
+    const int size = sides.dim_per_component, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    auto* staged_begins = reinterpret_cast<Begin<T>*>(dynamic_shared + 32 * size);
+    const auto weights = reduction_weights(task.reduction, sides.num_components, task.max_weight);
+    const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
+    for (int64_t tile = blockIdx.x; tile < int64_t(sides.batch) * sides.num_components * tiles_x; tile += gridDim.x) {
+        const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
+        const int component = int(tile / tiles_x % sides.num_components);
+        const int sample = int(tile / tiles_x / sides.num_components);
+        const T* lines = sides.component_lines(sample, component);
+        const int64_t row = sides.first_in_row(sample, i, component);
+        if constexpr (staged) {
+            __syncthreads();
+            stage_begins(sides, sample, first_row, warps_per_block, component, 1, staged_begins);
+        }
+        T spread = T(0);
+        for (int first_column = 0; first_column < sides.num_y; first_column += tile_columns<T>) {
+            const int j = first_column + lane * V;
+            Intervals<T, staged> intervals;
+            if constexpr (staged) {
+                __syncthreads();
+                stage_lines(lines, sides.padded_y, first_column, size, dynamic_shared);
+                __syncthreads();
+                intervals = {staged_begins + warp * size, dynamic_shared + lane};
+            } else {
+                intervals = {sides.sorted_x + row, sides.position + row, lines + j, sides.padded_y};
+            }
+            const int columns = sides.num_y - j;  // that exist; none where below 1
+            PairGradients<T, given> gradients;
+            gradients.load(task, sample, i, j);
+            T by_length[V];
+            gradients.weigh(task, weights, i, j, component, by_length);
+            IqeLength<T> scans[V];
+#pragma unroll
+            for (int v = 0; v < V; ++v) scans[v] = {-Limits<T>::highest, T(0)};
+            for (int start = 0; start < size; start += 32) {
+                const int some = size - start < 32 ? size - start : 32;
+                T mine = T(0);
+                for (int k = 0; k < some; ++k) {
+                    const Begin<T> begin = intervals.begin(start + k);
+                    const T sum = sum_of_threads(
+                        add_starts<T, with_weight<given>>(begin.x, intervals.end(begin.line), by_length, T(0), scans));
+                    mine = lane == k ? sum : mine;
+                }
+                if (i < sides.num_x && lane < some) {
+                    T& grad = task.grad[row + sides.position[row + start + lane]];
+                    grad = (first_column == 0 ? T(0) : grad) + task.sign * mine;
+                }
+            }
+            if constexpr (with_weight<given>)
+                spread += gradients.spread(scans, sides.num_components, component, columns);
+        }
+        if constexpr (with_weight<given>) {
+            spread = sum_of_threads(spread);
+            if (lane == 0 && i < sides.num_x)
+                task.grad_max_weight[(int64_t(sample) * sides.num_components + component) * sides.num_x + i] = spread;
+        }
+    }
+}
+
+template <class T, int K>
+void launch_pairwise_backward(const PairwiseBackward<T>& task, Context context) {
+    const auto& sides = task.sides;
+    const auto kernel = task.reduction == Reduction::none ? iqe_pairwise_backward_kernel<T, K, Given::length_gradients>
+                        : task.grad_max_weight ? iqe_pairwise_backward_kernel<T, K, Given::pair_gradients_and_weight>
+                                               : iqe_pairwise_backward_kernel<T, K, Given::pair_gradients>;
+    const int64_t groups = divide_up(sides.num_components, values_at_once / K);
+    launch("iqe_pairwise_backward", kernel, int64_t(sides.batch) * groups * divide_up(sides.num_x, warps_per_block),
+           block_threads, 0, context, task);
+}
+
+template <class T, bool staged>
+void launch_pairwise_backward_any(const PairwiseBackward<T>& task, Context context) {
+    const auto& sides = task.sides;
+    const auto kernel =
+        task.reduction == Reduction::none ? iqe_pairwise_backward_any_kernel<T, staged, Given::length_gradients>
+        : task.grad_max_weight ? iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients_and_weight>
+                               : iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients>;
+    launch("iqe_pairwise_backward", kernel,
+           int64_t(sides.batch) * sides.num_components * divide_up(sides.num_x, warps_per_block), block_threads,
+           staged ? staged_bytes<T>(sides.dim_per_component, warps_per_block) : 0, context, task);
+}
+
+template <class T>
+void launch_gradient(const PairwiseBackward<T>& task, Context context) {
+    const int64_t size = task.sides.dim_per_component;
+    if (size == 8) return launch_pairwise_backward<T, 8>(task, context);
+    if (size == 16) return launch_pairwise_backward<T, 16>(task, context);
+    if (size == 32) return launch_pairwise_backward<T, 32>(task, context);
+    if (staged_bytes<T>(size, warps_per_block) <= shared_bytes_without_asking)
+        return launch_pairwise_backward_any<T, true>(task, context);
+    launch_pairwise_backward_any<T, false>(task, context);
+}
+
+}  // namespace
+
+template <class T>
+void iqe_pairwise_backward(const T* grad_out, const T* x, const T* y, const int32_t* largest, const T* max_weight,
+                           T* grad_x, T* grad_y, T* grad_max_weight, void* memory, int64_t batch, int64_t num_x,
+                           int64_t num_y, int64_t num_components, int64_t size, Reduction reduction, Context context) {
+    const char* op = "iqe_pairwise_backward";
+    check_sizes(op, batch, num_x, num_y, num_components, size);
+    if (batch * num_x * num_y * num_components == 0) return;
+    const DeviceGuard guard(context.device, op);
+    Workspace for_x{static_cast<char*>(memory)};
+    launch_gradient<T>({prepare(op, for_x, x, y, T(1), batch, num_x, num_y, num_components, size, context), grad_out,
+                        largest, max_weight, grad_x, grad_max_weight, T(-1), int(num_y), 1, reduction},
+                       context);
+    // The mirrored problem, in the same memory: launches on a stream run one after the other.
+    Workspace for_y{static_cast<char*>(memory)};
+    launch_gradient<T>({prepare(op, for_y, y, x, T(-1), batch, num_y, num_x, num_components, size, context), grad_out,
+                        largest, max_weight, grad_y, nullptr, T(1), 1, int(num_y), reduction},
+                       context);
+}
+
+#define QMK_INSTANTIATE(T)                                                                                            \
+    template void iqe_pairwise_backward<T>(const T*, const T*, const T*, const int32_t*, const T*, T*, T*, T*, void*, \
+                                           int64_t, int64_t, int64_t, int64_t, int64_t, Reduction, Context);
+QMK_INSTANTIATE(float)
+QMK_INSTANTIATE(double)
+#undef QMK_INSTANTIATE
+
+}  // namespace qmk::cuda

@@ -1,0 +1,152 @@
+// IQE's arithmetic against brute force: the sorting network by the 0-1 principle, the scans by sweeping over all ends,
+// and the CPU kernels' results from one and from three threads.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../cpu/iqe.h"
+#include "../math/iqe.h"
+
+using namespace qmk;
+using namespace qmk::QMK_TARGET;
+
+static int failures = 0;
+
+static void check(bool holds, const std::string& claim) {
+    if (!holds) {
+        std::printf("FAILED: %s\n", claim.c_str());
+        ++failures;
+    }
+}
+
+// A network sorts everything if it sorts all sequences of zeros and ones.
+static void the_network_sorts(int size) {
+    const int cases = size <= 12 ? 1 << size : 4000;
+    std::mt19937_64 random(size);
+    for (int i = 0; i < cases; ++i) {
+        const uint64_t bits = size <= 12 ? uint64_t(i) : random();
+        std::vector<float> keys(size), payload(size);
+        for (int k = 0; k < size; ++k) payload[k] = keys[k] = float(bits >> (k % 64) & 1) + (k >= 64 ? 0.5f : 0.0f);
+        sort_any(size, keys.data(), payload.data());
+        check(std::is_sorted(keys.begin(), keys.end()) && keys == payload, "network of size " + std::to_string(size));
+    }
+}
+
+template <int size>
+static void the_unrolled_network_equals_the_loop() {
+    std::mt19937 random(size);
+    std::vector<float> keys(size);
+    for (auto& key : keys) key = float(random() % 100);
+    auto expected = keys;
+    std::sort(expected.begin(), expected.end());
+    sort_fixed<size>(keys.data());
+    check(keys == expected, "unrolled network of size " + std::to_string(size));
+}
+
+static double swept_length(const std::vector<double>& x, const std::vector<double>& y) {
+    std::vector<std::pair<double, int>> ends;
+    for (size_t k = 0; k < x.size(); ++k)
+        if (x[k] < y[k]) {
+            ends.push_back({x[k], 1});
+            ends.push_back({y[k], -1});
+        }
+    std::sort(ends.begin(), ends.end());
+    double length = 0, begin = 0;
+    int depth = 0;
+    for (const auto& [place, step] : ends) {
+        if (depth == 0) begin = place;
+        depth += step;
+        if (depth == 0) length += place - begin;
+    }
+    return length;
+}
+
+// Coordinates are small integers, so there are many ties; the marked ends must still add up to the length.
+static void the_scans_find_length_and_ends(int size) {
+    std::mt19937 random(size + 100);
+    for (int i = 0; i < 500; ++i) {
+        std::vector<double> x(size), y(size), sorted_x, sorted_y;
+        std::vector<int64_t> marks(size);
+        for (int k = 0; k < size; ++k) {
+            x[k] = double(random() % 12);
+            y[k] = double(random() % 12);
+            marks[k] = int64_t(1) << k;
+        }
+        sorted_x = x;
+        sorted_y = y;
+        sort_any(size, sorted_x.data(), sorted_y.data(), marks.data());
+        const double lowest = -Limits<double>::highest;
+        IqeLength<double> length{lowest, 0};
+        IqeEnds<double, int64_t> ends{lowest, 0, 0, 0, 0};
+        IqeLeftEnds<double> lefts{lowest};
+        IqeLeftEndsAndLength<double> both{lowest, 0};
+        int64_t left = 0, left_too = 0;
+        for (int k = 0; k < size; ++k) {
+            length.add(sorted_x[k], sorted_y[k]);
+            ends.add(sorted_x[k], sorted_y[k], marks[k]);
+            if (lefts.add(sorted_x[k], sorted_y[k])) left |= marks[k];
+            if (both.add(sorted_x[k], sorted_y[k])) left_too |= marks[k];
+        }
+        ends.right |= ends.last;
+        double by_ends = 0;
+        for (int k = 0; k < size; ++k)
+            by_ends += double(ends.right >> k & 1) * y[k] - double(ends.left >> k & 1) * x[k];
+        const double expected = swept_length(x, y);
+        check(length.length == expected && ends.length == expected && both.length == expected, "length of a union");
+        check(by_ends == expected, "marked ends add up to the length");
+        check(left == ends.left && left_too == ends.left, "all scans find the same left ends");
+    }
+}
+
+template <class T>
+static void threads_do_not_change_results(const IqeCpu<T>& kernels) {
+    const int64_t num_x = 37, num_y = 150, num_components = 5, size = 9, dim = num_components * size;
+    std::mt19937 random(7);
+    std::normal_distribution<T> normal;
+    std::vector<T> x(num_x * dim), y(num_y * dim), grad(num_x * num_y);
+    for (auto* values : {&x, &y, &grad})
+        for (auto& value : *values) value = normal(random);
+    const IqePairwiseShape shape{1, num_x, num_y, num_components, size};
+    const T weight = T(0.3);
+    std::vector<std::vector<T>> results;
+    for (int threads : {1, 3}) {
+        const int64_t bytes = std::max(kernels.pairwise_workspace(shape, Reduction::maxmean, false),
+                                       kernels.pairwise_workspace(shape, Reduction::maxmean, true));
+        void* workspace = std::aligned_alloc(64, bytes);
+        std::vector<T> out(num_x * num_y), grad_x(num_x * dim), grad_y(num_y * dim), partial(num_components * num_x);
+        std::vector<int32_t> largest(num_x * num_y);
+        kernels.pairwise_forward(x.data(), y.data(), &weight, out.data(), largest.data(), workspace, shape,
+                                 Reduction::maxmean, threads);
+        kernels.pairwise_backward(grad.data(), x.data(), y.data(), largest.data(), &weight, grad_x.data(),
+                                  grad_y.data(), partial.data(), workspace, shape, Reduction::maxmean, threads);
+        std::free(workspace);
+        for (auto* part : {&grad_x, &grad_y, &partial}) out.insert(out.end(), part->begin(), part->end());
+        results.push_back(out);
+    }
+    check(results[0] == results[1], "results from one and from three threads");
+}
+
+int main(int, char** arguments) {
+    const std::string isa = arguments[1];
+#if defined(__x86_64__)
+    if ((isa == "avx2" && !__builtin_cpu_supports("avx2")) ||
+        (isa == "avx512" && !__builtin_cpu_supports("avx512bw"))) {
+        std::printf("skipped: this processor has no %s\n", isa.c_str());
+        return 77;
+    }
+#endif
+    for (int size = 1; size <= 70; ++size) the_network_sorts(size);
+    the_unrolled_network_equals_the_loop<4>();
+    the_unrolled_network_equals_the_loop<8>();
+    the_unrolled_network_equals_the_loop<16>();
+    the_unrolled_network_equals_the_loop<32>();
+    for (int size : {1, 2, 3, 4, 7, 8, 16, 31, 60}) the_scans_find_length_and_ends(size);
+    threads_do_not_change_results(qmk::QMK_TARGET::iqe_float);
+    threads_do_not_change_results(qmk::QMK_TARGET::iqe_double);
+    std::printf("%s\n", failures == 0 ? "all native tests passed" : "native tests failed");
+    return failures == 0 ? 0 : 1;
+}

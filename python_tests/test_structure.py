@@ -1,0 +1,94 @@
+"""The project's own rules: imports point one way, every op has its files, no instruction set leaks into another."""
+
+import ast
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qmkernels.backends import table
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "qmkernels"
+
+# What each layer may import of ours: reference <- backends <- ops <- nn, losses <- agents, compat, command line.
+LAYERS = {
+    "reference": set(),
+    "backends": {"reference"},
+    "ops": {"reference", "backends"},
+    "nn": {"reference", "backends", "ops"},
+    "compat": {"nn", "ops", "reference", "backends"},
+}
+
+
+def imported_layers(path):
+    """The layers of qmkernels that a file imports, by relative or absolute imports."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = list(parts[: -node.level]) + (node.module or "").split(".")
+            names = [base] if node.module else [[*base[:-1], alias.name] for alias in node.names]
+            yield from (name[0] for name in names if name and name[0])
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qmkernels."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("qmkernels."))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_one_way(layer):
+    for path in (PACKAGE / layer).rglob("*.py"):
+        wrong = {name for name in imported_layers(path) if name in LAYERS} - LAYERS[layer] - {layer}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_the_python_and_the_native_side_list_the_same_ops():
+    listed = re.search(r"set\(QMK_OPS ([^)]*)\)", (ROOT / "csrc" / "ops.cmake").read_text())[1].split()
+    assert tuple(listed) == table.OPS
+
+
+@pytest.mark.parametrize("op", table.OPS)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "csrc/math/{}.h", "csrc/cpu/{}.cpp", "csrc/cuda/{}.cu", "csrc/bindings/{}.cpp", "qmkernels/reference/{}.py",
+        "qmkernels/backends/reference/{}.py", "qmkernels/backends/compiled/{}.py", "qmkernels/backends/triton/{}.py",
+        "qmkernels/ops/{}.py", "qmkernels/nn/{}.py", "python_tests/test_{}.py", "benchmarks/bench_{}.py",
+    ],
+)  # fmt: skip
+def test_an_op_has_a_file_of_its_name_in_every_layer(op, path):
+    assert (ROOT / path.format(op)).is_file()
+
+
+def test_only_native_touches_addresses():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "native.py":
+            assert "data_ptr" not in path.read_text(), path
+
+
+def test_the_core_includes_no_torch_header():
+    for path in (ROOT / "csrc").rglob("*"):
+        if path.suffix in (".h", ".cuh", ".cpp", ".cu"):
+            assert not re.search(r"#include\s*[<\"](torch|ATen|c10)/", path.read_text()), path
+
+
+@pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="needs g++ and nm")
+@pytest.mark.parametrize("isa, flags", [("baseline", []), ("avx2", ["-mavx2", "-mfma"])])
+@pytest.mark.parametrize("op", table.OPS)
+def test_an_instruction_set_defines_no_symbol_outside_its_namespace(op, isa, flags, tmp_path):
+    if flags and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("another processor family")
+    target = tmp_path / f"{op}.o"
+    subprocess.run(
+        ["g++", "-std=c++17", "-O1", "-Wno-psabi", "-fopenmp", *flags, f"-DQMK_TARGET={isa}",
+         f"-DQMK_LANE_BYTES={32 if flags else 16}", "-DQMK_ISAS=X(baseline) X(avx2)", "-c",
+         str(ROOT / "csrc" / "cpu" / f"{op}.cpp"), "-o", str(target)],
+        check=True, timeout=300,
+    )  # fmt: skip
+    symbols = subprocess.run(["nm", "-C", "--defined-only", str(target)], capture_output=True, text=True, check=True)
+    shared = [line for line in symbols.stdout.splitlines() if re.match(r"^\S*\s+[A-Zu-w]\s", line)]
+    assert shared
+    outside = [line for line in shared if f"qmk::{isa}::" not in line]
+    assert not outside, outside
