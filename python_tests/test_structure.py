@@ -90,5 +90,6 @@ def test_an_instruction_set_defines_no_symbol_outside_its_namespace(op, isa, fla
     symbols = subprocess.run(["nm", "-C", "--defined-only", str(target)], capture_output=True, text=True, check=True)
     shared = [line for line in symbols.stdout.splitlines() if re.match(r"^\S*\s+[A-Zu-w]\s", line)]
     assert shared
-    outside = [line for line in shared if f"qmk::{isa}::" not in line]
+    # The one exception is a pointer to the C++ runtime's exception handler, the same in every object.
+    outside = [line for line in shared if f"qmk::{isa}::" not in line and "DW.ref." not in line]
     assert not outside, outside

@@ -57,7 +57,7 @@ def use_backend(backend: str) -> Iterator[None]:
 
 @cache
 def why_not(backend: str, op: str, device_type: str) -> str | None:
-    """None where ``backend`` runs ``op`` on tensors of ``device_type``; otherwise a sentence that says why it does not."""
+    """None where ``backend`` runs ``op`` on tensors of ``device_type``; otherwise a sentence that says why not."""
     if op not in OPS:
         return f"there is no op named {op!r}"
     if backend == "reference":

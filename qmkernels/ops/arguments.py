@@ -21,9 +21,7 @@ def check_embeddings(op: str, x: Tensor, y: Tensor) -> None:
         if value.dim() == 0:
             raise ValueError(f"{op}: {name} must have shape (..., D), got a tensor without dimensions.")
     if x.dtype != y.dtype:
-        raise TypeError(
-            f"{op}: x and y must have the same dtype, got x {x.dtype} and y {y.dtype}; convert one of them."
-        )
+        raise TypeError(f"{op}: x and y must have the same dtype, got x {x.dtype} and y {y.dtype}; convert one.")
     if x.device != y.device:
         raise RuntimeError(f"{op}: x and y must be on the same device, got x on {x.device} and y on {y.device}.")
     if x.shape[-1] != y.shape[-1]:
@@ -55,9 +53,7 @@ def scalar_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tens
     if not isinstance(value, Tensor):
         return like.new_full((), float(value))
     if value.dim() != 0:
-        raise ValueError(
-            f"{op}: {name} must be a number or a tensor without dimensions, got shape {tuple(value.shape)}."
-        )
+        raise ValueError(f"{op}: {name} must be a number or a tensor without dimensions, got {tuple(value.shape)}.")
     if value.device != like.device:
         raise RuntimeError(f"{op}: {name} must be on {like.device} as x is, got {value.device}.")
     return value if value.dtype == like.dtype else value.to(like.dtype)

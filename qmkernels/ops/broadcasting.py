@@ -52,9 +52,7 @@ def broadcast_shape(op: str, x: Tensor, y: Tensor, trailing: int = 1) -> tuple[i
     sizes = []
     for a, b in zip((1,) * (rank - len(x_sizes)) + x_sizes, (1,) * (rank - len(y_sizes)) + y_sizes, strict=True):
         if a != b and a != 1 and b != 1:
-            raise ValueError(
-                f"{op}: the leading dimensions of x and y must broadcast, got x {tuple(x.shape)} and y {tuple(y.shape)}."
-            )
+            raise ValueError(f"{op}: leading dimensions must broadcast, got x {tuple(x.shape)} and y {tuple(y.shape)}.")
         sizes.append(b if a == 1 else a)
     return tuple(sizes)
 
@@ -62,7 +60,7 @@ def broadcast_shape(op: str, x: Tensor, y: Tensor, trailing: int = 1) -> tuple[i
 def matrix_plan(x: Tensor, y: Tensor, shape: tuple[int, ...]) -> MatrixPlan | None:
     """How the broadcast forms matrices of pairs, or None where x and y match row by row (or nearly so)."""
     shared, of_x, of_y = [], [], []
-    for d, size in enumerate(shape):
+    for d in range(len(shape)):
         from_end = d - len(shape) - 1
         x_size = x.shape[from_end] if -from_end <= x.dim() else 1
         y_size = y.shape[from_end] if -from_end <= y.dim() else 1
