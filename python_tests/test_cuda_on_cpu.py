@@ -168,7 +168,7 @@ def test_pairwise_components_are_reduced_however_they_are_split_over_blocks(redu
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     # One more than a tile on either side; the gradient of y is that of x with the sides exchanged.
-    x, y = _pair_points(9, 129, 5 * dim_per_component, dtype)
+    x, y = _pair_points(9, 129, 3 * dim_per_component, dtype)
     max_weight = torch.tensor(0.3, dtype=dtype)
     out, largest = reference.iqe_pairwise_forward(x, y, max_weight, dim_per_component, reduction, True)
     grad_out = torch.randn_like(out)
