@@ -34,7 +34,7 @@ TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol"
 
 
 def _compile(into: Path, *options: str) -> ctypes.CDLL:
-    command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
+    command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
     # Three blocks at most, so that a block does one tile after another.
     command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3"]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor

@@ -6,6 +6,7 @@
 // a message. Dynamic shared memory starts as NaN in every block. Not thread-safe, and slow.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -48,7 +49,9 @@ struct Barrier {
 };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // to start it; from then on jumps, which spare two system calls a switch
+    jmp_buf resume;
+    bool started = false;
     std::vector<char> stack;
     dim3 index;
     Barrier* waits_for = nullptr;
@@ -62,7 +65,7 @@ struct Block {
     std::vector<Barrier> warps;
     Barrier all;
     std::vector<uint64_t> exchanged;  // what each thread shows the others of its warp
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     std::function<void()> body;
 };
 
@@ -77,6 +80,17 @@ inline uint64_t next_random() {
     return random_state;
 }
 
+inline void leave_fiber() {
+    if (_setjmp(fiber->resume) == 0) _longjmp(block->scheduler, 1);
+}
+
+inline void enter_fiber() {
+    if (_setjmp(block->scheduler) != 0) return;
+    if (fiber->started) _longjmp(fiber->resume, 1);
+    fiber->started = true;
+    setcontext(&fiber->context);
+}
+
 inline void wait_for(Barrier& barrier, int count) {
     const unsigned generation = barrier.generation;
     if (++barrier.arrived == count) {
@@ -86,13 +100,13 @@ inline void wait_for(Barrier& barrier, int count) {
     }
     fiber->waits_for = &barrier;
     fiber->waits_since = generation;
-    swapcontext(&fiber->context, &block->scheduler);
+    leave_fiber();
 }
 
 inline void run_fiber() {
     block->body();
     fiber->done = true;
-    swapcontext(&fiber->context, &block->scheduler);
+    leave_fiber();
 }
 
 inline void run_block() {
@@ -112,7 +126,7 @@ inline void run_block() {
         for (int i : able) {
             fiber = &block->fibers[i];
             fiber->waits_for = nullptr;
-            swapcontext(&block->scheduler, &fiber->context);
+            enter_fiber();
             left -= fiber->done;
         }
     }
@@ -232,7 +246,7 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 size
             Fiber& one = here.fibers[t];
             one.index.x = t;
             one.index.y = one.index.z = 0;
-            one.done = false;
+            one.done = one.started = false;
             one.waits_for = nullptr;
             one.stack.resize(stack_bytes);
             getcontext(&one.context);
