@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+_is_functorch_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _library = torch.library.Library("qmkernels", "DEF")
 
 
@@ -34,17 +36,18 @@ def register(schema: str, implementation: Callable, fake: Callable) -> Callable:
 
 
 def _ordinary(arguments: tuple) -> bool:
-    """Whether no mode, transform, subclass or profiler has to see the call."""
+    """Whether no mode, transform, subclass or profiler has to see the call. Spelled out: it is on every call's way."""
     if (
         torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.profiler._is_profiler_enabled
     ):
         return False
-    return all(
-        type(argument) in _PLAIN_TYPES
-        and not torch._C._functorch.is_functorch_wrapped_tensor(argument)
-        and not torch._C._functorch.is_legacy_batchedtensor(argument)
-        for argument in arguments
-        if isinstance(argument, torch.Tensor)
-    )
+    for argument in arguments:
+        kind = type(argument)
+        if kind in _PLAIN_TYPES:
+            if _is_functorch_wrapped(argument) or _is_legacy_batched(argument):
+                return False
+        elif isinstance(argument, torch.Tensor):
+            return False
+    return True
