@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 import warnings
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch  # before the core, so that both share torch's OpenMP runtime
 from torch import Tensor
 
+_KEPT_SCRATCH_BYTES = 4 << 20
+_thread = threading.local()
 _core: ModuleType | None = None
 _failure = ""
 if importlib.util.find_spec("qmkernels._core") is None:
@@ -55,6 +58,20 @@ def why_not(device_type: str) -> str | None:
 def call(function: str, device: torch.device, *arguments: Any) -> Any:
     """Calls a function of the core that only computes sizes."""
     return getattr(getattr(_core, device.type), function)(*arguments)
+
+
+def scratch(num_bytes: int, device: torch.device) -> Tensor:
+    """Uninitialised memory for one kernel call, used before this thread's next call.
+
+    On a CPU a small one is kept for the thread's next call: memory fresh from the system costs a page fault every 4 KiB,
+    which can take as long as the kernel. On a GPU it is torch's to keep.
+    """
+    if device.type != "cpu" or num_bytes > _KEPT_SCRATCH_BYTES:
+        return torch.empty(num_bytes, dtype=torch.uint8, device=device)
+    kept = getattr(_thread, "scratch", None)
+    if kept is None or kept.numel() < num_bytes:
+        kept = _thread.scratch = torch.empty(num_bytes, dtype=torch.uint8)
+    return kept
 
 
 def launch(function: str, device: torch.device, *arguments: Tensor | int | None) -> None:

@@ -55,7 +55,7 @@ def _pairwise_sizes(x: Tensor, y: Tensor, dim_per_component: int, reduction: str
 
 def _workspace(x: Tensor, sizes: tuple[int, ...], backward: bool) -> Tensor:
     num_bytes = native.call("iqe_pairwise_workspace", x.device, x.element_size(), *sizes, backward)
-    return x.new_empty(num_bytes, dtype=torch.uint8)
+    return native.scratch(num_bytes, x.device)
 
 
 def iqe_pairwise_forward(
