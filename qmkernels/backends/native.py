@@ -63,7 +63,7 @@ def call(function: str, device: torch.device, *arguments: Any) -> Any:
 def scratch(num_bytes: int, device: torch.device) -> Tensor:
     """Uninitialised memory for one kernel call, used before this thread's next call.
 
-    On a CPU a small one is kept for the thread's next call: memory fresh from the system costs a page fault every 4 KiB,
+    On a CPU a small one is kept for the thread's next call: fresh memory costs a page fault every 4 KiB,
     which can take as long as the kernel. On a GPU it is torch's to keep.
     """
     if device.type != "cpu" or num_bytes > _KEPT_SCRATCH_BYTES:
