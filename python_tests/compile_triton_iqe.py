@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from qmkernels.backends.triton import iqe
+from qmkernels.backends.triton import iqe, iqe_pairwise
 
 POINTERS_OF_THEIR_OWN_TYPE = {"ends_ptr": "*u8", "largest_ptr": "*i32", "position_ptr": "*i32"}
 MULTIPLES_OF_16 = ("padded_y",)
@@ -54,13 +54,13 @@ def main(target: str, dtype: str) -> None:
             tile = {"ROWS": rows, "BLOCK_C": block_c, "BLOCK_K": block_k}
             compile_kernel(iqe.iqe_forward_kernel, gpu, dtype, {**forward, **tile})
             compile_kernel(iqe.iqe_backward_kernel, gpu, dtype, {**common, "ROWS": 2, "BLOCK_D": 512})
-            block_x, block_y = iqe.pairwise_forward_tile(1000, 1000, torch_dtype.itemsize)
+            block_x, block_y = iqe_pairwise.pairwise_forward_tile(1000, 1000, torch_dtype.itemsize)
             tile = {"WIDE": False, "BLOCK_X": block_x, "BLOCK_Y": block_y}
-            compile_kernel(iqe.iqe_pairwise_forward_kernel, gpu, dtype, {**forward, **tile})
-            block_x, block_y = iqe.pairwise_backward_tile(1000, 1000, dim_per_component, torch_dtype.itemsize)
+            compile_kernel(iqe_pairwise.iqe_pairwise_forward_kernel, gpu, dtype, {**forward, **tile})
+            block_x, block_y = iqe_pairwise.pairwise_backward_tile(1000, 1000, dim_per_component, torch_dtype.itemsize)
             tile = {"WIDE": True, "BLOCK_X": block_x, "BLOCK_Y": block_y, "BLOCK_K": block_k}
             backward = {"HIGHEST": highest, "SIGN": 1, "stride_x": 1, **common}
-            compile_kernel(iqe.iqe_pairwise_backward_kernel, gpu, dtype, {**backward, **tile})
+            compile_kernel(iqe_pairwise.iqe_pairwise_backward_kernel, gpu, dtype, {**backward, **tile})
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ RUNS_HERE = ON_GPU or _import_interpreted()
 
 from qmkernels.backends.reference import iqe as reference  # noqa: E402
 from qmkernels.backends.triton import iqe as kernels  # noqa: E402
+from qmkernels.backends.triton import iqe_pairwise as pairwise_kernels  # noqa: E402
 from qmkernels.reference import iqe as definition  # noqa: E402
 
 runs_here = pytest.mark.skipif(
@@ -180,7 +181,7 @@ def test_pairwise_offsets_of_64_bits_give_the_same_numbers(monkeypatch):
     x, y = _pair_points(5, 7, 3 * 4, torch.float64)
     out, largest = kernels.iqe_pairwise_forward(x, y, None, 4, "max", True)
     grads = kernels.iqe_pairwise_backward(out, x, y, largest, None, 4, "max", False)
-    monkeypatch.setattr(kernels, "_is_wide", lambda *_: True)
+    monkeypatch.setattr(pairwise_kernels, "_is_wide", lambda *_: True)
     _assert_alike(kernels.iqe_pairwise_forward(x, y, None, 4, "max", True), (out, largest))
     _assert_alike(kernels.iqe_pairwise_backward(out, x, y, largest, None, 4, "max", False), grads)
 

@@ -33,22 +33,19 @@ def _prepared(
     return x, y, arguments.scalar_like(op, "max_weight", weight, x)
 
 
-def _elementwise(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, backend: str
-) -> Tensor:
-    if records_derivative(x, y, max_weight):
-        function = Iqe if torch.compiler.is_compiling() else IqeForwardMode
-        return apply(function, x, y, max_weight, dim_per_component, reduction, backend)[0]
-    return iqe_forward(x, y, max_weight, dim_per_component, reduction, False, backend)[0]
+# How a form runs: what torch.compile traces, what eager autograd records, and the op itself where nothing is recorded.
+_ELEMENTWISE = (Iqe, IqeForwardMode, iqe_forward)
+_PAIRWISE = (IqePairwise, IqePairwiseForwardMode, iqe_pairwise_forward)
 
 
-def _pairwise(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, backend: str
+def _run(
+    form: tuple, x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, backend: str
 ) -> Tensor:
+    traced, recorded, op = form
     if records_derivative(x, y, max_weight):
-        function = IqePairwise if torch.compiler.is_compiling() else IqePairwiseForwardMode
+        function = traced if torch.compiler.is_compiling() else recorded
         return apply(function, x, y, max_weight, dim_per_component, reduction, backend)[0]
-    return iqe_pairwise_forward(x, y, max_weight, dim_per_component, reduction, False, backend)[0]
+    return op(x, y, max_weight, dim_per_component, reduction, False, backend)[0]
 
 
 def iqe(
@@ -104,14 +101,14 @@ def iqe(
     x, y, max_weight = _prepared("iqe", x, y, dim_per_component, reduction, max_weight)
     backend = table.requested(backend)
     if x.shape == y.shape:
-        return _elementwise(x, y, max_weight, dim_per_component, reduction, backend)
+        return _run(_ELEMENTWISE, x, y, max_weight, dim_per_component, reduction, backend)
     shape = broadcasting.broadcast_shape("iqe", x, y)
     plan = broadcasting.matrix_plan(x, y, shape)
     if plan is None:
         x, y = x.expand(*shape, x.shape[-1]), y.expand(*shape, y.shape[-1])
-        return _elementwise(x, y, max_weight, dim_per_component, reduction, backend)
+        return _run(_ELEMENTWISE, x, y, max_weight, dim_per_component, reduction, backend)
     rows_of_x, rows_of_y = plan.rows_of_x(x), plan.rows_of_y(y)
-    return plan.unfold(_pairwise(rows_of_x, rows_of_y, max_weight, dim_per_component, reduction, backend))
+    return plan.unfold(_run(_PAIRWISE, rows_of_x, rows_of_y, max_weight, dim_per_component, reduction, backend))
 
 
 def iqe_pairwise(
@@ -154,9 +151,9 @@ def iqe_pairwise(
         )
     backend = table.requested(backend)
     if x.dim() == 2 and y.dim() == 2:
-        return _pairwise(x[None], y[None], max_weight, dim_per_component, reduction, backend)[0]
+        return _run(_PAIRWISE, x[None], y[None], max_weight, dim_per_component, reduction, backend)[0]
     batch = broadcasting.broadcast_shape("iqe_pairwise", x, y, trailing=2)
     x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])
     y = y.expand(*batch, *y.shape[-2:]).reshape(math.prod(batch), *y.shape[-2:])
-    out = _pairwise(x, y, max_weight, dim_per_component, reduction, backend)
+    out = _run(_PAIRWISE, x, y, max_weight, dim_per_component, reduction, backend)
     return out.reshape(*batch, *out.shape[1:])

@@ -1,0 +1,79 @@
+"""What IQE's Triton kernels share: reductions over components, finite inputs, tile sizes."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+NAN = tl.constexpr(tl.PropagateNan.ALL)
+
+
+@triton.jit
+def finite_or_nan(value, highest):
+    """An infinite coordinate counts as the largest finite number, so that no difference is infinity - infinity."""
+    value = tl.where(value > highest, highest, value)
+    return tl.where(value < -highest, -highest, value)
+
+
+@triton.jit
+def weights_of(
+    max_weight_ptr,  # (): None unless maxmean
+    num_components,
+    dtype: tl.constexpr,
+    REDUCTION: tl.constexpr,
+):
+    """The derivative of the reduction by a length: for every component, and on top for the one of greatest length."""
+    zero = tl.zeros((), dtype)
+    one = zero + 1
+    share = one / (zero + num_components)
+    every = one
+    largest = zero
+    if REDUCTION == "mean":
+        every = share
+    if REDUCTION == "max":
+        every = zero
+        largest = one
+    if REDUCTION == "spread":
+        every = -share
+        largest = one
+    if REDUCTION == "maxmean":
+        largest = tl.load(max_weight_ptr)
+        every = (one - largest) * share
+    return every, largest
+
+
+@triton.jit
+def reduced(total, greatest, max_weight_ptr, num_components, REDUCTION: tl.constexpr):
+    """The distance from the sum and the maximum of the lengths. A NaN length is in the sum, so it decides."""
+    mean = total / (tl.zeros((), total.dtype) + num_components)
+    greatest = tl.where(total == total, greatest, total)
+    out = total
+    if REDUCTION == "mean":
+        out = mean
+    if REDUCTION == "max":
+        out = greatest
+    if REDUCTION == "spread":
+        out = greatest - mean
+    if REDUCTION == "maxmean":
+        out = mean + tl.load(max_weight_ptr) * (greatest - mean)
+    return out
+
+
+def needs_largest(reduction: str) -> bool:
+    return reduction in ("max", "maxmean", "spread")
+
+
+def highest_of(tensor: Tensor) -> float:
+    return torch.finfo(tensor.dtype).max
+
+
+def finite(tensor: Tensor) -> Tensor:
+    highest = highest_of(tensor)
+    return tensor.clamp(-highest, highest)
+
+
+def tile_for(size: int, at_most: int) -> int:
+    """The power of two that holds ``size``, but no more than ``at_most``."""
+    return min(triton.next_power_of_2(max(size, 1)), at_most)

@@ -1,0 +1,287 @@
+"""IQE's pairwise functions in Triton.
+
+Precision: as in iqe.py; sums over the other side of the matrix are in the input's dtype too, in a fixed order.
+
+Cost, for N and M points, D = C * K values a point:
+
+- forward sorts every x once, then takes 4 operations an element of N * M * D: begin, furthest, difference, sum. Sorted
+  x, its int32 positions and a transposed y, of D values a point each, are the only workspace.
+- backward runs one scan for grad_x and, mirrored, one for grad_y: twice 4 operations an element and a sum over the
+  other side.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .iqe_common import NAN, finite, highest_of, needs_largest, reduced, tile_for, weights_of
+
+
+@triton.jit
+def iqe_pairwise_forward_kernel(
+    sorted_x_ptr,  # (batch, num_x, C, K), ascending in K, finite or NaN
+    position_ptr,  # int32 (batch, num_x, C, K): where each sorted x stood
+    y_by_point_ptr,  # (batch, C, K, padded_y), finite or NaN
+    max_weight_ptr,  # (): None unless maxmean
+    out_ptr,  # (batch, num_x, num_y), for reduction "none" (batch, num_x, num_y, C)
+    largest_ptr,  # int32 (batch, num_x, num_y), with KEEP
+    num_x,
+    num_y,
+    padded_y,  # num_y rounded up to a multiple of BLOCK_Y: y is read without a mask
+    num_components,
+    HIGHEST: tl.constexpr,  # largest finite number of the dtype
+    K: tl.constexpr,
+    REDUCTION: tl.constexpr,
+    KEEP: tl.constexpr,
+    WIDE: tl.constexpr,  # whether K * padded_y passes 32 bits
+    BLOCK_X: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+):
+    dtype: tl.constexpr = sorted_x_ptr.dtype.element_ty
+    blocks_x = tl.cdiv(num_x, BLOCK_X)
+    blocks_y = tl.cdiv(num_y, BLOCK_Y)
+    program = tl.program_id(0)
+    sample = (program // (blocks_x * blocks_y)).to(tl.int64)
+    i = program // blocks_y % blocks_x * BLOCK_X + tl.arange(0, BLOCK_X)
+    j = program % blocks_y * BLOCK_Y + tl.arange(0, BLOCK_Y)
+    i_exists = i < num_x
+    exists = i_exists[:, None] & (j < num_y)[None, :]
+    x_row = (sample * num_x + i) * num_components * K
+    first_line = y_by_point_ptr + sample * num_components * K * padded_y
+
+    total = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
+    greatest = tl.full((BLOCK_X, BLOCK_Y), -1, dtype)
+    largest = tl.zeros((BLOCK_X, BLOCK_Y), tl.int32)
+    for component in range(num_components):
+        furthest = tl.full((BLOCK_X, BLOCK_Y), -HIGHEST, dtype)
+        length = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
+        for k in range(K):
+            x = tl.load(sorted_x_ptr + x_row + component * K + k, mask=i_exists, other=0)
+            position = tl.load(position_ptr + x_row + component * K + k, mask=i_exists, other=0)
+            line = (position.to(tl.int64) if WIDE else position) * padded_y
+            y = tl.load(first_line + (line[:, None] + j[None, :]))
+            # begin_k = max(x_k, furthest),  furthest = max(begin_k, y_k),  length += furthest - begin_k
+            begin = tl.maximum(furthest, x[:, None], propagate_nan=NAN)
+            furthest = tl.maximum(begin, y, propagate_nan=NAN)
+            length += furthest - begin
+        first_line += K * padded_y.to(tl.int64)
+
+        if REDUCTION == "none":
+            pair = (sample * num_x + i)[:, None] * num_y + j[None, :]
+            tl.store(out_ptr + pair * num_components + component, length, mask=exists)
+        total += length
+        if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
+            is_greater = length > greatest
+            largest = tl.where(is_greater, component, largest)
+            greatest = tl.where(is_greater, length, greatest)
+
+    # Only now, so that the loop does not hold these registers.
+    pair = (sample * num_x + i)[:, None] * num_y + j[None, :]
+    if REDUCTION != "none":
+        out = reduced(total, greatest, max_weight_ptr, num_components, REDUCTION)
+        tl.store(out_ptr + pair, out, mask=exists)
+    if KEEP:
+        tl.store(largest_ptr + pair, largest, mask=exists)
+
+
+@triton.jit
+def iqe_pairwise_backward_kernel(
+    grad_out_ptr,  # (batch, num_x, num_y), for reduction "none" (batch, num_x, num_y, C); strides below
+    sorted_x_ptr,  # (batch, num_x, C, K), ascending in K, finite or NaN
+    position_ptr,  # int32 (batch, num_x, C, K): where each sorted x stood
+    y_by_point_ptr,  # (batch, C, K, padded_y), finite or NaN
+    largest_ptr,  # int32 (batch, num_x, num_y), for a reduction by the maximum; strides below
+    max_weight_ptr,  # (): None unless maxmean
+    grad_ptr,  # (batch, num_x, C, K)
+    num_x,
+    num_y,
+    padded_y,  # num_y rounded up to a multiple of BLOCK_Y: y is read without a mask
+    num_components,
+    stride_x,  # pairs from one x to the next, in grad_out and largest: they may be transposed
+    stride_y,  # pairs from one y to the next
+    HIGHEST: tl.constexpr,  # largest finite number of the dtype
+    SIGN: tl.constexpr,  # -1: the gradient by x; +1: by y, with the mirrored problem in the places of x and y
+    K: tl.constexpr,
+    REDUCTION: tl.constexpr,
+    WIDE: tl.constexpr,  # whether K * padded_y passes 32 bits
+    BLOCK_X: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_K: tl.constexpr,  # K or the next power of two
+):
+    dtype: tl.constexpr = sorted_x_ptr.dtype.element_ty
+    blocks_x = tl.cdiv(num_x, BLOCK_X)
+    program = tl.program_id(0)
+    sample = (program // (blocks_x * num_components)).to(tl.int64)
+    component = program // blocks_x % num_components
+    i = program % blocks_x * BLOCK_X + tl.arange(0, BLOCK_X)
+    i_exists = i < num_x
+    x_row = ((sample * num_x + i) * num_components + component) * K
+    first_line = y_by_point_ptr + (sample * num_components + component) * K * padded_y
+    every, on_top = weights_of(max_weight_ptr, num_components, dtype, REDUCTION)
+
+    order = tl.arange(0, BLOCK_K)[None, :]
+    grad = tl.zeros((BLOCK_X, BLOCK_K), dtype)  # in the order of sorted_x
+    for first_y in range(0, num_y, BLOCK_Y):
+        j = first_y + tl.arange(0, BLOCK_Y)
+        exists = i_exists[:, None] & (j < num_y)[None, :]
+        pair = sample * num_x * num_y + i.to(tl.int64)[:, None] * stride_x + j.to(tl.int64)[None, :] * stride_y
+        if REDUCTION == "none":
+            weight = tl.load(grad_out_ptr + pair * num_components + component, mask=exists, other=0)
+        else:
+            weight = tl.load(grad_out_ptr + pair, mask=exists, other=0)
+            if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
+                largest = tl.load(largest_ptr + pair, mask=exists, other=0)
+                weight = weight * (every + tl.where(component == largest, on_top, 0.0))
+            else:
+                weight = weight * every
+
+        furthest = tl.full((BLOCK_X, BLOCK_Y), -HIGHEST, dtype)
+        for k in range(K):
+            x = tl.load(sorted_x_ptr + x_row + k, mask=i_exists, other=0)[:, None]
+            position = tl.load(position_ptr + x_row + k, mask=i_exists, other=0)
+            line = (position.to(tl.int64) if WIDE else position) * padded_y
+            y = tl.load(first_line + (line[:, None] + j[None, :]))
+            # x_k starts a piece: x_k >= furthest, y_k > x_k;  grad_k += sum_j weight_j
+            starts = (x >= furthest) & (y > x)
+            furthest = tl.maximum(furthest, y)
+            ended = tl.sum(tl.where(starts, weight, 0.0), axis=1, keep_dims=True)
+            grad += tl.where(order == k, ended, 0.0)
+
+    mask = i_exists[:, None] & (order < K)
+    position = tl.load(position_ptr + x_row[:, None] + order, mask=mask, other=0)
+    tl.store(grad_ptr + x_row[:, None] + position, grad * SIGN, mask=mask)
+
+
+def pairwise_forward_tile(num_x: int, num_y: int, item_size: int) -> tuple[int, int]:
+    """Points of x and of y a program: 64 bytes of each number of a pair a thread, more would spill."""
+    return tile_for(num_x, 64 // item_size), max(tile_for(num_y, 128), 16)
+
+
+def pairwise_backward_tile(num_x: int, num_y: int, dim_per_component: int, item_size: int) -> tuple[int, int]:
+    """Points of x a program and of y at a time. 128 y are one warp's 32 times 4: their sum needs no shared memory."""
+    block_k = triton.next_power_of_2(dim_per_component)
+    return tile_for(num_x, max(min(32 // item_size, 1024 // block_k), 1)), max(tile_for(num_y, 128), 16)
+
+
+def _is_wide(y_by_point: Tensor, dim_per_component: int) -> bool:
+    return dim_per_component * y_by_point.shape[-1] >= 2**31
+
+
+def _sorted_points(points: Tensor, num_components: int) -> tuple[Tensor, Tensor]:
+    """Points (B, N, D), finite, to their components' values in ascending order and int32 positions: (B, N, C, K)."""
+    values, positions = points.unflatten(-1, (num_components, -1)).sort(dim=-1, stable=True)
+    return values.contiguous(), positions.to(torch.int32).contiguous()
+
+
+def _by_point(points: Tensor, block: int) -> Tensor:
+    """Points (B, M, D) to (B, D, M), M padded to a multiple of ``block``; what is in the padding is never used."""
+    batch, num_points, size = points.shape
+    result = points.new_empty(batch, size, triton.cdiv(num_points, block) * block)
+    result[..., :num_points] = points.mT
+    return result
+
+
+def iqe_pairwise_forward(
+    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+) -> tuple[Tensor, Tensor]:
+    num_components = x.shape[-1] // dim_per_component
+    pairs = batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
+    out = x.new_empty(*pairs, num_components) if reduction == "none" else x.new_empty(pairs)
+    keep = keep and needs_largest(reduction)
+    largest = x.new_empty(pairs if keep else 0, dtype=torch.int32)
+    if out.numel() == 0:
+        return out, largest
+    block_x, block_y = pairwise_forward_tile(num_x, num_y, x.element_size())
+    sorted_x, position = _sorted_points(finite(x), num_components)
+    y_by_point = _by_point(finite(y), block_y)
+    with torch.cuda.device_of(x):
+        iqe_pairwise_forward_kernel[(batch * triton.cdiv(num_x, block_x) * triton.cdiv(num_y, block_y),)](
+            sorted_x,
+            position,
+            y_by_point,
+            max_weight if reduction == "maxmean" else None,
+            out,
+            largest,
+            num_x,
+            num_y,
+            y_by_point.shape[-1],
+            num_components,
+            HIGHEST=highest_of(x),
+            K=dim_per_component,
+            REDUCTION=reduction,
+            KEEP=keep,
+            WIDE=_is_wide(y_by_point, dim_per_component),
+            BLOCK_X=block_x,
+            BLOCK_Y=block_y,
+        )
+    return out, largest
+
+
+def _pairwise_gradient(
+    grad_out: Tensor,  # pairs along dimensions 1 and 2 of any strides, taken from the two next arguments
+    strides: tuple[int, int],
+    x: Tensor,
+    y: Tensor,
+    largest: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    sign: int,
+) -> Tensor:
+    """The gradient by x (sign -1) or, called with the mirrored points -y and -x, by y (sign 1)."""
+    batch, num_x, num_y, size = x.shape[0], x.shape[1], y.shape[1], x.shape[2]
+    if batch * num_x * num_y * size == 0:
+        return torch.zeros_like(x)
+    num_components = size // dim_per_component
+    block_x, block_y = pairwise_backward_tile(num_x, num_y, dim_per_component, x.element_size())
+    grad = torch.empty_like(x)
+    sorted_x, position = _sorted_points(x, num_components)
+    y_by_point = _by_point(y, block_y)
+    with torch.cuda.device_of(x):
+        iqe_pairwise_backward_kernel[(batch * num_components * triton.cdiv(num_x, block_x),)](
+            grad_out,
+            sorted_x,
+            position,
+            y_by_point,
+            largest,
+            max_weight if reduction == "maxmean" else None,
+            grad,
+            num_x,
+            num_y,
+            y_by_point.shape[-1],
+            num_components,
+            *strides,
+            HIGHEST=highest_of(x),
+            SIGN=sign,
+            K=dim_per_component,
+            REDUCTION=reduction,
+            WIDE=_is_wide(y_by_point, dim_per_component),
+            BLOCK_X=block_x,
+            BLOCK_Y=block_y,
+            BLOCK_K=triton.next_power_of_2(dim_per_component),
+        )
+    return grad
+
+
+def iqe_pairwise_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    y: Tensor,
+    largest: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    need_weight_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    finite_x, finite_y, num_y = finite(x), finite(y), y.shape[1]
+    rest = largest, max_weight, dim_per_component, reduction
+    grad_x = _pairwise_gradient(grad_out, (num_y, 1), finite_x, finite_y, *rest, sign=-1)
+    grad_y = _pairwise_gradient(grad_out, (1, num_y), -finite_y, -finite_x, *rest, sign=1)
+    grad_max_weight = x.new_empty(0)
+    if need_weight_gradient:
+        spread, _ = iqe_pairwise_forward(x, y, None, dim_per_component, "spread", False)
+        grad_max_weight = (grad_out * spread).sum()
+    return grad_x, grad_y, grad_max_weight
