@@ -15,8 +15,8 @@ for needed in NEEDED:
 import gymnasium  # noqa: E402
 
 from qmkernels.demo import train as training  # noqa: E402
+from qmkernels.demo.correlation import pearson, spearman  # noqa: E402
 from qmkernels.demo.mountaincar import NUM_ACTIONS, Dynamics, Grid, random_actor_transitions  # noqa: E402
-from qmkernels.demo.report import pearson, spearman  # noqa: E402
 
 KEYS = {
     *("steps", "seconds", "ms_per_step", "ms_per_step_reference", "head_share", "spearman_flag", "pearson_flag"),

@@ -9,32 +9,18 @@ import math
 import os
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 from matplotlib.figure import Figure
-from scipy.stats import rankdata
 
-from .mountaincar import FloatArray, Grid
+from .correlation import pearson, spearman
+from .mountaincar import Grid
 from .settings import Settings
-
-if TYPE_CHECKING:
-    from .train import Outcome
+from .train import Outcome
 
 FIGURE_NAME = "mountaincar.png"
 METRICS_NAME = "metrics.json"
-
-
-def spearman(first: FloatArray, second: FloatArray) -> float:
-    """Spearman's rank correlation of two vectors, ties at their mean rank; NaN where either is constant or has NaN."""
-    return pearson(rankdata(first, nan_policy="propagate"), rankdata(second, nan_policy="propagate"))
-
-
-def pearson(first: FloatArray, second: FloatArray) -> float:
-    """Pearson's correlation of two vectors; NaN where either is constant or has NaN."""
-    first, second = first - first.mean(), second - second.mean()
-    scale = math.sqrt((first @ first) * (second @ second))
-    return float(first @ second) / scale if scale > 0 else math.nan
 
 
 def metrics(grid: Grid, settings: Settings, outcome: Outcome, backend_used: str) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from ..backends.table import resolve, use_backend
 from ..nn import IQE
+from .correlation import spearman
 from .mountaincar import FloatArray, Grid, random_actor_transitions
-from .report import spearman
 from .settings import Settings
 
 # Of the training: correlations for the progress bar, and rounds of `StepClock`.
