@@ -5,10 +5,30 @@ from importlib.metadata import PackageNotFoundError, version
 from . import backends, compat, nn
 from .backends.table import use_backend
 from .ops.iqe import iqe, iqe_pairwise
+from .ops.mrn import euclidean_pairwise, mrn, mrn_pairwise
+from .ops.nearest import nearest
+from .ops.poisson import log_poisson_le, poisson_gt, poisson_le
+from .ops.pqe import pqe, pqe_pairwise
 
 try:
     __version__ = version("qmkernels")
 except PackageNotFoundError:  # the sources alone, not installed
     __version__ = "0+sources"
 
-__all__ = ["backends", "compat", "iqe", "iqe_pairwise", "nn", "use_backend"]
+__all__ = [
+    "backends",
+    "compat",
+    "euclidean_pairwise",
+    "iqe",
+    "iqe_pairwise",
+    "log_poisson_le",
+    "mrn",
+    "mrn_pairwise",
+    "nearest",
+    "nn",
+    "poisson_gt",
+    "poisson_le",
+    "pqe",
+    "pqe_pairwise",
+    "use_backend",
+]

@@ -74,10 +74,10 @@ def scratch(num_bytes: int, device: torch.device) -> Tensor:
     return kept
 
 
-def launch(function: str, device: torch.device, *arguments: Tensor | int | None) -> None:
+def launch(function: str, device: torch.device, *arguments: Tensor | int | float | None) -> None:
     """Runs a kernel. Tensors, contiguous and on ``device``, become addresses; None and empty tensors become 0."""
     addresses = [
-        argument if isinstance(argument, int) else 0 if argument is None else argument.data_ptr()
+        argument if isinstance(argument, (int, float)) else 0 if argument is None else argument.data_ptr()
         for argument in arguments
     ]
     if device.type == "cpu":

@@ -8,9 +8,9 @@ from torch import Tensor
 _FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check_embeddings(op: str, x: Tensor, y: Tensor) -> None:
-    """x and y are float tensors of one dtype and device with the same last size, at least 1."""
-    for name, value in (("x", x), ("y", y)):
+def check_floats(op: str, **tensors: Tensor) -> None:
+    """The tensors are float tensors of one dtype and device."""
+    for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}.")
         if value.dtype not in _FLOAT_DTYPES:
@@ -18,28 +18,37 @@ def check_embeddings(op: str, x: Tensor, y: Tensor) -> None:
                 f"{op}: {name} must be float64, float32, bfloat16 or float16, got {value.dtype}; "
                 f"convert it first, for example {name}.float()."
             )
+    (one, x), (other, y) = tensors.items()
+    if x.dtype != y.dtype:
+        raise TypeError(
+            f"{op}: {one} and {other} must have the same dtype, got {one} {x.dtype} and {other} {y.dtype}; convert one."
+        )
+    if x.device != y.device:
+        raise RuntimeError(
+            f"{op}: {one} and {other} must be on the same device, got {one} on {x.device} and {other} on {y.device}."
+        )
+
+
+def check_embeddings(op: str, x: Tensor, y: Tensor) -> None:
+    """x and y are float tensors of one dtype and device with the same last size, at least 1."""
+    check_floats(op, x=x, y=y)
+    for name, value in (("x", x), ("y", y)):
         if value.dim() == 0:
             raise ValueError(f"{op}: {name} must have shape (..., D), got a tensor without dimensions.")
-    if x.dtype != y.dtype:
-        raise TypeError(f"{op}: x and y must have the same dtype, got x {x.dtype} and y {y.dtype}; convert one.")
-    if x.device != y.device:
-        raise RuntimeError(f"{op}: x and y must be on the same device, got x on {x.device} and y on {y.device}.")
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"{op}: x and y must have the same last size, got x {tuple(x.shape)} and y {tuple(y.shape)}.")
     if x.shape[-1] == 0:
         raise ValueError(f"{op}: x and y must have at least one value in the last dimension, got {tuple(x.shape)}.")
 
 
-def check_components(op: str, size: int, dim_per_component: int) -> None:
-    """dim_per_component is a positive int that divides size."""
-    if isinstance(dim_per_component, bool) or not isinstance(dim_per_component, (int, torch.SymInt)):
-        raise TypeError(f"{op}: dim_per_component must be an int, got {type(dim_per_component).__name__}.")
-    if dim_per_component < 1:
-        raise ValueError(f"{op}: dim_per_component must be at least 1, got {dim_per_component}.")
-    if size % dim_per_component != 0:
-        raise ValueError(
-            f"{op}: the last size must be a multiple of dim_per_component, got {size} and {dim_per_component}."
-        )
+def check_count(op: str, name: str, count: int, divides: int) -> None:
+    """count is a positive int that divides the last size."""
+    if isinstance(count, bool) or not isinstance(count, (int, torch.SymInt)):
+        raise TypeError(f"{op}: {name} must be an int, got {type(count).__name__}.")
+    if count < 1:
+        raise ValueError(f"{op}: {name} must be at least 1, got {count}.")
+    if divides % count != 0:
+        raise ValueError(f"{op}: the last size must be a multiple of {name}, got {divides} and {count}.")
 
 
 def check_choice(op: str, name: str, value: str, choices: tuple[str, ...]) -> None:

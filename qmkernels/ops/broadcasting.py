@@ -1,10 +1,14 @@
-"""Broadcasting of x (..., D) against y (..., D): which leading dimensions form a matrix of pairs."""
+"""Broadcasting of x (..., D) against y (..., D): which leading dimensions form a matrix of pairs, and the two forms
+that every distance has, rows against matching rows and every row against every row."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 # Below this many rows on either side a matrix is not worth its own kernel: the rows are repeated instead.
@@ -69,3 +73,47 @@ def matrix_plan(x: Tensor, y: Tensor, shape: tuple[int, ...]) -> MatrixPlan | No
     if max(num_x, num_y) < _SMALLEST_MATRIX_SIDE or math.prod(shape) == 0:
         return None
     return MatrixPlan(shape, tuple(shared), tuple(of_x), tuple(of_y))
+
+
+class BothWays(NamedTuple):
+    """The distances in both directions, of one shape."""
+
+    x_to_y: Tensor
+    y_to_x: Tensor
+
+
+Run = Callable[[Tensor, Tensor], Tensor]
+
+
+def elementwise(op: str, x: Tensor, y: Tensor, rows: Run, pairs: Run, bidirectional: bool = False) -> Tensor | BothWays:
+    """Runs a distance on matching rows, x and y of one shape (..., D), or on matrices, (B, N, D) and (B, M, D).
+
+    ``rows`` and ``pairs`` are the distance's two forms; matrices are what broadcasting makes them of.
+    """
+    if x.shape == y.shape:
+        if bidirectional:
+            return BothWays(*rows(torch.stack([x, y]), torch.stack([y, x])).unbind(0))
+        return rows(x, y)
+    shape = broadcast_shape(op, x, y)
+    plan = matrix_plan(x, y, shape)
+    if plan is None:
+        x, y = x.expand(*shape, x.shape[-1]), y.expand(*shape, y.shape[-1])
+        return elementwise(op, x, y, rows, pairs, bidirectional)
+    rows_of_x, rows_of_y = plan.rows_of_x(x), plan.rows_of_y(y)
+    out = plan.unfold(pairs(rows_of_x, rows_of_y))
+    return BothWays(out, plan.unfold(pairs(rows_of_y, rows_of_x).transpose(1, 2))) if bidirectional else out
+
+
+def pairwise(op: str, x: Tensor, y: Tensor, pairs: Run, bidirectional: bool = False) -> Tensor | BothWays:
+    """Runs a distance on every pair of x (*b, N, D) and y (*b, M, D); ``pairs`` takes one batch dimension."""
+    if x.dim() < 2 or y.dim() < 2:
+        raise ValueError(f"{op}: x and y must be (*b, N, D) and (*b, M, D), got {tuple(x.shape)} and {tuple(y.shape)}.")
+    batch = broadcast_shape(op, x, y, trailing=2)
+    x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])
+    y = y.expand(*batch, *y.shape[-2:]).reshape(math.prod(batch), *y.shape[-2:])
+    out = pairs(x, y)
+    out = out.reshape(*batch, *out.shape[1:])
+    if not bidirectional:
+        return out
+    back = pairs(y, x).transpose(1, 2)
+    return BothWays(out, back.reshape(*batch, *back.shape[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def _prepared(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The checked arguments in the dtype of the computation; max_weight only where the reduction has one."""
     arguments.check_embeddings(op, x, y)
-    arguments.check_components(op, x.shape[-1], dim_per_component)
+    arguments.check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
     arguments.check_choice(op, "reduction", reduction, _PUBLIC_REDUCTIONS)
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     if reduction != "maxmean":
@@ -38,13 +39,11 @@ _ELEMENTWISE = (Iqe, IqeForwardMode, iqe_forward)
 _PAIRWISE = (IqePairwise, IqePairwiseForwardMode, iqe_pairwise_forward)
 
 
-def _run(
-    form: tuple, x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, backend: str
-) -> Tensor:
+def _run(form: tuple, settings: tuple, x: Tensor, y: Tensor) -> Tensor:
     traced, recorded, op = form
+    max_weight, dim_per_component, reduction, backend = settings
     if records_derivative(x, y, max_weight):
-        function = traced if torch.compiler.is_compiling() else recorded
-        return apply(function, x, y, max_weight, dim_per_component, reduction, backend)[0]
+        return apply(traced if torch.compiler.is_compiling() else recorded, x, y, *settings)[0]
     return op(x, y, max_weight, dim_per_component, reduction, False, backend)[0]
 
 
@@ -55,8 +54,9 @@ def iqe(
     *,
     reduction: str = "maxmean",
     max_weight: Tensor | float | None = None,
+    bidirectional: bool = False,
     backend: str | None = None,
-) -> Tensor:
+) -> Tensor | broadcasting.BothWays:
     r"""Interval quasimetric embedding: the distance from ``x`` to ``y``.
 
     With the last dimension split into C components of K = ``dim_per_component`` values,
@@ -75,6 +75,7 @@ def iqe(
         max_weight: for "maxmean", a number or a 0-d tensor, through which gradients flow. torchqmet's convention is
             ``sigmoid(raw)`` with raw from -1, and None stands for its initial value, 0.269; OGBench's and TMD's is
             ``1 - sigmoid(raw)`` with raw from 0.
+        bidirectional: return both directions, a named tuple (x_to_y, y_to_x), from one call of the kernel.
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
     Returns:
@@ -99,16 +100,9 @@ def iqe(
         tensor([3., 1.])
     """
     x, y, max_weight = _prepared("iqe", x, y, dim_per_component, reduction, max_weight)
-    backend = table.requested(backend)
-    if x.shape == y.shape:
-        return _run(_ELEMENTWISE, x, y, max_weight, dim_per_component, reduction, backend)
-    shape = broadcasting.broadcast_shape("iqe", x, y)
-    plan = broadcasting.matrix_plan(x, y, shape)
-    if plan is None:
-        x, y = x.expand(*shape, x.shape[-1]), y.expand(*shape, y.shape[-1])
-        return _run(_ELEMENTWISE, x, y, max_weight, dim_per_component, reduction, backend)
-    rows_of_x, rows_of_y = plan.rows_of_x(x), plan.rows_of_y(y)
-    return plan.unfold(_run(_PAIRWISE, rows_of_x, rows_of_y, max_weight, dim_per_component, reduction, backend))
+    settings = (max_weight, dim_per_component, reduction, table.requested(backend))
+    rows, pairs = (partial(_run, form, settings) for form in (_ELEMENTWISE, _PAIRWISE))
+    return broadcasting.elementwise("iqe", x, y, rows, pairs, bidirectional)
 
 
 def iqe_pairwise(
@@ -118,8 +112,9 @@ def iqe_pairwise(
     *,
     reduction: str = "maxmean",
     max_weight: Tensor | float | None = None,
+    bidirectional: bool = False,
     backend: str | None = None,
-) -> Tensor:
+) -> Tensor | broadcasting.BothWays:
     """`iqe` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
 
     ``out[..., i, j] = iqe(x[..., i, :], y[..., j, :])``. Each row of x is sorted once, not once a pair; memory beyond
@@ -130,6 +125,7 @@ def iqe_pairwise(
         x: from, ``(*b, N, D)``.
         y: to, ``(*b, M, D)``; the batch dimensions broadcast.
         dim_per_component, reduction, max_weight, backend: as for `iqe`.
+        bidirectional: return both directions: ``y_to_x[..., i, j] = iqe(y[..., j, :], x[..., i, :])``.
 
     Returns:
         ``(*b, N, M)``, or for reduction "none" ``(*b, N, M, C)``; dtype as for `iqe`.
@@ -145,15 +141,5 @@ def iqe_pairwise(
                 [1.]])
     """
     x, y, max_weight = _prepared("iqe_pairwise", x, y, dim_per_component, reduction, max_weight)
-    if x.dim() < 2 or y.dim() < 2:
-        raise ValueError(
-            f"iqe_pairwise: x and y must be (*b, N, D) and (*b, M, D), got {tuple(x.shape)} and {tuple(y.shape)}."
-        )
-    backend = table.requested(backend)
-    if x.dim() == 2 and y.dim() == 2:
-        return _run(_PAIRWISE, x[None], y[None], max_weight, dim_per_component, reduction, backend)[0]
-    batch = broadcasting.broadcast_shape("iqe_pairwise", x, y, trailing=2)
-    x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])
-    y = y.expand(*batch, *y.shape[-2:]).reshape(math.prod(batch), *y.shape[-2:])
-    out = _run(_PAIRWISE, x, y, max_weight, dim_per_component, reduction, backend)
-    return out.reshape(*batch, *out.shape[1:])
+    pairs = partial(_run, _PAIRWISE, (max_weight, dim_per_component, reduction, table.requested(backend)))
+    return broadcasting.pairwise("iqe_pairwise", x, y, pairs, bidirectional)

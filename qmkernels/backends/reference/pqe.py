@@ -1,0 +1,56 @@
+"""PQE-LH on the reference backend, and the definition of what every backend's PQE functions take and return.
+
+All tensors are contiguous, on one device, float32 or float64. K is ``dim_per_component``, C = D / K. With ``weights``
+(C,) the result is their weighted sum of components, without (None) it is the components. Backward needs nothing of
+forward but its inputs. ``grad_weights`` is empty, of shape (0,), where there are no weights or it is not needed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...reference import pqe as definition
+
+
+def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
+    """``out`` (...), or (..., C) without weights, of x, y (..., D)."""
+    return definition.pqe(x, y, weights, dim_per_component)
+
+
+def pqe_backward(
+    grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``grad_x`` and ``grad_y`` (..., D), ``grad_weights`` (C,)."""
+    grad_x = definition.gradient(grad_out, x, y, weights, dim_per_component)
+    grad_weights = x.new_empty(0)
+    if need_weights:
+        parts = grad_out.unsqueeze(-1) * definition.components(x, y, dim_per_component)
+        grad_weights = parts.flatten(0, -2).sum(dim=0)
+    return grad_x, -grad_x, grad_weights
+
+
+def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
+    """``out`` (B, N, M), or (B, N, M, C) without weights, of x (B, N, D) and y (B, M, D); row by row."""
+    pairs = x.shape[0], x.shape[1], y.shape[1]
+    out = x.new_empty((*pairs, x.shape[-1] // dim_per_component) if weights is None else pairs)
+    for i in range(x.shape[1]):
+        out[:, i] = definition.pqe(x[:, i : i + 1], y, weights, dim_per_component)
+    return out
+
+
+def pqe_pairwise_backward(
+    grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``grad_x`` (B, N, D), ``grad_y`` (B, M, D), ``grad_weights`` (C,); row by row."""
+    grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
+    grad_weights = torch.zeros_like(weights) if need_weights else x.new_empty(0)
+    for i in range(x.shape[1]):
+        row = x[:, i : i + 1]
+        grad = definition.gradient(grad_out[:, i], row, y, weights, dim_per_component)
+        grad_x[:, i] = grad.sum(dim=1)
+        grad_y -= grad
+        if need_weights:
+            parts = grad_out[:, i].unsqueeze(-1) * definition.components(row, y, dim_per_component)
+            grad_weights += parts.sum(dim=(0, 1))
+    return grad_x, grad_y, grad_weights

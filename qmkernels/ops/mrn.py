@@ -1,0 +1,294 @@
+"""MRN for users: checks, broadcasting, autograd. The op to copy from when an op is added.
+
+What a new op ``foo`` is made of, from the bottom up, each in a file of its name (`rg -w foo_forward` shows the path):
+
+1. ``reference/foo.py``           what it computes, in plain PyTorch, and its gradient formula.
+2. ``backends/reference/foo.py``  the contract: what ``foo_forward`` and ``foo_backward`` take and return.
+3. ``csrc/math/foo.h``            the arithmetic of one item; ``csrc/cpu``, ``csrc/cuda`` and ``backends/triton`` the loops
+   around it; ``csrc/bindings`` and ``backends/compiled`` the way there. The name goes into ``csrc/ops.cmake`` and
+   ``backends/table.py``.
+4. here: the ops registered with torch, the Functions that differentiate them, the public function.
+5. ``nn/foo.py`` where it is a head; ``python_tests/test_foo.py``, ``benchmarks/bench_foo.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import table
+from ..reference import mrn as definition
+from ..reference.mrn import MrnForm
+from . import arguments, broadcasting
+from .kernel_function import kernel_function, on_backend, pairwise_gradient
+from .registration import register
+
+# The published forms. Where the sources' code is in JAX, one component of TMD's `mrn_distance` is one here.
+PRESETS: dict[str, MrnForm] = {
+    # torchqmet's MRN and MRNFixed, after their projections: the two projections side by side, symmetric one first.
+    "torchqmet": MrnForm(asymmetric="second", squares="mean", exponent=2.0),
+    "torchqmet_fixed": MrnForm(asymmetric="second", squares="mean"),
+    "ogbench": MrnForm(asymmetric="second", eps=1e-12, eps_form="max"),
+    "tmd": MrnForm(num_components=8, eps=1e-6, reduction="mean"),
+    # Divided by sqrt(D), which `resolved_form` does.
+    "mqe": MrnForm(num_components=8, eps=1e-8, eps_form="difference", reduction="mean"),
+    "etd": MrnForm(eps=1e-8),
+}
+
+# --- The ops registered with torch: schema, implementation, shapes for tracing. The settings are those of MrnForm.
+
+_SETTINGS = (
+    "int num_components, str asymmetric, str squares, float exponent, float eps, str eps_form, str reduction, "
+    "float scale, str backend"
+)
+
+
+def _fake_forward(x, y, num_components, *settings):
+    return x.new_empty((*x.shape[:-1], num_components) if settings[5] == "none" else x.shape[:-1])
+
+
+def _fake_pairwise_forward(x, y, num_components, *settings):
+    pairs = (x.shape[0], x.shape[1], y.shape[1])
+    return x.new_empty((*pairs, num_components) if settings[5] == "none" else pairs)
+
+
+def _fake_backward(grad_out, x, y, *settings):
+    return x.new_empty(x.shape), y.new_empty(y.shape)
+
+
+mrn_forward = register(
+    f"mrn_forward(Tensor x, Tensor y, {_SETTINGS}) -> Tensor", on_backend("mrn", "mrn_forward"), _fake_forward
+)
+mrn_backward = register(
+    f"mrn_backward(Tensor grad_out, Tensor x, Tensor y, {_SETTINGS}) -> (Tensor, Tensor)",
+    on_backend("mrn", "mrn_backward"),
+    _fake_backward,
+)
+mrn_pairwise_forward = register(
+    f"mrn_pairwise_forward(Tensor x, Tensor y, {_SETTINGS}) -> Tensor",
+    on_backend("mrn", "mrn_pairwise_forward"),
+    _fake_pairwise_forward,
+)
+mrn_pairwise_backward = register(
+    f"mrn_pairwise_backward(Tensor grad_out, Tensor x, Tensor y, {_SETTINGS}) -> (Tensor, Tensor)",
+    on_backend("mrn", "mrn_pairwise_backward"),
+    _fake_backward,
+)
+
+# --- The Functions that differentiate them.
+
+
+def _gradient(grad_out, x, y, *form):
+    grad_x = definition.gradient(grad_out, x, y, MrnForm(*form))
+    return grad_x, -grad_x
+
+
+_elementwise = kernel_function("Mrn", mrn_forward, mrn_backward, _gradient, num_tensors=2, pairwise=False)
+_pairwise = kernel_function(
+    "MrnPairwise", mrn_pairwise_forward, mrn_pairwise_backward, pairwise_gradient(_gradient), num_tensors=2, pairwise=True
+)
+
+# --- The public functions.
+
+
+def resolved_form(op: str, size: int, preset: str | None, settings: dict[str, Any]) -> MrnForm:
+    """The form that a preset and explicit settings, None where not given, make for embeddings of ``size`` values."""
+    form = MrnForm()
+    if preset is not None:
+        arguments.check_choice(op, "preset", preset, tuple(PRESETS))
+        form = PRESETS[preset]
+        if preset == "mqe":
+            form = form._replace(scale=1.0 / math.sqrt(size))
+    form = form._replace(**{name: value for name, value in settings.items() if value is not None})
+
+    arguments.check_count(op, "num_components", form.num_components, divides=size)
+    arguments.check_choice(op, "asymmetric", form.asymmetric, definition.ASYMMETRIC)
+    arguments.check_choice(op, "squares", form.squares, definition.SQUARES)
+    arguments.check_choice(op, "eps_form", form.eps_form, definition.EPS_FORMS)
+    arguments.check_choice(op, "reduction", form.reduction, definition.REDUCTIONS)
+    if not form.exponent > 0:
+        raise ValueError(f"{op}: exponent must be positive, got {form.exponent}.")
+    if not form.eps >= 0:
+        raise ValueError(f"{op}: eps must be at least 0, got {form.eps}.")
+    return form._replace(exponent=float(form.exponent), eps=float(form.eps), scale=float(form.scale))
+
+
+def mrn(
+    x: Tensor,
+    y: Tensor,
+    num_components: int | None = None,
+    *,
+    preset: str | None = None,
+    asymmetric: str | None = None,
+    squares: str | None = None,
+    exponent: float | None = None,
+    eps: float | None = None,
+    eps_form: str | None = None,
+    reduction: str | None = None,
+    scale: float | None = None,
+    bidirectional: bool = False,
+    backend: str | None = None,
+) -> Tensor | broadcasting.BothWays:
+    r"""Metric residual network: the distance from ``x`` to ``y``, a symmetric part plus an asymmetric one.
+
+    With the last dimension split into C = ``num_components`` components, each of which has an asymmetric half A and a
+    symmetric half B,
+
+    .. math:: d_c(x, y) = \max_{j \in A} \mathrm{relu}(x_{cj} - y_{cj})
+              + \Big(\sum_{i \in B} (x_{ci} - y_{ci})^2\Big)^{p/2}
+
+    and d is the components' reduction. Note the sign, x - y, unlike IQE. With p <= 1 and eps 0 a quasimetric; with
+    eps > 0, as published, d(x, x) is a small constant instead of 0.
+
+    Args:
+        x: from, ``(..., D)``; float32, float64, bfloat16 or float16.
+        y: to, of x's dtype and device; leading dimensions broadcast. Where they form a matrix of pairs, as in
+            ``mrn(x[:, None], y)``, the pairwise kernel runs and nothing of size N x M x D exists.
+        num_components: C, which divides D. Default 1.
+        preset: a published form, in which every setting that is given explicitly replaces the preset's:
+
+            ==================  ==  ==========  =======  =====================  =========  ==========
+            name                C   asymmetric  squares  eps                    exponent   reduction
+            ==================  ==  ==========  =======  =====================  =========  ==========
+            "torchqmet"         1   second      mean     0                      2          sum
+            "torchqmet_fixed"   1   second      mean     0                      1          sum
+            "ogbench"           1   second      sum      max(squares, 1e-12)    1          sum
+            "tmd"               8   first       sum      squares + 1e-6         1          mean
+            "mqe"               8   first       sum      differences + 1e-8     1          mean/sqrt(D)
+            "etd"               1   first       sum      squares + 1e-8         1          sum
+            ==================  ==  ==========  =======  =====================  =========  ==========
+
+        asymmetric: which half of a component is the asymmetric one: "first" (S // 2 of S values), "second" (the rest),
+            or "none": the whole component is symmetric. Default "first".
+        squares: "sum" or "mean" of the squared differences. Default "sum".
+        exponent: p. Default 1, a Euclidean norm; 2 is the published MRN, which is not a quasimetric.
+        eps: at least 0. Default 0.
+        eps_form: where eps sits: "add" to the squares, "max" with the squares, or added to every "difference".
+        reduction: of components, "sum", "mean" or "none". Default "sum".
+        scale: the distance is multiplied by this. Default 1.
+        bidirectional: return both directions, a named tuple (x_to_y, y_to_x), from one call of the kernel.
+        backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
+
+    Returns:
+        Distances ``(...)``, in the units of x and y; for reduction "none" components ``(..., C)``. float32 for half
+        inputs, which are computed in float32, else x's dtype.
+
+    The gradient is finite everywhere: where a symmetric part is 0 it is 0. Of several equal largest differences one
+    has the gradient of the asymmetric part.
+
+    NaN in a component gives NaN in its row alone; infinities give what the formula gives.
+
+    Raises:
+        ValueError: sizes that do not fit, an unknown name, a setting out of range. TypeError: not float tensors of one
+        dtype. RuntimeError: different devices, or a backend that cannot run here.
+
+    Source: Liu et al. 2022, arXiv 2208.08133. Presets: torchqmet; the value network of OGBench (arXiv 2410.20092); the
+    agents of TMD (arXiv 2509.20478) and CMD (arXiv 2406.17098), of MQE (arXiv 2511.07730), of ETD (arXiv 2501.15418).
+
+    Example:
+        >>> x, y = torch.tensor([3.0, 0.0, 3.0, 4.0]), torch.tensor([1.0, 5.0, 0.0, 0.0])
+        >>> qm.mrn(x, y)
+        tensor(7.)
+        >>> qm.mrn(x, y, bidirectional=True)
+        BothWays(x_to_y=tensor(7.), y_to_x=tensor(10.))
+    """
+    settings = dict(
+        num_components=num_components, asymmetric=asymmetric, squares=squares, exponent=exponent, eps=eps,
+        eps_form=eps_form, reduction=reduction, scale=scale,
+    )  # fmt: skip
+    arguments.check_embeddings("mrn", x, y)
+    form = resolved_form("mrn", x.shape[-1], preset, settings)
+    return run(x, y, form, bidirectional, backend)
+
+
+def mrn_pairwise(
+    x: Tensor,
+    y: Tensor,
+    num_components: int | None = None,
+    *,
+    preset: str | None = None,
+    asymmetric: str | None = None,
+    squares: str | None = None,
+    exponent: float | None = None,
+    eps: float | None = None,
+    eps_form: str | None = None,
+    reduction: str | None = None,
+    scale: float | None = None,
+    bidirectional: bool = False,
+    backend: str | None = None,
+) -> Tensor | broadcasting.BothWays:
+    """`mrn` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
+
+    ``out[..., i, j] = mrn(x[..., i, :], y[..., j, :])``. Memory beyond inputs and output is of the inputs' size, and
+    backward keeps the inputs alone. Deterministic, forward and backward.
+
+    Args:
+        x: from, ``(*b, N, D)``.
+        y: to, ``(*b, M, D)``; the batch dimensions, an ensemble for example, broadcast.
+        num_components, preset, asymmetric, squares, exponent, eps, eps_form, reduction, scale, backend: as for `mrn`.
+        bidirectional: return both directions: ``y_to_x[..., i, j] = mrn(y[..., j, :], x[..., i, :])``.
+
+    Returns:
+        ``(*b, N, M)``, or for reduction "none" ``(*b, N, M, C)``; dtype as for `mrn`.
+
+    Gradients, NaN, infinities and errors are as for `mrn`; also a ValueError for tensors of fewer than two dimensions.
+
+    Source: as for `mrn`.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[1.0, 2.0]])
+        >>> qm.mrn_pairwise(x, y)
+        tensor([[2.],
+                [1.]])
+    """
+    settings = dict(
+        num_components=num_components, asymmetric=asymmetric, squares=squares, exponent=exponent, eps=eps,
+        eps_form=eps_form, reduction=reduction, scale=scale,
+    )  # fmt: skip
+    arguments.check_embeddings("mrn_pairwise", x, y)
+    form = resolved_form("mrn_pairwise", x.shape[-1], preset, settings)
+    return run_pairwise("mrn_pairwise", x, y, form, bidirectional, backend)
+
+
+def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
+    """The Euclidean distance from every row of ``x`` to every row of ``y``: a metric, the MRN without asymmetric part.
+
+    ``out[..., i, j] = ||x[..., i, :] - y[..., j, :]||``. Unlike ``torch.cdist``, which takes it from a matrix product
+    for all but small inputs, the differences are squared themselves: d(x, x) is exactly 0, and near rows lose no digits.
+
+    Args:
+        x: ``(*b, N, D)``; float32, float64, bfloat16 or float16.
+        y: ``(*b, M, D)``, of x's dtype and device; the batch dimensions broadcast.
+        backend: as for `mrn`.
+
+    Returns:
+        ``(*b, N, M)``; float32 for half inputs, else x's dtype.
+
+    The gradient is finite everywhere; where the distance is 0 it is 0. Memory, NaN, infinities and errors are as for
+    `mrn_pairwise`.
+
+    Example:
+        >>> qm.euclidean_pairwise(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([[0.],
+                [5.]])
+    """
+    arguments.check_embeddings("euclidean_pairwise", x, y)
+    return run_pairwise("euclidean_pairwise", x, y, MrnForm(asymmetric="none"), False, backend)
+
+
+def run(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False, backend: str | None = None):
+    """`mrn` of checked arguments."""
+    settings = (*form, table.requested(backend))
+    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    rows, pairs = (lambda a, b, function=function: function(a, b, *settings) for function in (_elementwise, _pairwise))
+    return broadcasting.elementwise("mrn", x, y, rows, pairs, bidirectional)
+
+
+def run_pairwise(op: str, x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False, backend: str | None = None):
+    """`mrn_pairwise` of checked arguments."""
+    settings = (*form, table.requested(backend))
+    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    return broadcasting.pairwise(op, x, y, lambda a, b: _pairwise(a, b, *settings), bidirectional)

@@ -1,0 +1,122 @@
+"""The nearest rows of a bank by any quasimetric, without the matrix of all distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..backends import table
+from . import arguments
+from .kernel_function import on_backend
+from .registration import register
+from .transforms import records_derivative
+
+# A tile of distances, queries by rows of the bank: small enough for a CPU's cache, large enough to fill a GPU.
+_TILE_QUERIES = {"cpu": 512, "cuda": 4096}
+_TILE_ROWS = {"cpu": 1024, "cuda": 8192}
+
+
+def _fake_merge(distances, values, indices, first, backend):
+    return values.new_empty(values.shape), indices.new_empty(indices.shape)
+
+
+nearest_merge = register(
+    "nearest_merge(Tensor distances, Tensor values, Tensor indices, int first, str backend) -> (Tensor, Tensor)",
+    on_backend("nearest", "nearest_merge"),
+    _fake_merge,
+)
+
+
+class Nearest(NamedTuple):
+    """Distances in ascending order and the rows of the bank that they lead to, both ``(..., k)``."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def nearest(
+    x: Tensor, y: Tensor, k: int = 1, *, metric: Callable[[Tensor, Tensor], Tensor], backend: str | None = None
+) -> Nearest:
+    """The k smallest distances from each row of ``x`` to the rows of a bank ``y``, and their indices.
+
+    The same as ``metric.pairwise(x, y).topk(k, largest=False)`` with ties in the order of the bank, but the matrix of
+    distances exists one tile at a time: memory beyond inputs and result does not depend on the size of the bank.
+
+    Args:
+        x: from, ``(..., D)``; float32, float64, bfloat16 or float16.
+        y: to, the bank, ``(M, D)``, of x's dtype and device.
+        k: how many, from 1 to M.
+        metric: the distance: a head (its ``pairwise`` is used, fused or not), or a function ``metric(x, y)`` that
+            broadcasts leading dimensions, such as ``functools.partial(qm.iqe, dim_per_component=8)``.
+        backend: for the selection; "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says. The
+            metric chooses its own.
+
+    Returns:
+        A named tuple: ``values`` (..., k) in ascending order and ``indices`` (..., k), int64. Equal distances come in
+        the order of their indices; NaN comes after every number. Gradients flow through the values to x, y and the
+        metric's parameters; for them the distances to the k rows found are computed once more.
+
+    Raises:
+        ValueError: an empty bank, k outside 1 to M, sizes that do not fit, a metric of another shape, a head with a
+        discount (whose values fall with distance). TypeError: not float tensors of one dtype, k not an int.
+        RuntimeError: different devices, or a backend that cannot run here.
+
+    Example:
+        >>> head = qm.nn.IQE(2, dim_per_component=2, reduction="sum")
+        >>> bank = torch.tensor([[5.0, 5.0], [1.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
+        >>> qm.nearest(torch.zeros(1, 2), bank, 3, metric=head)
+        Nearest(values=tensor([[1., 1., 2.]]), indices=tensor([[1, 3, 2]]))
+    """
+    arguments.check_embeddings("nearest", x, y)
+    _check(x, y, k, metric)
+    backend = table.requested(backend)
+    rows = x.reshape(-1, x.shape[-1])
+    with torch.no_grad():
+        queries = _TILE_QUERIES.get(x.device.type, 1024)
+        found = [_nearest_of(part, y, k, metric, backend) for part in rows.split(queries)]
+    shape = (*x.shape[:-1], k)
+    indices = torch.cat([part.indices for part in found]).reshape(shape)
+    values = torch.cat([part.values for part in found]).reshape(shape)
+    parameters = metric.parameters() if isinstance(metric, torch.nn.Module) else ()
+    if records_derivative(x, y, *parameters):
+        values = metric(x.unsqueeze(-2), y[indices])
+    return Nearest(values, indices)
+
+
+def _check(x: Tensor, y: Tensor, k: int, metric: Callable) -> None:
+    if y.dim() != 2:
+        raise ValueError(f"nearest: y, the bank, must be (M, D), got {tuple(y.shape)}.")
+    if y.shape[0] == 0:
+        raise ValueError("nearest: y, the bank, must have at least one row, got none.")
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"nearest: k must be an int, got {type(k).__name__}.")
+    if not 1 <= k <= y.shape[0]:
+        raise ValueError(f"nearest: k must be from 1 to the bank's {y.shape[0]} rows, got {k}.")
+    if not callable(metric):
+        raise TypeError(f"nearest: metric must be a head or a function of x and y, got {type(metric).__name__}.")
+    if getattr(metric, "discount", None) is not None:
+        raise ValueError(
+            f"nearest: metric must return distances, got a head with discount={metric.discount}, whose values fall "
+            "with distance; use the head without it."
+        )
+
+
+def _nearest_of(x: Tensor, y: Tensor, k: int, metric: Callable, backend: str) -> Nearest:
+    """`nearest` for one tile of queries (R, D)."""
+    pairwise = getattr(metric, "pairwise", None) or (lambda x, y: metric(x.unsqueeze(-2), y))
+    values = arguments.in_compute_dtype(x).new_full((x.shape[0], k), torch.inf)
+    indices = torch.full((x.shape[0], k), -1, dtype=torch.int64, device=x.device)
+    first = 0
+    for tile in y.split(_TILE_ROWS.get(x.device.type, 4096)):
+        distances = pairwise(x, tile)
+        if distances.shape != (x.shape[0], tile.shape[0]):
+            raise ValueError(
+                f"nearest: metric must give ({x.shape[0]}, {tile.shape[0]}) distances for {x.shape[0]} rows of x and "
+                f"{tile.shape[0]} of y, got {tuple(distances.shape)}."
+            )
+        values, indices = nearest_merge(distances.to(values.dtype), values, indices, first, backend)
+        first += tile.shape[0]
+    return Nearest(values, indices)

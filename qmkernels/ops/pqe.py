@@ -1,0 +1,165 @@
+"""PQE-LH for users: checks, broadcasting, autograd. PQE-GG is the module `nn.PQEGG` over the op ``poisson``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..backends import table
+from ..reference import pqe as definition
+from . import arguments, broadcasting
+from .kernel_function import kernel_function, on_backend, pairwise_gradient
+from .registration import register
+
+_REDUCTIONS = ("sum", "mean", "none")
+
+
+def _fake_forward(x, y, weights, dim_per_component, backend):
+    rows = x.shape[:-1]
+    return x.new_empty((*rows, x.shape[-1] // dim_per_component) if weights is None else rows)
+
+
+def _fake_pairwise_forward(x, y, weights, dim_per_component, backend):
+    pairs = (x.shape[0], x.shape[1], y.shape[1])
+    return x.new_empty((*pairs, x.shape[-1] // dim_per_component) if weights is None else pairs)
+
+
+def _fake_backward(grad_out, x, y, weights, dim_per_component, need_weights, backend):
+    return x.new_empty(x.shape), y.new_empty(y.shape), x.new_empty(weights.shape if need_weights else 0)
+
+
+_FORWARD = "(Tensor x, Tensor y, Tensor? weights, int dim_per_component, str backend) -> Tensor"
+_BACKWARD = (
+    "(Tensor grad_out, Tensor x, Tensor y, Tensor? weights, int dim_per_component, bool need_weights, str backend)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+pqe_forward = register(f"pqe_forward{_FORWARD}", on_backend("pqe", "pqe_forward"), _fake_forward)
+pqe_backward = register(f"pqe_backward{_BACKWARD}", on_backend("pqe", "pqe_backward"), _fake_backward)
+pqe_pairwise_forward = register(
+    f"pqe_pairwise_forward{_FORWARD}", on_backend("pqe", "pqe_pairwise_forward"), _fake_pairwise_forward
+)
+pqe_pairwise_backward = register(
+    f"pqe_pairwise_backward{_BACKWARD}", on_backend("pqe", "pqe_pairwise_backward"), _fake_backward
+)
+
+
+def _gradient(grad_out, x, y, weights, dim_per_component):
+    grad_x = definition.gradient(grad_out, x, y, weights, dim_per_component)
+    if weights is None:
+        return grad_x, -grad_x
+    parts = grad_out.unsqueeze(-1) * definition.components(x, y, dim_per_component)
+    return grad_x, -grad_x, parts.flatten(0, -2).sum(dim=0)
+
+
+_elementwise = kernel_function("Pqe", pqe_forward, pqe_backward, _gradient, num_tensors=3, pairwise=False)
+_pairwise = kernel_function(
+    "PqePairwise", pqe_pairwise_forward, pqe_pairwise_backward, pairwise_gradient(_gradient), num_tensors=3, pairwise=True
+)
+
+
+def _prepared(
+    op: str, x: Tensor, y: Tensor, dim_per_component: int, weights: Tensor | None, reduction: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The checked arguments in the dtype of the computation; weights for every reduction but "none"."""
+    arguments.check_embeddings(op, x, y)
+    arguments.check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
+    arguments.check_choice(op, "reduction", reduction, _REDUCTIONS)
+    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    num_components = x.shape[-1] // dim_per_component
+    if weights is None:
+        if reduction == "none":
+            return x, y, None
+        return x, y, x.new_full((num_components,), 1.0 if reduction == "sum" else 1.0 / num_components)
+    if reduction != "sum":
+        raise ValueError(f"{op}: weights belong to reduction 'sum', got reduction {reduction!r}.")
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"{op}: weights must be a tensor, got {type(weights).__name__}.")
+    if weights.shape != (num_components,):
+        raise ValueError(f"{op}: weights must be ({num_components},), one a component, got {tuple(weights.shape)}.")
+    if weights.device != x.device:
+        raise RuntimeError(f"{op}: weights must be on {x.device} as x is, got {weights.device}.")
+    return x, y, weights if weights.dtype == x.dtype else weights.to(x.dtype)
+
+
+def pqe(
+    x: Tensor,
+    y: Tensor,
+    dim_per_component: int = 4,
+    *,
+    weights: Tensor | None = None,
+    reduction: str = "sum",
+    bidirectional: bool = False,
+    backend: str | None = None,
+) -> Tensor | broadcasting.BothWays:
+    r"""Poisson quasimetric embedding with half-lines, PQE-LH: the distance from ``x`` to ``y``.
+
+    With the last dimension split into C components of K = ``dim_per_component`` values,
+
+    .. math:: d_c(x, y) = 1 - \exp\Big(\frac{1}{K} \sum_{k=1}^{K} \min(y_{ck} - x_{ck}, 0)\Big)
+
+    in [0, 1), and d is their weighted sum. A quasimetric for weights of at least 0.
+
+    Args:
+        x: from, ``(..., C * K)``; float32, float64, bfloat16 or float16.
+        y: to, of x's dtype and device; leading dimensions broadcast. Where they form a matrix of pairs, as in
+            ``pqe(x[:, None], y)``, the pairwise kernel runs and nothing of size N x M x D exists.
+        dim_per_component: K, at least 1. Default 4.
+        weights: ``(C,)``, through which gradients flow; the paper's are learned (`nn.PQELH`). Default: ones.
+        reduction: "sum", which weights belong to, "mean", or "none".
+        bidirectional: return both directions, a named tuple (x_to_y, y_to_x), from one call of the kernel.
+        backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
+
+    Returns:
+        Distances ``(...)``, without unit; for reduction "none" components ``(..., C)``. float32 for half inputs, which
+        are computed in float32, else x's dtype.
+
+    At x_k = y_k the gradient is that from x_k > y_k, as in the published code. NaN in a row gives NaN in that row alone.
+
+    Raises:
+        ValueError: sizes that do not fit, an unknown reduction or backend. TypeError: not float tensors of one dtype.
+        RuntimeError: different devices, or a backend that cannot run here.
+
+    Source: Wang & Isola 2022, arXiv 2206.15478, equation 9, with the mean of section C.4.1.
+
+    Example:
+        >>> x, y = torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 0.0])
+        >>> qm.pqe(x, y, dim_per_component=2, reduction="none")
+        tensor([0.3935, 0.6321])
+    """
+    x, y, weights = _prepared("pqe", x, y, dim_per_component, weights, reduction)
+    settings = (weights, dim_per_component, table.requested(backend))
+    rows, pairs = (lambda a, b, function=function: function(a, b, *settings) for function in (_elementwise, _pairwise))
+    return broadcasting.elementwise("pqe", x, y, rows, pairs, bidirectional)
+
+
+def pqe_pairwise(
+    x: Tensor,
+    y: Tensor,
+    dim_per_component: int = 4,
+    *,
+    weights: Tensor | None = None,
+    reduction: str = "sum",
+    bidirectional: bool = False,
+    backend: str | None = None,
+) -> Tensor | broadcasting.BothWays:
+    """`pqe` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
+
+    ``out[..., i, j] = pqe(x[..., i, :], y[..., j, :])``. Memory beyond inputs and output is of the inputs' size, and
+    backward keeps the inputs alone. Deterministic, forward and backward.
+
+    Args:
+        x: from, ``(*b, N, D)``.
+        y: to, ``(*b, M, D)``; the batch dimensions broadcast.
+        dim_per_component, weights, reduction, backend: as for `pqe`.
+        bidirectional: return both directions: ``y_to_x[..., i, j] = pqe(y[..., j, :], x[..., i, :])``.
+
+    Returns:
+        ``(*b, N, M)``, or for reduction "none" ``(*b, N, M, C)``; dtype as for `pqe`.
+
+    Gradients, NaN and errors are as for `pqe`; also a ValueError for tensors of fewer than two dimensions.
+
+    Source: as for `pqe`.
+    """
+    x, y, weights = _prepared("pqe_pairwise", x, y, dim_per_component, weights, reduction)
+    settings = (weights, dim_per_component, table.requested(backend))
+    return broadcasting.pairwise("pqe_pairwise", x, y, lambda a, b: _pairwise(a, b, *settings), bidirectional)

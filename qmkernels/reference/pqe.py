@@ -1,0 +1,36 @@
+"""PQE-LH, the Poisson quasimetric embedding with half-lines, in plain PyTorch: the definition of the op ``pqe``.
+
+Wang & Isola 2022, "On the Learning and Learnability of Quasimetrics" (arXiv 2206.15478), equation 9. Notation: ``x``
+from, ``y`` to, both ``(..., D)``; D = C * K, C components of K values.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def components(x: Tensor, y: Tensor, dim_per_component: int) -> Tensor:
+    """``1 - exp(mean_j min(y_j - x_j, 0))``, in [0, 1), (..., C); differentiable by autograd.
+
+    The mean, not the paper's sum, as in the published code (section C.4.1).
+    """
+    exceeds = (y - x).unflatten(-1, (-1, dim_per_component)).clamp(max=0)
+    return -torch.expm1(exceeds.mean(dim=-1))
+
+
+def pqe(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
+    """The weighted sum of components, (...), or without weights (C,) the components, (..., C)."""
+    parts = components(x, y, dim_per_component)
+    return parts if weights is None else (parts * weights).sum(dim=-1)
+
+
+def gradient(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
+    """The derivative of (grad_out * pqe(x, y)).sum() by x, (..., D); by y it is the negative of that.
+
+    At x_j = y_j it is that from above, as of ``clamp``.
+    """
+    difference = (y - x).unflatten(-1, (-1, dim_per_component))
+    slope = difference.clamp(max=0).mean(dim=-1).exp() / dim_per_component
+    grad = grad_out if weights is None else grad_out.unsqueeze(-1) * weights
+    return ((grad * slope).unsqueeze(-1) * ~(difference > 0)).flatten(-2)
