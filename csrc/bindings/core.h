@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 
@@ -26,7 +27,17 @@ auto with_item_type(int item_size, Function&& function) {
     throw std::invalid_argument("items must have 4 or 8 bytes, got " + std::to_string(item_size));
 }
 
+// Of an op's function tables, one for each instruction set in the order of QMK_ISAS, the one in use.
+template <class Table>
+const Table& in_use(std::initializer_list<const Table*> tables) {
+    return *tables.begin()[int(isa_in_use())];
+}
+
 // Each op's bindings: its functions in the submodules `cpu` and, where built, `cuda`.
 void bind_iqe(pybind11::module_& cpu, pybind11::module_* cuda);
+void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda);
+void bind_nearest(pybind11::module_& cpu, pybind11::module_* cuda);
+void bind_poisson(pybind11::module_& cpu, pybind11::module_* cuda);
+void bind_pqe(pybind11::module_& cpu, pybind11::module_* cuda);
 
 }  // namespace qmk

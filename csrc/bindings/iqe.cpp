@@ -13,17 +13,12 @@ namespace {
 
 template <class T>
 const IqeCpu<T>& iqe_cpu() {
-    switch (isa_in_use()) {
-#define X(isa)                                    \
-    case Isa::isa:                                \
-        if constexpr (sizeof(T) == sizeof(float)) \
-            return isa::iqe_float;                \
-        else                                      \
-            return isa::iqe_double;
-        QMK_ISAS
+#define X(isa) &isa::iqe_float,
+    if constexpr (sizeof(T) == sizeof(float)) return in_use<IqeCpu<T>>({QMK_ISAS});
 #undef X
-    }
-    throw std::logic_error("no kernels for the instruction set in use");
+#define X(isa) &isa::iqe_double,
+    if constexpr (sizeof(T) == sizeof(double)) return in_use<IqeCpu<T>>({QMK_ISAS});
+#undef X
 }
 
 }  // namespace

@@ -40,4 +40,8 @@ PYBIND11_MODULE(_core, module) {
     pybind11::module_* cuda_or_null = nullptr;
 #endif
     qmk::bind_iqe(cpu, cuda_or_null);
+    qmk::bind_mrn(cpu, cuda_or_null);
+    qmk::bind_nearest(cpu, cuda_or_null);
+    qmk::bind_poisson(cpu, cuda_or_null);
+    qmk::bind_pqe(cpu, cuda_or_null);
 }

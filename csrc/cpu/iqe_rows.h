@@ -5,6 +5,7 @@
 
 #include "lanes.h"
 #include "parallel.h"
+#include "workspace.h"
 
 namespace qmk::QMK_TARGET {
 
@@ -45,19 +46,6 @@ int64_t padded(int64_t num_columns) {
     const int64_t width = vectors_at_once<T>(num_columns) * num_lanes<T>;
     return (num_columns + width - 1) / width * width;
 }
-
-// Memory handed out piece by piece, each on a boundary of 64 bytes; with no memory behind it, it only counts.
-struct Workspace {
-    char* memory;
-    int64_t used = 0;
-
-    template <class T>
-    T* take(int64_t count) {
-        char* piece = memory ? memory + used : nullptr;
-        used += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
-        return reinterpret_cast<T*>(piece);
-    }
-};
 
 template <class T>
 SortedRows<T> take_sorted_rows(Workspace& workspace, int64_t count, int64_t dim) {

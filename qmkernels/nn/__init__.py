@@ -2,6 +2,22 @@
 
 from . import reductions, transforms
 from .iqe import IQE
+from .mrn import MRN, LatentMRN, MRNFixed
+from .neural_norms import DeepNorm, WideNorm
+from .pqe import PQE, PQEGG, PQELH
 from .quasimetric_base import QuasimetricBase
 
-__all__ = ["IQE", "QuasimetricBase", "reductions", "transforms"]
+__all__ = [
+    "DeepNorm",
+    "IQE",
+    "LatentMRN",
+    "MRN",
+    "MRNFixed",
+    "PQE",
+    "PQEGG",
+    "PQELH",
+    "QuasimetricBase",
+    "WideNorm",
+    "reductions",
+    "transforms",
+]

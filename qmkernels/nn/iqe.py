@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..ops.iqe import iqe, iqe_pairwise
-from .quasimetric_base import QuasimetricBase
-from .reductions import fused_form
+from .kernel_head import Kernel, KernelHead
 
 
-class IQE(QuasimetricBase):
+class IQE(KernelHead):
     r"""Interval quasimetric embedding (IQE), https://arxiv.org/abs/2211.15120.
 
     One-line usage::
@@ -48,6 +48,7 @@ class IQE(QuasimetricBase):
           or float16
         - Output: ``(...)``; float32 for bfloat16 and float16, otherwise the input's dtype
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
 
     Attributes:
         input_size (int), discount (float or None), guaranteed_quasimetric (bool): As above; always ``True``.
@@ -102,14 +103,7 @@ class IQE(QuasimetricBase):
         discount: float | None = None,
         warn_if_not_quasimetric: bool = True,
     ) -> None:
-        if dim_per_component < 1:
-            raise ValueError(f"IQE: dim_per_component must be at least 1, got {dim_per_component}.")
-        if input_size % dim_per_component != 0:
-            raise ValueError(
-                f"IQE: input_size must be a multiple of dim_per_component, "
-                f"got input_size={input_size} and dim_per_component={dim_per_component}."
-            )
-        num_components = input_size // dim_per_component
+        num_components = self._num_components(input_size, dim_per_component)
         super().__init__(
             input_size,
             num_components,
@@ -121,38 +115,14 @@ class IQE(QuasimetricBase):
         )
         self.latent_2d_shape = torch.Size([num_components, dim_per_component])
 
-    def compute_components(self, x: Tensor, y: Tensor) -> Tensor:
-        """The lengths of the unions, ``(..., num_components)``."""
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         return iqe(x, y, self.latent_2d_shape[1], reduction="none")
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance from x to y, ``(...)``; leading dimensions broadcast."""
-        form = self._fused_form()
-        if form is None:
-            return super().forward(x, y)
-        self._check_sizes(x, y)
-        return self._reduced_by_kernel(iqe, x, y, *form)
-
-    def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance from every row of x to every row of y: ``(*b, N, D)`` and ``(*b, M, D)`` to ``(*b, N, M)``.
-
-        Each x is sorted once, and nothing of size N x M x D is stored.
-        """
-        form = self._fused_form() if type(self).forward is IQE.forward else None
-        if form is None:
-            return super().pairwise(x, y)
-        self._check_rows(x, y)
-        return self._reduced_by_kernel(iqe_pairwise, x, y, *form)
-
-    def _fused_form(self) -> tuple[str, Tensor | None] | None:
-        """The kernel's reduction and weight; None where components, transforms or reduction are not the kernel's."""
-        if type(self).compute_components is not IQE.compute_components or len(self.transforms) > 0:
+    def _kernel(self) -> Kernel | None:
+        reduction = self._kernel_reduction("sum", "mean", "max", "maxmean")
+        if reduction is None:
             return None
-        return fused_form(self.reduction)
-
-    def _reduced_by_kernel(
-        self, op: Callable[..., Tensor], x: Tensor, y: Tensor, reduction: str, max_weight: Tensor | None
-    ) -> Tensor:
-        distance = op(x, y, self.latent_2d_shape[1], reduction=reduction, max_weight=max_weight)
-        discount = self.reduction.discount
-        return distance if discount is None else discount**distance
+        settings = dict(
+            dim_per_component=self.latent_2d_shape[1], reduction=reduction.name, max_weight=reduction.weight
+        )
+        return Kernel(partial(iqe, **settings), partial(iqe_pairwise, **settings), reduction.finish)

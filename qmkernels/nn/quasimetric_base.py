@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+import torch
 from torch import Tensor, nn
 
+from ..ops import broadcasting
+from ..ops.broadcasting import BothWays
 from .reductions import ReductionBase, make_reduction
+from .row_blocks import in_row_blocks
 from .transforms import TransformBase, make_transform
 
 
@@ -33,6 +37,8 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
     Shape:
         - Input: x and y, ``(..., input_size)``; leading dimensions broadcast
         - Output: ``(...)``
+        - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
 
     Attributes:
         input_size (int), num_components (int), discount (float or None), guaranteed_quasimetric (bool): As above.
@@ -67,7 +73,7 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
                 [5., 1., 0.]])
 
     Source: the class of this name in torchqmet (https://github.com/quasimetric-learning/torchqmet), which has no
-    ``pairwise`` and asserts instead of raising.
+    ``pairwise`` or ``bidirectional`` and asserts instead of raising.
     """
 
     input_size: int
@@ -114,12 +120,34 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance from x to y, ``(...)``; leading dimensions broadcast."""
         self._check_sizes(x, y)
-        return self.reduction(self.transforms(self.compute_components(x, y)))
+        return self._reduced(self.compute_components(x, y))
 
-    def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance from every row of x to every row of y: ``(*b, N, D)`` and ``(*b, M, D)`` to ``(*b, N, M)``."""
+    def bidirectional(self, x: Tensor, y: Tensor) -> BothWays:
+        """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
+        return BothWays(self(x, y), self(y, x))
+
+    def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Tensor | BothWays:
+        """The distance from every row of x to every row of y: ``(*b, N, D)`` and ``(*b, M, D)`` to ``(*b, N, M)``.
+
+        With ``bidirectional`` both directions, of that shape. Pairs are made of some rows of x at a time, so that
+        nothing of size N x M x D is stored, for backward neither.
+        """
         self._check_rows(x, y)
-        return self(x.unsqueeze(-2), y.unsqueeze(-3))
+
+        def pairs(x: Tensor, y: Tensor) -> Tensor:
+            return self._in_row_blocks(lambda x, y: self(x.unsqueeze(-2), y.unsqueeze(-3)), x, y, self.input_size)
+
+        return broadcasting.pairwise(type(self).__name__, x, y, pairs, bidirectional)
+
+    def _reduced(self, components: Tensor) -> Tensor:
+        return self.reduction(self.transforms(components))
+
+    def _in_row_blocks(
+        self, pairs: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, values_per_pair: int
+    ) -> Tensor:
+        inputs = (x, y, *self.parameters())
+        records_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+        return in_row_blocks(pairs, x, y, values_per_pair, records_gradient)
 
     def _check_sizes(self, x: Tensor, y: Tensor) -> None:
         size = self.input_size

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -158,14 +160,21 @@ class DeepLinearNetWeightedSum(ReductionBase):
         # The least change of the last factor that makes the product what is wanted.
         last += (wanted - last @ column) @ column.T / column.square().sum()
 
+    def weights(self) -> Tensor:
+        """The weights of the components without a discount, ``(C,)``."""
+        return self.alpha_net.collapse().squeeze(0)
+
+    def log_discounts(self) -> Tensor:
+        """With a discount: the logarithms of what the components are exponents of, ``(C,)``."""
+        return functional.logsigmoid(self.beta_net.collapse().squeeze(1))
+
     def reduce_distance(self, d: Tensor) -> Tensor:
         return self.alpha_net(d).squeeze(-1) if self.discount is None else super().reduce_distance(d)
 
     def reduce_discounted_distance(self, d: Tensor) -> Tensor:
         if self.discount is None:
             return super().reduce_discounted_distance(d)
-        log_discounts = functional.logsigmoid(self.beta_net.collapse().squeeze(1))
-        return (log_discounts * d).sum(dim=-1).exp()
+        return (self.log_discounts() * d).sum(dim=-1).exp()
 
 
 REDUCTIONS: dict[str, type[ReductionBase]] = {
@@ -177,9 +186,6 @@ REDUCTIONS: dict[str, type[ReductionBase]] = {
     "deep_linear_net_weighted_sum": DeepLinearNetWeightedSum,
 }
 
-# Exact classes: a subclass may reduce in another way.
-_FUSED = {Sum: "sum", Mean: "mean", Max: "max", MaxMean: "maxmean", MaxMeanOGBench: "maxmean"}
-
 
 def make_reduction(kind: str, input_num_components: int, discount: float | None = None) -> ReductionBase:
     """The reduction named ``kind`` for that many components; ValueError for a name not in `REDUCTIONS`."""
@@ -188,12 +194,39 @@ def make_reduction(kind: str, input_num_components: int, discount: float | None 
     return REDUCTIONS[kind](input_num_components, discount)
 
 
-def fused_form(reduction: ReductionBase) -> tuple[str, Tensor | None] | None:
-    """The ops' ``reduction`` and ``max_weight`` that do this reduction inside a kernel; None where none does.
+class KernelReduction(NamedTuple):
+    """A reduction as a kernel does it, and what makes the module's result of the kernel's."""
 
-    The ops return the distance: the discount is left to the caller.
+    name: str
+    weight: Tensor | None
+    finish: Callable[[Tensor], Tensor]
+
+
+# Exact classes: a subclass may reduce in another way.
+_KERNEL_NAMES: dict[type[ReductionBase], str] = {
+    Sum: "sum",
+    Mean: "mean",
+    Max: "max",
+    MaxMean: "maxmean",
+    MaxMeanOGBench: "maxmean",
+    DeepLinearNetWeightedSum: "weighted_sum",
+}
+
+
+def kernel_reduction(reduction: ReductionBase, known: Collection[str]) -> KernelReduction | None:
+    """How a kernel that knows the reductions ``known`` does this one; None where it cannot.
+
+    ``weight`` is the weight of the maximum for "maxmean", the components' weights for "weighted_sum", else None.
     """
-    name = _FUSED.get(type(reduction))
-    if name is None:
+    name = _KERNEL_NAMES.get(type(reduction))
+    if name not in known:
         return None
-    return name, reduction.max_weight() if name == "maxmean" else None
+    discount = reduction.discount
+    if name == "weighted_sum" and discount is not None:
+        return KernelReduction(name, reduction.log_discounts(), torch.exp)
+    weight = {"maxmean": "max_weight", "weighted_sum": "weights"}.get(name)
+    return KernelReduction(
+        name,
+        None if weight is None else getattr(reduction, weight)(),
+        (lambda distance: distance) if discount is None else (lambda distance: discount**distance),
+    )

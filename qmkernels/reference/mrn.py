@@ -101,7 +101,7 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, form: MrnForm) -> Tensor:
         largest, place = one_way.max(dim=-1, keepdim=True)
         is_largest = torch.arange(one_way.shape[-1], device=x.device) == place
         of_one_way = is_largest * torch.where(largest > 0, grad, torch.where(largest.isnan(), largest, 0.0))
-    count = both_ways.shape[-1] if form.squares == "mean" else 1
+    count = max(both_ways.shape[-1], 1) if form.squares == "mean" else 1
     shifted = both_ways + form.eps if form.eps_form == "difference" else both_ways
     squares = shifted.square().sum(dim=-1, keepdim=True) / count
     moves = squares > form.eps if form.eps_form == "max" else squares != 0

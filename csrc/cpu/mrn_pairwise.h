@@ -1,0 +1,379 @@
+// MRN of all pairs of rows. One side's rows are laid out as lanes, the other's are broadcast to them, value by value.
+//
+// Floor: two operations an element and pair forward (a subtraction and a maximum or multiply-add). Backward finds the
+// slopes and the largest differences again, for tiles of pairs that stay in the cache, and spends two more operations
+// on each symmetric element; it runs once for each side, so that each gradient is summed in one place in a fixed order.
+#pragma once
+
+#include <cstdlib>
+
+#include "elementary.h"
+#include "mrn.h"
+#include "parallel.h"
+#include "workspace.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+// The two sides of a matrix of pairs: `rows` are broadcast, `lanes` are packed, [block of n rows][value][row in the
+// block], the last block filled up with copies of the last row. Where the lanes are x, differences are lane - row.
+template <class T>
+struct Sides {
+    const T* rows;
+    int64_t num_rows;
+    const T* lanes;
+    int64_t num_lane_rows;
+    int64_t dim;
+    bool lanes_are_x;
+};
+
+template <class T>
+int64_t num_blocks(int64_t num_rows) {
+    return (num_rows + num_lanes<T> - 1) / num_lanes<T>;
+}
+
+// Packs `batch` matrices of rows.
+template <class T>
+void pack_lanes(const T* rows, int64_t batch, int64_t num_rows, int64_t dim, T* packed, int threads) {
+    constexpr int n = num_lanes<T>;
+    const int64_t blocks = num_blocks<T>(num_rows);
+    parallel_for(batch * blocks, threads_for(batch * num_rows * dim, 1 << 15, threads), [=](int64_t task) {
+        const int64_t first = task % blocks * n, left = num_rows - first;
+        load_columns(rows + (task / blocks * num_rows + first) * dim, dim, int(left < n ? left : n) - 1, int(dim),
+                     reinterpret_cast<Lanes<T>*>(packed + task * n * dim));
+    });
+}
+
+// Whether every difference between rows of finite numbers is a number; other differences need a slower maximum.
+template <class T>
+bool all_finite(const T* values, int64_t count, int threads) {
+    constexpr int64_t per_task = 1 << 15;
+    bool finite = true;
+    const int64_t tasks = (count + per_task - 1) / per_task;
+#pragma omp parallel for reduction(&& : finite) num_threads(threads) if (threads > 1 && tasks > 1)
+    for (int64_t task = 0; task < tasks; ++task) {
+        const int64_t end = (task + 1) * per_task < count ? (task + 1) * per_task : count;
+        T sum = 0;  // of zeros, or NaN
+        for (int64_t i = task * per_task; i < end; ++i) sum = sum + (values[i] - values[i]);
+        finite = finite && sum == T(0);
+    }
+    return finite;
+}
+
+template <class T, bool lanes_are_x>
+QMK_INLINE Lanes<T> difference(T row, Lanes<T> lane) {
+    return lanes_are_x ? lane - row : row - lane;
+}
+
+// `largest` of R rows and V blocks over a part of a component; row and lanes point at the component's first value.
+template <class T, int R, int V, bool lanes_are_x, bool finite>
+QMK_INLINE void find_largest(const T* row, int64_t stride, const T* lanes, int64_t block_stride, MrnPart part,
+                             Lanes<T> (&largest)[R][V]) {
+    for (int64_t d = part.begin; d < part.end; ++d)
+        for (int v = 0; v < V; ++v) {
+            const auto lane = load<Lanes<T>>(lanes + v * block_stride + d * num_lanes<T>);
+            for (int r = 0; r < R; ++r) {
+                const auto here = difference<T, lanes_are_x>(row[r * stride + d], lane);
+                largest[r][v] = finite ? maximum(largest[r][v], here) : largest_or_nan(largest[r][v], here);
+            }
+        }
+}
+
+template <class T, int R, int V, bool lanes_are_x>
+QMK_INLINE void sum_squares(const T* row, int64_t stride, const T* lanes, int64_t block_stride, MrnPart part, T shift,
+                            Lanes<T> (&sums)[R][V]) {
+    for (int64_t d = part.begin; d < part.end; ++d)
+        for (int v = 0; v < V; ++v) {
+            const auto lane = load<Lanes<T>>(lanes + v * block_stride + d * num_lanes<T>);
+            for (int r = 0; r < R; ++r) {
+                const auto here = difference<T, lanes_are_x>(row[r * stride + d], lane) + shift;
+                sums[r][v] += here * here;
+            }
+        }
+}
+
+// Where the distance of a row and a lane lies: out[row * of_row + lane * of_lane].
+struct Strides {
+    int64_t of_row, of_lane;
+};
+
+template <class T>
+QMK_INLINE void store_lanes(T* out, int64_t stride, int64_t count, Lanes<T> values) {
+    if (stride == 1 && count >= num_lanes<T>) return store(out, values);
+    for (int64_t lane = 0; lane < num_lanes<T> && lane < count; ++lane) out[lane * stride] = values[lane];
+}
+
+template <class T>
+QMK_INLINE Lanes<T> load_lanes(const T* from, int64_t stride, int64_t count) {
+    if (stride == 1 && count >= num_lanes<T>) return load<Lanes<T>>(from);
+    Lanes<T> values{};
+    for (int64_t lane = 0; lane < num_lanes<T> && lane < count; ++lane) values[lane] = from[lane * stride];
+    return values;
+}
+
+// The distances of R rows to V blocks of lanes from `first_lane` on; `valid` lanes are left.
+template <class T, int R, int V, bool lanes_are_x, bool finite>
+void distances_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_lane, const MrnForm& form,
+                       const MrnRoot<T>& root, T* out, Strides strides) {
+    constexpr int n = num_lanes<T>;
+    const int64_t size = sides.dim / form.num_components, block_stride = n * sides.dim;
+    const MrnPart asymmetric = mrn_asymmetric_part(form, size), symmetric = mrn_symmetric_part(form, size);
+    const T shift = mrn_shift<T>(form), weight = mrn_component_weight<T>(form);
+    const T *row = sides.rows + first_row * sides.dim, *lanes = sides.lanes + first_lane * sides.dim;
+    const int64_t valid = sides.num_lane_rows - first_lane;
+    Lanes<T> totals[R][V]{};
+    for (int64_t c = 0; c < form.num_components; ++c, row += size, lanes += n * size) {
+        Lanes<T> largest[R][V]{}, sums[R][V]{};
+        find_largest<T, R, V, lanes_are_x, finite>(row, sides.dim, lanes, block_stride, asymmetric, largest);
+        if (shift == T(0))
+            sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, T(0), sums);
+        else
+            sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, shift, sums);
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v) {
+                const Lanes<T> component = largest[r][v] + root.value(sums[r][v]);
+                if (form.reduction == MrnReduction::none) {
+                    T* to = out + (first_row + r) * strides.of_row + (first_lane + v * n) * strides.of_lane + c;
+                    store_lanes(to, strides.of_lane, valid - v * n, component * weight);
+                } else {
+                    totals[r][v] += component;
+                }
+            }
+    }
+    if (form.reduction == MrnReduction::none) return;
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) {
+            T* to = out + (first_row + r) * strides.of_row + (first_lane + v * n) * strides.of_lane;
+            store_lanes(to, strides.of_lane, valid - v * n, totals[r][v] * weight);
+        }
+}
+
+template <class T, int V, bool lanes_are_x, bool finite>
+void distances_of_rows(const Sides<T>& sides, int64_t first_row, int64_t end_row, int64_t first_lane,
+                       const MrnForm& form, const MrnRoot<T>& root, T* out, Strides strides) {
+    constexpr int R = 6;
+    int64_t row = first_row;
+    for (; row + R <= end_row; row += R)
+        distances_of_tile<T, R, V, lanes_are_x, finite>(sides, row, first_lane, form, root, out, strides);
+    for (; row < end_row; ++row)
+        distances_of_tile<T, 1, V, lanes_are_x, finite>(sides, row, first_lane, form, root, out, strides);
+}
+
+template <class T, bool lanes_are_x, bool finite>
+void matrix_forward(const T* rows, int64_t num_rows, const T* packed, int64_t num_lane_rows, T* out,
+                    MrnPairwiseShape shape, const MrnForm& form, Strides strides, int threads) {
+    constexpr int n = num_lanes<T>, rows_per_task = 96;
+    const MrnRoot<T> root(form, shape.dim / form.num_components);
+    const int64_t pairs = (num_blocks<T>(num_lane_rows) + 1) / 2,
+                  chunks = (num_rows + rows_per_task - 1) / rows_per_task;
+    const int64_t out_stride =
+        num_rows * num_lane_rows * (form.reduction == MrnReduction::none ? form.num_components : 1);
+    const int64_t packed_stride = num_blocks<T>(num_lane_rows) * n * shape.dim;
+    const int threads_used = threads_for(shape.batch * num_rows * num_lane_rows * shape.dim, 1 << 17, threads);
+    parallel_for(shape.batch * pairs * chunks, threads_used, [&](int64_t task) {
+        const int64_t b = task / (pairs * chunks), first_lane = task / chunks % pairs * 2 * n;
+        const int64_t first_row = task % chunks * rows_per_task;
+        const int64_t end_row = first_row + rows_per_task < num_rows ? first_row + rows_per_task : num_rows;
+        const Sides<T> sides{rows + b * num_rows * shape.dim,
+                             num_rows,
+                             packed + b * packed_stride,
+                             num_lane_rows,
+                             shape.dim,
+                             lanes_are_x};
+        const auto run = first_lane + n < num_lane_rows ? distances_of_rows<T, 2, lanes_are_x, finite>
+                                                        : distances_of_rows<T, 1, lanes_are_x, finite>;
+        run(sides, first_row, end_row, first_lane, form, root, out + b * out_stride, strides);
+    });
+}
+
+// The lanes are the larger side where the other would not fill them.
+template <class T>
+bool lanes_are_better_x(MrnPairwiseShape shape) {
+    return shape.num_y < 4 * num_lanes<T> && shape.num_x > shape.num_y;
+}
+
+template <class T>
+int64_t packed_size(int64_t batch, int64_t num_rows, int64_t dim) {
+    return batch * num_blocks<T>(num_rows) * num_lanes<T> * dim;
+}
+
+template <class T>
+int64_t pairwise_workspace(MrnPairwiseShape shape, bool) {
+    const int64_t most = shape.num_x > shape.num_y ? shape.num_x : shape.num_y;
+    return packed_size<T>(shape.batch, most, shape.dim) * int64_t(sizeof(T)) + 64;
+}
+
+template <class T>
+T* aligned_workspace(void* workspace) {
+    return reinterpret_cast<T*>((reinterpret_cast<std::uintptr_t>(workspace) + 63) / 64 * 64);
+}
+
+template <class T>
+bool inputs_are_finite(const T* x, const T* y, MrnPairwiseShape shape, int threads) {
+    return all_finite(x, shape.batch * shape.num_x * shape.dim, threads) &&
+           all_finite(y, shape.batch * shape.num_y * shape.dim, threads);
+}
+
+template <class T>
+void pairwise_forward(const T* x, const T* y, T* out, void* workspace, MrnPairwiseShape shape, MrnForm form,
+                      int threads) {
+    const int64_t values = form.reduction == MrnReduction::none ? form.num_components : 1;
+    const bool finite = inputs_are_finite(x, y, shape, threads);
+    T* packed = aligned_workspace<T>(workspace);
+    if (lanes_are_better_x<T>(shape)) {
+        pack_lanes(x, shape.batch, shape.num_x, shape.dim, packed, threads);
+        const auto run = finite ? matrix_forward<T, true, true> : matrix_forward<T, true, false>;
+        run(y, shape.num_y, packed, shape.num_x, out, shape, form, {values, shape.num_y * values}, threads);
+    } else {
+        pack_lanes(y, shape.batch, shape.num_y, shape.dim, packed, threads);
+        const auto run = finite ? matrix_forward<T, false, true> : matrix_forward<T, false, false>;
+        run(x, shape.num_x, packed, shape.num_y, out, shape, form, {shape.num_y * values, values}, threads);
+    }
+}
+
+// What a tile of pairs, some rows and one block of lanes, needs for the gradient: [row][component].
+template <class T>
+struct TileSlopes {
+    Lanes<T>* slope;       // times the upstream gradient
+    Lanes<T>* upstream;    // of the asymmetric part, 0 where the largest difference is not positive
+    IndexLanes<T>* where;  // of the first of the largest differences, in the component
+};
+
+template <class T, int R, bool lanes_are_x, bool finite>
+QMK_INLINE void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_lane, const MrnForm& form,
+                               const MrnRoot<T>& root, const T* grad_out, Strides strides, int64_t tile_row,
+                               TileSlopes<T> tile) {
+    constexpr int n = num_lanes<T>;
+    const int64_t size = sides.dim / form.num_components, valid = sides.num_lane_rows - first_lane;
+    const MrnPart asymmetric = mrn_asymmetric_part(form, size), symmetric = mrn_symmetric_part(form, size);
+    const T shift = mrn_shift<T>(form), weight = mrn_component_weight<T>(form);
+    const T *row = sides.rows + first_row * sides.dim, *lanes = sides.lanes + first_lane * sides.dim;
+    for (int64_t c = 0; c < form.num_components; ++c, row += size, lanes += n * size) {
+        Lanes<T> largest[R], sums[R][1]{};
+        IndexLanes<T> where[R]{};
+        for (int r = 0; r < R; ++r) largest[r] = Lanes<T>{};
+        for (int64_t d = asymmetric.begin; d < asymmetric.end; ++d) {
+            const auto lane = load<Lanes<T>>(lanes + d * n);
+            const IndexLanes<T> here = int32_t(d) - IndexLanes<T>{};
+            for (int r = 0; r < R; ++r) {
+                const auto value = difference<T, lanes_are_x>(row[r * sides.dim + d], lane);
+                const auto greater = finite ? value > largest[r] : !(value <= largest[r]);
+                where[r] = greater ? here : where[r];
+                largest[r] = greater ? value : largest[r];
+            }
+        }
+        if (!finite)  // a NaN after the largest: what was found last is not the largest
+            for (int r = 0; r < R; ++r) {
+                Lanes<T> again[1][1]{};
+                find_largest<T, 1, 1, lanes_are_x, false>(row + r * sides.dim, sides.dim, lanes, 0, asymmetric, again);
+                largest[r] = again[0][0];
+            }
+        sum_squares<T, R, 1, lanes_are_x>(row, sides.dim, lanes, 0, symmetric, shift, sums);
+        for (int r = 0; r < R; ++r) {
+            const int64_t value = form.reduction == MrnReduction::none ? c : 0;
+            const T* from = grad_out + (first_row + r) * strides.of_row + first_lane * strides.of_lane + value;
+            const Lanes<T> upstream = load_lanes(from, strides.of_lane, valid) * weight;
+            const int64_t at = (tile_row + r) * form.num_components + c;
+            tile.slope[at] = upstream * root.slope(sums[r][0]);
+            Lanes<T> of_largest = largest[r] > 0 ? upstream : Lanes<T>{};
+            if (!finite) of_largest = largest[r] != largest[r] ? largest[r] : of_largest;
+            tile.upstream[at] = of_largest;
+            tile.where[at] = where[r];
+        }
+    }
+}
+
+// grad[D] of a block of lanes += the symmetric part's gradient by every row of the tile.
+template <class T, int width, bool lanes_are_x>
+QMK_INLINE void add_symmetric(const T* rows, int64_t num_rows, int64_t stride, const T* lanes, const Lanes<T>* slopes,
+                              int64_t num_components, T shift, Lanes<T>* grad) {
+    Lanes<T> values[width], sums[width];
+    for (int d = 0; d < width; ++d) {
+        values[d] = load<Lanes<T>>(lanes + d * num_lanes<T>);
+        sums[d] = grad[d];
+    }
+    for (int64_t r = 0; r < num_rows; ++r) {
+        const Lanes<T> slope = slopes[r * num_components];
+        for (int d = 0; d < width; ++d)
+            sums[d] += slope * (difference<T, lanes_are_x>(rows[r * stride + d], values[d]) + shift);
+    }
+    for (int d = 0; d < width; ++d) grad[d] = sums[d];
+}
+
+// The gradient of the lanes' side, written to `grad`, (batch, num_lane_rows, dim).
+template <class T, bool lanes_are_x, bool finite>
+void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T* packed, int64_t num_lane_rows,
+                     T* grad, MrnPairwiseShape shape, const MrnForm& form, Strides strides, int threads) {
+    constexpr int n = num_lanes<T>, R = 6;
+    const int64_t dim = shape.dim, count = form.num_components, size = dim / count,
+                  blocks = num_blocks<T>(num_lane_rows);
+    const MrnRoot<T> root(form, size);
+    const MrnPart symmetric = mrn_symmetric_part(form, size);
+    const T shift = mrn_shift<T>(form);
+    const int64_t tile_rows = count < 32 ? 8 * R : 2 * R;
+    const int64_t pairs_stride = num_rows * num_lane_rows * (form.reduction == MrnReduction::none ? count : 1);
+    const int64_t tile_bytes = tile_rows * count * int64_t(sizeof(Lanes<T>));
+    const int threads_used = threads_for(shape.batch * num_rows * num_lane_rows * dim, 1 << 17, threads);
+    parallel_for(shape.batch * blocks, threads_used, [&](int64_t task) {
+        const int64_t b = task / blocks, first_lane = task % blocks * n;
+        Workspace memory{static_cast<char*>(std::aligned_alloc(64, dim * int64_t(sizeof(Lanes<T>)) + 3 * tile_bytes))};
+        auto* sums = memory.take<Lanes<T>>(dim);
+        const TileSlopes<T> tile{memory.take<Lanes<T>>(tile_rows * count), memory.take<Lanes<T>>(tile_rows * count),
+                                 memory.take<IndexLanes<T>>(tile_rows * count)};
+        for (int64_t d = 0; d < dim; ++d) sums[d] = Lanes<T>{};
+        const Sides<T> sides{
+            rows + b * num_rows * dim, num_rows, packed + b * blocks * n * dim, num_lane_rows, dim, lanes_are_x};
+        const T *lanes = sides.lanes + first_lane * dim, *upstream = grad_out + b * pairs_stride;
+        for (int64_t first = 0; first < num_rows; first += tile_rows) {
+            const int64_t here = tile_rows < num_rows - first ? tile_rows : num_rows - first;
+            int64_t r = 0;
+            for (; r + R <= here; r += R)
+                slopes_of_tile<T, R, lanes_are_x, finite>(sides, first + r, first_lane, form, root, upstream, strides,
+                                                          r, tile);
+            for (; r < here; ++r)
+                slopes_of_tile<T, 1, lanes_are_x, finite>(sides, first + r, first_lane, form, root, upstream, strides,
+                                                          r, tile);
+            for (int64_t c = 0; c < count; ++c) {
+                int64_t d = c * size + symmetric.begin;
+                const int64_t end = c * size + symmetric.end;
+                const T* from = sides.rows + first * dim;
+                for (; d + 8 <= end; d += 8)
+                    add_symmetric<T, 8, lanes_are_x>(from + d, here, dim, lanes + d * n, tile.slope + c, count, shift,
+                                                     sums + d);
+                for (; d < end; ++d)
+                    add_symmetric<T, 1, lanes_are_x>(from + d, here, dim, lanes + d * n, tile.slope + c, count, shift,
+                                                     sums + d);
+                T* places = reinterpret_cast<T*>(sums + c * size);
+                for (r = 0; r < here; ++r)
+                    for (int lane = 0; lane < n; ++lane)
+                        places[int64_t(tile.where[r * count + c][lane]) * n + lane] +=
+                            tile.upstream[r * count + c][lane];
+            }
+        }
+        // The distance falls as y grows: the lanes of y get the negative.
+        for (int64_t lane = 0; lane < n && first_lane + lane < num_lane_rows; ++lane) {
+            T* to = grad + (b * num_lane_rows + first_lane + lane) * dim;
+            for (int64_t d = 0; d < dim; ++d) to[d] = lanes_are_x ? sums[d][lane] : -sums[d][lane];
+        }
+        std::free(memory.memory);
+    });
+}
+
+template <class T>
+void pairwise_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, void* workspace,
+                       MrnPairwiseShape shape, MrnForm form, int threads) {
+    const int64_t values = form.reduction == MrnReduction::none ? form.num_components : 1;
+    const bool finite = inputs_are_finite(x, y, shape, threads);
+    T* packed = aligned_workspace<T>(workspace);
+    pack_lanes(y, shape.batch, shape.num_y, shape.dim, packed, threads);
+    const auto of_y = finite ? matrix_backward<T, false, true> : matrix_backward<T, false, false>;
+    of_y(grad_out, x, shape.num_x, packed, shape.num_y, grad_y, shape, form, {shape.num_y * values, values}, threads);
+    pack_lanes(x, shape.batch, shape.num_x, shape.dim, packed, threads);
+    const auto of_x = finite ? matrix_backward<T, true, true> : matrix_backward<T, true, false>;
+    of_x(grad_out, y, shape.num_y, packed, shape.num_x, grad_x, shape, form, {values, shape.num_y * values}, threads);
+}
+
+}  // namespace
+
+}  // namespace qmk::QMK_TARGET

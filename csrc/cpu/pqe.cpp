@@ -1,0 +1,294 @@
+// PQE-LH between matching rows. Float32 or float64 throughout.
+//
+// One pass over x and y, forward and backward; bound by memory. Differences are taken where they lie in memory; for K a
+// power of two a tree of shuffles then adds up each component's, so that lanes are components for the exponential, and
+// backward spreads the slopes out again by one shuffle a vector. Other K go through columns.
+#include "pqe.h"
+
+#include <cstdlib>
+
+#include "../math/pqe.h"
+#include "lanes.h"
+#include "parallel.h"
+#include "pqe_pairwise.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+// Components that one task works at before it goes on: their values stay in the first two levels of cache.
+constexpr int64_t components_at_once = 1024;
+
+#ifdef QMK_HAS_SHUFFLE
+template <int... lanes, class V>
+QMK_INLINE V shuffled_sums(V a, V b, Sequence<lanes...>) {
+    return __builtin_shufflevector(a, b, (2 * lanes)...) + __builtin_shufflevector(a, b, (2 * lanes + 1)...);
+}
+
+template <int K, int v, int... lanes, class V>
+QMK_INLINE V shuffled_repeats(V from, Sequence<lanes...>) {
+    constexpr int n = sizeof...(lanes);
+    return __builtin_shufflevector(from, from, ((v * n + lanes) / K)...);
+}
+
+// Of the lanes of a, then b: the sums of the first and second, the third and fourth, ...
+template <class T>
+QMK_INLINE Lanes<T> sums_of_neighbours(Lanes<T> a, Lanes<T> b) {
+    return shuffled_sums(a, b, typename MakeSequence<num_lanes<T>>::type{});
+}
+
+// Vector v of those that repeat every lane K times.
+template <class T, int K, int v>
+QMK_INLINE Lanes<T> repeated(Lanes<T> from) {
+    return shuffled_repeats<K, v>(from, typename MakeSequence<num_lanes<T>>::type{});
+}
+#else
+template <class T>
+QMK_INLINE Lanes<T> sums_of_neighbours(Lanes<T> a, Lanes<T> b) {
+    constexpr int half = num_lanes<T> / 2;
+    Lanes<T> sums;
+    for (int lane = 0; lane < half; ++lane) {
+        sums[lane] = a[2 * lane] + a[2 * lane + 1];
+        sums[half + lane] = b[2 * lane] + b[2 * lane + 1];
+    }
+    return sums;
+}
+template <class T, int K, int v>
+QMK_INLINE Lanes<T> repeated(Lanes<T> from) {
+    Lanes<T> lanes;
+    for (int lane = 0; lane < num_lanes<T>; ++lane) lanes[lane] = from[(v * num_lanes<T> + lane) / K];
+    return lanes;
+}
+#endif
+
+// The sums of K exceeding differences each of num_lanes neighbouring components.
+template <class T, int K>
+QMK_INLINE Lanes<T> component_sums(const T* x, const T* y) {
+    if constexpr (K == 1) {
+        return exceeds(load<Lanes<T>>(x), load<Lanes<T>>(y));
+    } else {
+        constexpr int half = K / 2 * num_lanes<T>;
+        return sums_of_neighbours<T>(component_sums<T, K / 2>(x, y), component_sums<T, K / 2>(x + half, y + half));
+    }
+}
+
+// The same for any K, lanes beyond last_lane copies of it.
+template <class T>
+QMK_INLINE Lanes<T> component_sums_any(const T* x, const T* y, int64_t size, int last_lane) {
+    constexpr int strip = 16;
+    Lanes<T> x_columns[strip], y_columns[strip], sum{};
+    for (int64_t k = 0; k < size; k += strip) {
+        const int count = size - k < strip ? int(size - k) : strip;
+        load_columns(x + k, size, last_lane, count, x_columns);
+        load_columns(y + k, size, last_lane, count, y_columns);
+        for (int i = 0; i < count; ++i) sum += exceeds(x_columns[i], y_columns[i]);
+    }
+    return sum;
+}
+
+// Calls use(c, the exponentials of components c .. c + num_lanes). K = 0: any size.
+template <class T, int K, class Use>
+QMK_INLINE void for_each_exponential(const T* x, const T* y, int64_t count, int64_t size, Use&& use) {
+    constexpr int n = num_lanes<T>;
+    const T share = T(1) / T(size);
+    for (int64_t c = 0; c < count; c += n) {
+        const T *block_x = x + c * size, *block_y = y + c * size;
+        const int last_lane = count - c < n ? int(count - c) - 1 : n - 1;
+        Lanes<T> sum;
+        if constexpr (K == 0) {
+            sum = component_sums_any<T>(block_x, block_y, size, last_lane);
+        } else if (last_lane == n - 1) {
+            sum = component_sums<T, K>(block_x, block_y);
+        } else {
+            T padded_x[n * K]{}, padded_y[n * K]{};
+            __builtin_memcpy(padded_x, block_x, (last_lane + 1) * K * sizeof(T));
+            __builtin_memcpy(padded_y, block_y, (last_lane + 1) * K * sizeof(T));
+            sum = component_sums<T, K>(padded_x, padded_y);
+        }
+        use(c, last_lane, pqe_exponential<T, IndexLanes<T>>(sum, share));
+    }
+}
+
+template <class T>
+QMK_INLINE void store_some(T* to, Lanes<T> values, int last_lane) {
+    if (last_lane == num_lanes<T> - 1)
+        store(to, values);
+    else
+        for (int lane = 0; lane <= last_lane; ++lane) to[lane] = values[lane];
+}
+
+template <class T>
+QMK_INLINE T weighted_sum(const T* values, const T* weights, int64_t count) {
+    constexpr int n = num_lanes<T>;
+    Lanes<T> sums{};
+    int64_t c = 0;
+    for (; c + n <= count; c += n) sums += load<Lanes<T>>(values + c) * load<Lanes<T>>(weights + c);
+    T sum = sum_of_lanes<T>(sums);
+    for (; c < count; ++c) sum += values[c] * weights[c];
+    return sum;
+}
+
+// Scratch memory of a task: from the stack where it is small.
+template <class T, int64_t on_stack>
+struct Scratch {
+    T small[on_stack];
+    T* values;
+
+    explicit Scratch(int64_t count) : values(count <= on_stack ? small : static_cast<T*>(std::malloc(count * sizeof(T)))) {}
+    ~Scratch() {
+        if (values != small) std::free(values);
+    }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+};
+
+template <class T, int K>
+void forward(const T* x, const T* y, const T* weights, T* out, PqeShape shape, int threads) {
+    const int64_t num_components = shape.num_components, size = shape.dim_per_component;
+    const int wanted_threads = threads_for(shape.rows * num_components * size, 1 << 15, threads);
+    if (!weights) {
+        const int64_t all = shape.rows * num_components;
+        parallel_for((all + components_at_once - 1) / components_at_once, wanted_threads, [=](int64_t task) {
+            const int64_t first = task * components_at_once, count = smaller(components_at_once, all - first);
+            for_each_exponential<T, K>(x + first * size, y + first * size, count, size,
+                                       [&](int64_t c, int last_lane, Exponential<T, Lanes<T>> e) {
+                                           store_some<T>(out + first + c, e.one_minus(), last_lane);
+                                       });
+        });
+        return;
+    }
+    const int64_t rows_at_once = components_at_once / (num_components + 1) + 1;
+    parallel_for((shape.rows + rows_at_once - 1) / rows_at_once, wanted_threads, [=](int64_t task) {
+        const int64_t first_row = task * rows_at_once, num_rows = smaller(rows_at_once, shape.rows - first_row);
+        const int64_t first = first_row * num_components;
+        Scratch<T, 2 * components_at_once> components(num_rows * num_components);
+        for_each_exponential<T, K>(x + first * size, y + first * size, num_rows * num_components, size,
+                                   [&](int64_t c, int last_lane, Exponential<T, Lanes<T>> e) {
+                                       store_some<T>(components.values + c, e.one_minus(), last_lane);
+                                   });
+        for (int64_t row = 0; row < num_rows; ++row)
+            out[first_row + row] =
+                weighted_sum(components.values + row * num_components, weights, num_components);
+    });
+}
+
+// grad_x = slope where the gradient flows, grad_y = -grad_x; lane l of vector v belongs to component (v n + l) / K.
+template <class T, int K, int v = 0>
+QMK_INLINE void spread_slopes(Lanes<T> slopes, const T* x, const T* y, T* grad_x, T* grad_y) {
+    if constexpr (v < K) {
+        constexpr int n = num_lanes<T>;
+        const Lanes<T> own = repeated<T, K, v>(slopes);
+        const auto flat = is_flat(load<Lanes<T>>(x + v * n), load<Lanes<T>>(y + v * n));
+        const Lanes<T> grad = flat ? Lanes<T>{} : own;
+        store(grad_x + v * n, grad);
+        store(grad_y + v * n, -grad);
+        spread_slopes<T, K, v + 1>(slopes, x, y, grad_x, grad_y);
+    }
+}
+
+template <class T>
+QMK_INLINE void spread_slope(T slope, const T* x, const T* y, int64_t size, T* grad_x, T* grad_y) {
+    for (int64_t k = 0; k < size; ++k) {
+        const T grad = is_flat(x[k], y[k]) ? T(0) : slope;
+        grad_x[k] = grad;
+        grad_y[k] = -grad;
+    }
+}
+
+// `slopes` holds, component by component, the derivative of the loss by each value that is not flat.
+template <class T, int K>
+QMK_INLINE void spread_all_slopes(const T* slopes, const T* x, const T* y, int64_t count, int64_t size, T* grad_x,
+                                  T* grad_y) {
+    constexpr int n = num_lanes<T>;
+    int64_t c = 0;
+    if constexpr (K != 0)
+        for (; c + n <= count; c += n)
+            spread_slopes<T, K>(load<Lanes<T>>(slopes + c), x + c * K, y + c * K, grad_x + c * K, grad_y + c * K);
+    for (; c < count; ++c)
+        spread_slope(slopes[c], x + c * size, y + c * size, size, grad_x + c * size, grad_y + c * size);
+}
+
+int64_t rows_per_group(int64_t rows) {
+    constexpr int64_t least = 4, most_groups = 64;
+    return rows <= least * most_groups ? least : (rows + most_groups - 1) / most_groups;
+}
+
+int64_t weight_groups(int64_t rows) {
+    return (rows + rows_per_group(rows) - 1) / rows_per_group(rows);
+}
+
+template <class T, int K>
+void backward(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y, T* partial,
+              PqeShape shape, int threads) {
+    const int64_t num_components = shape.num_components, size = shape.dim_per_component;
+    const int64_t group_rows = rows_per_group(shape.rows);
+    const int64_t rows_at_once = smaller(group_rows, components_at_once / (num_components + 1) + 1);
+    const int wanted_threads = threads_for(shape.rows * num_components * size, 1 << 14, threads);
+    const T share = T(1) / T(size);
+    parallel_for(weight_groups(shape.rows), wanted_threads, [=](int64_t group) {
+        const int64_t end_row = smaller((group + 1) * group_rows, shape.rows);
+        T* own_partial = partial ? partial + group * num_components : nullptr;
+        if (partial) __builtin_memset(own_partial, 0, num_components * sizeof(T));
+        const int64_t most = rows_at_once * num_components;
+        Scratch<T, 4 * components_at_once> scratch(2 * most);
+        T *slopes = scratch.values, *components = scratch.values + most;
+        for (int64_t first_row = group * group_rows; first_row < end_row; first_row += rows_at_once) {
+            const int64_t num_rows = smaller(rows_at_once, end_row - first_row);
+            const int64_t first = first_row * num_components, count = num_rows * num_components;
+            for_each_exponential<T, K>(x + first * size, y + first * size, count, size,
+                                       [&](int64_t c, int last_lane, Exponential<T, Lanes<T>> e) {
+                                           store_some<T>(slopes + c, e.value(), last_lane);
+                                           if (partial) store_some<T>(components + c, e.one_minus(), last_lane);
+                                       });
+            for (int64_t row = 0; row < num_rows; ++row) {
+                T* own = slopes + row * num_components;
+                const T* own_components = components + row * num_components;
+                if (!weights) {
+                    const T* grad = grad_out + (first_row + row) * num_components;
+                    for (int64_t c = 0; c < num_components; ++c) own[c] *= grad[c] * share;
+                    continue;
+                }
+                const T grad = grad_out[first_row + row];
+                for (int64_t c = 0; c < num_components; ++c) own[c] *= grad * share * weights[c];
+                if (partial)
+                    for (int64_t c = 0; c < num_components; ++c) own_partial[c] += grad * own_components[c];
+            }
+            spread_all_slopes<T, K>(slopes, x + first * size, y + first * size, count, size, grad_x + first * size,
+                                    grad_y + first * size);
+        }
+    });
+}
+
+template <class T>
+void forward_any(const T* x, const T* y, const T* weights, T* out, PqeShape shape, int threads) {
+    const int64_t size = shape.dim_per_component;
+    const auto run = size == 1   ? forward<T, 1>
+                     : size == 2 ? forward<T, 2>
+                     : size == 4 ? forward<T, 4>
+                     : size == 8 ? forward<T, 8>
+                                 : forward<T, 0>;
+    run(x, y, weights, out, shape, threads);
+}
+
+template <class T>
+void backward_any(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y, T* partial,
+                  PqeShape shape, int threads) {
+    const int64_t size = shape.dim_per_component;
+    const auto run = size == 1   ? backward<T, 1>
+                     : size == 2 ? backward<T, 2>
+                     : size == 4 ? backward<T, 4>
+                     : size == 8 ? backward<T, 8>
+                                 : backward<T, 0>;
+    run(grad_out, x, y, weights, grad_x, grad_y, partial, shape, threads);
+}
+
+}  // namespace
+
+template <class T>
+constexpr PqeCpu<T> functions = {forward_any<T>,        backward_any<T>,     weight_groups,
+                                 pairwise_workspace<T>, pairwise_forward<T>, pairwise_backward<T>};
+
+extern const PqeCpu<float> pqe_float = functions<float>;
+extern const PqeCpu<double> pqe_double = functions<double>;
+
+}  // namespace qmk::QMK_TARGET

@@ -1,0 +1,144 @@
+// MRN's components for rows.cuh and pair_tiles.cuh: values of the asymmetric half, of the symmetric half, and of the
+// symmetric half where eps is added to every difference.
+#pragma once
+
+#include "../math/iqe.h"
+#include "../math/mrn.h"
+#include "component.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+// NaN once a difference was. The larger of two numbers is one instruction from sm_80 on, which keeps NaN.
+template <class T>
+__device__ __forceinline__ T larger_or_nan(T a, T b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    if constexpr (sizeof(T) == sizeof(float)) return QMK_TARGET::maximum(a, b);
+#endif
+    return QMK_TARGET::largest_or_nan(a, b);
+}
+
+template <class T>
+struct MrnHead {
+    enum Kind { asymmetric, symmetric, shifted };
+    static constexpr int kinds = 3;
+
+    QMK_TARGET::MrnRoot<T> root;
+    T shift, weight;
+
+    MrnHead(const MrnForm& form, int64_t size)
+        : root(form, size), shift(QMK_TARGET::mrn_shift<T>(form)), weight(QMK_TARGET::mrn_component_weight<T>(form)) {}
+
+    static Segments segments(const MrnForm& form, int64_t size) {
+        const int kind = form.eps_form == MrnEps::difference ? shifted : symmetric;
+        if (form.asymmetric == MrnAsymmetric::none) return {{int(size), 0}, {kind, kind}};
+        const int first = int(size / 2), second = int(size) - first;
+        const bool is_first = form.asymmetric == MrnAsymmetric::first;
+        return {{first, second}, {is_first ? asymmetric : kind, is_first ? kind : asymmetric}};
+    }
+
+    struct Sums {
+        T largest = T(0), squares = T(0);
+
+        __device__ __forceinline__ void merge(const Sums& other) {
+            largest = larger_or_nan(largest, other.largest);
+            squares += other.squares;
+        }
+        // With the thread `distance` away.
+        __device__ __forceinline__ void merge_thread(int distance) {
+            merge({__shfl_xor_sync(whole_warp, largest, distance), __shfl_xor_sync(whole_warp, squares, distance)});
+        }
+    };
+
+    // The place of the largest difference, the first of equal ones; a number of T, as it is multiplied with.
+    struct PlacedSums {
+        T largest = T(0), place = T(-1), squares = T(0);
+
+        __device__ __forceinline__ void merge(const PlacedSums& other) {
+            const bool later = other.largest <= largest && (other.largest != largest || other.place >= place);
+            place = later ? place : other.place;
+            largest = larger_or_nan(largest, other.largest);
+            squares += other.squares;
+        }
+        __device__ __forceinline__ void merge_thread(int distance) {
+            merge({__shfl_xor_sync(whole_warp, largest, distance), __shfl_xor_sync(whole_warp, place, distance),
+                   __shfl_xor_sync(whole_warp, squares, distance)});
+        }
+    };
+
+    template <int kind>
+    __device__ __forceinline__ void add(Sums& sums, T x, T y, T) const {
+        if constexpr (kind == asymmetric)
+            sums.largest = larger_or_nan(sums.largest, x - y);
+        else
+            add_square<kind>(sums.squares, x, y);
+    }
+    template <int kind>
+    __device__ __forceinline__ void add(PlacedSums& sums, T x, T y, T place) const {
+        if constexpr (kind == asymmetric) {
+            const T larger = larger_or_nan(sums.largest, x - y);
+            sums.place = larger > sums.largest ? place : sums.place;
+            sums.largest = larger;
+        } else {
+            add_square<kind>(sums.squares, x, y);
+        }
+    }
+    // The shift of symmetric values is 0.
+    template <class AnySums>
+    __device__ __forceinline__ void add(AnySums& sums, int kind, T x, T y, T place) const {
+        if (kind == asymmetric)
+            add<asymmetric>(sums, x, y, place);
+        else
+            add<shifted>(sums, x, y, place);
+    }
+
+    template <class AnySums>
+    __device__ __forceinline__ T component(const AnySums& sums) const {
+        return sums.largest + root.value(sums.squares);
+    }
+    __device__ __forceinline__ T weighted(const Sums& sums, int) const { return component(sums) * weight; }
+
+    struct Slopes {
+        T of_largest, place, of_squares;
+    };
+    // A NaN largest is the derivative at every place of its half, as in the reference.
+    __device__ __forceinline__ Slopes slopes(const PlacedSums& sums, T grad, int) const {
+        grad *= weight;
+        return {sums.largest > T(0) ? grad : sums.largest, sums.place, grad * root.slope(sums.squares)};
+    }
+    template <int kind>
+    __device__ __forceinline__ T gradient(const Slopes& slopes, T x, T y, T place) const {
+        if constexpr (kind == asymmetric) return slopes.of_largest * T(place == slopes.place);
+        return slopes.of_squares * difference<kind>(x, y);
+    }
+
+    __device__ __forceinline__ T gradient(const Slopes& slopes, int kind, T x, T y, T place) const {
+        return kind == asymmetric ? gradient<asymmetric>(slopes, x, y, place) : gradient<shifted>(slopes, x, y, place);
+    }
+
+    __device__ __forceinline__ T padding(int kind) const { return kind == shifted ? -shift : T(0); }
+
+  private:
+    template <int kind>
+    __device__ __forceinline__ T difference(T x, T y) const {
+        return kind == shifted ? x - y + shift : x - y;
+    }
+    template <int kind>
+    __device__ __forceinline__ void add_square(T& squares, T x, T y) const {
+        const T value = difference<kind>(x, y);
+        squares += value * value;
+    }
+};
+
+// A place is a number of T, and floats count to 2^24.
+inline void check_mrn(const char* op, int64_t dim, const MrnForm& form) {
+    check_row_size(op, form.num_components, dim / form.num_components);
+    if (dim / form.num_components > int64_t(1) << 24)
+        throw std::runtime_error(std::string(op) + ": a component may have up to 2^24 values, got " +
+                                 std::to_string(dim / form.num_components));
+}
+
+}  // namespace
+
+}  // namespace qmk::cuda

@@ -1,0 +1,203 @@
+// Rows against rows for heads of component.cuh. `width` neighbouring threads share a component, so that a warp reads
+// neighbouring packs of 16 bytes and adds up by shuffles in a fixed order. Forward reads x and y once and writes once;
+// backward reads them once, or once more from the cache where a component is longer than one pack a thread.
+#pragma once
+
+#include "component.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+constexpr int rows_threads = 128;
+
+template <class T, int V>
+__device__ __forceinline__ void load_values(const T* from, T (&to)[V]) {
+    if constexpr (V == 1) {
+        to[0] = *from;
+    } else {
+        const Pack<T> pack = load_pack<T>(from);
+#pragma unroll
+        for (int v = 0; v < V; ++v) to[v] = pack.values[v];
+    }
+}
+
+template <class T, int V>
+__device__ __forceinline__ void store_values(T* to, const T (&from)[V]) {
+    if constexpr (V == 1) {
+        *to = from[0];
+    } else {
+        Pack<T> pack;
+#pragma unroll
+        for (int v = 0; v < V; ++v) pack.values[v] = from[v];
+        store_pack(to, pack);
+    }
+}
+
+// Adds up over `width` neighbouring threads; all of them get it.
+template <class Sums>
+__device__ __forceinline__ void merge_threads(Sums& sums, int width) {
+    for (int distance = width / 2; distance > 0; distance /= 2) sums.merge_thread(distance);
+}
+
+template <class T, class Head>
+struct ForwardRows {
+    Head head;
+    Segments segments;
+    const T *x, *y;
+    T* out;
+    int64_t rows;
+    int num_components;
+    int width, row_width;  // threads a component and a row, powers of two up to 32
+    bool by_component;
+};
+
+template <class T, int V, class Head>
+__global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRows<T, Head> task) {
+    const int size = task.segments.total(), member = threadIdx.x % task.width;
+    const int slots = task.row_width / task.width, slot = threadIdx.x % task.row_width / task.width;
+    const int rows_at_once = rows_threads / task.row_width;
+    for (int64_t first = int64_t(blockIdx.x) * rows_at_once; first < task.rows;
+         first += int64_t(gridDim.x) * rows_at_once) {
+        const int64_t row = first + threadIdx.x / task.row_width;
+        T total = T(0);
+        for (int first_component = 0; first_component < task.num_components; first_component += slots) {
+            const int c = first_component + slot;
+            const bool exists = row < task.rows && c < task.num_components;
+            const int64_t component = row * task.num_components + c;
+            typename Head::Sums sums;
+            if (exists)
+                for (int k = member * V; k < size; k += task.width * V) {
+                    T x[V], y[V];
+                    load_values<T, V>(task.x + component * size + k, x);
+                    load_values<T, V>(task.y + component * size + k, y);
+#pragma unroll
+                    for (int v = 0; v < V; ++v) task.head.add(sums, task.segments.kind_at(k + v), x[v], y[v], T(k + v));
+                }
+            merge_threads(sums, task.width);
+            if (exists) {
+                const T value = task.head.weighted(sums, c);
+                if (!task.by_component)
+                    total += value;
+                else if (member == 0)
+                    task.out[component] = value;
+            }
+        }
+        if (task.by_component) continue;
+        for (int distance = task.row_width / 2; distance >= task.width; distance /= 2)
+            total += __shfl_xor_sync(whole_warp, total, distance);
+        if (row < task.rows && threadIdx.x % task.row_width == 0) task.out[row] = total;
+    }
+}
+
+template <class T, class Head>
+struct BackwardRows {
+    Head head;
+    Segments segments;
+    const T *grad_out, *x, *y;
+    T *grad_x, *grad_y;
+    T* partial;  // null or (groups, num_components): sums of grad_out times the component over a group of rows
+    int64_t rows, groups;
+    int num_components, rows_per_group, width;
+    bool by_component;
+};
+
+// `width` threads do one component of a group of rows.
+template <class T, int V, class Head>
+__global__ void __launch_bounds__(rows_threads, 8) backward_rows_kernel(BackwardRows<T, Head> task) {
+    const int size = task.segments.total(), member = threadIdx.x % task.width;
+    const int at_once = rows_threads / task.width;
+    const int64_t slots = task.groups * task.num_components;
+    for (int64_t first = int64_t(blockIdx.x) * at_once; first < slots; first += int64_t(gridDim.x) * at_once) {
+        const int64_t slot = first + threadIdx.x / task.width, group = slot / task.num_components;
+        const int c = int(slot - group * task.num_components);
+        T weight_sum = T(0);
+        for (int r = 0; r < task.rows_per_group; ++r) {
+            const int64_t row = group * task.rows_per_group + r, component = row * task.num_components + c;
+            const bool exists = slot < slots && row < task.rows;
+            const int64_t at = component * size;
+            T x[V], y[V], grads[V], opposite[V];
+            typename Head::PlacedSums sums;
+            if (exists)
+                for (int n = (size - 1) / V / task.width; n >= 0; --n) {  // the first pack last: it is kept
+                    const int k = (n * task.width + member) * V;
+                    if (k >= size) continue;
+                    load_values<T, V>(task.x + at + k, x);
+                    load_values<T, V>(task.y + at + k, y);
+#pragma unroll
+                    for (int v = 0; v < V; ++v) task.head.add(sums, task.segments.kind_at(k + v), x[v], y[v], T(k + v));
+                }
+            merge_threads(sums, task.width);
+            if (!exists) continue;
+            const T grad = task.grad_out[task.by_component ? component : row];
+            const auto slopes = task.head.slopes(sums, grad, c);
+            if (task.partial) weight_sum += grad * task.head.component(sums);
+            for (int k = member * V; k < size; k += task.width * V) {
+                if (k >= task.width * V) {
+                    load_values<T, V>(task.x + at + k, x);
+                    load_values<T, V>(task.y + at + k, y);
+                }
+#pragma unroll
+                for (int v = 0; v < V; ++v) {
+                    grads[v] = task.head.gradient(slopes, task.segments.kind_at(k + v), x[v], y[v], T(k + v));
+                    opposite[v] = -grads[v];
+                }
+                store_values<T, V>(task.grad_x + at + k, grads);
+                store_values<T, V>(task.grad_y + at + k, opposite);
+            }
+        }
+        if (task.partial && slot < slots && member == 0) task.partial[slot] = weight_sum;
+    }
+}
+
+inline int power_of_two_up_to_32(int64_t least) {
+    int power = 1;
+    while (power < least && power < 32) power *= 2;
+    return power;
+}
+
+template <class T, class Head>
+void launch_forward_rows(const char* op, Head head, Segments segments, const T* x, const T* y, T* out, int64_t rows,
+                         int64_t num_components, bool by_component, Context context) {
+    constexpr int pack = Pack<T>::size;
+    const int size = segments.total();
+    const bool by_pack = size % pack == 0 && is_aligned_to_16(x) && is_aligned_to_16(y);
+    const int width = power_of_two_up_to_32(divide_up(size, by_pack ? pack : 1));
+    const int row_width = power_of_two_up_to_32(width * num_components);
+    const ForwardRows<T, Head> task{head,  segments,  x,           y, out, rows, int(num_components),
+                                    width, row_width, by_component};
+    launch(op, by_pack ? forward_rows_kernel<T, pack, Head> : forward_rows_kernel<T, 1, Head>,
+           divide_up(rows, rows_threads / row_width), rows_threads, 0, context, task);
+}
+
+template <class T, class Head>
+void launch_backward_rows(const char* op, Head head, Segments segments, const T* grad_out, const T* x, const T* y,
+                          T* grad_x, T* grad_y, T* partial, int64_t rows, int64_t rows_per_group,
+                          int64_t num_components, bool by_component, Context context) {
+    constexpr int pack = Pack<T>::size;
+    const int size = segments.total();
+    const bool by_pack = size % pack == 0 && is_aligned_to_16(x) && is_aligned_to_16(y) && is_aligned_to_16(grad_x) &&
+                         is_aligned_to_16(grad_y);
+    const int width = power_of_two_up_to_32(divide_up(size, by_pack ? pack : 1));
+    const int64_t groups = divide_up(rows, rows_per_group);
+    const BackwardRows<T, Head> task{head,
+                                     segments,
+                                     grad_out,
+                                     x,
+                                     y,
+                                     grad_x,
+                                     grad_y,
+                                     partial,
+                                     rows,
+                                     groups,
+                                     int(num_components),
+                                     int(rows_per_group),
+                                     width,
+                                     by_component};
+    launch(op, by_pack ? backward_rows_kernel<T, pack, Head> : backward_rows_kernel<T, 1, Head>,
+           divide_up(groups * num_components, rows_threads / width), rows_threads, 0, context, task);
+}
+
+}  // namespace
+
+}  // namespace qmk::cuda

@@ -1,0 +1,115 @@
+// The arithmetic of one MRN component: the largest of its asymmetric differences and a root of its symmetric squares.
+// What a form is and where its eps sits: qmkernels/reference/mrn.py.
+#pragma once
+
+#include <math.h>
+
+#include <cstdint>
+
+#include "target.h"
+
+namespace qmk {
+
+// The orders are those of reference/mrn.py's ASYMMETRIC, EPS_FORMS and REDUCTIONS.
+enum class MrnAsymmetric : int { first, second, none };
+enum class MrnEps : int { add, max, difference };
+enum class MrnReduction : int { none, sum, mean };
+
+struct MrnForm {
+    int64_t num_components;
+    MrnAsymmetric asymmetric;
+    bool mean_of_squares;
+    double exponent;
+    double eps;
+    MrnEps eps_form;
+    MrnReduction reduction;
+    double scale;
+};
+
+}  // namespace qmk
+
+namespace qmk::QMK_TARGET {
+
+// A run of neighbouring values of a component.
+struct MrnPart {
+    int64_t begin, end;
+};
+
+QMK_INLINE MrnPart mrn_asymmetric_part(const MrnForm& form, int64_t size) {
+    if (form.asymmetric == MrnAsymmetric::none) return {0, 0};
+    return form.asymmetric == MrnAsymmetric::first ? MrnPart{0, size / 2} : MrnPart{size / 2, size};
+}
+
+QMK_INLINE MrnPart mrn_symmetric_part(const MrnForm& form, int64_t size) {
+    if (form.asymmetric == MrnAsymmetric::none) return {0, size};
+    return form.asymmetric == MrnAsymmetric::first ? MrnPart{size / 2, size} : MrnPart{0, size / 2};
+}
+
+// What a component counts for in the distance.
+template <class T>
+QMK_INLINE T mrn_component_weight(const MrnForm& form) {
+    return T(form.reduction == MrnReduction::mean ? form.scale / double(form.num_components) : form.scale);
+}
+
+// What is added to a symmetric difference before it is squared.
+template <class T>
+QMK_INLINE T mrn_shift(const MrnForm& form) {
+    return form.eps_form == MrnEps::difference ? T(form.eps) : T(0);
+}
+
+// Functions that a vector of lanes has no operator for; csrc/cpu/elementary.h has them for lanes.
+template <class V>
+struct Elementary {
+    QMK_INLINE static V square_root(V value) { return sqrt(value); }
+    QMK_INLINE static V power(V base, V exponent) { return pow(base, exponent); }
+};
+
+// From the sum of a component's squares to its symmetric part. V is T or lanes of T.
+template <class T>
+class MrnRoot {
+  public:
+    QMK_INLINE MrnRoot(const MrnForm& form, int64_t size)
+        : share_(T(1)), added_(T(0)), least_(T(0)), exponent_(T(form.exponent)) {
+        const MrnPart part = mrn_symmetric_part(form, size);
+        exists_ = part.end > part.begin;
+        if (form.mean_of_squares && exists_) share_ = T(1) / T(part.end - part.begin);
+        if (form.eps_form == MrnEps::add) added_ = T(form.eps);
+        if (form.eps_form == MrnEps::max) least_ = T(form.eps);
+    }
+
+    template <class V>
+    QMK_INLINE V value(V sum) const {
+        if (!exists_) return V{};
+        const V squares = sum * share_ + added_, least = V{} + least_;
+        const V base = squares < least ? least : squares;
+        if (exponent_ == T(1)) return Elementary<V>::square_root(base);
+        return exponent_ == T(2) ? base : Elementary<V>::power(base, V{} + exponent_ / 2);
+    }
+
+    // The derivative by a (shifted) difference, divided by that difference; 0 where the sum does not move the value.
+    template <class V>
+    QMK_INLINE V slope(V sum) const {
+        if (!exists_) return V{};
+        const V squares = sum * share_ + added_, all = V{} + exponent_ * share_;
+        V slope = all;
+        if (exponent_ == T(1))
+            slope = all / Elementary<V>::square_root(squares);
+        else if (exponent_ != T(2))
+            slope = all * Elementary<V>::power(squares, V{} + (exponent_ / 2 - 1));
+        return squares <= V{} + least_ ? V{} : slope;  // a NaN is not, and stays
+    }
+
+  private:
+    T share_, added_, least_, exponent_;
+    bool exists_;
+};
+
+// The largest difference so far, at least 0, NaN once a difference was. Where the differences are known to be numbers
+// `maximum` of math/iqe.h does the same in one operation.
+template <class V>
+QMK_INLINE V largest_or_nan(V largest, V difference) {
+    const V greater = difference > largest ? difference : largest;
+    return difference != difference ? difference : greater;
+}
+
+}  // namespace qmk::QMK_TARGET

@@ -1,0 +1,91 @@
+"""Tiles of whole components, (ROWS, BLOCK_C, BLOCK_S) numbers a program, which MRN's and PQE's kernels share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from .iqe_common import tile_for
+
+# Sums over the other side are taken by so many rows at a time: float32 loses fewer digits than in one long sum.
+ROWS_A_PART = tl.constexpr(32)
+
+
+@triton.jit
+def component_offsets(
+    row,  # int64 (ROWS,)
+    component,  # (BLOCK_C,)
+    num_components,
+    S: tl.constexpr,  # values a component
+    BLOCK_S: tl.constexpr,  # S or the next power of two
+):
+    """Where the values of some components of some rows stand in (rows, C, S), and which of them a component has."""
+    s = tl.arange(0, BLOCK_S)[None, None, :]
+    return ((row[:, None] * num_components + component[None, :]) * S)[:, :, None] + s, s < S
+
+
+@triton.jit
+def own_rows(
+    num_own,
+    num_components,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The sample, the rows of one side and the components that a program of a pairwise gradient has to itself."""
+    blocks = tl.cdiv(num_own, ROWS)
+    blocks_c = tl.cdiv(num_components, BLOCK_C)
+    program = tl.program_id(0)
+    sample = (program // (blocks * blocks_c)).to(tl.int64)
+    i = program // blocks_c % blocks * ROWS + tl.arange(0, ROWS)
+    component = program % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
+    return sample, i, component
+
+
+@triton.jit
+def pairs_of_program(
+    num_x,
+    num_y,
+    BLOCK_X: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+):
+    """The sample and the rows of x and y whose pairs are a program of a pairwise forward pass."""
+    blocks_x = tl.cdiv(num_x, BLOCK_X)
+    blocks_y = tl.cdiv(num_y, BLOCK_Y)
+    program = tl.program_id(0)
+    sample = (program // (blocks_x * blocks_y)).to(tl.int64)
+    i = program // blocks_y % blocks_x * BLOCK_X + tl.arange(0, BLOCK_X)
+    j = program % blocks_y * BLOCK_Y + tl.arange(0, BLOCK_Y)
+    return sample, i, j
+
+
+class ComponentTile(NamedTuple):
+    """Rows and components a program, values a component (a power of two), and warps for so many numbers."""
+
+    rows: int
+    block_c: int
+    block_s: int
+
+    @property
+    def num_warps(self) -> int:
+        return max(4, min(16, self.rows * self.block_c * self.block_s // 512))
+
+
+def component_tile(num_components: int, size: int) -> ComponentTile:
+    """For programs that stream through rows: about 1024 numbers, neighbours in memory."""
+    block_s = triton.next_power_of_2(size)
+    block_c = tile_for(num_components, max(1024 // block_s, 1))
+    return ComponentTile(max(1024 // (block_s * block_c), 1), block_c, block_s)
+
+
+def own_tile(num_own: int, num_components: int, size: int) -> ComponentTile:
+    """For pairwise gradients: 1024 numbers, of 8 rows where they fit, since every other row is loaded for all of them."""
+    block_s = triton.next_power_of_2(size)
+    rows = tile_for(num_own, max(min(8, 1024 // block_s), 1))
+    return ComponentTile(rows, tile_for(num_components, max(1024 // (block_s * rows), 1)), block_s)
+
+
+def pair_tile(num_x: int, num_y: int, item_size: int) -> tuple[int, int]:
+    """Rows of x and of y a program: 128 bytes of each number of a pair a thread."""
+    return tile_for(num_x, 128 // item_size), max(tile_for(num_y, 128), 16)

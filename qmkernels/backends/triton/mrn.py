@@ -1,0 +1,156 @@
+"""MRN in Triton: the functions of backends/reference/mrn.py, and in the same order.
+
+Precision: all arithmetic in the input's dtype, but powers other than squares and roots, which are taken in double; no
+atomics, so the same input gives the same bits.
+
+Cost: forward reads x and y once and writes one number a row; backward reads both once and writes both gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...reference.mrn import MrnForm
+from .component_tiles import component_offsets, component_tile
+from .mrn_common import constants, gradient_by_x, split_sums, symmetric_part
+from .mrn_pairwise import mrn_pairwise_backward, mrn_pairwise_forward
+
+__all__ = ["mrn_backward", "mrn_forward", "mrn_pairwise_backward", "mrn_pairwise_forward"]
+
+
+@triton.jit
+def mrn_forward_kernel(
+    x_ptr,  # (num_rows, C, S)
+    y_ptr,  # (num_rows, C, S)
+    out_ptr,  # (num_rows), with BY_COMPONENT (num_rows, C)
+    num_rows,
+    num_components,
+    WEIGHT: tl.constexpr,  # the scale, and for reduction "mean" 1 / C
+    S: tl.constexpr,  # values a component
+    FIRST_A: tl.constexpr,  # the asymmetric part's values
+    END_A: tl.constexpr,
+    FIRST_B: tl.constexpr,  # the symmetric part's values
+    END_B: tl.constexpr,
+    COUNT: tl.constexpr,  # what the sum of squares is divided by
+    EPS: tl.constexpr,
+    EPS_FORM: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    BY_COMPONENT: tl.constexpr,  # reduction "none"
+    ROWS: tl.constexpr,  # rows a program
+    BLOCK_C: tl.constexpr,  # components at a time
+    BLOCK_S: tl.constexpr,  # S or the next power of two
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros((ROWS,), x_ptr.dtype.element_ty)
+    for first_component in range(0, num_components, BLOCK_C):
+        component = first_component + tl.arange(0, BLOCK_C)
+        exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
+        here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
+        mask = exists[:, :, None] & is_value
+        difference = tl.load(x_ptr + here, mask=mask, other=0) - tl.load(y_ptr + here, mask=mask, other=0)
+        # max_A relu(x - y) + (sum_B (x - y)^2) ** (p / 2)
+        largest, _, unordered, _, squares = split_sums(difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM)
+        part = largest + unordered
+        if FIRST_B != END_B:
+            part += symmetric_part(squares, COUNT, EPS, EPS_FORM, EXPONENT)
+        if BY_COMPONENT:
+            tl.store(out_ptr + row[:, None] * num_components + component[None, :], part * WEIGHT, mask=exists)
+        else:
+            total += tl.sum(tl.where(exists, part, 0.0), axis=1)
+    if not BY_COMPONENT:
+        tl.store(out_ptr + row, total * WEIGHT, mask=row < num_rows)
+
+
+@triton.jit
+def mrn_backward_kernel(
+    grad_out_ptr,  # (num_rows), with BY_COMPONENT (num_rows, C)
+    x_ptr,  # (num_rows, C, S)
+    y_ptr,  # (num_rows, C, S)
+    grad_x_ptr,  # (num_rows, C, S)
+    grad_y_ptr,  # (num_rows, C, S)
+    num_rows,
+    num_components,
+    WEIGHT: tl.constexpr,  # the scale, and for reduction "mean" 1 / C
+    S: tl.constexpr,  # values a component
+    FIRST_A: tl.constexpr,  # the asymmetric part's values
+    END_A: tl.constexpr,
+    FIRST_B: tl.constexpr,  # the symmetric part's values
+    END_B: tl.constexpr,
+    COUNT: tl.constexpr,  # what the sum of squares is divided by
+    EPS: tl.constexpr,
+    EPS_FORM: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    BY_COMPONENT: tl.constexpr,  # reduction "none"
+    ROWS: tl.constexpr,  # rows a program
+    BLOCK_C: tl.constexpr,  # components a program
+    BLOCK_S: tl.constexpr,  # S or the next power of two
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    component = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
+    here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
+    mask = exists[:, :, None] & is_value
+    difference = tl.load(x_ptr + here, mask=mask, other=0) - tl.load(y_ptr + here, mask=mask, other=0)
+    if BY_COMPONENT:
+        weight = tl.load(grad_out_ptr + row[:, None] * num_components + component[None, :], mask=exists, other=0)
+    else:
+        weight = tl.load(grad_out_ptr + row, mask=row < num_rows, other=0)[:, None]
+    grad = gradient_by_x(
+        weight * WEIGHT, difference, FIRST_A, END_A, FIRST_B, END_B, COUNT, EPS, EPS_FORM, EXPONENT
+    )
+    tl.store(grad_x_ptr + here, grad, mask=mask)
+    tl.store(grad_y_ptr + here, -grad, mask=mask)
+
+
+def mrn_forward(x: Tensor, y: Tensor, *form) -> Tensor:
+    form = MrnForm(*form)
+    rows, num_components = x.shape[:-1], form.num_components
+    num_rows = rows.numel()
+    out = x.new_empty((*rows, num_components) if form.reduction == "none" else rows)
+    if num_rows == 0:
+        return out
+    size = x.shape[-1] // num_components
+    tile = component_tile(num_components, size)
+    with torch.cuda.device_of(x):
+        mrn_forward_kernel[(triton.cdiv(num_rows, tile.rows),)](
+            x,
+            y,
+            out,
+            num_rows,
+            num_components,
+            **constants(form, size),
+            ROWS=tile.rows,
+            BLOCK_C=tile.block_c,
+            BLOCK_S=tile.block_s,
+            num_warps=tile.num_warps,
+        )
+    return out
+
+
+def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *form) -> tuple[Tensor, Tensor]:
+    form = MrnForm(*form)
+    num_rows, num_components = x.shape[:-1].numel(), form.num_components
+    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    if num_rows == 0:
+        return grad_x, grad_y
+    size = x.shape[-1] // num_components
+    tile = component_tile(num_components, size)
+    with torch.cuda.device_of(x):
+        mrn_backward_kernel[(triton.cdiv(num_rows, tile.rows), triton.cdiv(num_components, tile.block_c))](
+            grad_out,
+            x,
+            y,
+            grad_x,
+            grad_y,
+            num_rows,
+            num_components,
+            **constants(form, size),
+            ROWS=tile.rows,
+            BLOCK_C=tile.block_c,
+            BLOCK_S=tile.block_s,
+            num_warps=tile.num_warps,
+        )
+    return grad_x, grad_y

@@ -1,0 +1,133 @@
+"""The arithmetic of MRN's components, on tiles, and a form's constants."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ...reference.mrn import MrnForm
+from .iqe_common import NAN
+
+
+@triton.jit
+def _power(value, POWER: tl.constexpr):
+    """value ** POWER of positive values."""
+    dtype: tl.constexpr = value.dtype
+    result = value
+    if POWER == 0.0:
+        result = tl.zeros_like(value) + 1
+    elif POWER == 0.5 or POWER == -0.5:
+        # Where Triton offers the exact root; tl.sqrt is approximate in float32.
+        result = tl.sqrt_rn(value) if dtype == tl.float32 else tl.sqrt(value)
+        if POWER == -0.5:
+            result = 1 / result
+    elif POWER != 1.0:
+        # In double: a float32 logarithm times POWER would lose digits. Rare, and once a component.
+        result = tl.exp(tl.log(value.to(tl.float64)) * POWER).to(dtype)
+    return result
+
+
+@triton.jit
+def symmetric_part(
+    squares,  # sums of squared differences
+    COUNT: tl.constexpr,
+    EPS: tl.constexpr,
+    EPS_FORM: tl.constexpr,
+    EXPONENT: tl.constexpr,
+):
+    """(squares / COUNT and eps) ** (EXPONENT / 2)."""
+    eps = tl.full((), EPS, squares.dtype)
+    value = squares / COUNT
+    if EPS_FORM == "add":
+        value += eps
+    elif EPS_FORM == "max":
+        value = tl.where(value < eps, eps, value)
+    if EXPONENT != 2.0:
+        is_zero = value == 0
+        value = tl.where(is_zero, 0.0, _power(tl.where(is_zero, 1.0, value), EXPONENT / 2))
+    return value
+
+
+@triton.jit
+def split_sums(
+    difference,  # (ROWS, BLOCK_C, BLOCK_S), 0 beyond a component's values
+    FIRST_A: tl.constexpr,
+    END_A: tl.constexpr,
+    FIRST_B: tl.constexpr,
+    END_B: tl.constexpr,
+    EPS: tl.constexpr,
+    EPS_FORM: tl.constexpr,
+):
+    """What a component's distance and gradient are made of.
+
+    Its largest relu'd difference and the place of that, the first of equal ones; 0, or NaN where one of the asymmetric
+    differences is, which a maximum would lose; the shifted symmetric differences; the sum of their squares.
+    """
+    s = tl.arange(0, difference.shape[2])[None, None, :]
+    one_way = (s >= FIRST_A) & (s < END_A)
+    largest, place = tl.max(tl.where(one_way & (difference > 0), difference, 0.0), axis=2, return_indices=True)
+    unordered = tl.sum(tl.where(one_way & (difference != difference), difference, 0.0), axis=2)
+    shifted = difference
+    if EPS_FORM == "difference":
+        shifted = difference + tl.full((), EPS, difference.dtype)
+    shifted = tl.where((s >= FIRST_B) & (s < END_B), shifted, 0.0)
+    return largest, place, unordered, shifted, tl.sum(shifted * shifted, axis=2)
+
+
+@triton.jit
+def gradient_by_x(
+    weight,  # (ROWS, BLOCK_C) or (ROWS, 1): grad_out times the reduction's weight
+    difference,  # (ROWS, BLOCK_C, BLOCK_S): x - y, 0 beyond a component's values
+    FIRST_A: tl.constexpr,
+    END_A: tl.constexpr,
+    FIRST_B: tl.constexpr,
+    END_B: tl.constexpr,
+    COUNT: tl.constexpr,
+    EPS: tl.constexpr,
+    EPS_FORM: tl.constexpr,
+    EXPONENT: tl.constexpr,
+):
+    """The gradient by x, of the shape of difference; by y it is the negative of that."""
+    largest, place, unordered, shifted, squares = split_sums(
+        difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM
+    )
+    # slope = d symmetric part / d (squares / 2) = p / COUNT * value ** (p / 2 - 1), 0 where the part does not move
+    eps = tl.full((), EPS, difference.dtype)
+    value = squares / COUNT
+    moves = value != 0
+    if EPS_FORM == "add":
+        value += eps
+        moves = value > 0
+    elif EPS_FORM == "max":
+        moves = value > eps
+    moves = moves | (value != value)
+    slope = _power(tl.where(moves, value, 1.0), EXPONENT / 2 - 1) * (EXPONENT / COUNT)
+    grad = (weight * tl.where(moves, slope, 0.0))[:, :, None] * shifted
+    if FIRST_A != END_A:
+        s = tl.arange(0, difference.shape[2])[None, None, :]
+        push = tl.where(largest > 0, weight, 0.0) + unordered
+        # A product, as in the reference: a NaN reaches the whole asymmetric part.
+        of_one_way = (s == place[:, :, None]).to(difference.dtype) * push[:, :, None]
+        grad = tl.where((s >= FIRST_A) & (s < END_A), of_one_way, grad)
+    return grad
+
+
+def constants(form: MrnForm, size: int) -> dict[str, int | float | str]:
+    """The constants that every kernel of a form takes, for components of ``size`` values."""
+    half = size // 2
+    one_way, both_ways = {"first": ((0, half), (half, size)), "second": ((half, size), (0, half))}.get(
+        form.asymmetric, ((0, 0), (0, size))
+    )
+    return {
+        "WEIGHT": form.scale / form.num_components if form.reduction == "mean" else form.scale,
+        "S": size,
+        "FIRST_A": one_way[0],
+        "END_A": one_way[1],
+        "FIRST_B": both_ways[0],
+        "END_B": both_ways[1],
+        "COUNT": max(both_ways[1] - both_ways[0], 1) if form.squares == "mean" else 1,
+        "EPS": float(form.eps),
+        "EPS_FORM": form.eps_form,
+        "EXPONENT": float(form.exponent),
+        "BY_COMPONENT": form.reduction == "none",
+    }

@@ -1,0 +1,139 @@
+"""What the heads of this package share: rows embedded once, one kernel where there is one, blocks of rows otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops import arguments, broadcasting
+from ..ops.broadcasting import BothWays
+from .quasimetric_base import QuasimetricBase
+from .reductions import KernelReduction, kernel_reduction
+
+
+class Kernel(NamedTuple):
+    """A distance's two forms, ``(x, y, bidirectional=...)``, and what makes the module's result of theirs."""
+
+    elementwise: Callable[..., Tensor | BothWays]
+    pairwise: Callable[..., Tensor | BothWays]
+    finish: Callable[[Tensor], Tensor]
+
+
+class Pairs(NamedTuple):
+    """What pairs are made of: rows, the components of a pair of them, and how many values a pair takes on the way."""
+
+    x: Tensor
+    y: Tensor
+    compare: Callable[[Tensor, Tensor], Tensor]
+    values_per_pair: int
+
+
+class KernelHead(QuasimetricBase):
+    """A head that compares embedded rows; `QuasimetricBase` for users' own.
+
+    A subclass has `_compare`, and where it can do better `_embed`, `_kernel` and `_pairs`. A user's subclass that
+    overrides ``compute_components`` or ``forward`` gets what `QuasimetricBase` makes of them.
+    """
+
+    def _embed(self, rows: Tensor) -> Tensor:
+        """What of a row is compared, (n, input_size) to (n, size); computed once a row."""
+        return rows
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        """The components of embedded rows, (..., num_components); leading dimensions broadcast."""
+        raise NotImplementedError
+
+    def _kernel(self) -> Kernel | None:
+        """The kernel that takes embedded rows to distances; None where transforms or reduction are not a kernel's."""
+        return None
+
+    def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
+        """How embedded rows (B, N, size) and (B, M, size) are compared in pairs."""
+        return Pairs(x, y, self._compare, x.shape[-1])
+
+    def _kernel_reduction(self, *known: str) -> KernelReduction | None:
+        """How a kernel that knows the reductions ``known`` reduces as this head does; None where it cannot."""
+        return None if len(self.transforms) > 0 else kernel_reduction(self.reduction, known)
+
+    def compute_components(self, x: Tensor, y: Tensor) -> Tensor:
+        """The components of the distance, ``(..., num_components)``, of x and y ``(..., input_size)``."""
+        return self._compare(*self._embedded(x, y))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The distance from x to y, ``(...)``; leading dimensions broadcast."""
+        if self._overrides("compute_components"):
+            return super().forward(x, y)
+        self._check_sizes(x, y)
+        return self._distance("elementwise", x, y, bidirectional=False)
+
+    def bidirectional(self, x: Tensor, y: Tensor) -> BothWays:
+        """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``, from one kernel call."""
+        if self._overrides("compute_components", "forward"):
+            return super().bidirectional(x, y)
+        self._check_sizes(x, y)
+        return self._distance("elementwise", x, y, bidirectional=True)
+
+    def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Tensor | BothWays:
+        """The distance from every row of x to every row of y: ``(*b, N, D)`` and ``(*b, M, D)`` to ``(*b, N, M)``.
+
+        With ``bidirectional`` both directions, of that shape. Nothing of size N x M x D is stored.
+        """
+        if self._overrides("compute_components", "forward"):
+            return super().pairwise(x, y, bidirectional)
+        self._check_rows(x, y)
+        return self._distance("pairwise", x, y, bidirectional)
+
+    @classmethod
+    def _num_components(cls, input_size: int, dim_per_component: int) -> int:
+        """How many components of that size there are; ValueError where they do not fit."""
+        if dim_per_component < 1:
+            raise ValueError(f"{cls.__name__}: dim_per_component must be at least 1, got {dim_per_component}.")
+        if input_size % dim_per_component != 0:
+            raise ValueError(
+                f"{cls.__name__}: input_size must be a multiple of dim_per_component, "
+                f"got input_size={input_size} and dim_per_component={dim_per_component}."
+            )
+        return input_size // dim_per_component
+
+    def _overrides(self, *methods: str) -> bool:
+        return any(getattr(type(self), method) is not getattr(KernelHead, method) for method in methods)
+
+    def _embedded(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y embedded, before broadcasting: N + M rows, in one pass."""
+        if type(self)._embed is KernelHead._embed:
+            return x, y
+        if x is y:
+            embedded = self._embed(x)
+            return embedded, embedded
+        rows = [x.reshape(-1, self.input_size), y.reshape(-1, self.input_size)]
+        parts = self._embed(torch.cat(rows)).split([len(part) for part in rows])
+        return parts[0].unflatten(0, x.shape[:-1]), parts[1].unflatten(0, y.shape[:-1])
+
+    def _distance(self, form: str, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
+        arguments.check_floats(type(self).__name__, x=x, y=y)
+        kernel = self._kernel() or self._composed()
+        out = getattr(kernel, form)(*self._embedded(x, y), bidirectional=bidirectional)
+        return BothWays(*map(kernel.finish, out)) if bidirectional else kernel.finish(out)
+
+    def _composed(self) -> Kernel:
+        """Components, transforms and reduction, of matching rows or of pairs of rows in blocks."""
+        name = type(self).__name__
+
+        def rows(x: Tensor, y: Tensor) -> Tensor:
+            return self._reduced(self._compare(x, y))
+
+        def pairs(x: Tensor, y: Tensor) -> Tensor:
+            x, y, compare, values_per_pair = self._pairs(x, y)
+            return self._in_row_blocks(
+                lambda x, y: self._reduced(compare(x.unsqueeze(-2), y.unsqueeze(-3))), x, y, values_per_pair
+            )
+
+        return Kernel(
+            partial(broadcasting.elementwise, name, rows=rows, pairs=pairs),
+            partial(broadcasting.pairwise, name, pairs=pairs),
+            finish=lambda distance: distance,
+        )

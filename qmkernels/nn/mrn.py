@@ -1,0 +1,363 @@
+"""MRN, the metric residual network, as modules: with torchqmet's projections, and on latents as they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import mrn as op
+from ..ops.mrn import MrnForm
+from .kernel_head import Kernel, KernelHead
+
+
+class MRNProjector(nn.Sequential):
+    """The network of an MRN's part: linear layers with ReLU between them.
+
+    Args:
+        input_size (int): Size of the latent vectors.
+        output_size (int): Size of what is compared. Default: ``16``.
+        hidden_sizes (Sequence[int]): Sizes of the layers between. Default: ``(176,)``.
+    """
+
+    def __init__(self, input_size: int, *, output_size: int = 16, hidden_sizes: Sequence[int] = (176,)) -> None:
+        layers: list[nn.Module] = []
+        for size in hidden_sizes:
+            layers += [nn.Linear(input_size, size), nn.ReLU()]
+            input_size = size
+        super().__init__(*layers, nn.Linear(input_size, output_size))
+
+
+class MRN(KernelHead):
+    r"""Metric residual network (MRN), https://arxiv.org/abs/2208.08133.
+
+    One-line usage::
+
+        MRN(input_size: int, sym_p: float = 2, ...)
+
+    Two networks, f and g, project the latents; the distance is a symmetric part of one and an asymmetric part of the
+    other::
+
+        d(x, y) = (mean_i (f_i(x) - f_i(y))^2)^(sym_p / 2) + max_j relu(g_j(x) - g_j(y))
+
+    The two parts are the two components, which the default reduction adds. Each row of x and y is projected once,
+    before x and y are broadcast against each other; with reduction ``"sum"`` or ``"mean"`` and without transforms both
+    parts and their reduction are one kernel.
+
+    As published, with ``sym_p=2``, the symmetric part is a square and the triangle inequality can fail, of which the
+    constructor warns. `MRNFixed` has ``sym_p=1``, as arXiv 2211.15120 proposes. `LatentMRN` is the head without
+    projections.
+
+    Args:
+        input_size (int): Size of the latent vectors.
+        sym_p (float): Exponent of the symmetric part's Euclidean distance, above 0. Default: ``2``.
+        proj_hidden_size (int): Hidden size of both networks. Default: ``176``.
+        proj_output_size (int): Output size of both networks. Default: ``16``.
+
+    Args of all quasimetrics (keyword-only; each has its own defaults):
+        transforms (Collection[str]): Transforms of the components before they are reduced:
+            ``"concave_activation"``. Default: ``()``.
+        reduction (str): How components become one distance, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
+            Default: ``"sum"``.
+        discount (float, optional): Where given, the module returns ``discount ** d``. Default: ``None``.
+        warn_if_not_quasimetric (bool): Whether to warn where ``sym_p`` is above 1. Default: ``True``.
+
+    Shape:
+        - Input: x (from) and y (to), ``(..., input_size)``; leading dimensions broadcast
+        - Output: ``(...)``
+        - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+
+    Attributes:
+        input_size (int), sym_p (float), discount (float or None): As above.
+        num_components (int): 2.
+        guaranteed_quasimetric (bool): Whether ``sym_p`` is at most 1.
+        sym_proj, asym_proj (MRNProjector): The networks f and g.
+        transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
+
+    Gradient: finite everywhere; at x = y, where the published code has NaN for ``sym_p`` below 2, the symmetric part
+    has gradient 0. Of several equal largest differences one has the gradient.
+
+    Raises:
+        ValueError: For ``sym_p`` of 0 or less, sizes below one, unknown names, or a discount outside (0, 1].
+
+    Examples::
+
+        >>> import torch
+        >>> import qmkernels as qm
+        >>> mrn = qm.nn.MRN(8, sym_p=1)
+        >>> print(mrn)
+        MRN(
+          guaranteed_quasimetric=True
+          input_size=8, num_components=2, discount=None
+          sym_p=1
+          (transforms): Sequential()
+          (reduction): Sum(input_num_components=2)
+          (sym_proj): MRNProjector(
+            (0): Linear(in_features=8, out_features=176, bias=True)
+            (1): ReLU()
+            (2): Linear(in_features=176, out_features=16, bias=True)
+          )
+          (asym_proj): MRNProjector(
+            (0): Linear(in_features=8, out_features=176, bias=True)
+            (1): ReLU()
+            (2): Linear(in_features=176, out_features=16, bias=True)
+          )
+        )
+        >>> x = torch.randn(5, 8)
+        >>> mrn(x[:, None], x).shape, mrn.pairwise(x, x).shape
+        (torch.Size([5, 5]), torch.Size([5, 5]))
+        >>> print(mrn(x, x).detach())
+        tensor([0., 0., 0., 0., 0.])
+
+    Source: Liu et al. 2022; arguments, attributes, parameters and repr are those of torchqmet's class of this name.
+    """
+
+    sym_p: float
+
+    def __init__(
+        self,
+        input_size: int,
+        sym_p: float = 2,
+        proj_hidden_size: int = 176,
+        proj_output_size: int = 16,
+        *,
+        transforms: Collection[str] = (),
+        reduction: str = "sum",
+        discount: float | None = None,
+        warn_if_not_quasimetric: bool = True,
+    ) -> None:
+        name = type(self).__name__
+        if not sym_p > 0:
+            raise ValueError(f"{name}: sym_p must be positive, got {sym_p:g}.")
+        if sym_p > 1 and warn_if_not_quasimetric:
+            warnings.warn(
+                f"{name} with sym_p={sym_p:g} may not be a quasimetric: the triangle inequality can fail "
+                f"(arXiv 2211.15120, section C.2). sym_p=1, the default of MRNFixed, guarantees one.",
+                stacklevel=2,
+            )
+        super().__init__(
+            input_size,
+            num_components=2,
+            warn_if_not_quasimetric=warn_if_not_quasimetric,
+            guaranteed_quasimetric=sym_p <= 1,
+            transforms=transforms,
+            reduction=reduction,
+            discount=discount,
+        )
+        self.sym_p = sym_p
+        self.sym_proj = MRNProjector(input_size, output_size=proj_output_size, hidden_sizes=[proj_hidden_size])
+        self.asym_proj = MRNProjector(input_size, output_size=proj_output_size, hidden_sizes=[proj_hidden_size])
+
+    def _embed(self, rows: Tensor) -> Tensor:
+        symmetric, asymmetric = self.sym_proj(rows), self.asym_proj(rows)
+        if symmetric.shape != asymmetric.shape:
+            raise ValueError(
+                f"{type(self).__name__}: sym_proj and asym_proj must have outputs of one size, "
+                f"got {symmetric.shape[-1]} and {asymmetric.shape[-1]}."
+            )
+        return torch.cat([symmetric, asymmetric], dim=-1)
+
+    def _form(self, **settings: object) -> MrnForm:
+        return MrnForm(squares="mean", exponent=float(self.sym_p), **settings)
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        (x_symmetric, x_asymmetric), (y_symmetric, y_asymmetric) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
+        symmetric = op.run(x_symmetric, y_symmetric, self._form(asymmetric="none"))
+        asymmetric = (x_asymmetric - y_asymmetric).max(dim=-1).values.relu()
+        return torch.stack([symmetric, asymmetric.to(symmetric.dtype)], dim=-1)
+
+    def _kernel(self) -> Kernel | None:
+        reduction = self._kernel_reduction("sum", "mean")
+        if reduction is None:
+            return None
+        # One component of two parts, whose sum the kernel takes: half of it is their mean.
+        form = self._form(asymmetric="second", scale=1.0 if reduction.name == "sum" else 0.5)
+        return Kernel(partial(op.run, form=form), partial(op.run_pairwise, "MRN", form=form), reduction.finish)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}\nsym_p={self.sym_p:g}"
+
+
+class MRNFixed(MRN):
+    r"""MRN with ``sym_p=1``, a Euclidean distance instead of its square: a quasimetric whatever the parameters are.
+
+    One-line usage::
+
+        MRNFixed(input_size: int, sym_p: float = 1, ...)
+
+    All else is as for `MRN`.
+
+    Examples::
+
+        >>> import torch
+        >>> import qmkernels as qm
+        >>> head = qm.nn.MRNFixed(8)
+        >>> head.guaranteed_quasimetric, head.sym_p
+        (True, 1)
+
+    Source: arXiv 2211.15120, section C.2; torchqmet's class of this name.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        sym_p: float = 1,
+        proj_hidden_size: int = 176,
+        proj_output_size: int = 16,
+        *,
+        transforms: Collection[str] = (),
+        reduction: str = "sum",
+        discount: float | None = None,
+        warn_if_not_quasimetric: bool = True,
+    ) -> None:
+        super().__init__(
+            input_size,
+            sym_p,
+            proj_hidden_size,
+            proj_output_size,
+            transforms=transforms,
+            reduction=reduction,
+            discount=discount,
+            warn_if_not_quasimetric=warn_if_not_quasimetric,
+        )
+
+
+class LatentMRN(KernelHead):
+    r"""MRN on latents that are used as they are, without projections: the head of OGBench, TMD, MQE and ETD.
+
+    One-line usage::
+
+        LatentMRN(input_size: int, num_components: int | None = None, *, preset: str | None = "tmd", ...)
+
+    The latent is split into components, each with an asymmetric half A and a symmetric half B, and the reduction
+    combines them::
+
+        d_c(x, y) = max_{j in A} relu(x_cj - y_cj) + (sum_{i in B} (x_ci - y_ci)^2)^(exponent / 2)
+
+    It has no parameters but those of transforms and reduction. Without transforms, and with reduction ``"sum"`` or
+    ``"mean"``, components and reduction are one kernel.
+
+    Args:
+        input_size (int): Size of the latent vectors.
+        num_components (int, optional): Components; must divide ``input_size``. Default: the preset's.
+        preset (str, optional): A published form, whose settings those given explicitly replace: ``"ogbench"``,
+            ``"tmd"``, ``"mqe"``, ``"etd"``, ``"torchqmet"`` or ``"torchqmet_fixed"``; `qmkernels.mrn` has the table.
+            ``None``: one component, its first half asymmetric, and nothing else. Default: ``"tmd"``.
+        asymmetric, squares, exponent, eps, eps_form, scale (optional): As for `qmkernels.mrn`. Default: the preset's.
+
+    Args of all quasimetrics (keyword-only; each has its own defaults):
+        transforms (Collection[str]): Transforms of the components before they are reduced:
+            ``"concave_activation"``. Default: ``()``.
+        reduction (str, optional): How components become one distance, a name from
+            ``qmkernels.nn.reductions.REDUCTIONS``. Default: the preset's, ``"sum"`` or ``"mean"``.
+        discount (float, optional): Where given, the module returns ``discount ** d``. Default: ``None``.
+        warn_if_not_quasimetric (bool): Whether to warn where ``exponent`` is above 1 and the triangle inequality can
+            fail. A positive ``eps``, as the presets have, only makes d(x, x) a small constant: no warning. Default:
+            ``True``.
+
+    Shape:
+        - Input: x (from) and y (to), ``(..., input_size)``; leading dimensions broadcast. float64, float32, bfloat16
+          or float16
+        - Output: ``(...)``; float32 for bfloat16 and float16, otherwise the input's dtype
+        - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+
+    Attributes:
+        input_size (int), num_components (int), discount (float or None): As above.
+        preset (str or None), form (MrnForm): The preset, and all settings that came of it.
+        guaranteed_quasimetric (bool): Whether ``exponent`` is at most 1, ``eps`` 0 and ``scale`` not negative.
+        transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
+
+    Gradient: finite everywhere; a symmetric part of 0 has gradient 0. Of several equal largest differences one has the
+    gradient.
+
+    Raises:
+        ValueError: For sizes that do not fit, unknown names, settings out of range, or a discount outside (0, 1].
+
+    Examples::
+
+        >>> import torch
+        >>> import qmkernels as qm
+        >>> head = qm.nn.LatentMRN(4, 2, eps=0)
+        >>> print(head)
+        LatentMRN(
+          guaranteed_quasimetric=True
+          input_size=4, num_components=2, discount=None
+          preset='tmd', asymmetric='first', squares='sum', exponent=1, eps=0, eps_form='add', scale=1
+          (transforms): Sequential()
+          (reduction): Mean(input_num_components=2)
+        )
+        >>> x, y = torch.tensor([1.0, 0.0, 5.0, 4.0]), torch.zeros(4)
+        >>> head(x, y), head(y, x)
+        (tensor(5.), tensor(2.))
+
+    Source: as for `qmkernels.mrn`.
+    """
+
+    preset: str | None
+    form: MrnForm
+
+    def __init__(
+        self,
+        input_size: int,
+        num_components: int | None = None,
+        *,
+        preset: str | None = "tmd",
+        asymmetric: str | None = None,
+        squares: str | None = None,
+        exponent: float | None = None,
+        eps: float | None = None,
+        eps_form: str | None = None,
+        scale: float | None = None,
+        transforms: Collection[str] = (),
+        reduction: str | None = None,
+        discount: float | None = None,
+        warn_if_not_quasimetric: bool = True,
+    ) -> None:
+        name = type(self).__name__
+        if input_size < 1:
+            raise ValueError(f"{name}: input_size must be at least 1, got {input_size}.")
+        settings = dict(
+            num_components=num_components, asymmetric=asymmetric, squares=squares, exponent=exponent, eps=eps,
+            eps_form=eps_form, scale=scale,
+        )  # fmt: skip
+        form = op.resolved_form(name, input_size, preset, settings)
+        if form.exponent > 1 and warn_if_not_quasimetric:
+            warnings.warn(
+                f"{name} with exponent={form.exponent:g} may not be a quasimetric: the triangle inequality can fail. "
+                f"exponent=1 guarantees it.",
+                stacklevel=2,
+            )
+        super().__init__(
+            input_size,
+            form.num_components,
+            warn_if_not_quasimetric=warn_if_not_quasimetric,
+            guaranteed_quasimetric=form.exponent <= 1 and form.eps == 0 and form.scale >= 0,
+            transforms=transforms,
+            reduction=form.reduction if reduction is None else reduction,
+            discount=discount,
+        )
+        self.preset = preset
+        self.form = form._replace(reduction="none")
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        return op.run(x, y, self.form)
+
+    def _kernel(self) -> Kernel | None:
+        reduction = self._kernel_reduction("sum", "mean")
+        if reduction is None:
+            return None
+        form = self.form._replace(reduction=reduction.name)
+        return Kernel(partial(op.run, form=form), partial(op.run_pairwise, "LatentMRN", form=form), reduction.finish)
+
+    def extra_repr(self) -> str:
+        form = self.form
+        return (
+            f"{super().extra_repr()}\n"
+            f"preset={self.preset!r}, asymmetric={form.asymmetric!r}, squares={form.squares!r}, "
+            f"exponent={form.exponent:g}, eps={form.eps:g}, eps_form={form.eps_form!r}, scale={form.scale:g}"
+        )
