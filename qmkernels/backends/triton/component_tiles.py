@@ -80,7 +80,7 @@ def component_tile(num_components: int, size: int) -> ComponentTile:
 
 
 def own_tile(num_own: int, num_components: int, size: int) -> ComponentTile:
-    """For pairwise gradients: 1024 numbers, of 8 rows where they fit, since every other row is loaded for all of them."""
+    """For pairwise gradients: 1024 numbers, of 8 rows where they fit: every other row is loaded once for all."""
     block_s = triton.next_power_of_2(size)
     rows = tile_for(num_own, max(min(8, 1024 // block_s), 1))
     return ComponentTile(rows, tile_for(num_components, max(1024 // (block_s * rows), 1)), block_s)

@@ -98,9 +98,7 @@ def mrn_backward_kernel(
         weight = tl.load(grad_out_ptr + row[:, None] * num_components + component[None, :], mask=exists, other=0)
     else:
         weight = tl.load(grad_out_ptr + row, mask=row < num_rows, other=0)[:, None]
-    grad = gradient_by_x(
-        weight * WEIGHT, difference, FIRST_A, END_A, FIRST_B, END_B, COUNT, EPS, EPS_FORM, EXPONENT
-    )
+    grad = gradient_by_x(weight * WEIGHT, difference, FIRST_A, END_A, FIRST_B, END_B, COUNT, EPS, EPS_FORM, EXPONENT)
     tl.store(grad_x_ptr + here, grad, mask=mask)
     tl.store(grad_y_ptr + here, -grad, mask=mask)
 

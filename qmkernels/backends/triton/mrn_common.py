@@ -6,7 +6,6 @@ import triton
 import triton.language as tl
 
 from ...reference.mrn import MrnForm
-from .iqe_common import NAN
 
 
 @triton.jit
@@ -88,9 +87,7 @@ def gradient_by_x(
     EXPONENT: tl.constexpr,
 ):
     """The gradient by x, of the shape of difference; by y it is the negative of that."""
-    largest, place, unordered, shifted, squares = split_sums(
-        difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM
-    )
+    largest, place, unordered, shifted, squares = split_sums(difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM)
     # slope = d symmetric part / d (squares / 2) = p / COUNT * value ** (p / 2 - 1), 0 where the part does not move
     eps = tl.full((), EPS, difference.dtype)
     value = squares / COUNT

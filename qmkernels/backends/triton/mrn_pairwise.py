@@ -61,13 +61,9 @@ def mrn_pairwise_forward_kernel(
     total = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
     for component in range(num_components):
         # max_A relu(x - y) + (sum_B (x - y)^2) ** (p / 2)
-        part = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
-        for s in range(FIRST_A, END_A):
-            x = tl.load(x_line + s * wide_x, mask=i_exists, other=0)[:, None]
-            y = tl.load(y_line + s * wide_y, mask=j_exists, other=0)[None, :]
-            part = tl.maximum(part, x - y, propagate_nan=NAN)
+        # The symmetric part first: so three numbers of a pair at a time are in registers, not four.
+        symmetric = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
         if FIRST_B != END_B:
-            squares = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
             for first in range(FIRST_B, END_B, VALUES_A_PART):
                 some = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
                 for s in range(first, tl.minimum(first + VALUES_A_PART, END_B)):
@@ -77,8 +73,14 @@ def mrn_pairwise_forward_kernel(
                     if EPS_FORM == "difference":
                         difference += eps
                     some += difference * difference
-                squares += some
-            part += symmetric_part(squares, COUNT, EPS, EPS_FORM, EXPONENT)
+                symmetric += some
+            symmetric = symmetric_part(symmetric, COUNT, EPS, EPS_FORM, EXPONENT)
+        asymmetric = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
+        for s in range(FIRST_A, END_A):
+            x = tl.load(x_line + s * wide_x, mask=i_exists, other=0)[:, None]
+            y = tl.load(y_line + s * wide_y, mask=j_exists, other=0)[None, :]
+            asymmetric = tl.maximum(asymmetric, x - y, propagate_nan=NAN)
+        part = asymmetric + symmetric
         x_line += S * wide_x
         y_line += S * wide_y
         if BY_COMPONENT:

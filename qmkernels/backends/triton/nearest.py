@@ -1,0 +1,126 @@
+"""Nearest neighbours in Triton: the function of backends/reference/nearest.py.
+
+A program merges one row: its k smallest so far, which are in order, with the tile's distances in order, each of which
+is found by a search for the next one when the one before was taken. A search costs a tile's columns; there are as many
+as the tile has distances among the k smallest, and one more: in a long bank few for all tiles but the first.
+Beyond MOST_IN_KERNEL places torch sorts instead. Nothing waits for the GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .iqe_common import tile_for
+
+MOST_IN_KERNEL = 1024
+
+
+@triton.jit
+def _key(value):
+    """An integer in the order of the values: NaN after every number, 0 the same as -0."""
+    value = tl.where(value == 0, 0.0, value)
+    if value.dtype == tl.float32:
+        bits = value.to(tl.int32, bitcast=True)
+        key = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+        key = tl.where(value == value, key, 0x7FFFFFFF)
+    else:
+        bits = value.to(tl.int64, bitcast=True)
+        key = tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)
+        key = tl.where(value == value, key, 0x7FFFFFFFFFFFFFFF)
+    return key
+
+
+@triton.jit
+def _next_in_tile(
+    row_ptr,  # (num_columns): a row of distances
+    last_key,  # (): where the search goes on: the distance taken last, and its column
+    last_column,
+    num_columns,
+    BLOCK: tl.constexpr,
+):
+    """The key and the column of the smallest distance after the last; num_columns where there is none."""
+    found_key = last_key
+    found_column = tl.zeros_like(last_column) + num_columns
+    for first in range(0, num_columns, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        exists = column < num_columns
+        key = _key(tl.load(row_ptr + column, mask=exists, other=float("nan")))
+        comes_after = exists & ((key > last_key) | ((key == last_key) & (column > last_column)))
+        # A NaN's key is the largest there is.
+        smallest = tl.min(tl.where(comes_after, key, _key(tl.full((), float("nan"), row_ptr.dtype.element_ty))), axis=0)
+        place = tl.min(tl.where(comes_after & (key == smallest), column, num_columns), axis=0)
+        is_better = (place < num_columns) & ((found_column == num_columns) | (smallest < found_key))
+        found_key = tl.where(is_better, smallest, found_key)
+        found_column = tl.where(is_better, place, found_column)
+    return found_key, found_column
+
+
+@triton.jit
+def nearest_merge_kernel(
+    distances_ptr,  # (num_rows, num_columns)
+    values_ptr,  # (num_rows, k)
+    indices_ptr,  # int64 (num_rows, k), -1: an empty place
+    merged_values_ptr,  # (num_rows, k)
+    merged_indices_ptr,  # int64 (num_rows, k)
+    num_columns,
+    k,
+    first,  # the index of the tile's first column
+    BLOCK: tl.constexpr,  # columns at a time
+):
+    row = tl.program_id(0).to(tl.int64)
+    row_ptr = distances_ptr + row * num_columns
+    place = row * k  # the next of the k smallest so far
+    end = place + k
+    # Before every distance: a key below that of -infinity.
+    key = _key(tl.full((), float("-inf"), row_ptr.dtype.element_ty)) - 1
+    key, column = _next_in_tile(row_ptr, key, tl.zeros((), tl.int32) - 1, num_columns, BLOCK)
+    for here in range(row * k, end):
+        index = tl.load(indices_ptr + place)
+        value = tl.load(values_ptr + place)
+        # Those so far have the lower indices: on a tie they come first.
+        is_left = column < num_columns
+        from_tile = is_left & ((index < 0) | (_key(value) > key))
+        if from_tile:
+            value = tl.load(row_ptr + column)
+            index = first + column.to(tl.int64)
+            key, column = _next_in_tile(row_ptr, key, column, num_columns, BLOCK)
+        else:
+            # Empty places stand at the end and are as good for the places after them.
+            place = tl.minimum(place + 1, end - 1)
+        tl.store(merged_values_ptr + here, tl.where(index < 0, float("nan"), value))
+        tl.store(merged_indices_ptr + here, index)
+
+
+def _merged_by_sorting(distances: Tensor, values: Tensor, indices: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    here = torch.arange(first, first + distances.shape[1], device=distances.device)
+    values, place = torch.cat([values, distances], dim=1).sort(dim=1, stable=True)
+    indices = torch.cat([indices, here.expand(distances.shape)], dim=1).gather(1, place)
+    # A second stable sort moves the empty places behind everything, NaN too.
+    is_empty, place = (indices < 0).to(torch.uint8).sort(dim=1, stable=True)
+    values = values.gather(1, place).masked_fill(is_empty.bool(), torch.nan)
+    return values, indices.gather(1, place)
+
+
+def nearest_merge(distances: Tensor, values: Tensor, indices: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    (num_rows, num_columns), k = distances.shape, values.shape[1]
+    if k > MOST_IN_KERNEL:
+        merged_values, merged_indices = _merged_by_sorting(distances, values, indices, first)
+        return merged_values[:, :k].contiguous(), merged_indices[:, :k].contiguous()
+    merged_values, merged_indices = torch.empty_like(values), torch.empty_like(indices)
+    if merged_values.numel() > 0:
+        with torch.cuda.device_of(distances):
+            nearest_merge_kernel[(num_rows,)](
+                distances,
+                values,
+                indices,
+                merged_values,
+                merged_indices,
+                num_columns,
+                k,
+                first,
+                BLOCK=tile_for(num_columns, 1024),
+            )
+    return merged_values, merged_indices

@@ -1,0 +1,144 @@
+"""PQE-LH in Triton: the functions of backends/reference/pqe.py, and in the same order.
+
+Precision: all arithmetic in the input's dtype; 1 - exp without cancellation; no atomics, so the same input gives the
+same bits: a program writes its share of the gradient by the weights, and torch adds them up.
+
+Cost: forward reads x and y once and writes one number a row; backward reads both once and writes both gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .component_tiles import component_offsets, component_tile
+from .pqe_common import component_of, gradient_by_x, mean_exceeding
+from .pqe_pairwise import pqe_pairwise_backward, pqe_pairwise_forward
+
+__all__ = ["pqe_backward", "pqe_forward", "pqe_pairwise_backward", "pqe_pairwise_forward"]
+
+
+@triton.jit
+def pqe_forward_kernel(
+    x_ptr,  # (num_rows, C, K)
+    y_ptr,  # (num_rows, C, K)
+    weights_ptr,  # (C): None for components
+    out_ptr,  # (num_rows), without weights (num_rows, C)
+    num_rows,
+    num_components,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,  # rows a program
+    BLOCK_C: tl.constexpr,  # components at a time
+    BLOCK_K: tl.constexpr,  # K or the next power of two
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros((ROWS,), x_ptr.dtype.element_ty)
+    for first_component in range(0, num_components, BLOCK_C):
+        component = first_component + tl.arange(0, BLOCK_C)
+        c_exists = component < num_components
+        exists = (row < num_rows)[:, None] & c_exists[None, :]
+        here, is_value = component_offsets(row, component, num_components, K, BLOCK_K)
+        mask = exists[:, :, None] & is_value
+        difference = tl.load(y_ptr + here, mask=mask, other=0) - tl.load(x_ptr + here, mask=mask, other=0)
+        # 1 - exp(mean_k min(y_k - x_k, 0))
+        part = component_of(mean_exceeding(difference, K))
+        if weights_ptr is None:
+            tl.store(out_ptr + row[:, None] * num_components + component[None, :], part, mask=exists)
+        else:
+            weight = tl.load(weights_ptr + component, mask=c_exists, other=0)
+            total += tl.sum(part * weight[None, :], axis=1)
+    if weights_ptr is not None:
+        tl.store(out_ptr + row, total, mask=row < num_rows)
+
+
+@triton.jit
+def pqe_backward_kernel(
+    grad_out_ptr,  # (num_rows), without weights (num_rows, C)
+    x_ptr,  # (num_rows, C, K)
+    y_ptr,  # (num_rows, C, K)
+    weights_ptr,  # (C): None for components
+    grad_x_ptr,  # (num_rows, C, K)
+    grad_y_ptr,  # (num_rows, C, K)
+    grad_weights_ptr,  # (programs along rows, C): None where it is not needed
+    num_rows,
+    num_components,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,  # rows a program
+    BLOCK_C: tl.constexpr,  # components a program
+    BLOCK_K: tl.constexpr,  # K or the next power of two
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    component = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_exists = component < num_components
+    exists = (row < num_rows)[:, None] & c_exists[None, :]
+    here, is_value = component_offsets(row, component, num_components, K, BLOCK_K)
+    mask = exists[:, :, None] & is_value
+    difference = tl.load(y_ptr + here, mask=mask, other=0) - tl.load(x_ptr + here, mask=mask, other=0)
+    mean = mean_exceeding(difference, K)
+    if weights_ptr is None:
+        weight = tl.load(grad_out_ptr + row[:, None] * num_components + component[None, :], mask=exists, other=0)
+    else:
+        grad_out = tl.load(grad_out_ptr + row, mask=row < num_rows, other=0)[:, None]
+        weight = grad_out * tl.load(weights_ptr + component, mask=c_exists, other=0)[None, :]
+        if grad_weights_ptr is not None:
+            share = tl.sum(grad_out * component_of(mean), axis=0)
+            share_ptr = grad_weights_ptr + tl.program_id(0).to(tl.int64) * num_components
+            tl.store(share_ptr + component, share, mask=c_exists)
+    grad = gradient_by_x(weight, mean, difference, K)
+    tl.store(grad_x_ptr + here, grad, mask=mask)
+    tl.store(grad_y_ptr + here, -grad, mask=mask)
+
+
+def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
+    rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
+    num_rows = rows.numel()
+    out = x.new_empty((*rows, num_components) if weights is None else rows)
+    if num_rows == 0:
+        return out
+    tile = component_tile(num_components, dim_per_component)
+    with torch.cuda.device_of(x):
+        pqe_forward_kernel[(triton.cdiv(num_rows, tile.rows),)](
+            x,
+            y,
+            weights,
+            out,
+            num_rows,
+            num_components,
+            K=dim_per_component,
+            ROWS=tile.rows,
+            BLOCK_C=tile.block_c,
+            BLOCK_K=tile.block_s,
+            num_warps=tile.num_warps,
+        )
+    return out
+
+
+def pqe_backward(
+    grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_rows, num_components = x.shape[:-1].numel(), x.shape[-1] // dim_per_component
+    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    tile = component_tile(num_components, dim_per_component)
+    num_programs = triton.cdiv(num_rows, tile.rows)
+    shares = x.new_empty(num_programs, num_components) if need_weights else None
+    if num_rows > 0:
+        with torch.cuda.device_of(x):
+            pqe_backward_kernel[(num_programs, triton.cdiv(num_components, tile.block_c))](
+                grad_out,
+                x,
+                y,
+                weights,
+                grad_x,
+                grad_y,
+                shares,
+                num_rows,
+                num_components,
+                K=dim_per_component,
+                ROWS=tile.rows,
+                BLOCK_C=tile.block_c,
+                BLOCK_K=tile.block_s,
+                num_warps=tile.num_warps,
+            )
+    return grad_x, grad_y, x.new_empty(0) if shares is None else shares.sum(dim=0)

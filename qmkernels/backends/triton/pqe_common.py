@@ -1,0 +1,39 @@
+"""The arithmetic of PQE-LH's components, on tiles."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def component_of(mean):
+    """1 - exp(mean), of a mean <= 0, without cancellation near 0; exactly 0 at 0."""
+    # -expm1(m) = -m (1 + m/2 (1 + m/3 (1 + ...))): enough terms for |m| <= 1/2.
+    TERMS: tl.constexpr = 9 if mean.dtype == tl.float32 else 15
+    series = tl.zeros_like(mean) + 1
+    for n in tl.static_range(TERMS, 1, -1):
+        series = 1 + series * mean * (1.0 / n)
+    return tl.where(mean > -0.5, 0 - mean * series, 1 - tl.exp(mean))
+
+
+@triton.jit
+def mean_exceeding(
+    difference,  # (ROWS, BLOCK_C, BLOCK_K): y - x, 0 beyond a component's values
+    K: tl.constexpr,
+):
+    """mean_k min(y_k - x_k, 0), (ROWS, BLOCK_C)."""
+    # Written so that an unordered comparison keeps the NaN.
+    return tl.sum(tl.where(difference > 0, 0.0, difference), axis=2) / K
+
+
+@triton.jit
+def gradient_by_x(
+    weight,  # (ROWS, BLOCK_C) or (ROWS, 1): grad_out, times the component's weight
+    mean,  # (ROWS, BLOCK_C)
+    difference,  # (ROWS, BLOCK_C, BLOCK_K): y - x
+    K: tl.constexpr,
+):
+    """The gradient by x, of the shape of difference; by y it is the negative of that."""
+    # A product, as in the reference: a NaN reaches every value of the component.
+    return (weight * (tl.exp(mean) / K))[:, :, None] * (1 - (difference > 0).to(mean.dtype))
