@@ -8,26 +8,16 @@ checkout that QMKERNELS_TORCHQMET names.
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
+from comparison import DIRECTIONS, Unavailable, torchqmet
 from torch import Tensor, nn
 
 import qmkernels as qm
 from qmkernels.backends import table
-
-DIRECTIONS = ("forward", "forward+backward")
-
-
-class Unavailable(Exception):
-    """A contender cannot run a case here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -172,17 +162,7 @@ def _plain(
 
 
 def _torchqmet(case: Case, device: torch.device) -> tuple[Distance, list[Tensor]]:
-    checkout = os.environ.get("QMKERNELS_TORCHQMET")
-    if not checkout:
-        raise Unavailable("QMKERNELS_TORCHQMET names no checkout of torchqmet")
-    if not (Path(checkout) / "torchqmet" / "__init__.py").exists():
-        raise Unavailable(f"QMKERNELS_TORCHQMET={checkout} has no folder torchqmet")
-    if checkout not in sys.path:
-        sys.path.append(checkout)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torchqmet = importlib.import_module("torchqmet")
-    return _broadcasting(torchqmet.IQE(case.size, case.dim_per_component).to(device), case)
+    return _broadcasting(torchqmet().IQE(case.size, case.dim_per_component).to(device), case)
 
 
 def _broadcasting(head: nn.Module, case: Case) -> tuple[Distance, list[Tensor]]:

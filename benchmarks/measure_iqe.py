@@ -12,46 +12,39 @@ from __future__ import annotations
 
 import argparse
 import csv
-import ctypes
-import gc
 import os
-import platform
-import re
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench_iqe import (
-    CASES,
-    CONTENDERS,
+from bench_iqe import CASES, CONTENDERS, LARGEST_MATRIX_FOR_REFERENCE_MIB, Case, inputs, step
+from comparison import (
     DIRECTIONS,
-    LARGEST_MATRIX_FOR_REFERENCE_MIB,
-    Case,
+    HERE,
+    Step,
     Unavailable,
-    inputs,
-    step,
+    largest_error,
+    megahertz,
+    peak_mib,
+    quantiles,
+    run_columns,
+    warn_if_loaded,
 )
 from torch import Tensor
 
 import qmkernels as qm
 from qmkernels.backends import native
 from qmkernels.bench import interleaved_times_ms
-from qmkernels.info import cpu_model, usable_cores, version_of
 from qmkernels.reference import iqe as definition
 
-HERE = Path(__file__).resolve().parent
 COLUMNS = (
     "date", "commit", "machine", "cores", "threads", "load_average", "python", "torch", "qmkernels", "isa", "command",
     "op", "form", "rows", "columns", "size", "dim_per_component", "direction", "contender", "median_ms", "low_ms",
     "high_ms", "rounds", "peak_mib", "max_error", "floor_kind", "floor_ms", "note",
 )  # fmt: skip
-Step = Callable[[], tuple[Tensor, ...]]
 
 
 def main() -> None:
@@ -66,10 +59,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(f"Load average {load:.1f}: other work is running, and the times will show it.", file=sys.stderr)
-
+    warn_if_loaded()
     out = options.out or HERE / "results" / f"iqe_{options.device.split(':')[0]}.csv"
     out.parent.mkdir(parents=True, exist_ok=True)
     is_new = not out.exists()
@@ -83,32 +73,6 @@ def main() -> None:
                 for row in measure(case, direction, torch.device(options.device), options.rounds, options.seconds):
                     writer.writerow({**run, "load_average": f"{os.getloadavg()[0]:.1f}", **row})
                     file.flush()
-
-
-def run_columns(device: str) -> dict[str, object]:
-    """What all rows of a run share."""
-    is_cuda = device.startswith("cuda")
-    environment = "".join(f"{name}=... " for name in ("QMKERNELS_TORCHQMET",) if name in os.environ)
-    return {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit(),
-        "machine": torch.cuda.get_device_name(device) if is_cuda else cpu_model(),
-        "cores": usable_cores(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "qmkernels": version_of("qmkernels"),
-        "isa": native.isa_in_use() or "none",
-        "command": environment + shlex.join(["python", "benchmarks/measure_iqe.py", *sys.argv[1:]]),
-    }
-
-
-def commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True).stdout.strip()
-
-    changed = [line for line in git("status", "--porcelain").splitlines() if "benchmarks/results/" not in line]
-    return (git("rev-parse", "--short", "HEAD") or "none") + ("+changes" if changed else "")
 
 
 def measure(case: Case, direction: str, device: torch.device, rounds: int, seconds: float) -> list[dict[str, object]]:
@@ -159,11 +123,6 @@ def measure(case: Case, direction: str, device: torch.device, rounds: int, secon
     return list(rows.values())
 
 
-def quantiles(times: list[float]) -> tuple[float, float]:
-    ordered = sorted(times)
-    return ordered[int(0.2 * (len(ordered) - 1))], ordered[-1 - int(0.2 * (len(ordered) - 1))]
-
-
 def in_float64(case: Case, direction: str, device: torch.device) -> tuple[Tensor, ...]:
     """The definition's results on the same numbers in float64; of a large matrix those of its first rows of x."""
     head = qm.nn.IQE(case.size, case.dim_per_component).to(device).double()
@@ -184,46 +143,6 @@ def checked_rows(case: Case) -> int:
     return 32 if case.whole_matrix_mib > LARGEST_MATRIX_FOR_REFERENCE_MIB else case.rows
 
 
-def largest_error(results: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> float:
-    """The largest error of the distances, and of each gradient, relative to the largest value of that tensor.
-
-    Where the truth stops at the first rows, so does the comparison: distances and the gradient of x.
-    """
-    if results[0].shape != truth[0].shape:
-        results = tuple(result[: len(truth[0])] for result in results[: len(truth)])
-    errors = [
-        ((result.double() - exact).abs().max() / exact.abs().max()).item()
-        for result, exact in zip(results, truth, strict=True)
-    ]
-    return max(errors)
-
-
-def peak_mib(run: Step, returned: int, device: torch.device) -> str:
-    """Peak memory of one call above what was there before it and the bytes that it returns; empty where not known."""
-    gc.collect()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        peak = torch.cuda.max_memory_allocated(device) - before
-    elif platform.system() == "Linux":
-        # Freed heap goes back to the system first, or a call could reuse it unseen; then the high-water mark restarts.
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status_kib("VmRSS")
-        run()
-        peak = 1024 * (_status_kib("VmHWM") - before)
-    else:
-        return ""
-    return f"{max(0, peak - returned) / 2**20:.2f}"
-
-
-def _status_kib(field: str) -> int:
-    return int(re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE).group(1))
-
-
 def floor_step(case: Case, direction: str, device: torch.device) -> tuple[str, Callable[[], object] | float]:
     """What bounds the case from below: a call that moves the same bytes, or milliseconds from an operation count.
 
@@ -235,18 +154,12 @@ def floor_step(case: Case, direction: str, device: torch.device) -> tuple[str, C
         source = torch.ones(moved // 2, device=device)
         target = torch.empty_like(source)
         return "bytes moved", lambda: target.copy_(source)
-    found = re.search(r"^cpu MHz\s*:\s*([\d.]+)", _cpu_information(), re.MULTILINE)
-    if device.type != "cpu" or found is None or native.why_not("cpu"):
+    clock = megahertz()
+    if device.type != "cpu" or clock is None or native.why_not("cpu"):
         return "not known", 0.0
     lanes = {"avx512": 16, "avx2": 8}.get(native.isa_in_use(), 4)
-    megahertz = float(found.group(1))
     cycles = 2.0 * case.elements / lanes * (1 if direction == "forward" else 2) / torch.get_num_threads()
-    return f"operations at {megahertz:.0f} MHz", cycles / (1e3 * megahertz)
-
-
-def _cpu_information() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+    return f"operations at {clock:.0f} MHz", cycles / (1e3 * clock)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,10 @@ def main() -> int:
         print(f"{options.readme} does not exist.", file=sys.stderr)
         return 1
     before = options.readme.read_text()
-    after, count = replace_blocks(before, {"iqe": iqe_tables(options.results)})
-    if count == 0:
-        print(f"{options.readme} has no block <!-- results:iqe --> ... <!-- /results -->.", file=sys.stderr)
+    blocks = {"iqe": iqe_tables(options.results), "ops": ops_tables(options.results)}
+    after, count = replace_blocks(before, blocks)
+    if count != len(blocks):
+        print(f"{options.readme} must have blocks <!-- results:iqe --> and <!-- results:ops -->.", file=sys.stderr)
         return 1
     if options.check:
         if after != before:
@@ -72,16 +73,69 @@ def iqe_tables(results: Path) -> str:
     return "\n".join(parts) if parts else "No measurements are stored yet.\n"
 
 
-def latest_by_case(rows: Iterable[Row]) -> list[dict[str, Row]]:
+def latest_by_case(rows: Iterable[Row], fields: tuple[str, ...] = CASE_FIELDS) -> list[dict[str, Row]]:
     """For each case the rows of its last run, by contender; cases in the order of their first measurement."""
     cases: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
-        key = tuple(row[field] for field in CASE_FIELDS)
+        key = tuple(row[field] for field in fields)
         case = cases.setdefault(key, {})
         if case and next(iter(case.values()))["date"] < row["date"]:
             case.clear()
         case[row["contender"]] = row
     return list(cases.values())
+
+
+def ops_tables(results: Path) -> str:
+    """One table of the ops measured by measure_ops.py: each case against every contender."""
+    path = results / "ops_cpu.csv"
+    if not path.exists():
+        return "No measurements are stored yet.\n"
+    with path.open(newline="") as file:
+        cases = latest_by_case(csv.DictReader(file), ("op", "case", "direction"))
+    runs = {tuple(case["ours"][field] for field in ("date", "commit")): case["ours"] for case in cases}
+    lines = [
+        "Median time of one call, all in one process with the same threads, taking turns; in brackets how many times "
+        "faster than that ours is, and how many were aimed at. Memory is the peak of one call above inputs and results; "
+        "the error is the largest against float64, relative to the largest value, of distances and gradients.",
+        "",
+        *header("ours", "plain PyTorch, eager", "compiled", "other", "memory ours", "eager", "error ours", "eager"),
+        *(ops_row(case) for case in cases),
+        "",
+        *(provenance(run) for run in runs.values()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def ops_row(case: dict[str, Row]) -> str:
+    ours = case["ours"]
+    known = ("ours", "eager", "compiled")
+    others = [f"{name}: {compared(case, name)}" for name in case if name not in known]
+    if ours["copy_ms"]:
+        others.append(f"a copy of as many bytes: {ours['copy_ms']} ms")
+    cells = [
+        f"{ours['op']} {ours['case']}",
+        ours["direction"].replace("+", " + "),
+        milliseconds(case, "ours"),
+        compared(case, "eager"),
+        compared(case, "compiled"),
+        "; ".join(others),
+        *(case.get(name, {}).get("peak_mib", "") + " MiB" for name in ("ours", "eager")),
+        *(case.get(name, {}).get("max_error", "") for name in ("ours", "eager")),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def compared(case: dict[str, Row], contender: str) -> str:
+    """A contender's time and how many times faster ours is."""
+    if contender not in case:
+        return ""
+    row, times = case[contender], ratio(case, contender, None)
+    if not times:
+        return "not run"
+    aim = f", aim {float(row['aim']):g}x" if row["aim"] else ""
+    note = f"; {row['note']}" if row["note"] else ""
+    return f"{milliseconds(case, contender)} ({times}{aim}{note})"
 
 
 def device_tables(cases: list[dict[str, Row]], has_targets: bool) -> str:

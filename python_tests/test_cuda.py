@@ -1,12 +1,18 @@
-"""IQE on a GPU: the public functions on the CUDA and the Triton backend against the reference in float64."""
+"""On a GPU: the public functions on the CUDA and the Triton backend against the reference in float64.
+
+`compute-sanitizer --tool memcheck` (and racecheck, synccheck) pytest -k small: every kernel once, at small odd sizes.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 import torch
 
 import qmkernels as qm
 from qmkernels.backends import table
+from qmkernels.reference import nearest as nearest_definition
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 
@@ -14,11 +20,29 @@ REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 FUNCTIONS = ("iqe", "iqe_pairwise")
 
 
+# Heads besides IQE: function and options. Components of one value, of whole and of broken packs of 16 bytes, of several
+# slices of 32; every form of MRN's eps and exponent.
+HEADS = {
+    "mrn": ("mrn", {}),
+    "mrn-33": ("mrn", {"num_components": 7, "asymmetric": "second", "exponent": 1.5, "eps": 0.1}),
+    "mrn-torchqmet": ("mrn", {"preset": "torchqmet"}),
+    "mrn-ogbench": ("mrn", {"preset": "ogbench"}),
+    "mrn-mqe": ("mrn", {"preset": "mqe"}),
+    "mrn-components": ("mrn", {"num_components": 231, "asymmetric": "none", "reduction": "none"}),
+    "pqe-1": ("pqe", {"dim_per_component": 1}),
+    "pqe-8": ("pqe", {"dim_per_component": 8}),
+    "pqe-33": ("pqe", {"dim_per_component": 33, "reduction": "none"}),
+    "pqe-1848": ("pqe", {"dim_per_component": 1848}),
+}
+SIZE = 1848  # a multiple of 7, 8, 33, 231
+
+
 @pytest.fixture(params=("cuda", "triton"))
 def backend(request) -> str:
-    reason = table.why_not(request.param, "iqe", "cuda")
-    if reason is not None:
-        pytest.skip(f"backend {request.param}: {reason}")
+    for op in table.OPS:
+        reason = table.why_not(request.param, op, "cuda")
+        if reason is not None:
+            pytest.skip(f"backend {request.param}: {reason}")
     return request.param
 
 
@@ -172,3 +196,197 @@ def test_more_than_2_to_the_31_pairs(backend):
         qm.iqe_pairwise(last, y.detach(), 8, reduction="sum", backend="reference").sum(), last
     )
     assert torch.equal(grad_x[-3:], expected)
+
+
+def _head(name: str, pairwise: bool):
+    function, options = HEADS[name]
+    return partial(getattr(qm, f"{function}_pairwise" if pairwise else function), **options)
+
+
+def _weights(name: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    """PQE's weights, a tensor with a gradient."""
+    function, options = HEADS[name]
+    if function != "pqe" or "reduction" in options:
+        return []
+    return [torch.linspace(0.5, 1.5, SIZE // options["dim_per_component"], device="cuda", dtype=dtype)]
+
+
+def _head_and_gradients(name: str, pairwise: bool, backend: str, tensors, grad=None) -> list[torch.Tensor]:
+    """The distances, and the gradients by x, y and, where there are any, weights."""
+    x, y, *weights = tensors = [one.detach().requires_grad_() for one in tensors]
+    named = {"weights": weights[0]} if weights else {}
+    out = _head(name, pairwise)(x, y, backend=backend, **named)
+    grad = torch.ones_like(out) if grad is None else grad.to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, tensors, grad)]
+
+
+# One row or column more than whole tiles; few pairs are split over many blocks, many are not.
+SHAPES = {"few": (33, 65), "many": (1025, 513)}
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("pairwise", (False, True), ids=("rows", "pairs"))
+@pytest.mark.parametrize("name", HEADS)
+def test_a_heads_error_is_no_worse_than_that_of_plain_torch(name, pairwise, shape, backend, dtype):
+    points = _points("iqe_pairwise" if pairwise else "iqe", SIZE, dtype, *SHAPES[shape])
+    tensors = [*points, *_weights(name, dtype)]
+    exact = [one.double() for one in tensors]
+    grad = torch.randn_like(_head(name, pairwise)(*points, backend="reference"), dtype=torch.float64)
+    truth = _head_and_gradients(name, pairwise, "reference", exact, grad)
+    plain = _head_and_gradients(name, pairwise, "reference", tensors, grad)
+    kernel = _head_and_gradients(name, pairwise, backend, tensors, grad)
+    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
+        # Sums in another order: as many roundings, of other numbers. A hundred of the last place of the largest.
+        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
+        assert (got - wanted).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("pairwise", (False, True), ids=("rows", "pairs"))
+@pytest.mark.parametrize("name", HEADS)
+def test_nan_gives_nan_in_its_own_rows_of_a_head(name, pairwise, backend):
+    x, y = _points("iqe_pairwise" if pairwise else "iqe", SIZE, torch.float32, 33, 65)
+    y[3, 17] = torch.nan
+    got, wanted = (_head(name, pairwise)(x, y, backend=one).isnan() for one in (backend, "reference"))
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("pairwise", (False, True), ids=("rows", "pairs"))
+@pytest.mark.parametrize("name", HEADS)
+def test_a_graph_replays_a_head_with_new_numbers(name, pairwise, backend):
+    points = _points("iqe_pairwise" if pairwise else "iqe", SIZE, torch.float32, 33, 65)
+    tensors = [*points, *_weights(name, torch.float32)]
+
+    def step() -> list[torch.Tensor]:
+        return _head_and_gradients(name, pairwise, backend, tensors)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    points[0].mul_(0.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, wanted in zip(captured, step(), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("pairwise", (False, True), ids=("rows", "pairs"))
+@pytest.mark.parametrize("name", HEADS)
+def test_two_runs_of_a_head_give_the_same_bits(name, pairwise, shape, backend):
+    points = _points("iqe_pairwise" if pairwise else "iqe", SIZE, torch.float32, *SHAPES[shape])
+    tensors = [*points, *_weights(name, torch.float32)]
+    runs = [_head_and_gradients(name, pairwise, backend, tensors) for _ in "ab"]
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_more_than_2_to_the_31_values_of_a_head(backend):
+    _skip_without_memory(60)
+    rows, size = 2**22 + 3, 512
+    x = torch.empty(rows, size, device="cuda").normal_().requires_grad_()
+    y = torch.empty(rows, size, device="cuda").normal_().requires_grad_()
+    for head in (partial(qm.mrn, preset="tmd"), partial(qm.pqe, dim_per_component=8)):
+        out = head(x, y, backend=backend)
+        last = [one.detach()[-5:].requires_grad_() for one in (x, y)]
+        wanted = head(*last, backend="reference")
+        torch.testing.assert_close(out[-5:], wanted, rtol=1e-5, atol=1e-4)
+        grads = torch.autograd.grad(out.sum(), (x, y))
+        for got, expected in zip(grads, torch.autograd.grad(wanted.sum(), last), strict=True):
+            torch.testing.assert_close(got[-5:], expected, rtol=1e-5, atol=1e-5)
+        del grads
+
+
+def test_more_than_2_to_the_31_pairs_of_a_head(backend):
+    _skip_without_memory(60)
+    x = torch.empty(46400, 8, device="cuda").normal_().requires_grad_()
+    y = torch.empty(46401, 8, device="cuda").normal_()
+    for head in (partial(qm.mrn_pairwise), partial(qm.pqe_pairwise, dim_per_component=4)):
+        out = head(x, y, backend=backend)
+        last = x.detach()[-3:].requires_grad_()
+        wanted = head(last, y, backend="reference")
+        torch.testing.assert_close(out.detach()[-3:], wanted, rtol=1e-5, atol=1e-4)
+        (grad,) = torch.autograd.grad(out, x, torch.ones((), device="cuda").expand_as(out))
+        (expected,) = torch.autograd.grad(wanted.sum(), last)
+        torch.testing.assert_close(grad[-3:], expected, rtol=1e-4, atol=1e-2)
+
+
+POISSON = ("poisson_le", "poisson_gt", "log_poisson_le")
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("function", POISSON)
+def test_poisson_comparisons_agree_with_the_reference(function, backend, dtype):
+    rates = torch.tensor([0.0, 1e-8, 1e-3, 0.5, 1.0, 1.99, 2.01, 14.9, 15.1, 60.0], device="cuda", dtype=dtype)
+    a, b = (one.flatten().clone().requires_grad_() for one in torch.meshgrid(rates, rates, indexing="ij"))
+    # Near 0 the reference's logarithm is that of a sum close to 1, which is rounded.
+    tolerance = {"rtol": 2e-6 if dtype == torch.float32 else 1e-9, "atol": 1e-13}
+    results = []
+    for one in (backend, "reference"):
+        out = getattr(qm, function)(a, b, backend=one)
+        results.append([out.detach(), *torch.autograd.grad(out.sum(), (a, b))])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, **tolerance)
+
+
+def _merged(distances: torch.Tensor, k: int, backend: str, tile: int) -> tuple[torch.Tensor, torch.Tensor]:
+    functions = table.resolve("nearest", "cuda", backend)
+    values = distances.new_full((distances.shape[0], k), torch.inf)
+    indices = torch.full(values.shape, -1, device="cuda")
+    for first in range(0, distances.shape[1], tile):
+        part = distances[:, first : first + tile].contiguous()
+        values, indices = functions.nearest_merge(part, values, indices, first)
+    return values, indices
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("levels", (0, 50), ids=("distinct", "ties"))
+@pytest.mark.parametrize("rows", (3, 4099))
+@pytest.mark.parametrize("k", (1, 2, 32, 33, 1000))
+def test_the_k_smallest_agree_with_the_reference(k, rows, levels, backend, dtype):
+    generator = torch.Generator(device="cuda").manual_seed(k)
+    distances = torch.randn(rows, 5003, generator=generator, device="cuda", dtype=dtype)
+    if levels:
+        distances = (distances * levels).round()
+    distances[0, 7::3] = torch.nan
+    values, indices = _merged(distances, k, backend, 1777)
+    wanted = nearest_definition.smallest(distances, k)
+    assert torch.equal(indices, wanted[1])
+    torch.testing.assert_close(values, wanted[0], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("k", (1, 7, 40))
+def test_nearest_finds_what_the_reference_finds(k, backend):
+    x, y = _points("iqe_pairwise", 64, torch.float32)
+    found = qm.nearest(x, y, k, metric=partial(qm.mrn, preset="tmd", backend="reference"), backend=backend)
+    wanted = qm.nearest(x, y, k, metric=partial(qm.mrn, preset="tmd", backend="reference"), backend="reference")
+    assert torch.equal(found.indices, wanted.indices)
+    assert torch.equal(found.values, wanted.values)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("size", (1, 2, 5, 8, 40))
+def test_small_sizes_of_every_kernel_agree_with_the_reference(size, backend, dtype):
+    x, y = _points("iqe_pairwise", 3 * size, dtype, 7, 7)
+    heads = [partial(qm.iqe, dim_per_component=size), partial(qm.iqe_pairwise, dim_per_component=size)]
+    heads += [partial(qm.mrn, num_components=3), partial(qm.mrn_pairwise, num_components=3)]
+    heads += [partial(qm.pqe, dim_per_component=size), partial(qm.pqe_pairwise, dim_per_component=size)]
+    heads += [lambda x, y, backend: qm.poisson_le(x.abs(), y.abs(), backend=backend)]
+    for head in heads:
+        results = []
+        for one in (backend, "reference"):
+            leaves = [points.clone().requires_grad_() for points in (x, y)]
+            out = head(*leaves, backend=one)
+            results.append([out.detach(), *torch.autograd.grad(out.sum(), leaves)])
+        for got, wanted in zip(*results, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    distances = torch.randn(7, 130, device="cuda", dtype=dtype)
+    for k in (1, 5, 50):
+        wanted = nearest_definition.smallest(distances, k)
+        for got, expected in zip(_merged(distances, k, backend, 100), wanted, strict=True):
+            assert torch.equal(got, expected)

@@ -1,4 +1,4 @@
-"""IQE's CUDA sources compile, with every array in registers. Needs nvcc, no GPU.
+"""The CUDA sources compile, with every array in registers. Needs nvcc, no GPU.
 
 QMKERNELS_TEST_ARCHS is the list of compute capabilities to compile for, "80 90" by default.
 """
@@ -20,7 +20,10 @@ ARCHS = os.environ.get("QMKERNELS_TEST_ARCHS", "80 90").split()
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc was not found")
 
 # The sources, and how many kernels each has at least: a report of fewer was not understood.
-FEWEST_KERNELS = {"iqe": 24, "iqe_pairwise_forward": 30, "iqe_pairwise_backward": 30}
+FEWEST_KERNELS = {
+    "iqe": 24, "iqe_pairwise_forward": 30, "iqe_pairwise_backward": 30, "mrn": 8, "mrn_pairwise": 8, "pqe": 8,
+    "pqe_pairwise": 8, "poisson": 4, "nearest": 6,
+}  # fmt: skip
 
 # One line a kernel: its name, then "N bytes stack frame, N bytes spill stores, N bytes spill loads".
 KERNEL = re.compile(
@@ -38,6 +41,10 @@ def report(request, tmp_path_factory) -> tuple[str, str]:
     run = subprocess.run([*command, CUDA / f"{source}.cu", "-o", cubin], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return source, run.stdout + run.stderr
+
+
+def test_every_source_is_listed():
+    assert {path.stem for path in CUDA.glob("*.cu")} == set(FEWEST_KERNELS)
 
 
 def test_every_kernel_keeps_its_arrays_in_registers(report):

@@ -1,95 +1,23 @@
-"""IQE's CUDA kernels, compiled as C++ and run on a CPU thread by thread, against backends/reference.
-
-Every shared-memory index, barrier, warp shuffle, tile edge and launch size is the one a GPU would use; what only a GPU
-can show is missing: its memory model and its speed. The threads run in a random order (csrc/tests/cuda_on_cpu).
-"""
+"""IQE's CUDA kernels on a CPU (cuda_on_cpu.py) against backends/reference."""
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
+from cuda_on_cpu import assert_alike, kernels, needs_compiler, off_a_boundary, pair_points, points
 
-from qmkernels.backends import native
 from qmkernels.backends.compiled import iqe as compiled
 from qmkernels.backends.reference import iqe as reference
 from qmkernels.reference import iqe as definition
 
-SOURCES = Path(__file__).parents[1] / "csrc" / "tests" / "cuda_on_cpu"
-COMPILER = shutil.which("g++")
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ was not found")
+pytestmark = needs_compiler
+iqe_kernels = kernels("iqe", "PAIRWISE")
 
 # 8, 16, 32 have kernels of their own, elementwise also 4; 77 and more pass the pairwise kernels' shared memory.
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33, 64, 77)
 # Every reduction in one dtype; in the other the three that the kernels tell apart.
 CASES = [(reduction, torch.float32) for reduction in definition.REDUCTIONS]
 CASES += [(reduction, torch.float64) for reduction in ("none", "sum", "maxmean")]
-# float32: sums over components and over the other side, in another order than the reference's.
-TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
-
-
-def _compile(into: Path, *options: str) -> ctypes.CDLL:
-    command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
-    # Three blocks at most, so that a block does one tile after another.
-    command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3"]
-    command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
-    subprocess.run([*command, f"-I{SOURCES}", *options, SOURCES / "iqe_library.cpp", "-o", into], check=True)
-    return ctypes.CDLL(str(into))
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory) -> tuple[ctypes.CDLL, ctypes.CDLL]:
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    return _compile(folder / "iqe.so"), _compile(folder / "iqe_pairwise.so", "-DPAIRWISE")
-
-
-@pytest.fixture(autouse=True)
-def _kernels(libraries, monkeypatch):
-    """The compiled backend calls the CUDA kernels, on CPU tensors."""
-    elementwise, pairwise = libraries
-
-    def call(function, device, *arguments):
-        native_function = getattr(pairwise if "pairwise" in function else elementwise, function)
-        native_function.restype = ctypes.c_int64
-        converted = [
-            ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_void_p(_address(argument))
-            for argument in arguments
-        ]
-        return native_function(*converted)
-
-    monkeypatch.setattr(native, "call", call)
-    monkeypatch.setattr(native, "launch", call)
-
-
-def _address(tensor: torch.Tensor | None) -> int | None:
-    return tensor.data_ptr() if tensor is not None and tensor.numel() else None
-
-
-def _points(*rows: int, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(sum(rows) + size)
-    x = torch.randn(*rows, size, generator=generator, dtype=torch.float64)
-    y = torch.randn(*rows, size, generator=generator, dtype=torch.float64) + 0.5
-    return x.to(dtype), y.to(dtype)
-
-
-def _pair_points(num_x: int, num_y: int, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = _points(2, max(num_x, num_y), size=size, dtype=dtype)
-    return x[:, :num_x].contiguous(), y[:, :num_y].contiguous()
-
-
-def _assert_alike(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> None:
-    for one, other in zip(got, wanted, strict=True):
-        assert one.shape == other.shape
-        assert one.dtype == other.dtype
-        if one.is_floating_point():
-            torch.testing.assert_close(one, other, equal_nan=True, **TOLERANCE[one.dtype])
-        else:
-            assert torch.equal(one, other)
 
 
 def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -101,40 +29,38 @@ def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tupl
 @pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
-    x, y = _points(47, size=7 * dim_per_component, dtype=dtype)
+    x, y = points(47, size=7 * dim_per_component, dtype=dtype)
     arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, keep
-    _assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+    assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5))
 @pytest.mark.parametrize("num_components", (1, 2, 31, 128, 129, 300))
 def test_any_number_of_components_is_reduced(num_components, dim_per_component):
-    x, y = _points(5, size=num_components * dim_per_component, dtype=torch.float64)
+    x, y = points(5, size=num_components * dim_per_component, dtype=torch.float64)
     arguments = x, y, torch.tensor(0.3, dtype=torch.float64), dim_per_component, "maxmean", True
-    _assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+    assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
 @pytest.mark.parametrize("dim_per_component", (8, 32))
 def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(dim_per_component):
     size = 3 * dim_per_component
-    x, y = _points(9, size=size, dtype=torch.float32)
-    x, y = (torch.cat([torch.zeros(1), one.flatten()])[1:].view(9, size) for one in (x, y))
-    assert x.data_ptr() % 16 != 0
-    arguments = x, y, None, dim_per_component, "sum", True
-    _assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+    x, y = points(9, size=size, dtype=torch.float32)
+    arguments = off_a_boundary(x), off_a_boundary(y), None, dim_per_component, "sum", True
+    assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
 @pytest.mark.parametrize("dim_per_component", (1024, 2500))
 def test_one_component_may_span_all_values(dim_per_component):
-    x, y = _points(2, size=dim_per_component, dtype=torch.float64)
+    x, y = points(2, size=dim_per_component, dtype=torch.float64)
     arguments = x, y / 64 + x, None, dim_per_component, "sum", True
-    _assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+    assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
 @pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
-    x, y = _points(47, size=7 * dim_per_component, dtype=dtype)
+    x, y = points(47, size=7 * dim_per_component, dtype=dtype)
     max_weight = torch.tensor(0.3, dtype=dtype)
     out, ends, largest, _ = reference.iqe_forward(x, y, max_weight, dim_per_component, reduction, True)
     grad_out = torch.randn_like(out)
@@ -143,32 +69,32 @@ def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction
     def distance(x, y):
         return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=max_weight)
 
-    _assert_alike(got, _differentiated(distance, x, y, grad=grad_out))
+    assert_alike(got, _differentiated(distance, x, y, grad=grad_out))
 
 
 @pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype):
     # One more than a tile on either side.
-    x, y = _pair_points(17, 129, 5 * dim_per_component, dtype)
+    x, y = pair_points(17, 129, 5 * dim_per_component, dtype)
     arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, True
-    _assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+    assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
 # Blocks of one matrix are few: a block does one component. Of 100, it does two of the seven, of 256 it does them all.
 @pytest.mark.parametrize("batch", (1, 100, 256))
 @pytest.mark.parametrize("reduction", ("none", "mean", "maxmean"))
 def test_pairwise_components_are_reduced_however_they_are_split_over_blocks(reduction, batch):
-    x, y = _points(batch, 3, size=7 * 8, dtype=torch.float32)
+    x, y = points(batch, 3, size=7 * 8, dtype=torch.float32)
     arguments = x, y, torch.tensor(0.3), 8, reduction, True
-    _assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+    assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
 @pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     # One more than a tile on either side; the gradient of y is that of x with the sides exchanged.
-    x, y = _pair_points(9, 129, 3 * dim_per_component, dtype)
+    x, y = pair_points(9, 129, 3 * dim_per_component, dtype)
     max_weight = torch.tensor(0.3, dtype=dtype)
     out, largest = reference.iqe_pairwise_forward(x, y, max_weight, dim_per_component, reduction, True)
     grad_out = torch.randn_like(out)
@@ -182,12 +108,12 @@ def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, 
         return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=max_weight)
 
     if learned:
-        _assert_alike(got[:2], _differentiated(distance, x, y, max_weight, grad=grad_out)[:2])
+        assert_alike(got[:2], _differentiated(distance, x, y, max_weight, grad=grad_out)[:2])
         spread = reference.iqe_pairwise_forward(x, y, None, dim_per_component, "spread", False)[0]
         # A sum over all pairs, of either sign: its error is that of its largest terms.
         torch.testing.assert_close(got[2], (grad_out * spread).sum(), rtol=1e-5, atol=1e-4)
     else:
-        _assert_alike(got[:2], _differentiated(lambda x, y: distance(x, y, max_weight), x, y, grad=grad_out))
+        assert_alike(got[:2], _differentiated(lambda x, y: distance(x, y, max_weight), x, y, grad=grad_out))
         assert got[2].shape == (0,)
 
 
@@ -195,31 +121,31 @@ def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, 
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 77))
 def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
-    x, y = _points(7, size=3 * dim_per_component, dtype=torch.float32)
+    x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
     arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, False
-    _assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+    assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 77))
 def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side):
-    x, y = _pair_points(5, 7, 3 * dim_per_component, torch.float32)
+    x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
     arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, False
-    _assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+    assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
 @pytest.mark.parametrize("infinity", (torch.inf, -torch.inf))
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("dim_per_component", (4, 5))
 def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, infinity):
-    x, y = _pair_points(5, 5, 3 * dim_per_component, torch.float64)
+    x, y = pair_points(5, 5, 3 * dim_per_component, torch.float64)
     (x if side == "x" else y)[:, 2, dim_per_component : 2 * dim_per_component - 1] = infinity
     arguments = x, y, None, dim_per_component, "none", True
-    _assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
-    _assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+    assert_alike(compiled.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+    assert_alike(compiled.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33, 70))

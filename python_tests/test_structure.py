@@ -55,7 +55,7 @@ def test_the_python_and_the_native_side_list_the_same_ops():
     [
         "csrc/math/{}.h", "csrc/cpu/{}.cpp", "csrc/cuda/{}.cu", "csrc/bindings/{}.cpp", "qmkernels/reference/{}.py",
         "qmkernels/backends/reference/{}.py", "qmkernels/backends/compiled/{}.py", "qmkernels/backends/triton/{}.py",
-        "qmkernels/ops/{}.py", "qmkernels/nn/{}.py", "python_tests/test_{}.py", "benchmarks/bench_{}.py",
+        "qmkernels/ops/{}.py", "csrc/tests/test_{}.cpp", "python_tests/test_{}.py", "benchmarks/bench_{}.py",
     ],
 )  # fmt: skip
 def test_an_op_has_a_file_of_its_name_in_every_layer(op, path):

@@ -44,4 +44,5 @@ PYBIND11_MODULE(_core, module) {
     qmk::bind_nearest(cpu, cuda_or_null);
     qmk::bind_poisson(cpu, cuda_or_null);
     qmk::bind_pqe(cpu, cuda_or_null);
+    qmk::bind_qrl(cpu, cuda_or_null);
 }

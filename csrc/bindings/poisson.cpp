@@ -1,4 +1,5 @@
-// The Poisson comparisons' functions for Python; last come the number of threads on the CPU, device and stream on a GPU.
+// The Poisson comparisons' functions for Python; last come the number of threads on the CPU, device and stream on a
+// GPU.
 #include "../cpu/poisson.h"
 
 #include "core.h"

@@ -1,5 +1,5 @@
-// PQE-LH's functions for Python: the same arguments for `cpu` and `cuda`, but for what comes last: the number of threads
-// on the CPU, the device and the stream on a GPU.
+// PQE-LH's functions for Python: the same arguments for `cpu` and `cuda`, but for what comes last: the number of
+// threads on the CPU, the device and the stream on a GPU.
 #include "../cpu/pqe.h"
 
 #include "core.h"
@@ -43,9 +43,8 @@ void bind_pqe(pybind11::module_& cpu, pybind11::module_* cuda) {
            Pointer partial, int64_t rows, int64_t num_components, int64_t dim_per_component, int threads) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
-                pqe_cpu<T>().backward(as<T>(grad_out), as<T>(x), as<T>(y), as<T>(weights), as<T>(grad_x),
-                                      as<T>(grad_y), as<T>(partial), {rows, num_components, dim_per_component},
-                                      threads);
+                pqe_cpu<T>().backward(as<T>(grad_out), as<T>(x), as<T>(y), as<T>(weights), as<T>(grad_x), as<T>(grad_y),
+                                      as<T>(partial), {rows, num_components, dim_per_component}, threads);
             });
         },
         release());
@@ -101,8 +100,8 @@ void bind_pqe(pybind11::module_& cpu, pybind11::module_* cuda) {
            Pointer stream) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
-                cuda::pqe_backward<T>(as<T>(grad_out), as<T>(x), as<T>(y), as<T>(weights), as<T>(grad_x),
-                                      as<T>(grad_y), as<T>(partial), rows, num_components, dim_per_component,
+                cuda::pqe_backward<T>(as<T>(grad_out), as<T>(x), as<T>(y), as<T>(weights), as<T>(grad_x), as<T>(grad_y),
+                                      as<T>(partial), rows, num_components, dim_per_component,
                                       {device, as<void>(stream)});
             });
         },

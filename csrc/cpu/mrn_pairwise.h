@@ -7,7 +7,7 @@
 
 #include <cstdlib>
 
-#include "elementary.h"
+#include "roots.h"
 #include "mrn.h"
 #include "parallel.h"
 #include "workspace.h"

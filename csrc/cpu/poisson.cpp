@@ -1,5 +1,6 @@
 // Poisson comparisons, lane by lane in double whatever the dtype. Lanes on the series branch (math/poisson.h) run
-// together, with as many terms as the one that needs most; the others, and rates that are no finite numbers, one by one.
+// together, with as many terms as the one that needs most; the others, and rates that are no finite numbers, one by
+// one.
 #include "poisson.h"
 
 #include "lanes.h"
@@ -13,121 +14,149 @@ using DoubleLanes = Lanes<double>;
 using DoubleMask = IndexLanes<double>;
 constexpr int n = num_lanes<double>;
 
-// Pairs of rates that one task handles.
-constexpr int64_t pairs_per_task = 512;
-
-template <class T>
-QMK_INLINE DoubleLanes load_as_double(const T* from, int count) {
-    if constexpr (sizeof(T) == sizeof(double))
-        if (count == n) return load<DoubleLanes>(from);
-    DoubleLanes lanes{};
-    for (int lane = 0; lane < count; ++lane) lanes[lane] = double(from[lane]);
-    return lanes;
+#ifdef QMK_HAS_SHUFFLE
+template <int distance>
+QMK_INLINE DoubleLanes fold_maximum(DoubleLanes v) {
+    if constexpr (distance == 0)
+        return v;
+    else
+        return fold_maximum<distance / 2>(maximum(v, rotated<distance>(v, typename MakeSequence<n>::type{})));
 }
 
-template <class T>
-QMK_INLINE void store_from_double(T* to, DoubleLanes lanes, int count) {
-    for (int lane = 0; lane < count; ++lane) to[lane] = T(lanes[lane]);
+QMK_INLINE double maximum_of_lanes(DoubleLanes v) {
+    return fold_maximum<n / 2>(v)[0];
 }
+#else
+QMK_INLINE double maximum_of_lanes(DoubleLanes v) {
+    double largest = v[0];
+    for (int lane = 1; lane < n; ++lane) largest = maximum(largest, v[lane]);
+    return largest;
+}
+#endif
 
-// One vector of rates: which lanes run together, and their parts.
+// Vectors whose series run at once: as many as registers hold.
+constexpr int vectors = QMK_LANE_BYTES == 64 ? 3 : 2;
+constexpr int block = vectors * n;
+
+// A block of rates: the lanes of the series, and their parts.
 struct SeriesLanes {
-    DoubleMask together, of_gt;
-    bool any, all;
-    PoissonParts<DoubleLanes> parts;
+    DoubleMask together[vectors], of_gt[vectors];
+    bool all;
+    PoissonParts<DoubleLanes> parts[vectors];
 
-    QMK_INLINE SeriesLanes(DoubleLanes a, DoubleLanes b) {
-        const DoubleLanes zero{};
-        together = is_finite_rate(a) & is_finite_rate(b);
-        a = together ? a : zero;
-        b = together ? b : zero;
-        DoubleLanes root_a = square_root(a), root_b = square_root(b), half_z = root_a * root_b;
-        together &= 2.0 * half_z <= largest_series_argument;
-        a = together ? a : zero;
-        b = together ? b : zero;
-        half_z = together ? half_z : zero;
-        of_gt = tail_is_gt(a, b);
-        const DoubleLanes sizes = poisson_size(a, b, half_z);
-        double size = 0.0;
-        any = false;
-        all = true;
-        for (int lane = 0; lane < n; ++lane) {
-            size = sizes[lane] > size ? sizes[lane] : size;
-            any |= together[lane] != 0;
-            all &= together[lane] != 0;
+    QMK_INLINE SeriesLanes(const DoubleLanes* a, const DoubleLanes* b) {
+        const DoubleLanes zero{}, one = broadcast(1.0);
+        DoubleLanes series_a[vectors], series_b[vectors], half_z[vectors], size = zero, apart = zero;
+        for (int v = 0; v < vectors; ++v) {
+            together[v] = (a[v] >= zero) & (b[v] >= zero) & (a[v] * b[v] <= largest_product_in_lanes);
+            series_a[v] = together[v] ? a[v] : zero;
+            series_b[v] = together[v] ? b[v] : zero;
+            of_gt[v] = tail_is_gt(series_a[v], series_b[v]);
+            half_z[v] = square_root(series_a[v] * series_b[v]);
+            size = maximum(size, poisson_size(series_a[v], series_b[v], half_z[v]));
+            apart = together[v] ? apart : one;
         }
-        if (any) parts = poisson_series(a, b, half_z, root_a + root_b, poisson_terms(size));
+        all = maximum_of_lanes(apart) == 0.0;
+        poisson_series<vectors>(series_a, series_b, half_z, poisson_terms(maximum_of_lanes(size)), parts);
     }
 };
-
-QMK_INLINE DoubleLanes probabilities(DoubleLanes a, DoubleLanes b, int count, PoissonForm form) {
-    const SeriesLanes series(a, b);
-    DoubleLanes out{};
-    if (series.any) {
-        const DoubleLanes tail = series.parts.scale * series.parts.tail;
-        if (form == PoissonForm::log_le) {
-            for (int lane = 0; lane < count; ++lane)
-                out[lane] = series.of_gt[lane] ? ::log1p(-tail[lane])
-                                               : ::log(series.parts.tail[lane]) - series.parts.exponent[lane];
-        } else {
-            const DoubleMask wants_gt = DoubleMask{} - int64_t(form == PoissonForm::gt);
-            out = series.of_gt == wants_gt ? tail : 1.0 - tail;
-        }
-    }
-    if (!series.all)
-        for (int lane = 0; lane < count; ++lane)
-            if (!series.together[lane]) out[lane] = poisson_probability(a[lane], b[lane], form);
-    return out;
-}
 
 struct DerivativeLanes {
-    DoubleLanes by_a, by_b;
+    DoubleLanes by_a[vectors], by_b[vectors];
 };
 
-QMK_INLINE DerivativeLanes derivatives(DoubleLanes a, DoubleLanes b, int count, PoissonForm form) {
+QMK_INLINE void probabilities(const DoubleLanes* a, const DoubleLanes* b, PoissonForm form, DoubleLanes* out) {
     const SeriesLanes series(a, b);
-    DerivativeLanes out{};
-    if (series.any) {
-        const DoubleLanes factor = poisson_derivative_factor(series.parts, series.of_gt, form);
-        out = {-factor * series.parts.equal, factor * series.parts.one_more};
+    for (int v = 0; v < vectors; ++v) {
+        out[v] = poisson_probability(series.parts[v], series.of_gt[v], form);
+        if (!series.all)
+            for (int lane = 0; lane < n; ++lane)
+                if (!series.together[v][lane]) out[v][lane] = poisson_probability(a[v][lane], b[v][lane], form);
     }
-    if (!series.all)
-        for (int lane = 0; lane < count; ++lane)
-            if (!series.together[lane]) {
-                const auto single = poisson_derivatives(a[lane], b[lane], form);
-                out.by_a[lane] = single.by_a;
-                out.by_b[lane] = single.by_b;
-            }
-    return out;
 }
 
-// Calls run(first, number of pairs) for vectors of pairs; the last may be shorter.
+QMK_INLINE void derivatives(const DoubleLanes* a, const DoubleLanes* b, PoissonForm form, DerivativeLanes& out) {
+    const SeriesLanes series(a, b);
+    for (int v = 0; v < vectors; ++v) {
+        const DoubleLanes factor = poisson_derivative_factor(series.parts[v], series.of_gt[v], form);
+        out.by_a[v] = -factor * series.parts[v].equal;
+        out.by_b[v] = factor * series.parts[v].one_more;
+        if (!series.all)
+            for (int lane = 0; lane < n; ++lane)
+                if (!series.together[v][lane]) {
+                    const auto single = poisson_derivatives(a[v][lane], b[v][lane], form);
+                    out.by_a[v][lane] = single.by_a;
+                    out.by_b[v][lane] = single.by_b;
+                }
+    }
+}
+
+template <class T>
+struct SameLanes {
+    typedef T Value __attribute__((vector_size(n * sizeof(T))));
+};
+
+// A block in double; zeros beyond `count`.
+template <class T>
+QMK_INLINE void load_block(const T* from, int count, DoubleLanes* lanes) {
+    T padded[block];
+    if (count < block) {
+        __builtin_memset(padded, 0, sizeof(padded));
+        __builtin_memcpy(padded, from, count * sizeof(T));
+        from = padded;
+    }
+    for (int v = 0; v < vectors; ++v)
+        lanes[v] = __builtin_convertvector(load<typename SameLanes<T>::Value>(from + v * n), DoubleLanes);
+}
+
+template <class T>
+QMK_INLINE void store_block(T* to, const DoubleLanes* lanes, int count) {
+    T padded[block];
+    T* target = count < block ? padded : to;
+    for (int v = 0; v < vectors; ++v)
+        store(target + v * n, __builtin_convertvector(lanes[v], typename SameLanes<T>::Value));
+    if (count < block) __builtin_memcpy(to, padded, count * sizeof(T));
+}
+
+// Calls run(first, number of pairs) for blocks of pairs; the last may be shorter.
 template <class Run>
-QMK_INLINE void for_each_vector(int64_t count, int threads, Run&& run) {
+QMK_INLINE void for_each_block(int64_t count, int threads, Run&& run) {
+    constexpr int64_t pairs_per_task = 32 * block;
     parallel_for((count + pairs_per_task - 1) / pairs_per_task, threads_for(count, pairs_per_task, threads),
                  [&](int64_t task) {
-                     const int64_t end =
-                         (task + 1) * pairs_per_task < count ? (task + 1) * pairs_per_task : count;
-                     for (int64_t i = task * pairs_per_task; i < end; i += n) run(i, end - i < n ? int(end - i) : n);
+                     const int64_t end = (task + 1) * pairs_per_task < count ? (task + 1) * pairs_per_task : count;
+                     for (int64_t i = task * pairs_per_task; i < end; i += block)
+                         run(i, end - i < block ? int(end - i) : block);
                  });
 }
 
 template <class T>
 void forward(const T* a, const T* b, T* out, int64_t count, PoissonForm form, int threads) {
-    for_each_vector(count, threads, [=](int64_t i, int lanes) {
-        store_from_double(out + i, probabilities(load_as_double(a + i, lanes), load_as_double(b + i, lanes), lanes, form),
-                          lanes);
+    for_each_block(count, threads, [=](int64_t i, int pairs) {
+        DoubleLanes block_a[vectors], block_b[vectors], block_out[vectors];
+        load_block(a + i, pairs, block_a);
+        load_block(b + i, pairs, block_b);
+        probabilities(block_a, block_b, form, block_out);
+        store_block(out + i, block_out, pairs);
     });
 }
 
 template <class T>
 void backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count, PoissonForm form,
               int threads) {
-    for_each_vector(count, threads, [=](int64_t i, int lanes) {
-        const auto by = derivatives(load_as_double(a + i, lanes), load_as_double(b + i, lanes), lanes, form);
-        const DoubleLanes grad = load_as_double(grad_out + i, lanes);
-        store_from_double(grad_a + i, grad * by.by_a, lanes);
-        store_from_double(grad_b + i, grad * by.by_b, lanes);
+    for_each_block(count, threads, [=](int64_t i, int pairs) {
+        DoubleLanes block_a[vectors], block_b[vectors], grad[vectors];
+        load_block(a + i, pairs, block_a);
+        load_block(b + i, pairs, block_b);
+        load_block(grad_out + i, pairs, grad);
+        DerivativeLanes by;
+        derivatives(block_a, block_b, form, by);
+        for (int v = 0; v < vectors; ++v) {
+            by.by_a[v] *= grad[v];
+            by.by_b[v] *= grad[v];
+        }
+        store_block(grad_a + i, by.by_a, pairs);
+        store_block(grad_b + i, by.by_b, pairs);
     });
 }
 

@@ -1,4 +1,5 @@
-// Poisson comparisons on CPUs: the functions that each instruction set provides. Contract: backends/reference/poisson.py.
+// Poisson comparisons on CPUs: the functions that each instruction set provides. Contract:
+// backends/reference/poisson.py.
 #pragma once
 
 #include <cstdint>

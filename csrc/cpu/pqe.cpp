@@ -134,7 +134,8 @@ struct Scratch {
     T small[on_stack];
     T* values;
 
-    explicit Scratch(int64_t count) : values(count <= on_stack ? small : static_cast<T*>(std::malloc(count * sizeof(T)))) {}
+    explicit Scratch(int64_t count)
+        : values(count <= on_stack ? small : static_cast<T*>(std::malloc(count * sizeof(T)))) {}
     ~Scratch() {
         if (values != small) std::free(values);
     }
@@ -167,8 +168,7 @@ void forward(const T* x, const T* y, const T* weights, T* out, PqeShape shape, i
                                        store_some<T>(components.values + c, e.one_minus(), last_lane);
                                    });
         for (int64_t row = 0; row < num_rows; ++row)
-            out[first_row + row] =
-                weighted_sum(components.values + row * num_components, weights, num_components);
+            out[first_row + row] = weighted_sum(components.values + row * num_components, weights, num_components);
     });
 }
 

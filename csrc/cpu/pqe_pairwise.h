@@ -87,7 +87,8 @@ QMK_INLINE Exponential<T, Lanes<T>> pair_exponential(const T* row, const T* colu
     return pqe_exponential<T, IndexLanes<T>>(sum, share);
 }
 
-// Where an item of row i, column j and component c is: values[i * row_stride + j * column_stride + c * component_stride].
+// Where an item of row i, column j and component c is: values[i * row_stride + j * column_stride + c *
+// component_stride].
 template <class T>
 struct PairItems {
     T* values;
@@ -135,8 +136,7 @@ void pair_distances(PqeSide<T> side, PackedColumns<T> columns, int64_t num_colum
             const Lanes<T> weight = broadcast(weights ? weights[c] : T(1));
             for (int r = 0; r < num_rows; ++r) {
                 const T* row = rows + r * dim + c * size;
-                const auto component =
-                    pair_exponential<T, K, rows_are_x>(row, block_columns, size, share).one_minus();
+                const auto component = pair_exponential<T, K, rows_are_x>(row, block_columns, size, share).one_minus();
                 if (weights)
                     sums[r] += weight * component;
                 else
@@ -145,12 +145,13 @@ void pair_distances(PqeSide<T> side, PackedColumns<T> columns, int64_t num_colum
             }
         }
         if (weights)
-            for (int r = 0; r < num_rows; ++r) store_items<T>(to + r * out.row_stride, out.column_stride, sums[r], count);
+            for (int r = 0; r < num_rows; ++r)
+                store_items<T>(to + r * out.row_stride, out.column_stride, sums[r], count);
     });
 }
 
-// grad_rows[i, k] = (rows_are_x ? 1 : -1) * sum over columns of grad_out * weight * slope. With `partial`, also the sums
-// of grad_out * component.
+// grad_rows[i, k] = (rows_are_x ? 1 : -1) * sum over columns of grad_out * weight * slope. With `partial`, also the
+// sums of grad_out * component.
 template <class T, int K, bool rows_are_x>
 void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_columns, PairItems<const T> grad_out,
                    const T* weights, T* grad_rows, T* partial, const PqePairwiseShape& shape, int threads) {
@@ -176,8 +177,8 @@ void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_column
         for (int64_t r = 0; r < num_rows; ++r) {
             const int64_t i = first_row + r;
             const T* row = side.rows + (b * side.count + i) * dim + c * size;
-            const T* grads = grad_out.values + b * grad_out.batch_stride + i * grad_out.row_stride +
-                             c * grad_out.component_stride;
+            const T* grads =
+                grad_out.values + b * grad_out.batch_stride + i * grad_out.row_stride + c * grad_out.component_stride;
             const T* block_columns = columns.values + (b * num_components + c) * columns.num_blocks * size * n;
             Lanes<T>* row_totals = tile_totals + r * size;
             Lanes<T> totals[K ? K : 1]{}, partial_sum{};

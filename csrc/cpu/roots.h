@@ -1,4 +1,4 @@
-// Elementary functions of lanes that the vector extension has no operator for.
+// Roots and powers of lanes, which the vector extension has no operators for.
 #pragma once
 
 #include <cmath>
@@ -8,11 +8,11 @@
 namespace qmk::QMK_TARGET {
 
 template <class V>
-struct Elementary;
+struct Roots;
 
 // Loops over the lanes; the compiler makes one instruction of the square roots.
 template <class T>
-struct ElementaryOfLanes {
+struct RootsOfLanes {
     using V = Lanes<T>;
     QMK_INLINE static V square_root(V value) {
         T lanes[num_lanes<T>];
@@ -26,8 +26,8 @@ struct ElementaryOfLanes {
     }
 };
 template <>
-struct Elementary<Lanes<float>> : ElementaryOfLanes<float> {};
+struct Roots<Lanes<float>> : RootsOfLanes<float> {};
 template <>
-struct Elementary<Lanes<double>> : ElementaryOfLanes<double> {};
+struct Roots<Lanes<double>> : RootsOfLanes<double> {};
 
 }  // namespace qmk::QMK_TARGET

@@ -28,6 +28,14 @@ struct Segments {
     __device__ __forceinline__ int kind_at(int place) const { return place >= size[0] ? kind[1] : kind[0]; }
 };
 
+// A place in a component is a number of T for some heads, and floats count to 2^24.
+inline void check_components(const char* op, int64_t num_components, int64_t size) {
+    check_row_size(op, num_components, size);
+    if (size > int64_t(1) << 24)
+        throw std::runtime_error(std::string(op) + ": a component may have up to 2^24 values, got " +
+                                 std::to_string(size));
+}
+
 }  // namespace
 
 }  // namespace qmk::cuda

@@ -10,7 +10,7 @@ namespace qmk::cuda {
 template <class T>
 void mrn_forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnForm form, Context context) {
     const char* op = "mrn_forward";
-    check_mrn(op, dim, form);
+    check_components(op, form.num_components, dim / form.num_components);
     if (rows == 0 || dim == 0) return;
     const DeviceGuard guard(context.device, op);
     const int64_t size = dim / form.num_components;
@@ -23,7 +23,7 @@ template <class T>
 void mrn_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, int64_t rows, int64_t dim,
                   MrnForm form, Context context) {
     const char* op = "mrn_backward";
-    check_mrn(op, dim, form);
+    check_components(op, form.num_components, dim / form.num_components);
     if (rows == 0 || dim == 0) return;
     const DeviceGuard guard(context.device, op);
     const int64_t size = dim / form.num_components;

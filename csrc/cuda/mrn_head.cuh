@@ -131,14 +131,6 @@ struct MrnHead {
     }
 };
 
-// A place is a number of T, and floats count to 2^24.
-inline void check_mrn(const char* op, int64_t dim, const MrnForm& form) {
-    check_row_size(op, form.num_components, dim / form.num_components);
-    if (dim / form.num_components > int64_t(1) << 24)
-        throw std::runtime_error(std::string(op) + ": a component may have up to 2^24 values, got " +
-                                 std::to_string(dim / form.num_components));
-}
-
 }  // namespace
 
 }  // namespace qmk::cuda

@@ -25,23 +25,23 @@ template <class T>
 void pqe_forward(const T* x, const T* y, const T* weights, T* out, int64_t rows, int64_t num_components,
                  int64_t dim_per_component, Context context) {
     const char* op = "pqe_forward";
-    check_row_size(op, num_components, dim_per_component);
+    check_components(op, num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, op);
-    launch_forward_rows(op, PqeHead<T>{weights, T(dim_per_component)}, PqeHead<T>::segments(dim_per_component), x, y,
-                        out, rows, num_components, weights == nullptr, context);
+    launch_forward_rows(op, PqeHead<T>(weights, dim_per_component), PqeHead<T>::segments(dim_per_component), x, y, out,
+                        rows, num_components, weights == nullptr, context);
 }
 
 template <class T>
 void pqe_backward(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y, T* partial,
                   int64_t rows, int64_t num_components, int64_t dim_per_component, Context context) {
     const char* op = "pqe_backward";
-    check_row_size(op, num_components, dim_per_component);
+    check_components(op, num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, op);
-    launch_backward_rows(op, PqeHead<T>{weights, T(dim_per_component)}, PqeHead<T>::segments(dim_per_component),
-                         grad_out, x, y, grad_x, grad_y, partial, rows, partial ? rows_per_weight_group(rows) : 1,
-                         num_components, weights == nullptr, context);
+    launch_backward_rows(op, PqeHead<T>(weights, dim_per_component), PqeHead<T>::segments(dim_per_component), grad_out,
+                         x, y, grad_x, grad_y, partial, rows, partial ? rows_per_weight_group(rows) : 1, num_components,
+                         weights == nullptr, context);
 }
 
 #define QMK_INSTANTIATE(T)                                                                                       \

@@ -1,8 +1,10 @@
 // PQE-LH's components for rows.cuh and pair_tiles.cuh. All values count alike.
 #pragma once
 
-#include <cmath>
+#include <cstdint>
+#include <type_traits>
 
+#include "../math/pqe.h"
 #include "component.cuh"
 
 namespace qmk::cuda {
@@ -14,28 +16,30 @@ struct PqeHead {
     static constexpr int kinds = 1;
 
     const T* weights;  // may be null
-    T size;
+    T share;           // 1 / K
+
+    PqeHead(const T* weights, int64_t size) : weights(weights), share(T(1) / T(size)) {}
 
     static Segments segments(int64_t size) { return {{int(size), 0}, {0, 0}}; }
 
-    // The sum of how far x exceeds y.
     struct Sums {
-        T excess = T(0);
+        T sum = T(0);
 
-        __device__ __forceinline__ void merge(const Sums& other) { excess += other.excess; }
+        __device__ __forceinline__ void merge(const Sums& other) { sum += other.sum; }
+        // With the thread `distance` away.
         __device__ __forceinline__ void merge_thread(int distance) {
-            merge({__shfl_xor_sync(whole_warp, excess, distance)});
+            merge({__shfl_xor_sync(whole_warp, sum, distance)});
         }
     };
     using PlacedSums = Sums;
 
     template <int>
     __device__ __forceinline__ void add(Sums& sums, T x, T y, T) const {
-        sums.excess += positive_or_nan(x - y);
+        sums.sum += exceeds(x, y);
     }
     __device__ __forceinline__ void add(Sums& sums, int, T x, T y, T place) const { add<0>(sums, x, y, place); }
 
-    __device__ __forceinline__ T component(const Sums& sums) const { return -std::expm1(-sums.excess / size); }
+    __device__ __forceinline__ T component(const Sums& sums) const { return exponential(sums).one_minus(); }
     __device__ __forceinline__ T weighted(const Sums& sums, int c) const {
         return weights ? weights[c] * component(sums) : component(sums);
     }
@@ -44,15 +48,13 @@ struct PqeHead {
         T slope;
     };
     __device__ __forceinline__ Slopes slopes(const Sums& sums, T grad, int c) const {
-        const T slope = std::exp(-sums.excess / size) / size;
-        return {(weights ? grad * weights[c] : grad) * slope};
+        return {(weights ? grad * weights[c] : grad) * (share * exponential(sums).value())};
     }
-    // A product, not a choice, so that a NaN slope is the derivative at every place, as in the reference.
+    // A product, not a choice: a NaN slope is the derivative at every place, as in the reference.
     template <int>
     __device__ __forceinline__ T gradient(const Slopes& slopes, T x, T y, T) const {
-        return slopes.slope * T(!(y > x));
+        return slopes.slope * T(!QMK_TARGET::is_flat(x, y));
     }
-
     __device__ __forceinline__ T gradient(const Slopes& slopes, int, T x, T y, T place) const {
         return gradient<0>(slopes, x, y, place);
     }
@@ -60,15 +62,20 @@ struct PqeHead {
     __device__ __forceinline__ T padding(int) const { return T(0); }
 
   private:
-    static __device__ __forceinline__ T positive_or_nan(T value) {
+    // math/pqe.h's, in one instruction less from sm_80 on.
+    static __device__ __forceinline__ T exceeds(T x, T y) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
         if constexpr (sizeof(T) == sizeof(float)) {
             T result;
-            asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(value));
+            asm("min.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(y - x));
             return result;
         }
 #endif
-        return T(0) > value ? T(0) : value;
+        return QMK_TARGET::exceeds(x, y);
+    }
+    __device__ __forceinline__ auto exponential(const Sums& sums) const {
+        using Bits = std::conditional_t<sizeof(T) == sizeof(float), int32_t, int64_t>;
+        return QMK_TARGET::pqe_exponential<T, Bits>(sums.sum, share);
     }
 };
 

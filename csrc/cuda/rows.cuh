@@ -104,9 +104,10 @@ struct BackwardRows {
 
 // `width` threads do one component of a group of rows.
 template <class T, int V, class Head>
-__global__ void __launch_bounds__(rows_threads, 8) backward_rows_kernel(BackwardRows<T, Head> task) {
+__global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
+    backward_rows_kernel(BackwardRows<T, Head> task) {
     const int size = task.segments.total(), member = threadIdx.x % task.width;
-    const int at_once = rows_threads / task.width;
+    const int at_once = rows_threads / task.width, step = task.width * V;
     const int64_t slots = task.groups * task.num_components;
     for (int64_t first = int64_t(blockIdx.x) * at_once; first < slots; first += int64_t(gridDim.x) * at_once) {
         const int64_t slot = first + threadIdx.x / task.width, group = slot / task.num_components;
@@ -118,22 +119,21 @@ __global__ void __launch_bounds__(rows_threads, 8) backward_rows_kernel(Backward
             const int64_t at = component * size;
             T x[V], y[V], grads[V], opposite[V];
             typename Head::PlacedSums sums;
-            if (exists)
-                for (int n = (size - 1) / V / task.width; n >= 0; --n) {  // the first pack last: it is kept
-                    const int k = (n * task.width + member) * V;
-                    if (k >= size) continue;
-                    load_values<T, V>(task.x + at + k, x);
-                    load_values<T, V>(task.y + at + k, y);
+            int k = member * V;
+            for (; exists && k < size; k += step) {
+                load_values<T, V>(task.x + at + k, x);
+                load_values<T, V>(task.y + at + k, y);
 #pragma unroll
-                    for (int v = 0; v < V; ++v) task.head.add(sums, task.segments.kind_at(k + v), x[v], y[v], T(k + v));
-                }
+                for (int v = 0; v < V; ++v) task.head.add(sums, task.segments.kind_at(k + v), x[v], y[v], T(k + v));
+            }
+            const int kept = k - step;  // the last values are still in x and y
             merge_threads(sums, task.width);
             if (!exists) continue;
             const T grad = task.grad_out[task.by_component ? component : row];
             const auto slopes = task.head.slopes(sums, grad, c);
             if (task.partial) weight_sum += grad * task.head.component(sums);
-            for (int k = member * V; k < size; k += task.width * V) {
-                if (k >= task.width * V) {
+            for (k = kept; k >= 0; k -= step) {
+                if (k != kept) {
                     load_values<T, V>(task.x + at + k, x);
                     load_values<T, V>(task.y + at + k, y);
                 }

@@ -1,8 +1,10 @@
-// exp, expm1 and sqrt for a number or a vector of lanes; C++ has them for numbers alone.
+// exp, expm1, log, log1p and sqrt for a number or a vector of lanes; C++ has them for numbers alone.
 //
 // Exponentials are of numbers that are at most 0: x = k log 2 + r with |r| <= log(2) / 2, exp(x) = 2^k + 2^k expm1(r),
 // expm1(r) = r + r^2 q(r), q fitted for the least largest error (float: 1.4e-9, double: 1.1e-16). Errors: at most about
 // one unit in the last place of exp; of expm1 two, also where x, and so expm1(x), is tiny. Fifteen operations (float).
+//
+// Logarithms, in double, are those of fdlibm: x = 2^k (1 + f), log(1 + f) from powers of (f / (2 + f))^2.
 #pragma once
 
 #include "target.h"
@@ -23,7 +25,7 @@ struct ExponentialConstants;
 // Below `lowest`, 2^k is no normal number and exp counts as 0.
 template <>
 struct ExponentialConstants<float> {
-    static constexpr float magic = 0x1.8p23f, log2_high = 0x1.62e4p-1f, log2_low = 0x1.7f7d1cp-20f, lowest = -87.0f;
+    static constexpr float magic = 0x1.8p23f, log2_high = 0x1.62e4p-1f, log2_low = 0x1.7f7d1cp-20f, lowest = -87.33f;
     static constexpr int32_t one_bits = 0x3f800000, mantissa_bits = 23;
     template <class V>
     QMK_INLINE static V quotient(V r) {
@@ -37,7 +39,7 @@ struct ExponentialConstants<float> {
 template <>
 struct ExponentialConstants<double> {
     static constexpr double magic = 0x1.8p52, log2_high = 0x1.62e42fee00000p-1, log2_low = 1.9082149292705877e-10,
-                            lowest = -708.0;
+                            lowest = -708.39;
     static constexpr int64_t one_bits = 0x3ff0000000000000, mantissa_bits = 52;
     template <class V>
     QMK_INLINE static V quotient(V r) {
@@ -93,6 +95,14 @@ QMK_INLINE double square_root(double x) {
     return ::sqrt(x);
 }
 
+QMK_INLINE double logarithm(double x) {
+    return ::log(x);
+}
+
+QMK_INLINE double log_one_plus(double x) {
+    return ::log1p(x);
+}
+
 #if !defined(__CUDACC__)
 template <class V>
 QMK_INLINE V exponential(V x) {
@@ -112,6 +122,35 @@ QMK_INLINE V square_root(V x) {
 #endif
     for (unsigned lane = 0; lane < sizeof(V) / sizeof(double); ++lane) x[lane] = __builtin_sqrt(x[lane]);
     return x;
+}
+
+// Of normal positive numbers.
+template <class V>
+QMK_INLINE V logarithm(V x) {
+    using Bits = decltype(x < x);
+    // The bits of sqrt(1/2): what is taken off the exponent leaves 1 + f in [sqrt(1/2), sqrt(2)).
+    const Bits bits = from_bits<Bits>(x), root_half = 0x3fe6a09e667f3bcd - Bits{};
+    const Bits exponent = (bits - root_half) >> 52;
+    const V f = from_bits<V>(bits - (exponent << 52)) - 1.0;
+    // exponent + magic by bits: no conversion of 64-bit integers before AVX-512.
+    const V magic = 0x1.8p52 - V{};
+    const V k = from_bits<V>(from_bits<Bits>(magic) + exponent) - magic;
+    const V s = f / (2.0 + f), z = s * s, half_square = 0.5 * f * f;
+    V r = z * 0.14798198605116586 + 0.15313837699209373;
+    r = r * z + 0.1818357216161805;
+    r = r * z + 0.22222198432149784;
+    r = r * z + 0.2857142874366239;
+    r = r * z + 0.3999999999940942;
+    r = (r * z + 0.6666666666666735) * z;
+    using C = ExponentialConstants<double>;
+    return k * C::log2_high - ((half_square - (s * (half_square + r) + k * C::log2_low)) - f);
+}
+
+// Of normal numbers above -1, and 0.
+template <class V>
+QMK_INLINE V log_one_plus(V x) {
+    const V sum = 1.0 + x;
+    return logarithm(sum) + (x - (sum - 1.0)) / sum;
 }
 #endif
 

@@ -57,9 +57,9 @@ QMK_INLINE T mrn_shift(const MrnForm& form) {
     return form.eps_form == MrnEps::difference ? T(form.eps) : T(0);
 }
 
-// Functions that a vector of lanes has no operator for; csrc/cpu/elementary.h has them for lanes.
+// Roots and powers, which a vector of lanes has no operators for; csrc/cpu/roots.h has them for lanes.
 template <class V>
-struct Elementary {
+struct Roots {
     QMK_INLINE static V square_root(V value) { return sqrt(value); }
     QMK_INLINE static V power(V base, V exponent) { return pow(base, exponent); }
 };
@@ -82,8 +82,8 @@ class MrnRoot {
         if (!exists_) return V{};
         const V squares = sum * share_ + added_, least = V{} + least_;
         const V base = squares < least ? least : squares;
-        if (exponent_ == T(1)) return Elementary<V>::square_root(base);
-        return exponent_ == T(2) ? base : Elementary<V>::power(base, V{} + exponent_ / 2);
+        if (exponent_ == T(1)) return Roots<V>::square_root(base);
+        return exponent_ == T(2) ? base : Roots<V>::power(base, V{} + exponent_ / 2);
     }
 
     // The derivative by a (shifted) difference, divided by that difference; 0 where the sum does not move the value.
@@ -93,9 +93,9 @@ class MrnRoot {
         const V squares = sum * share_ + added_, all = V{} + exponent_ * share_;
         V slope = all;
         if (exponent_ == T(1))
-            slope = all / Elementary<V>::square_root(squares);
+            slope = all / Roots<V>::square_root(squares);
         else if (exponent_ != T(2))
-            slope = all * Elementary<V>::power(squares, V{} + (exponent_ / 2 - 1));
+            slope = all * Roots<V>::power(squares, V{} + (exponent_ / 2 - 1));
         return squares <= V{} + least_ ? V{} : slope;  // a NaN is not, and stays
     }
 

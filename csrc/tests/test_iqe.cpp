@@ -10,18 +10,10 @@
 
 #include "../cpu/iqe.h"
 #include "../math/iqe.h"
+#include "testing.h"
 
 using namespace qmk;
 using namespace qmk::QMK_TARGET;
-
-static int failures = 0;
-
-static void check(bool holds, const std::string& claim) {
-    if (!holds) {
-        std::printf("FAILED: %s\n", claim.c_str());
-        ++failures;
-    }
-}
 
 // A network sorts everything if it sorts all sequences of zeros and ones.
 static void the_network_sorts(int size) {
@@ -131,14 +123,7 @@ static void threads_do_not_change_results(const IqeCpu<T>& kernels) {
 }
 
 int main(int, char** arguments) {
-    const std::string isa = arguments[1];
-#if defined(__x86_64__)
-    if ((isa == "avx2" && !__builtin_cpu_supports("avx2")) ||
-        (isa == "avx512" && !__builtin_cpu_supports("avx512bw"))) {
-        std::printf("skipped: this processor has no %s\n", isa.c_str());
-        return 77;
-    }
-#endif
+    if (!runs_here(arguments[1])) return skipped;
     for (int size = 1; size <= 70; ++size) the_network_sorts(size);
     the_unrolled_network_equals_the_loop<4>();
     the_unrolled_network_equals_the_loop<8>();
@@ -147,6 +132,5 @@ int main(int, char** arguments) {
     for (int size : {1, 2, 3, 4, 7, 8, 16, 31, 60}) the_scans_find_length_and_ends(size);
     threads_do_not_change_results(qmk::QMK_TARGET::iqe_float);
     threads_do_not_change_results(qmk::QMK_TARGET::iqe_double);
-    std::printf("%s\n", failures == 0 ? "all native tests passed" : "native tests failed");
-    return failures == 0 ? 0 : 1;
+    return report();
 }

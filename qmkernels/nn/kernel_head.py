@@ -111,7 +111,7 @@ class KernelHead(QuasimetricBase):
             return embedded, embedded
         rows = [x.reshape(-1, self.input_size), y.reshape(-1, self.input_size)]
         parts = self._embed(torch.cat(rows)).split([len(part) for part in rows])
-        return parts[0].unflatten(0, x.shape[:-1]), parts[1].unflatten(0, y.shape[:-1])
+        return tuple(part.reshape(*z.shape[:-1], part.shape[-1]) for part, z in zip(parts, (x, y), strict=True))
 
     def _distance(self, form: str, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
         arguments.check_floats(type(self).__name__, x=x, y=y)

@@ -41,8 +41,9 @@ class ConstrainedLinear(nn.Linear):
 
     @torch.no_grad()
     def _constrain(self) -> None:
-        if torch.compiler.is_compiling():  # versions are not traced
-            self.weight_constraint_(self.weight)
+        if torch.compiler.is_compiling():
+            # Versions are not traced. A second time in a graph changes nothing, and must not look like a change.
+            self.weight_constraint_(self.weight.data)
         elif self.weight._version != self.last_constrained_weight_version:
             self.weight_constraint_(self.weight)
             self.last_constrained_weight_version = self.weight._version

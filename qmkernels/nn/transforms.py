@@ -57,7 +57,7 @@ class ConcaveActivation(TransformBase):
         )
         >>> concave(torch.zeros(2, 3))
         tensor([[0., 0., 0.],
-                [0., 0., 0.]], grad_fn=<AddBackward0>)
+                [0., 0., 0.]], grad_fn=<WhereBackward0>)
 
     Source: Pitis et al. 2020, arXiv 2002.05825; initial values as in torchqmet.
     """
@@ -76,15 +76,13 @@ class ConcaveActivation(TransformBase):
     def forward(self, d: Tensor) -> Tensor:
         offsets = torch.cat([self.bs_first_constant, functional.softplus(self.raw_bs_after_first)], dim=-1)
         slopes = 2 * torch.sigmoid(self.raw_ms)
-        # Which line is the least is found first, so that backward keeps a mask a line instead of the lines.
-        (slope, *other_slopes), (offset, *other_offsets) = slopes.unbind(-1), offsets.unbind(-1)
-        least = (d * slope + offset).detach()
-        for other_slope, other_offset in zip(other_slopes, other_offsets, strict=True):
-            line = (d.detach() * other_slope + other_offset).detach()
-            is_less = line < least
-            least = torch.where(is_less, line, least)
-            slope, offset = torch.where(is_less, other_slope, slope), torch.where(is_less, other_offset, offset)
-        return d * slope + offset
+        # One line at a time: backward keeps a mask for each instead of all lines.
+        first, *others = zip(slopes.unbind(-1), offsets.unbind(-1), strict=True)
+        least = d * first[0] + first[1]
+        for slope, offset in others:
+            line = d * slope + offset
+            least = torch.where(line < least, line, least)
+        return least
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nnum_units_per_input={self.num_units_per_input}"

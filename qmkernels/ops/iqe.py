@@ -101,7 +101,7 @@ def iqe(
     """
     x, y, max_weight = _prepared("iqe", x, y, dim_per_component, reduction, max_weight)
     settings = (max_weight, dim_per_component, reduction, table.requested(backend))
-    rows, pairs = (partial(_run, form, settings) for form in (_ELEMENTWISE, _PAIRWISE))
+    rows, pairs = partial(_run, _ELEMENTWISE, settings), partial(_run, _PAIRWISE, settings)
     return broadcasting.elementwise("iqe", x, y, rows, pairs, bidirectional)
 
 

@@ -88,7 +88,12 @@ def _gradient(grad_out, x, y, *form):
 
 _elementwise = kernel_function("Mrn", mrn_forward, mrn_backward, _gradient, num_tensors=2, pairwise=False)
 _pairwise = kernel_function(
-    "MrnPairwise", mrn_pairwise_forward, mrn_pairwise_backward, pairwise_gradient(_gradient), num_tensors=2, pairwise=True
+    "MrnPairwise",
+    mrn_pairwise_forward,
+    mrn_pairwise_backward,
+    pairwise_gradient(_gradient),
+    num_tensors=2,
+    pairwise=True,
 )
 
 # --- The public functions.
@@ -283,8 +288,9 @@ def run(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False, backen
     """`mrn` of checked arguments."""
     settings = (*form, table.requested(backend))
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
-    rows, pairs = (lambda a, b, function=function: function(a, b, *settings) for function in (_elementwise, _pairwise))
-    return broadcasting.elementwise("mrn", x, y, rows, pairs, bidirectional)
+    return broadcasting.elementwise(
+        "mrn", x, y, lambda a, b: _elementwise(a, b, *settings), lambda a, b: _pairwise(a, b, *settings), bidirectional
+    )
 
 
 def run_pairwise(op: str, x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False, backend: str | None = None):

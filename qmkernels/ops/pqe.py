@@ -53,7 +53,12 @@ def _gradient(grad_out, x, y, weights, dim_per_component):
 
 _elementwise = kernel_function("Pqe", pqe_forward, pqe_backward, _gradient, num_tensors=3, pairwise=False)
 _pairwise = kernel_function(
-    "PqePairwise", pqe_pairwise_forward, pqe_pairwise_backward, pairwise_gradient(_gradient), num_tensors=3, pairwise=True
+    "PqePairwise",
+    pqe_pairwise_forward,
+    pqe_pairwise_backward,
+    pairwise_gradient(_gradient),
+    num_tensors=3,
+    pairwise=True,
 )
 
 
@@ -128,8 +133,9 @@ def pqe(
     """
     x, y, weights = _prepared("pqe", x, y, dim_per_component, weights, reduction)
     settings = (weights, dim_per_component, table.requested(backend))
-    rows, pairs = (lambda a, b, function=function: function(a, b, *settings) for function in (_elementwise, _pairwise))
-    return broadcasting.elementwise("pqe", x, y, rows, pairs, bidirectional)
+    return broadcasting.elementwise(
+        "pqe", x, y, lambda a, b: _elementwise(a, b, *settings), lambda a, b: _pairwise(a, b, *settings), bidirectional
+    )
 
 
 def pqe_pairwise(

@@ -30,6 +30,11 @@ def records_derivative(*tensors: Tensor | None) -> bool:
     return forward_ad._current_level >= 0 or _in_functorch()
 
 
+def in_function_transform() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is under way."""
+    return not torch.compiler.is_compiling() and (forward_ad._current_level >= 0 or _in_functorch())
+
+
 def batch_first(tensor: Tensor, dimension: int | None, size: int) -> Tensor:
     """The vmapped dimension in front; a tensor without one is expanded."""
     return tensor.expand(size, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)

@@ -24,7 +24,7 @@ def _log_probability(rate: Tensor, n: Tensor) -> Tensor:
 
 
 def poisson(a: Tensor, b: Tensor, form: str) -> Tensor:
-    """"le": Pr[X <= Y], "gt": Pr[X > Y], "log_le": the logarithm of the first; (...)."""
+    """ "le": Pr[X <= Y], "gt": Pr[X > Y], "log_le": the logarithm of the first; (...)."""
     a, b = (tensor.unsqueeze(-1) for tensor in torch.broadcast_tensors(a, b))
     n = _counts(b)
     of_y, other = _log_probability(b, n), a.expand(*a.shape[:-1], n.numel())

@@ -169,6 +169,10 @@ inline int __clz(unsigned bits) {
     return bits ? __builtin_clz(bits) : 32;
 }
 
+inline int __popc(unsigned bits) {
+    return __builtin_popcount(bits);
+}
+
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
     return cuda_on_cpu::exchange(value, [&](auto&& of) { return of(lane); });

@@ -1,36 +1,17 @@
-// IQE's CUDA kernels as a library of C functions that run them on a CPU; python_tests/test_cuda_on_cpu.py calls it.
+// IQE's CUDA kernels: with PAIRWISE those of the pairwise functions, else the others.
 #ifdef PAIRWISE
 #include "../../cuda/iqe_pairwise_backward.cu"
 #include "../../cuda/iqe_pairwise_forward.cu"
 #else
 #include "../../cuda/iqe.cu"
 #endif
+#include "library.h"
 
 namespace qmk::cuda {
 namespace {
 CUDA_ON_CPU_DYNAMIC_SHARED
 }
 }  // namespace qmk::cuda
-
-namespace {
-
-constexpr qmk::cuda::Context context{0, nullptr};
-
-template <class T>
-const T* in(const void* pointer) {
-    return static_cast<const T*>(pointer);
-}
-template <class T>
-T* out(void* pointer) {
-    return static_cast<T*>(pointer);
-}
-
-template <class Function>
-void with_item_type(int item_size, Function&& function) {
-    item_size == 4 ? function(float{}) : function(double{});
-}
-
-}  // namespace
 
 extern "C" {
 

@@ -1,0 +1,134 @@
+"""Measures MRN, PQE, Poisson and nearest beside plain PyTorch: a row for each in benchmarks/results/ops_cpu.csv.
+
+    QMKERNELS_TORCHQMET=<checkout> python benchmarks/measure_ops.py --threads 2
+
+All contenders of a case run in this one process with the same inputs and threads, taking turns; a row has the median
+and the 20% and 80% quantiles of one call's time, its peak memory above its inputs and results, and its error against
+the eager contender in float64. benchmarks/tables.py makes the README's table of the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import bench_mrn
+import bench_nearest
+import bench_poisson
+import bench_pqe
+import torch
+from comparison import (
+    HERE,
+    Case,
+    Step,
+    Unavailable,
+    largest_error,
+    peak_mib,
+    quantiles,
+    run_columns,
+    warn_if_loaded,
+)
+
+from qmkernels.bench import interleaved_times_ms
+
+CASES = [*bench_mrn.CASES, *bench_pqe.CASES, *bench_poisson.CASES, *bench_nearest.CASES]
+PARTS = {"nearest": bench_nearest.PARTS}
+COLUMNS = (
+    "date", "commit", "machine", "cores", "threads", "load_average", "python", "torch", "qmkernels", "isa", "command",
+    "op", "case", "direction", "contender", "aim", "median_ms", "low_ms", "high_ms", "rounds", "peak_mib", "max_error",
+    "copy_ms", "note",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for every contender")
+    parser.add_argument("--seconds", type=float, default=20.0, help="timing budget of a case and direction")
+    parser.add_argument("--only", default="", help="cases whose op and name hold this text, such as 'pqe elementwise'")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "ops_cpu.csv", help="CSV to append to")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warn_if_loaded()
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not options.out.exists()
+    with options.out.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        run = run_columns("cpu")
+        for case in CASES:
+            for direction in case.directions if options.only in f"{case.op} {case.name}" else ():
+                for row in measure(case, direction, options.seconds):
+                    writer.writerow({**run, "load_average": f"{os.getloadavg()[0]:.1f}", **row})
+                    file.flush()
+
+
+def measure(case: Case, direction: str, seconds: float) -> list[dict[str, object]]:
+    """One row for each contender."""
+    truth = in_float64(case, direction)
+    rows, steps, call_ms = {}, {}, {}
+    for name in case.contenders:
+        rows[name] = {"op": case.op, "case": case.name, "direction": direction, "contender": name, "note": ""}
+        rows[name]["aim"] = case.aims.get((name, direction), "")
+        try:
+            steps[name] = case.step(name, direction)
+        except Unavailable as reason:
+            rows[name]["note"] = f"skipped: {reason}"
+            continue
+        results = steps[name]()
+        returned = sum(result.numel() * result.element_size() for result in results)
+        if truth is not None:
+            rows[name]["max_error"] = f"{largest_error(results, truth):.1e}"
+        del results
+        begin = time.perf_counter()
+        rows[name]["peak_mib"] = peak_mib(steps[name], returned, torch.device("cpu"))
+        call_ms[name] = 1e3 * (time.perf_counter() - begin)
+    timed = dict(steps)
+    if case.moved:
+        timed["copy"] = copy_of(case.moved[direction != "forward"])
+    rounds = max(3, min(200, int(1e3 * seconds / sum(max(0.2, time_ms) for time_ms in call_ms.values()))))
+    times = dict(zip(timed, interleaved_times_ms(list(timed.values()), rounds, lambda: None), strict=True))
+    for name in steps:
+        parts = PARTS.get(case.op, {}).get(name, 1)
+        low, high = quantiles(times[name])
+        rows[name].update(
+            median_ms=f"{parts * statistics.median(times[name]):.4g}", low_ms=f"{parts * low:.4g}",
+            high_ms=f"{parts * high:.4g}", rounds=rounds,
+        )  # fmt: skip
+        if parts > 1:
+            rows[name]["note"] = f"measured on 1/{parts} of the bank, times {parts}"
+        if case.moved:
+            rows[name]["copy_ms"] = f"{statistics.median(times['copy']):.3g}"
+    for row in rows.values():
+        print(
+            f"{case.op:8} {case.name:52} {direction:17} {row['contender']:24} {row.get('median_ms', '-'):>9} ms  peak "
+            f"{row.get('peak_mib', ''):>8} MiB  error {row.get('max_error', ''):>8}  {row['note']}",
+            flush=True,
+        )
+    return list(rows.values())
+
+
+def copy_of(values: int) -> Step:
+    """A torch copy that moves that many float32 values, half of them read, half written."""
+    source = torch.ones(values // 2)
+    target = torch.empty_like(source)
+    return lambda: (target.copy_(source),)
+
+
+def in_float64(case: Case, direction: str) -> tuple[torch.Tensor, ...] | None:
+    """The eager contender's results on the same numbers in float64, where it solves the whole case."""
+    if "eager" not in case.contenders or "eager" in PARTS.get(case.op, {}):
+        return None
+    exact = Case(case.op, case.name, lambda: [tensor.double() for tensor in case.inputs()], case.contenders)
+    return exact.step("eager", direction)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+// Components of matching rows, a lane each: lengths and ends of a block of them, and gradients from the ends.
+#pragma once
+
+#include <type_traits>
+
+#include "lanes.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+// Components of a common row in which one task works at a time; their lengths stay in the first-level cache.
+constexpr int64_t components_per_task = 1024;
+
+int64_t ends_bytes(int64_t dim_per_component) {
+    return (2 * dim_per_component + 7) / 8;
+}
+
+// Writes each lane's two sets of ends, K <= 32 marks each, as the bytes of left | right << K.
+template <class T, class Word>
+QMK_INLINE void store_end_words(IndexLanes<T> left, IndexLanes<T> right, int num_right_shift, int count, uint8_t* to) {
+    Word words[num_lanes<T>];
+    for (int lane = 0; lane < num_lanes<T>; ++lane)
+        words[lane] = Word(uint32_t(left[lane])) | Word(Word(uint32_t(right[lane])) << num_right_shift);
+    __builtin_memcpy(to, words, count * sizeof(Word));
+}
+
+template <class T>
+QMK_INLINE void store_end_bytes(IndexLanes<T> left, IndexLanes<T> right, int64_t size, int count, uint8_t* to) {
+    for (int lane = 0; lane < count; ++lane) {
+        const uint64_t word = uint64_t(uint32_t(left[lane])) | uint64_t(uint32_t(right[lane])) << size;
+        __builtin_memcpy(to + lane * ends_bytes(size), &word, ends_bytes(size));
+    }
+}
+
+// For more than 32 marks: the positions of ends, as they are found, set bits one by one. There are few: two a piece.
+template <class T>
+QMK_INLINE void set_end_bits(IndexLanes<T> where, IndexLanes<T> positions, int64_t offset, int64_t stride, int count,
+                             uint8_t* to) {
+    for (int lane = 0; lane < count; ++lane)
+        if (where[lane]) {
+            const int64_t bit = positions[lane] + offset;
+            to[lane * stride + bit / 8] |= uint8_t(1 << (bit % 8));
+        }
+}
+
+template <class T>
+QMK_INLINE void load_intervals(const T* x, const T* y, int64_t size, int last_lane, Lanes<T>* x_lanes,
+                               Lanes<T>* y_lanes) {
+    const Lanes<T> highest = broadcast(Limits<T>::highest);
+    load_columns(x, size, last_lane, int(size), x_lanes);
+    load_columns(y, size, last_lane, int(size), y_lanes);
+    for (int64_t k = 0; k < size; ++k) {
+        x_lanes[k] = finite_or_nan(x_lanes[k], highest);
+        y_lanes[k] = finite_or_nan(y_lanes[k], highest);
+    }
+}
+
+// The lengths of up to num_lanes neighbouring components of K <= 32 values, and their ends if `keep`.
+template <class T, int K, bool keep>
+QMK_INLINE Lanes<T> block_lengths(const T* x, const T* y, int last_lane, uint8_t* ends) {
+    Lanes<T> x_lanes[K], y_lanes[K];
+    load_intervals(x, y, K, last_lane, x_lanes, y_lanes);
+    const Lanes<T> lowest = broadcast(-Limits<T>::highest);
+    if constexpr (!keep) {
+        sort_fixed<K>(x_lanes, y_lanes);
+        IqeLength<Lanes<T>> scan{lowest, Lanes<T>{}};
+        for (int k = 0; k < K; ++k) scan.add(x_lanes[k], y_lanes[k]);
+        return scan.length;
+    } else {
+        IndexLanes<T> marks[K];
+        for (int k = 0; k < K; ++k) marks[k] = int32_t(1u << k) - IndexLanes<T>{};
+        sort_fixed<K>(x_lanes, y_lanes, marks);
+        IqeEnds<Lanes<T>, IndexLanes<T>> scan{lowest, Lanes<T>{}, {}, {}, {}};
+        for (int k = 0; k < K; ++k) scan.add(x_lanes[k], y_lanes[k], marks[k]);
+        scan.right |= scan.last;
+        using Word =
+            std::conditional_t<K == 4, uint8_t,
+                               std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
+        store_end_words<T, Word>(scan.left, scan.right, K, last_lane + 1, ends);
+        return scan.length;
+    }
+}
+
+// The same for any K; the lanes live in `scratch`, 3 * K of them.
+template <class T, bool keep>
+QMK_INLINE Lanes<T> block_lengths_any(const T* x, const T* y, int last_lane, uint8_t* ends, int64_t size,
+                                      Lanes<T>* scratch) {
+    Lanes<T>*x_lanes = scratch, *y_lanes = scratch + size;
+    load_intervals(x, y, size, last_lane, x_lanes, y_lanes);
+    const Lanes<T> lowest = broadcast(-Limits<T>::highest);
+    if constexpr (!keep) {
+        sort_any(int(size), x_lanes, y_lanes);
+        IqeLength<Lanes<T>> scan{lowest, Lanes<T>{}};
+        for (int64_t k = 0; k < size; ++k) scan.add(x_lanes[k], y_lanes[k]);
+        return scan.length;
+    } else {
+        IndexLanes<T>* marks = reinterpret_cast<IndexLanes<T>*>(scratch + 2 * size);
+        const int count = last_lane + 1;
+        const bool few = size <= 32;
+        for (int64_t k = 0; k < size; ++k) marks[k] = (few ? int32_t(1u << k) : int32_t(k + 1)) - IndexLanes<T>{};
+        sort_any(int(size), x_lanes, y_lanes, marks);
+        IqeEnds<Lanes<T>, IndexLanes<T>> scan{lowest, Lanes<T>{}, {}, {}, {}};
+        if (few) {
+            for (int64_t k = 0; k < size; ++k) scan.add(x_lanes[k], y_lanes[k], marks[k]);
+            scan.right |= scan.last;
+            store_end_bytes<T>(scan.left, scan.right, size, count, ends);
+            return scan.length;
+        }
+        // Marks are positions from 1; what one step adds to left and right is at most one mark a lane.
+        const int64_t stride = ends_bytes(size);
+        __builtin_memset(ends, 0, count * stride);
+        for (int64_t k = 0; k < size; ++k) {
+            scan.left = scan.right = IndexLanes<T>{};
+            scan.add(x_lanes[k], y_lanes[k], marks[k]);
+            set_end_bits<T>(scan.left, scan.left, -1, stride, count, ends);
+            set_end_bits<T>(scan.right, scan.right, size - 1, stride, count, ends);
+        }
+        set_end_bits<T>(scan.last, scan.last, size - 1, stride, count, ends);
+        return scan.length;
+    }
+}
+
+// Sum, maximum and the first component of the maximum of a row of lengths.
+template <class T>
+struct RowSummary {
+    T sum, maximum;
+    int32_t largest;
+};
+
+template <class T>
+QMK_INLINE RowSummary<T> summarise(const T* lengths, int64_t num_components) {
+    constexpr int n = num_lanes<T>;
+    RowSummary<T> row{T(0), T(-1), 0};
+    int64_t c = 0;
+    if (num_components >= n) {
+        Lanes<T> sums{}, maxima = broadcast(T(-1));
+        IndexLanes<T> here{}, largest{};
+        for (int lane = 0; lane < n; ++lane) here[lane] = lane;
+        for (; c + n <= num_components; c += n, here += n) {
+            const auto length = load<Lanes<T>>(lengths + c);
+            const auto greater = length > maxima;
+            sums += length;
+            maxima = greater ? length : maxima;
+            largest = greater ? here : largest;
+        }
+        row.sum = sum_of_lanes<T>(sums);
+        for (int lane = 0; lane < n; ++lane)
+            if (maxima[lane] > row.maximum || (maxima[lane] == row.maximum && largest[lane] < row.largest)) {
+                row.maximum = maxima[lane];
+                row.largest = int32_t(largest[lane]);
+            }
+    }
+    for (; c < num_components; ++c) {
+        row.sum += lengths[c];
+        if (lengths[c] > row.maximum) {
+            row.maximum = lengths[c];
+            row.largest = int32_t(c);
+        }
+    }
+    return row;
+}
+
+// The bits from `bit` on, at least as many as there are lanes, of a component's `bytes` bytes.
+QMK_INLINE uint32_t bits_from(const uint8_t* ends, int64_t bytes, int64_t bit) {
+    uint32_t word = 0;
+    for (int64_t i = 0; i < 3 && bit / 8 + i < bytes; ++i) word |= uint32_t(ends[bit / 8 + i]) << (8 * i);
+    return word >> (bit % 8);
+}
+
+// value where a lane's place is among the bits, else 0.
+template <class T>
+QMK_INLINE Lanes<T> where_set(uint32_t bits, IndexLanes<T> places, Lanes<T> value) {
+    return (((int32_t(bits) - IndexLanes<T>{}) & places) != 0) ? value : Lanes<T>{};
+}
+
+// Which bit of a loaded word each lane tests. Where a register holds whole components (K is 4, 8 or 16, and not
+// larger), its lanes and the bits of its components match one to one, two bits an element; `single` is for one side of
+// one component, a bit a lane.
+template <class T>
+struct BitPlaces {
+    IndexLanes<T> left, right, single;
+    bool whole_components;
+};
+
+template <class T>
+QMK_INLINE BitPlaces<T> bit_places(int64_t size) {
+    constexpr int n = num_lanes<T>;
+    BitPlaces<T> places{{}, {}, {}, size % 4 == 0 && n % size == 0};
+    for (int lane = 0; lane < n; ++lane) {
+        places.single[lane] = int32_t(1u << lane);
+        if (places.whole_components) {
+            const int64_t bit = lane / size * 2 * size + lane % size;
+            places.left[lane] = int32_t(1u << bit);
+            places.right[lane] = int32_t(1u << (bit + size));
+        }
+    }
+    return places;
+}
+
+// Writes the gradients of `count` neighbouring components with the same upstream gradient. Where registers do not hold
+// whole components they are filled from each component's own bits; what a register writes beyond its component, the
+// next component writes again, and the last ones, within reach of the end, go one by one.
+template <class T>
+QMK_INLINE void components_backward(const uint8_t* ends, T grad, int64_t count, int64_t size,
+                                    const BitPlaces<T>& places, T* grad_x, T* grad_y) {
+    constexpr int n = num_lanes<T>;
+    const Lanes<T> up = broadcast(grad), down = -up;
+    const int64_t bytes = ends_bytes(size);
+    int64_t done = 0;
+    if (places.whole_components)
+        for (; (done + 1) * n <= count * size; ++done) {
+            uint32_t word = 0;
+            __builtin_memcpy(&word, ends + done * (n / 4), n / 4);
+            store(grad_x + done * n, where_set<T>(word, places.left, down));
+            store(grad_y + done * n, where_set<T>(word, places.right, up));
+        }
+    for (int64_t c = done * n / size; c < count; ++c)
+        for (int64_t k = 0; k < size; k += n) {
+            const uint32_t x_bits = bits_from(ends + c * bytes, bytes, k);
+            const uint32_t y_bits = bits_from(ends + c * bytes, bytes, size + k);
+            T *to_x = grad_x + c * size + k, *to_y = grad_y + c * size + k;
+            if (c * size + k + n <= count * size) {
+                store(to_x, where_set<T>(x_bits, places.single, down));
+                store(to_y, where_set<T>(y_bits, places.single, up));
+            } else {
+                for (int lane = 0; lane < n && k + lane < size; ++lane) {
+                    to_x[lane] = x_bits >> lane & 1 ? -grad : T(0);
+                    to_y[lane] = y_bits >> lane & 1 ? grad : T(0);
+                }
+            }
+        }
+}
+
+}  // namespace
+
+}  // namespace qmk::QMK_TARGET

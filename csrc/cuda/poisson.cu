@@ -1,0 +1,60 @@
+// Poisson comparisons: one element a thread; the arithmetic is that of math/poisson.h, in double. 20 to some 80 terms
+// an element of 6 operations each: bound by the device's double precision, not by memory.
+#include "../math/poisson.h"
+#include "launch.cuh"
+#include "poisson.h"
+
+namespace qmk::cuda {
+
+namespace {
+
+constexpr int block_threads = 128;
+
+template <class T>
+__global__ void __launch_bounds__(block_threads, 4)
+    poisson_forward_kernel(const T* a, const T* b, T* out, int64_t count, PoissonForm form) {
+    for (int64_t n = int64_t(blockIdx.x) * block_threads + threadIdx.x; n < count;
+         n += int64_t(gridDim.x) * block_threads)
+        out[n] = T(QMK_TARGET::poisson_probability(double(a[n]), double(b[n]), form));
+}
+
+template <class T>
+__global__ void __launch_bounds__(block_threads, 4)
+    poisson_backward_kernel(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count,
+                            PoissonForm form) {
+    for (int64_t n = int64_t(blockIdx.x) * block_threads + threadIdx.x; n < count;
+         n += int64_t(gridDim.x) * block_threads) {
+        const auto derivatives = QMK_TARGET::poisson_derivatives(double(a[n]), double(b[n]), form);
+        const double grad = double(grad_out[n]);
+        grad_a[n] = T(grad * derivatives.by_a);
+        grad_b[n] = T(grad * derivatives.by_b);
+    }
+}
+
+}  // namespace
+
+template <class T>
+void poisson_forward(const T* a, const T* b, T* out, int64_t count, int form, Context context) {
+    if (count == 0) return;
+    const DeviceGuard guard(context.device, "poisson_forward");
+    launch("poisson_forward", poisson_forward_kernel<T>, divide_up(count, block_threads), block_threads, 0, context, a,
+           b, out, count, PoissonForm(form));
+}
+
+template <class T>
+void poisson_backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count, int form,
+                      Context context) {
+    if (count == 0) return;
+    const DeviceGuard guard(context.device, "poisson_backward");
+    launch("poisson_backward", poisson_backward_kernel<T>, divide_up(count, block_threads), block_threads, 0, context,
+           grad_out, a, b, grad_a, grad_b, count, PoissonForm(form));
+}
+
+#define QMK_INSTANTIATE(T)                                                           \
+    template void poisson_forward<T>(const T*, const T*, T*, int64_t, int, Context); \
+    template void poisson_backward<T>(const T*, const T*, const T*, T*, T*, int64_t, int, Context);
+QMK_INSTANTIATE(float)
+QMK_INSTANTIATE(double)
+#undef QMK_INSTANTIATE
+
+}  // namespace qmk::cuda

@@ -1,0 +1,66 @@
+// The terms of QRL's Lagrangian for one row. Source and signs: qmkernels/losses/qrl.py.
+#pragma once
+
+#include <math.h>
+
+#include "reduction.h"
+#include "target.h"
+
+namespace qmk {
+
+// The order is that of reference/qrl.py's MULTIPLIERS.
+enum class QrlMultiplier : int { softplus, exp };
+
+struct QrlForm {
+    int64_t dim_per_component;
+    Reduction reduction;
+    double softplus_beta, softplus_offset;
+    QrlMultiplier multiplier;
+    double threshold;
+};
+
+}  // namespace qmk
+
+namespace qmk::QMK_TARGET {
+
+// log(1 + exp(value)) and its derivative, without overflow.
+template <class T>
+struct Softplus {
+    T value, slope;
+
+    QMK_INLINE explicit Softplus(T at) {
+        const T small = exp(at > T(0) ? -at : at);  // NaN stays
+        value = (at > T(0) ? at : T(0)) + log1p(small);
+        slope = (at > T(0) ? T(1) : small) / (T(1) + small);
+        if (at != at) value = slope = at;
+    }
+};
+
+// What a row adds to a sum, and the derivative of that by the row's distance.
+template <class T>
+struct QrlTerm {
+    T value, slope;
+};
+
+template <class T>
+QMK_INLINE QrlTerm<T> qrl_push(T distance, const QrlForm& form) {
+    const T beta = T(form.softplus_beta);
+    const Softplus<T> softplus(beta * (T(form.softplus_offset) - distance));
+    return {softplus.value / beta, -softplus.slope};
+}
+
+template <class T>
+QMK_INLINE QrlTerm<T> qrl_violation(T distance, T cost) {
+    const T beyond = distance - cost;
+    const T violation = beyond < T(0) ? T(0) : beyond;
+    return {violation * violation, 2 * violation};
+}
+
+template <class T>
+QMK_INLINE QrlTerm<T> qrl_multiplier(T raw, const QrlForm& form) {
+    if (form.multiplier == QrlMultiplier::exp) return {T(exp(raw)), T(exp(raw))};
+    const Softplus<T> softplus(raw);
+    return {softplus.value, softplus.slope};
+}
+
+}  // namespace qmk::QMK_TARGET

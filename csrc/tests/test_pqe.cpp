@@ -1,0 +1,145 @@
+// PQE-LH's CPU kernels against the formula written out, between matching rows and between all pairs, from one and from
+// three threads; and the exponential that they share.
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../cpu/lanes.h"
+#include "../cpu/pqe.h"
+#include "../math/pqe.h"
+#include "testing.h"
+
+using namespace qmk;
+using namespace qmk::QMK_TARGET;
+
+template <class T>
+static T exp_in_lanes(T x, bool one_minus) {
+    const auto parts = exponential_of_nonpositive<T, IndexLanes<T>>(broadcast(x));
+    return (one_minus ? parts.one_minus() : parts.value())[num_lanes<T> - 1];
+}
+
+// Within two units in the last place, over the whole range.
+template <class T>
+static void the_exponential_is_accurate(const std::string& type) {
+    const double unit = std::numeric_limits<T>::epsilon();
+    double worst = 0, worst_one_minus = 0;
+    for (int i = 0; i < 200000; ++i) {
+        const T x = -T(std::pow(10.0, -9.0 + 10.9 * i / 200000));
+        const double value = std::exp(double(x)), one_minus = -std::expm1(double(x));
+        worst = std::fmax(worst, std::fabs(double(exp_in_lanes(x, false)) / value - 1));
+        worst_one_minus = std::fmax(worst_one_minus, std::fabs(double(exp_in_lanes(x, true)) / one_minus - 1));
+    }
+    check(worst <= 2 * unit, type + ": exp, worst error in units " + std::to_string(worst / unit));
+    check(worst_one_minus <= 2 * unit, type + ": 1 - exp, in units " + std::to_string(worst_one_minus / unit));
+    const T infinity = std::numeric_limits<T>::infinity();
+    check(exp_in_lanes(T(0), false) == 1 && exp_in_lanes(T(0), true) == 0, type + ": exponentials of 0");
+    check(exp_in_lanes(-infinity, false) == 0 && exp_in_lanes(-infinity, true) == 1, type + ": of -infinity");
+    check(std::isnan(exp_in_lanes(std::numeric_limits<T>::quiet_NaN(), true)), type + ": of NaN");
+}
+
+template <class T>
+static void kernels_equal_the_formula(const PqeCpu<T>& kernels, int64_t num_components, int64_t size, bool weighted,
+                                      double tolerance) {
+    const int64_t num_x = 21, num_y = 38, dim = num_components * size, items = weighted ? 1 : num_components;
+    const std::string name = "C=" + std::to_string(num_components) + " K=" + std::to_string(size) +
+                             (weighted ? " weighted" : " components") + (sizeof(T) == 4 ? " float: " : " double: ");
+    std::mt19937 random(17);
+    std::normal_distribution<double> normal;
+    std::vector<T> x(num_x * dim), y(num_y * dim), weights(num_components), grad(num_x * num_y * items);
+    for (auto* values : {&x, &y, &weights, &grad})
+        for (auto& value : *values) value = T(normal(random));
+    for (int64_t d = 0; d < dim; d += 2) y[3 * dim + d] = x[3 * dim + d];
+
+    std::vector<double> out(num_x * num_y * items), grad_x(x.size()), grad_y(y.size()), grad_weights(num_components);
+    std::vector<double> row_grad_x(x.size()), row_grad_y(x.size()), row_grad_weights(num_components);
+    for (int64_t i = 0; i < num_x; ++i)
+        for (int64_t j = 0; j < num_y; ++j)
+            for (int64_t c = 0; c < num_components; ++c) {
+                const int64_t item = (i * num_y + j) * items + (weighted ? 0 : c);
+                double sum = 0;
+                for (int64_t k = c * size; k < (c + 1) * size; ++k)
+                    sum += std::fmin(double(y[j * dim + k]) - double(x[i * dim + k]), 0);
+                const double component = -std::expm1(sum / double(size)), weight = weighted ? weights[c] : 1;
+                const double slope = grad[item] * weight * std::exp(sum / double(size)) / double(size);
+                out[item] += weight * component;
+                grad_weights[c] += grad[item] * component;
+                if (i == j) row_grad_weights[c] += grad[item] * component;
+                for (int64_t k = c * size; k < (c + 1) * size; ++k) {
+                    if (y[j * dim + k] > x[i * dim + k]) continue;
+                    grad_x[i * dim + k] += slope;
+                    grad_y[j * dim + k] -= slope;
+                    if (i == j) row_grad_x[i * dim + k] = slope;
+                    if (i == j) row_grad_y[i * dim + k] = -slope;
+                }
+            }
+
+    const auto near = [&](const std::vector<T>& actual, const std::vector<double>& expected, const std::string& what) {
+        double worst = 0, largest = 1e-30;
+        for (size_t i = 0; i < expected.size(); ++i) {
+            worst = std::fmax(worst, std::fabs(double(actual[i]) - expected[i]));
+            largest = std::fmax(largest, std::fabs(expected[i]));
+        }
+        check(worst <= tolerance * largest, name + what + ", error " + std::to_string(worst / largest));
+    };
+    const auto summed = [&](const std::vector<T>& partial) {
+        std::vector<T> sums(num_components);
+        for (size_t i = 0; i < partial.size(); ++i) sums[i % num_components] += partial[i];
+        return sums;
+    };
+    const T* given_weights = weighted ? weights.data() : nullptr;
+    const PqePairwiseShape pairs{1, num_x, num_y, num_components, size};
+    const PqeShape rows{num_x, num_components, size};
+    const int64_t bytes = std::max(kernels.pairwise_workspace(pairs, false), kernels.pairwise_workspace(pairs, true));
+    std::vector<std::vector<T>> results;
+    for (int threads : {1, 3}) {
+        std::vector<T> all_out(out.size()), of_x(x.size()), of_y(y.size()), partial(num_x * num_components);
+        void* workspace = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+        kernels.pairwise_forward(x.data(), y.data(), given_weights, all_out.data(), workspace, pairs, threads);
+        kernels.pairwise_backward(grad.data(), x.data(), y.data(), given_weights, of_x.data(), of_y.data(),
+                                  weighted ? partial.data() : nullptr, workspace, pairs, threads);
+        std::free(workspace);
+        near(all_out, out, "pairwise forward");
+        near(of_x, grad_x, "pairwise gradient of x");
+        near(of_y, grad_y, "pairwise gradient of y");
+        if (weighted) near(summed(partial), grad_weights, "pairwise gradient of the weights");
+        results.push_back(all_out);
+        for (const auto& part : {of_x, of_y, partial})
+            results.back().insert(results.back().end(), part.begin(), part.end());
+
+        std::vector<T> diagonal(num_x * items), row_out(num_x * items);
+        std::vector<T> of_groups(kernels.weight_groups(num_x) * num_components);
+        std::vector<double> diagonal_out;
+        for (int64_t i = 0; i < num_x * items; ++i) {
+            const int64_t item = (i / items * (num_y + 1)) * items + i % items;
+            diagonal[i] = grad[item];
+            diagonal_out.push_back(out[item]);
+        }
+        kernels.forward(x.data(), y.data(), given_weights, row_out.data(), rows, threads);
+        kernels.backward(diagonal.data(), x.data(), y.data(), given_weights, of_x.data(), of_y.data(),
+                         weighted ? of_groups.data() : nullptr, rows, threads);
+        near(row_out, diagonal_out, "forward");
+        near(of_x, row_grad_x, "gradient of x");
+        std::vector<T> of_rows(of_y.begin(), of_y.begin() + num_x * dim);
+        near(of_rows, row_grad_y, "gradient of y");
+        if (weighted) near(summed(of_groups), row_grad_weights, "gradient of the weights");
+        for (const auto& part : {row_out, of_x, of_rows, of_groups})
+            results.back().insert(results.back().end(), part.begin(), part.end());
+    }
+    check(results[0] == results[1], name + "results from one and from three threads");
+}
+
+int main(int, char** arguments) {
+    if (!runs_here(arguments[1])) return skipped;
+    the_exponential_is_accurate<float>("float");
+    the_exponential_is_accurate<double>("double");
+    for (bool weighted : {true, false})
+        for (int64_t size : {1, 2, 3, 4, 8, 16, 33, 150})
+            for (int64_t num_components : {1, 5, 32}) {
+                kernels_equal_the_formula(qmk::QMK_TARGET::pqe_float, num_components, size, weighted, 2e-6);
+                kernels_equal_the_formula(qmk::QMK_TARGET::pqe_double, num_components, size, weighted, 1e-14);
+            }
+    return report();
+}

@@ -1,0 +1,2 @@
+// QRL critic
+int main() { return 0; }

@@ -1,0 +1,33 @@
+// What the native tests share: they run once for each instruction set and report every claim that fails.
+#pragma once
+
+#include <cstdio>
+#include <string>
+
+inline int failures = 0;
+
+inline void check(bool holds, const std::string& claim) {
+    if (holds) return;
+    std::printf("FAILED: %s\n", claim.c_str());
+    ++failures;
+}
+
+// Exit status by which ctest knows a skipped test.
+constexpr int skipped = 77;
+
+// Whether this processor has the instruction set that the test was compiled for.
+inline bool runs_here(const std::string& isa) {
+#if defined(__x86_64__)
+    if ((isa == "avx2" && !__builtin_cpu_supports("avx2")) ||
+        (isa == "avx512" && !__builtin_cpu_supports("avx512bw"))) {
+        std::printf("skipped: this processor has no %s\n", isa.c_str());
+        return false;
+    }
+#endif
+    return true;
+}
+
+inline int report() {
+    std::printf("%s\n", failures == 0 ? "all native tests passed" : "native tests failed");
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,107 @@
+"""What the tests of CUDA kernels without a GPU share: an op's kernels, compiled as C++, run on a CPU thread by thread.
+
+Every shared-memory index, barrier, warp shuffle, tile edge and launch size is the one a GPU would use; what only a GPU
+can show is missing: its memory model and its speed. The threads run in a random order (csrc/tests/cuda_on_cpu).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from qmkernels.backends import native
+
+SOURCES = Path(__file__).parents[1] / "csrc" / "tests" / "cuda_on_cpu"
+COMPILER = shutil.which("g++")
+DTYPES = (torch.float32, torch.float64)
+# float32: sums over components and over the other side, in another order than the reference's.
+TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="g++ was not found")
+
+
+def _compile(op: str, into: Path, *options: str) -> ctypes.CDLL:
+    command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
+    # Three blocks at most, so that a block does one tile after another.
+    command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3"]
+    command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
+    subprocess.run([*command, f"-I{SOURCES}", *options, SOURCES / f"{op}_library.cpp", "-o", into], check=True)
+    return ctypes.CDLL(str(into))
+
+
+def _argument(value) -> ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p:
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    return ctypes.c_void_p(value.data_ptr() if value is not None and value.numel() else None)
+
+
+def kernels(op: str, *macros: str) -> Callable:
+    """A fixture for the module: the compiled backend calls the op's CUDA kernels, on CPU tensors.
+
+    The library is built once, and once more for each macro, and a function is taken from the first that has it. New
+    tensors and scratch memory are filled with NaN, so that what a kernel leaves out or reads too early shows.
+    """
+
+    @pytest.fixture(scope="module", autouse=True)
+    def use_kernels(tmp_path_factory) -> Iterator[None]:
+        folder = tmp_path_factory.mktemp("cuda_on_cpu")
+        libraries = [_compile(op, folder / f"{op}.so")]
+        libraries += [_compile(op, folder / f"{op}_{macro}.so", f"-D{macro}") for macro in macros]
+
+        def call(function, device, *arguments):
+            native_function = next(getattr(library, function) for library in libraries if hasattr(library, function))
+            native_function.restype = ctypes.c_int64
+            return native_function(*map(_argument, arguments))
+
+        def scratch(num_bytes, device):
+            return torch.full((num_bytes,), 0xFF, dtype=torch.uint8, device=device)
+
+        filled = torch.utils.deterministic.fill_uninitialized_memory
+        assert filled, "torch fills new tensors where algorithms are deterministic"
+        torch.use_deterministic_algorithms(True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "call", call)
+            patch.setattr(native, "launch", call)
+            patch.setattr(native, "scratch", scratch)
+            yield
+        torch.use_deterministic_algorithms(False)
+
+    return use_kernels
+
+
+def points(*rows: int, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(rows) + size)
+    x = torch.randn(*rows, size, generator=generator, dtype=torch.float64)
+    y = torch.randn(*rows, size, generator=generator, dtype=torch.float64) + 0.5
+    return x.to(dtype), y.to(dtype)
+
+
+def pair_points(num_x: int, num_y: int, size: int, dtype: torch.dtype, batch: int = 2):
+    """x (batch, num_x, size) and y (batch, num_y, size)."""
+    x, y = points(batch, max(num_x, num_y), size=size, dtype=dtype)
+    return x[:, :num_x].contiguous(), y[:, :num_y].contiguous()
+
+
+def off_a_boundary(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that starts one item past a boundary of 16 bytes."""
+    moved = torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+    assert moved.data_ptr() % 16 != 0
+    return moved
+
+
+def assert_alike(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> None:
+    for one, other in zip(got, wanted, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        if one.is_floating_point():
+            torch.testing.assert_close(one, other, equal_nan=True, **TOLERANCE[one.dtype])
+        else:
+            assert torch.equal(one, other)

@@ -1,0 +1,133 @@
+"""MRN's CUDA kernels on a CPU (cuda_on_cpu.py) against backends/reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, pair_points, points
+
+from qmkernels.backends.compiled import mrn as compiled
+from qmkernels.backends.reference import mrn as reference
+from qmkernels.ops.mrn import PRESETS
+from qmkernels.reference.mrn import ASYMMETRIC, EPS_FORMS, SQUARES, MrnForm
+
+pytestmark = needs_compiler
+mrn_kernels = kernels("mrn")
+
+FORMS = {
+    **PRESETS,
+    **{f"{half}-{squares}": MrnForm(3, half, squares) for half in ASYMMETRIC for squares in SQUARES},
+    **{f"{name}-1.5": MrnForm(3, "first", "mean", 1.5, 0.3, name, "none", 0.7) for name in EPS_FORMS},
+    **{f"{name}-2": MrnForm(2, "second", "sum", 2.0, 0.3, name, "mean") for name in EPS_FORMS},
+    "exponent 0.5": MrnForm(2, "none", "sum", 0.5, 0.0, "add", "sum"),
+}
+SUM, COMPONENTS = MrnForm(3, "first"), MrnForm(3, "second", reduction="none")
+# Values a component: none or one in a half, halves that are whole packs of 16 bytes and not, several slices of 32.
+SIZES = (1, 2, 5, 8, 16, 33, 64, 150)
+
+
+def _rows_agree(x: torch.Tensor, y: torch.Tensor, form: MrnForm) -> None:
+    out = reference.mrn_forward(x, y, *form)
+    assert_alike((compiled.mrn_forward(x, y, *form),), (out,))
+    grad_out = torch.randn_like(out)
+    assert_alike(compiled.mrn_backward(grad_out, x, y, *form), reference.mrn_backward(grad_out, x, y, *form))
+
+
+def _pairs_agree(x: torch.Tensor, y: torch.Tensor, form: MrnForm) -> None:
+    out = reference.mrn_pairwise_forward(x, y, *form)
+    assert_alike((compiled.mrn_pairwise_forward(x, y, *form),), (out,))
+    grad_out = torch.randn_like(out)
+    got = compiled.mrn_pairwise_backward(grad_out, x, y, *form)
+    assert_alike(got, reference.mrn_pairwise_backward(grad_out, x, y, *form))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_rows_agree_with_the_reference_in_every_form(form, dtype):
+    _rows_agree(*points(13, size=5 * form.num_components, dtype=dtype), form)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", (SUM, COMPONENTS), ids=("sum", "components"))
+@pytest.mark.parametrize("size", (*SIZES, 1001))
+def test_rows_agree_with_the_reference_at_every_size(size, form, dtype):
+    _rows_agree(*points(47, size=3 * size, dtype=dtype), form)
+
+
+@pytest.mark.parametrize("num_components", (1, 2, 31, 129))
+def test_any_number_of_components_is_reduced(num_components):
+    _rows_agree(*points(5, size=num_components * 8, dtype=torch.float64), MrnForm(num_components, reduction="mean"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_pairs_agree_with_the_reference_in_every_form(form, dtype):
+    _pairs_agree(*pair_points(5, 7, 5 * form.num_components, dtype), form)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", (SUM, COMPONENTS), ids=("sum", "components"))
+@pytest.mark.parametrize("size", SIZES)
+def test_pairs_agree_with_the_reference_at_every_size(size, form, dtype):
+    # One more than a tile on either side; the gradient of y is that of x with the sides exchanged.
+    _pairs_agree(*pair_points(33, 65, 3 * size, dtype), form)
+
+
+# Blocks of one matrix are few: a block does a slice of a component, or of more components than blocks one component. Of
+# 100 matrices it does some of the seven components, of 256 all of them.
+@pytest.mark.parametrize("batch, num_components, size", ((1, 1, 300), (1, 7, 40), (100, 7, 8), (256, 7, 8)))
+@pytest.mark.parametrize("reduction", ("none", "mean"))
+def test_pairs_agree_however_the_work_is_split_over_blocks(reduction, batch, num_components, size):
+    x, y = points(batch, 3, size=num_components * size, dtype=torch.float32)
+    _pairs_agree(x, y, MrnForm(num_components, reduction=reduction))
+
+
+@pytest.mark.parametrize("size", (8, 40))
+def test_gradients_add_up_over_tiles_where_the_work_is_not_split(size):
+    _pairs_agree(*pair_points(1, 65, 3 * size, torch.float32, batch=86), SUM)
+
+
+@pytest.mark.parametrize("size", (8, 72))
+def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(size):
+    x, y = (off_a_boundary(one) for one in pair_points(5, 5, 3 * size, torch.float32))
+    _rows_agree(x, y, SUM)
+    _pairs_agree(x, y, SUM)
+
+
+@pytest.mark.parametrize("form", (SUM, COMPONENTS), ids=("sum", "components"))
+@pytest.mark.parametrize("size", (5, 16, 150))
+def test_of_equal_largest_differences_the_first_has_the_gradient(size, form):
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randint(0, 3, (2, 2, 9, 3 * size), generator=generator).double()
+    _rows_agree(x, y, form)
+    _pairs_agree(x, y, form)
+
+
+@pytest.mark.parametrize("name", EPS_FORMS)
+@pytest.mark.parametrize("eps", (0.0, 1e-3))
+def test_where_x_equals_y_the_gradient_is_finite(eps, name):
+    form = MrnForm(3, eps=eps, eps_form=name)
+    x, _ = pair_points(5, 5, 3 * 16, torch.float64)
+    _rows_agree(x, x.clone(), form)
+    _pairs_agree(x, x.clone(), form)
+    ones = torch.ones(2, 5, 5, dtype=torch.float64)
+    assert all(grad.isfinite().all() for grad in compiled.mrn_pairwise_backward(ones, x, x, *form))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", (1, 13))
+@pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
+@pytest.mark.parametrize("side", ("x", "y"))
+def test_nan_and_infinity_reach_what_they_reach_in_the_reference(side, value, place, dtype):
+    x, y = pair_points(5, 7, 3 * 16, dtype)
+    (x if side == "x" else y)[1, -1, 16 + place] = value  # in the row that fills up the tile
+    for form in (SUM, COMPONENTS, SUM._replace(num_components=1), SUM._replace(exponent=2.0)):
+        _rows_agree(x[:, :5].contiguous(), y[:, :5].contiguous(), form)
+        _pairs_agree(x, y, form)
+
+
+def test_two_runs_give_the_same_bits():
+    x, y = pair_points(33, 65, 3 * 40, torch.float32)
+    grad_out = torch.randn(2, 33, 65)
+    runs = [compiled.mrn_pairwise_backward(grad_out, x, y, *SUM) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

@@ -1,0 +1,126 @@
+"""PQE-LH's CUDA kernels on a CPU (cuda_on_cpu.py) against backends/reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, pair_points, points
+
+from qmkernels.backends.compiled import pqe as compiled
+from qmkernels.backends.reference import pqe as reference
+
+pytestmark = needs_compiler
+pqe_kernels = kernels("pqe")
+
+# Packs of 16 bytes that are whole and not, a part of a slice of 32, several slices.
+DIM_PER_COMPONENT = (1, 2, 5, 8, 16, 33, 64, 77)
+WEIGHTED = pytest.mark.parametrize("weighted", (True, False), ids=("weights", "components"))
+
+
+def _weights(x: torch.Tensor, dim_per_component: int, weighted: bool) -> torch.Tensor | None:
+    if not weighted:
+        return None
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(x.shape[-1] // dim_per_component, generator=generator, dtype=torch.float64).to(x.dtype)
+
+
+def _gradients_alike(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> None:
+    assert_alike(got[:2], wanted[:2])
+    # A sum over all rows or pairs, of either sign: its error is that of its largest terms.
+    scale = 1e-5 if wanted[2].dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(got[2], wanted[2], rtol=scale, atol=10 * scale, equal_nan=True)
+
+
+def _rows_agree(x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weighted: bool) -> None:
+    weights = _weights(x, dim_per_component, weighted)
+    out = reference.pqe_forward(x, y, weights, dim_per_component)
+    assert_alike((compiled.pqe_forward(x, y, weights, dim_per_component),), (out,))
+    grad_out = torch.randn_like(out)
+    for need_weights in {False, weighted}:
+        arguments = grad_out, x, y, weights, dim_per_component, need_weights
+        _gradients_alike(compiled.pqe_backward(*arguments), reference.pqe_backward(*arguments))
+
+
+def _pairs_agree(x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weighted: bool) -> None:
+    weights = _weights(x, dim_per_component, weighted)
+    out = reference.pqe_pairwise_forward(x, y, weights, dim_per_component)
+    assert_alike((compiled.pqe_pairwise_forward(x, y, weights, dim_per_component),), (out,))
+    grad_out = torch.randn_like(out)
+    for need_weights in {False, weighted}:
+        arguments = grad_out, x, y, weights, dim_per_component, need_weights
+        _gradients_alike(compiled.pqe_pairwise_backward(*arguments), reference.pqe_pairwise_backward(*arguments))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@WEIGHTED
+@pytest.mark.parametrize("dim_per_component", (*DIM_PER_COMPONENT, 1001))
+def test_rows_agree_with_the_reference(dim_per_component, weighted, dtype):
+    _rows_agree(*points(47, size=3 * dim_per_component, dtype=dtype), dim_per_component, weighted)
+
+
+@WEIGHTED
+@pytest.mark.parametrize("num_components", (1, 2, 31, 129))
+def test_any_number_of_components_is_reduced(num_components, weighted):
+    _rows_agree(*points(5, size=num_components * 8, dtype=torch.float64), 8, weighted)
+
+
+def test_many_rows_add_up_to_the_gradient_of_weights():
+    # 8192 groups at most: five rows a group, and a last group of fewer.
+    _rows_agree(*points(8192 * 4 + 7, size=2, dtype=torch.float64), 2, True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@WEIGHTED
+@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+def test_pairs_agree_with_the_reference(dim_per_component, weighted, dtype):
+    # One more than a tile on either side; the gradient of y is that of x with the sides exchanged.
+    _pairs_agree(*pair_points(33, 65, 3 * dim_per_component, dtype), dim_per_component, weighted)
+
+
+# Blocks of one matrix are few: a block does a slice of a component, or of more components than blocks one component. Of
+# 100 matrices it does some of the seven components, of 256 all of them.
+@pytest.mark.parametrize("batch, num_components, size", ((1, 1, 300), (1, 7, 40), (100, 7, 8), (256, 7, 8)))
+@WEIGHTED
+def test_pairs_agree_however_the_work_is_split_over_blocks(weighted, batch, num_components, size):
+    x, y = points(batch, 3, size=num_components * size, dtype=torch.float32)
+    _pairs_agree(x, y, size, weighted)
+
+
+@pytest.mark.parametrize("dim_per_component", (8, 40))
+def test_gradients_add_up_over_tiles_where_the_work_is_not_split(dim_per_component):
+    _pairs_agree(*pair_points(1, 65, 3 * dim_per_component, torch.float32, batch=86), dim_per_component, True)
+
+
+@pytest.mark.parametrize("dim_per_component", (8, 36))
+def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(dim_per_component):
+    x, y = (off_a_boundary(one) for one in pair_points(5, 5, 3 * dim_per_component, torch.float32))
+    _rows_agree(x, y, dim_per_component, True)
+    _pairs_agree(x, y, dim_per_component, True)
+
+
+@WEIGHTED
+@pytest.mark.parametrize("dim_per_component", (5, 16, 77))
+def test_where_values_are_equal_the_gradient_is_that_from_above(dim_per_component, weighted):
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randint(0, 3, (2, 2, 9, 3 * dim_per_component), generator=generator).double()
+    _rows_agree(x, y, dim_per_component, weighted)
+    _pairs_agree(x, y, dim_per_component, weighted)
+    assert torch.equal(compiled.pqe_forward(x, x, None, dim_per_component), torch.zeros(2, 9, 3).double())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@WEIGHTED
+@pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf, 1e30))
+@pytest.mark.parametrize("side", ("x", "y"))
+def test_nan_and_infinity_reach_what_they_reach_in_the_reference(side, value, weighted, dtype):
+    x, y = pair_points(5, 7, 3 * 16, dtype)
+    (x if side == "x" else y)[1, -1, 17] = value  # in the row that fills up the tile
+    _rows_agree(x[:, :5].contiguous(), y[:, :5].contiguous(), 16, weighted)
+    _pairs_agree(x, y, 16, weighted)
+
+
+def test_two_runs_give_the_same_bits():
+    x, y = pair_points(33, 65, 3 * 40, torch.float32)
+    grad_out = torch.randn(2, 33, 65)
+    runs = [compiled.pqe_pairwise_backward(grad_out, x, y, torch.ones(3), 40, True) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

@@ -1,0 +1,66 @@
+"""Live modules that hold torchqmet's heads, on these kernels."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import nn
+
+from .torchqmet import HEADS, stand_ins
+
+
+def accelerate(module: nn.Module) -> nn.Module:
+    """Makes every torchqmet head inside ``module`` one of this package's, in place.
+
+    A head and what it is made of change their class and nothing else: parameters and buffers are the same objects, so
+    that optimizers, ``requires_grad``, hooks, the training flag and everyone who holds the head go on as they were.
+    The heads' attributes and ``state_dict`` keys are the same in both packages. No longer true is ``isinstance`` of
+    torchqmet's own classes.
+
+    A class derived from one of torchqmet's heads may rely on anything of it and is left alone, with one warning that
+    names all such classes. Heads of this package and everything else are left as they are; calling it again changes
+    nothing. Compiled functions that hold a head compile again.
+
+    Args:
+        module (nn.Module): Any module, a head itself for example.
+
+    Returns:
+        ``module``.
+
+    Examples::
+
+        >>> import torch
+        >>> import qmkernels as qm
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+        >>> qm.compat.accelerate(model) is model
+        True
+    """
+    ours = {
+        (name, class_name): value
+        for name, contents in stand_ins().items()
+        for class_name, value in vars(contents).items()
+        if isinstance(value, type) and issubclass(value, nn.Module)
+    }
+    left_alone = set()
+    for head in list(module.modules()):
+        kind = type(head)
+        if _name(kind) in ours and kind.__name__ in HEADS:
+            for part in head.modules():
+                part.__class__ = ours.get(_name(type(part)), type(part))
+        elif any(_is_torchqmets_head(base) for base in kind.__mro__):
+            left_alone.add(f"{kind.__module__}.{kind.__qualname__}")
+    if left_alone:
+        warnings.warn(
+            f"accelerate: left alone, because derived from torchqmet's heads: {', '.join(sorted(left_alone))}. "
+            f"Call qmkernels.compat.install_torchqmet() before these classes are defined.",
+            stacklevel=2,
+        )
+    return module
+
+
+def _name(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
+
+
+def _is_torchqmets_head(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "torchqmet" and kind.__name__ == "QuasimetricBase"

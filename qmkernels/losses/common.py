@@ -1,0 +1,78 @@
+"""What the losses share: checks of their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Head = Callable[[Tensor, Tensor], Tensor]
+
+
+def check_rows(loss: str, **tensors: Tensor) -> None:
+    """The tensors are float tensors (..., B, D) of one shape, dtype and device, with at least one row."""
+    (first, like), *others = tensors.items()
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{loss}: {name} must be a tensor, got {type(value).__name__}.")
+        if not value.is_floating_point():
+            raise TypeError(f"{loss}: {name} must be a float tensor, got {value.dtype}.")
+        if value.dim() < 2:
+            raise ValueError(f"{loss}: {name} must be (..., B, D), got {tuple(value.shape)}.")
+        if value.numel() == 0:
+            raise ValueError(f"{loss}: {name} must not be empty, got {tuple(value.shape)}.")
+    for name, value in others:
+        if value.shape != like.shape:
+            raise ValueError(
+                f"{loss}: {first} and {name} must have the same shape, got {tuple(like.shape)} and "
+                f"{tuple(value.shape)}."
+            )
+        check_alike(loss, **{first: like, name: value})
+
+
+def check_alike(loss: str, **tensors: Tensor) -> None:
+    """Two tensors have one dtype and device."""
+    (one, a), (other, b) = tensors.items()
+    if a.dtype != b.dtype:
+        raise TypeError(f"{loss}: {one} and {other} must have the same dtype, got {a.dtype} and {b.dtype}.")
+    if a.device != b.device:
+        raise RuntimeError(f"{loss}: {one} and {other} must be on the same device, got {a.device} and {b.device}.")
+
+
+def per_row(loss: str, name: str, value: Tensor | float, like: Tensor) -> Tensor | float:
+    """``value``, a number or one number a row of the distances ``like`` (..., B)."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    if value.dim() and value.shape != like.shape[-value.dim() :]:
+        raise ValueError(
+            f"{loss}: {name} must be a number or one a row, {tuple(like.shape)}, got {tuple(value.shape)}."
+        )
+    return value.to(like.dtype)
+
+
+def check_multiplier(loss: str, name: str, value: Tensor, like: Tensor) -> None:
+    """A 0-d float tensor on the embeddings' device."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(f"{loss}: {name} must be a float tensor without dimensions, got {type(value).__name__}.")
+    if value.dim() != 0:
+        raise ValueError(f"{loss}: {name} must be a tensor without dimensions, got {tuple(value.shape)}.")
+    if value.device != like.device:
+        raise RuntimeError(f"{loss}: {name} must be on {like.device} as the embeddings are, got {value.device}.")
+
+
+def check_head(loss: str, head: Head) -> None:
+    if not callable(head):
+        raise TypeError(f"{loss}: head must be a module or function of x and y, got {type(head).__name__}.")
+    if getattr(head, "discount", None) is not None:
+        raise ValueError(f"{loss}: head must return distances, got one with discount={head.discount}.")
+
+
+def pairwise(head: Head, x: Tensor, y: Tensor) -> Tensor:
+    """Distances from every row of x to every row of y; of a function by broadcasting."""
+    own = getattr(head, "pairwise", None)
+    return head(x.unsqueeze(-2), y.unsqueeze(-3)) if own is None else own(x, y)
+
+
+def is_recording(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

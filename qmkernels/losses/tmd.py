@@ -1,0 +1,185 @@
+"""TMD's critic loss and the LINEX backup that it and MQE are built on."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import common, tiles
+from .contrastive import Softmaxes, check_pairs, matching, of_logits, over_processes, summary
+
+
+class Linex(NamedTuple):
+    """``loss`` is the scalar to minimise; the others are detached: its mean over all and over matching pairs, and the
+    mean difference of the two distances."""
+
+    loss: Tensor
+    everywhere: Tensor
+    diagonal: Tensor
+    difference: Tensor
+
+
+def _divergence(distance: Tensor, following: Tensor, log_discount: Tensor | float, clip: float) -> Tensor:
+    """discount * exp(delta) - distance where delta = distance - following is at most ``clip``, else delta."""
+    delta = distance - following
+    is_clipped = delta > clip
+    grown = torch.exp(torch.where(is_clipped, clip, delta) + log_discount) - distance
+    return torch.where(is_clipped, delta, grown)
+
+
+def linex(
+    head: common.Head,
+    x: Tensor,
+    y: Tensor,
+    next: Tensor,
+    *,
+    log_discount: Tensor | float,
+    clip: float = 3.0,
+    diagonal_weight: float = 0.5,
+    offset: int = 0,
+    streaming: bool | None = None,
+) -> Linex:
+    r"""Backs distances up along transitions: d(x_i, y_j) is to be d(next_i, y_j) less the log of the discount.
+
+    With :math:`\delta_{ij} = d(x_i, y_j) - \mathrm{stopgrad}\, d(\mathrm{next}_i, y_j)`,
+
+    .. math:: D_{ij} = \gamma_i e^{\delta_{ij}} - d(x_i, y_j) \text{ where } \delta_{ij} \le t,
+              \text{ else } \delta_{ij}
+
+    whose minimum is at :math:`\delta = -\log \gamma`, and the loss is ``(1 - w)`` times its mean over all pairs plus
+    ``w`` times that over matching pairs.
+
+    Args:
+        head: the quasimetric, a module or function of x and y; its parameters take part in autograd.
+        x: states (and actions), ``(..., N, D)``; leading dimensions are an ensemble, over which the loss is averaged.
+        y: goals, ``(..., M, D)``; the match of ``x[i]`` is ``y[i + offset]``.
+        next: where x leads, ``(..., N, D)``: the next states (TMD) or waypoints some steps on (MQE).
+        log_discount: log gamma, a number, or one a row ``(..., N)`` where waypoints are several steps away (MQE).
+        clip: t, from which the loss grows no faster than linearly. Default 3.
+        diagonal_weight: w. Default 0.5.
+        offset, streaming: as for `contrastive`.
+
+    Returns:
+        `Linex`.
+
+    Raises:
+        ValueError: empty or mismatched batches, a log_discount of another length.
+
+    Source: Myers et al. 2025 (TMD, arXiv 2509.20478), whose code mixes the diagonal in; MQE (arXiv 2511.07730).
+    """
+    common.check_head("linex", head)
+    check_pairs("linex", x, y, offset)
+    common.check_rows("linex", x=x, next=next)
+    log_discount = common.per_row("linex", "log_discount", log_discount, x[..., 0])
+    with_rows = isinstance(log_discount, Tensor)
+    per_row = (log_discount.expand(x.shape[:-1]).unsqueeze(-1),) if with_rows else ()
+
+    def part(begin, x, following, *rest):
+        *discount, y = rest
+        distance = common.pairwise(head, x, y)
+        with torch.no_grad():
+            after = common.pairwise(head, following, y)
+        divergence = _divergence(distance, after, discount[0] if discount else log_discount, clip)
+        diagonal, _ = matching(divergence, begin + offset, -1)
+        return divergence.mean(dim=-1), diagonal, (distance - after).detach().mean(dim=-1)
+
+    streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
+    everywhere, diagonal, difference = tiles.by_tiles(part, (x, next, *per_row), (y,), y.shape[-2], streaming)
+    everywhere, diagonal = everywhere.mean(), diagonal.mean()
+    loss = everywhere + diagonal_weight * (diagonal - everywhere)
+    return Linex(loss, everywhere.detach(), diagonal.detach(), difference.mean())
+
+
+class TMDCritic(NamedTuple):
+    """``loss`` is the scalar to minimise; the others are detached: its three terms, not weighted, then as in
+    `Contrastive` and the mean of d(phi_i, goal_j) - d(psi_next_i, goal_j)."""
+
+    loss: Tensor
+    contrastive: Tensor
+    action_invariance: Tensor
+    temporal_invariance: Tensor
+    positive: Tensor
+    negative: Tensor
+    accuracy: Tensor
+    difference: Tensor
+
+
+def tmd_critic(
+    head: common.Head,
+    phi: Tensor,
+    psi: Tensor,
+    psi_next: Tensor,
+    psi_goal: Tensor,
+    *,
+    discount: float = 0.99,
+    zeta: float = 0.05,
+    clip: float = 3.0,
+    diagonal_weight: float = 0.5,
+    scale: float | None = None,
+    offset: int = 0,
+    group: torch.distributed.ProcessGroup | None = None,
+    streaming: bool | None = None,
+) -> TMDCritic:
+    r"""TMD's critic: contrastive + action invariance + zeta * temporal invariance, each pair of states and goals
+    visited once for all of them.
+
+    .. math:: \mathrm{contrastive}(\phi, \psi_g) + \overline{d(\psi_i, \phi_i)}
+              + \zeta\, \mathrm{linex}(\phi, \psi_g, \psi')
+
+    Args:
+        head: the quasimetric, a module or function of x and y; its parameters take part in autograd.
+        phi: phi(s, a), ``(..., N, D)``; leading dimensions are an ensemble, over which the loss is averaged.
+        psi, psi_next: psi(s) and psi(s'), of phi's shape.
+        psi_goal: psi(g), ``(..., M, D)``: row ``i + offset`` is a future state of row i of phi.
+        discount: gamma. Default 0.99.
+        zeta: weight of the temporal invariance. Default 0.05.
+        clip, diagonal_weight: of `linex`. Defaults 3 and 0.5.
+        scale: of the logits; None: ``1 / sqrt(D)``.
+        offset, group, streaming: as for `contrastive`.
+
+    Returns:
+        `TMDCritic`.
+
+    Raises:
+        ValueError: empty or mismatched batches.
+
+    Source: Myers et al. 2025, arXiv 2509.20478; defaults as published. With ``head = qm.nn.LatentMRN(D,
+    preset="tmd")`` the published critic; an ensemble of two.
+    """
+    common.check_head("tmd_critic", head)
+    check_pairs("tmd_critic", phi, psi_goal, offset)
+    common.check_rows("tmd_critic", phi=phi, psi=psi, psi_next=psi_next)
+    if not 0 < discount <= 1:
+        raise ValueError(f"tmd_critic: discount must be in (0, 1], got {discount}.")
+    scale = 1.0 / math.sqrt(phi.shape[-1]) if scale is None else float(scale)
+    count, log_discount = phi.shape[-2], math.log(discount)
+    goals, first = (psi_goal, offset) if group is not None else (psi_goal[..., offset : offset + count, :], 0)
+
+    def part(begin, goals, phi, psi_next):
+        distance = common.pairwise(head, phi, goals)
+        with torch.no_grad():
+            after = common.pairwise(head, psi_next, goals)
+        divergence = _divergence(distance, after, log_discount, clip)
+        diagonal, _ = matching(divergence, begin - first, -2)
+        difference = (distance - after).detach().mean(dim=-2)
+        return *of_logits(-scale * distance, begin - first, -2), divergence.mean(dim=-2), diagonal, difference
+
+    streaming = tiles.should_stream(streaming, phi.shape[:-1].numel() * goals.shape[-2], phi.device)
+    *found, everywhere, diagonal, difference = tiles.by_tiles(part, (goals,), (phi, psi_next), count, streaming)
+    softmaxes = Softmaxes(*found, count)
+    if group is not None:
+        softmaxes = over_processes(softmaxes, first, count, group)
+    contrastive = summary(*softmaxes, 0.0)
+    everywhere = everywhere.mean()
+    # Of a global batch only this process's goals have their match here: the mean is over those.
+    diagonal = diagonal.sum() / phi.shape[:-1].numel()
+    temporal = everywhere + diagonal_weight * (diagonal - everywhere)
+    action = head(psi, phi).mean()
+    loss = contrastive.loss + action + zeta * temporal
+    return TMDCritic(
+        loss, contrastive.loss.detach(), action.detach(), temporal.detach(), contrastive.positive,
+        contrastive.negative, contrastive.accuracy, difference.mean(),
+    )  # fmt: skip
