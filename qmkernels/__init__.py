@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import backends, compat, nn
+from . import backends, compat, distributed, losses, nn
 from .backends.table import use_backend
 from .ops.iqe import iqe, iqe_pairwise
 from .ops.mrn import euclidean_pairwise, mrn, mrn_pairwise
@@ -18,10 +18,12 @@ except PackageNotFoundError:  # the sources alone, not installed
 __all__ = [
     "backends",
     "compat",
+    "distributed",
     "euclidean_pairwise",
     "iqe",
     "iqe_pairwise",
     "log_poisson_le",
+    "losses",
     "mrn",
     "mrn_pairwise",
     "nearest",

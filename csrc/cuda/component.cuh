@@ -1,8 +1,8 @@
 // What the kernels share of heads like MRN and PQE, in which a component is a sum (or a maximum) over its values, in
-// any order. rows.cuh and pair_tiles.cuh do the loops; a head has the arithmetic:
+// any order. rows.cuh and pairs_{forward,backward}.cuh do the loops; a head has the arithmetic:
 //
 //   kinds                       how many kinds of values there are
-//   Sums                        of some values of one component; merge(other)
+//   Sums                        of some values of one component; merge(other), merge_thread(distance)
 //   PlacedSums                  the same, and what backward needs besides
 //   add<kind>(sums, x, y, place)          or with the kind as an argument; place: which value of the component
 //   component(sums)             its value; weighted(sums, c) what it counts for in the distance

@@ -1,9 +1,10 @@
-// MRN between all rows of x and all rows of y: launchers; the kernels are those of pair_tiles.cuh. Two operations a
-// value of N * M * D forward; backward twice that and as many for the slopes, for each side, and two more for the place
-// of the largest difference.
+// MRN between all rows of x and all rows of y: launchers; the kernels are those of pairs_forward.cuh and
+// pairs_backward.cuh. Two operations a value of N * M * D forward; backward twice that and as many for the slopes, for
+// each side, and two more for the place of the largest difference.
 #include "mrn.h"
 #include "mrn_head.cuh"
-#include "pair_tiles.cuh"
+#include "pairs_backward.cuh"
+#include "pairs_forward.cuh"
 
 namespace qmk::cuda {
 

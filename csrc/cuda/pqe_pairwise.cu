@@ -1,6 +1,8 @@
-// PQE-LH between all rows of x and all rows of y: launchers; the kernels are those of pair_tiles.cuh. Three operations
-// a value of N * M * D forward, five backward for each side, and an exponential a pair and component.
-#include "pair_tiles.cuh"
+// PQE-LH between all rows of x and all rows of y: launchers; the kernels are those of pairs_forward.cuh and
+// pairs_backward.cuh. Three operations a value of N * M * D forward, five backward for each side, and an exponential a
+// pair and component.
+#include "pairs_backward.cuh"
+#include "pairs_forward.cuh"
 #include "pqe.h"
 #include "pqe_head.cuh"
 

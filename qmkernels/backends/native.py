@@ -12,6 +12,7 @@ import torch  # before the core, so that both share torch's OpenMP runtime
 from torch import Tensor
 
 _KEPT_SCRATCH_BYTES = 4 << 20
+_NUMBERS = frozenset({int, float, bool})
 _thread = threading.local()
 _core: ModuleType | None = None
 _failure = ""
@@ -77,7 +78,7 @@ def scratch(num_bytes: int, device: torch.device) -> Tensor:
 def launch(function: str, device: torch.device, *arguments: Tensor | int | float | None) -> None:
     """Runs a kernel. Tensors, contiguous and on ``device``, become addresses; None and empty tensors become 0."""
     addresses = [
-        argument if isinstance(argument, (int, float)) else 0 if argument is None else argument.data_ptr()
+        argument if type(argument) in _NUMBERS else 0 if argument is None else argument.data_ptr()
         for argument in arguments
     ]
     if device.type == "cpu":

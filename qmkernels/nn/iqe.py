@@ -126,3 +126,11 @@ class IQE(KernelHead):
             dim_per_component=self.latent_2d_shape[1], reduction=reduction.name, max_weight=reduction.weight
         )
         return Kernel(partial(iqe, **settings), partial(iqe_pairwise, **settings), reduction.finish)
+
+    def fused_iqe(self) -> tuple[int, str, Tensor | None] | None:
+        """``dim_per_component``, reduction and weight with which a fused loss computes this distance; None where the
+        distance is not that of one kernel, and losses are composed of calls of this module."""
+        if self._own_components or self._own_forward or self.discount is not None:
+            return None
+        reduction = self._kernel_reduction("sum", "mean", "max", "maxmean")
+        return None if reduction is None else (self.latent_2d_shape[1], reduction.name, reduction.weight)

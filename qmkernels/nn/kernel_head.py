@@ -39,6 +39,15 @@ class KernelHead(QuasimetricBase):
     overrides ``compute_components`` or ``forward`` gets what `QuasimetricBase` makes of them.
     """
 
+    # What a user's subclass overrides, looked up once a class and not once a call.
+    _own_components = _own_forward = _embeds = False
+
+    def __init_subclass__(cls, **keywords) -> None:
+        super().__init_subclass__(**keywords)
+        cls._own_components = cls.compute_components is not KernelHead.compute_components
+        cls._own_forward = cls.forward is not KernelHead.forward
+        cls._embeds = cls._embed is not KernelHead._embed
+
     def _embed(self, rows: Tensor) -> Tensor:
         """What of a row is compared, (n, input_size) to (n, size); computed once a row."""
         return rows
@@ -65,14 +74,14 @@ class KernelHead(QuasimetricBase):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance from x to y, ``(...)``; leading dimensions broadcast."""
-        if self._overrides("compute_components"):
+        if self._own_components:
             return super().forward(x, y)
         self._check_sizes(x, y)
         return self._distance("elementwise", x, y, bidirectional=False)
 
     def bidirectional(self, x: Tensor, y: Tensor) -> BothWays:
         """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``, from one kernel call."""
-        if self._overrides("compute_components", "forward"):
+        if self._own_components or self._own_forward:
             return super().bidirectional(x, y)
         self._check_sizes(x, y)
         return self._distance("elementwise", x, y, bidirectional=True)
@@ -82,7 +91,7 @@ class KernelHead(QuasimetricBase):
 
         With ``bidirectional`` both directions, of that shape. Nothing of size N x M x D is stored.
         """
-        if self._overrides("compute_components", "forward"):
+        if self._own_components or self._own_forward:
             return super().pairwise(x, y, bidirectional)
         self._check_rows(x, y)
         return self._distance("pairwise", x, y, bidirectional)
@@ -99,13 +108,11 @@ class KernelHead(QuasimetricBase):
             )
         return input_size // dim_per_component
 
-    def _overrides(self, *methods: str) -> bool:
-        return any(getattr(type(self), method) is not getattr(KernelHead, method) for method in methods)
-
     def _embedded(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """x and y embedded, before broadcasting: N + M rows, in one pass."""
-        if type(self)._embed is KernelHead._embed:
+        if not self._embeds:
             return x, y
+        arguments.check_floats(type(self).__name__, x=x, y=y)
         if x is y:
             embedded = self._embed(x)
             return embedded, embedded
@@ -114,7 +121,6 @@ class KernelHead(QuasimetricBase):
         return tuple(part.reshape(*z.shape[:-1], part.shape[-1]) for part, z in zip(parts, (x, y), strict=True))
 
     def _distance(self, form: str, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
-        arguments.check_floats(type(self).__name__, x=x, y=y)
         kernel = self._kernel() or self._composed()
         out = getattr(kernel, form)(*self._embedded(x, y), bidirectional=bidirectional)
         return BothWays(*map(kernel.finish, out)) if bidirectional else kernel.finish(out)

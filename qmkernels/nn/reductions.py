@@ -224,9 +224,13 @@ def kernel_reduction(reduction: ReductionBase, known: Collection[str]) -> Kernel
     discount = reduction.discount
     if name == "weighted_sum" and discount is not None:
         return KernelReduction(name, reduction.log_discounts(), torch.exp)
-    weight = {"maxmean": "max_weight", "weighted_sum": "weights"}.get(name)
-    return KernelReduction(
-        name,
-        None if weight is None else getattr(reduction, weight)(),
-        (lambda distance: distance) if discount is None else (lambda distance: discount**distance),
-    )
+    weight = None
+    if name == "maxmean":
+        weight = reduction.max_weight()
+    elif name == "weighted_sum":
+        weight = reduction.weights()
+    return KernelReduction(name, weight, _as_it_is if discount is None else (lambda distance: discount**distance))
+
+
+def _as_it_is(distance: Tensor) -> Tensor:
+    return distance

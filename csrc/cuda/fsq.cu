@@ -1,0 +1,193 @@
+// Finite scalar quantisation: a group a thread; the constants of the levels are parameters of the kernel, the same for
+// all threads of a warp at a time. Groups of up to four values have kernels of their own, in which a group is loaded and
+// stored at once where it lies on a boundary of its size. Bound by memory: forward reads z and writes codes and indices,
+// backward reads two tensors and writes one.
+#include "../math/fsq.h"
+#include "fsq.h"
+#include "launch.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+constexpr int block_threads = 256;
+
+template <class T>
+struct Levels {
+    QMK_TARGET::FsqConstants<T> constants[most_fsq_levels];
+    int64_t places[most_fsq_levels];
+    int n;
+};
+
+template <class T>
+Levels<T> levels_of(const int64_t* levels, int n) {
+    Levels<T> result{};
+    result.n = n;
+    for (int j = 0; j < n; ++j) {
+        result.constants[j] = QMK_TARGET::fsq_constants<T>(levels[j]);
+        result.places[j] = j == 0 ? 1 : result.places[j - 1] * levels[j - 1];
+    }
+    return result;
+}
+
+template <class T>
+struct Bits;
+template <>
+struct Bits<float> {
+    using Type = int32_t;
+};
+template <>
+struct Bits<double> {
+    using Type = int64_t;
+};
+
+// The bytes that one instruction moves of a group: all of a group of one, two or four values, at most 16.
+template <class T, int size>
+constexpr int group_alignment = size == 3 ? sizeof(T) : size * sizeof(T) < 16 ? size * sizeof(T) : 16;
+
+template <class T, int size>
+struct alignas(group_alignment<T, size>) Group {
+    T values[size];
+};
+
+template <class T, int size>
+__global__ void __launch_bounds__(block_threads)
+    fsq_forward_kernel(const Group<T, size>* z, Group<T, size>* codes, int64_t* indices, int64_t groups,
+                       Levels<T> levels) {
+    for (int64_t g = int64_t(blockIdx.x) * block_threads + threadIdx.x; g < groups;
+         g += int64_t(gridDim.x) * block_threads) {
+        const Group<T, size> from = z[g];
+        Group<T, size> to;
+        int64_t index = 0;
+        bool is_number = true;
+#pragma unroll
+        for (int j = 0; j < size; ++j) {
+            const auto result =
+                QMK_TARGET::fsq_quantised<T, typename Bits<T>::Type>(from.values[j], levels.constants[j]);
+            to.values[j] = result.code;
+            index += result.level * levels.places[j];
+            is_number = is_number && result.level >= 0;
+        }
+        codes[g] = to;
+        indices[g] = is_number ? index : -1;
+    }
+}
+
+// Groups of n values.
+template <class T>
+__global__ void __launch_bounds__(block_threads)
+    fsq_forward_any_kernel(const T* z, T* codes, int64_t* indices, int64_t groups, Levels<T> levels) {
+    for (int64_t g = int64_t(blockIdx.x) * block_threads + threadIdx.x; g < groups;
+         g += int64_t(gridDim.x) * block_threads) {
+        int64_t index = 0;
+        bool is_number = true;
+        for (int j = 0; j < levels.n; ++j) {
+            const auto result =
+                QMK_TARGET::fsq_quantised<T, typename Bits<T>::Type>(z[g * levels.n + j], levels.constants[j]);
+            codes[g * levels.n + j] = result.code;
+            index += result.level * levels.places[j];
+            is_number = is_number && result.level >= 0;
+        }
+        indices[g] = is_number ? index : -1;
+    }
+}
+
+template <class T, int size>
+__global__ void __launch_bounds__(block_threads)
+    fsq_backward_kernel(const Group<T, size>* grad_codes, const Group<T, size>* z, Group<T, size>* grad_z,
+                        int64_t groups, Levels<T> levels) {
+    for (int64_t g = int64_t(blockIdx.x) * block_threads + threadIdx.x; g < groups;
+         g += int64_t(gridDim.x) * block_threads) {
+        const Group<T, size> from = z[g], grad = grad_codes[g];
+        Group<T, size> to;
+#pragma unroll
+        for (int j = 0; j < size; ++j)
+            to.values[j] = grad.values[j] *
+                           QMK_TARGET::fsq_slope<T, typename Bits<T>::Type>(from.values[j], levels.constants[j]);
+        grad_z[g] = to;
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(block_threads)
+    fsq_backward_any_kernel(const T* grad_codes, const T* z, T* grad_z, int64_t groups, Levels<T> levels) {
+    for (int64_t g = int64_t(blockIdx.x) * block_threads + threadIdx.x; g < groups;
+         g += int64_t(gridDim.x) * block_threads)
+        for (int j = 0; j < levels.n; ++j) {
+            const int64_t at = g * levels.n + j;
+            grad_z[at] =
+                grad_codes[at] * QMK_TARGET::fsq_slope<T, typename Bits<T>::Type>(z[at], levels.constants[j]);
+        }
+}
+
+template <int size>
+struct Size {
+    static constexpr int value = size;
+};
+
+// Calls run(Size<n>) where there are kernels for groups of n values and no tensor is off their boundary, else
+// run(Size<0>).
+template <class T, class Run>
+void with_size(int n, std::initializer_list<const T*> tensors, Run&& run) {
+    bool is_aligned = true;
+    for (const T* tensor : tensors) is_aligned = is_aligned && is_aligned_to_16(tensor);
+    if (n == 1) return run(Size<1>{});
+    if (n == 2 && is_aligned) return run(Size<2>{});
+    if (n == 3) return run(Size<3>{});
+    if (n == 4 && is_aligned) return run(Size<4>{});
+    return run(Size<0>{});
+}
+
+template <int size, class T>
+auto as_groups(T* values) {
+    using Value = std::remove_const_t<T>;
+    using Result = std::conditional_t<std::is_const_v<T>, const Group<Value, size>, Group<Value, size>>;
+    return reinterpret_cast<Result*>(values);
+}
+
+}  // namespace
+
+template <class T>
+void fsq_forward(const T* z, T* codes, int64_t* indices, int64_t groups, const int64_t* levels, int n,
+                 Context context) {
+    if (groups == 0) return;
+    const char* op = "fsq_forward";
+    const DeviceGuard guard(context.device, op);
+    const int64_t blocks = divide_up(groups, block_threads);
+    with_size<T>(n, {z, codes}, [&](auto size) {
+        constexpr int fixed = decltype(size)::value;
+        if constexpr (fixed == 0)
+            launch(op, fsq_forward_any_kernel<T>, blocks, block_threads, 0, context, z, codes, indices, groups,
+                   levels_of<T>(levels, n));
+        else
+            launch(op, fsq_forward_kernel<T, fixed>, blocks, block_threads, 0, context, as_groups<fixed>(z),
+                   as_groups<fixed>(codes), indices, groups, levels_of<T>(levels, n));
+    });
+}
+
+template <class T>
+void fsq_backward(const T* grad_codes, const T* z, T* grad_z, int64_t groups, const int64_t* levels, int n,
+                  Context context) {
+    if (groups == 0) return;
+    const char* op = "fsq_backward";
+    const DeviceGuard guard(context.device, op);
+    const int64_t blocks = divide_up(groups, block_threads);
+    with_size<T>(n, {grad_codes, z, grad_z}, [&](auto size) {
+        constexpr int fixed = decltype(size)::value;
+        if constexpr (fixed == 0)
+            launch(op, fsq_backward_any_kernel<T>, blocks, block_threads, 0, context, grad_codes, z, grad_z, groups,
+                   levels_of<T>(levels, n));
+        else
+            launch(op, fsq_backward_kernel<T, fixed>, blocks, block_threads, 0, context, as_groups<fixed>(grad_codes),
+                   as_groups<fixed>(z), as_groups<fixed>(grad_z), groups, levels_of<T>(levels, n));
+    });
+}
+
+#define QMK_INSTANTIATE(T)                                                                             \
+    template void fsq_forward<T>(const T*, T*, int64_t*, int64_t, const int64_t*, int, Context);       \
+    template void fsq_backward<T>(const T*, const T*, T*, int64_t, const int64_t*, int, Context);
+QMK_INSTANTIATE(float)
+QMK_INSTANTIATE(double)
+#undef QMK_INSTANTIATE
+
+}  // namespace qmk::cuda

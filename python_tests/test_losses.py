@@ -1,0 +1,431 @@
+"""The losses: against their formulas written out, fused against composed, streaming against matrix, under torch."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional
+
+import qmkernels as qm
+from qmkernels.backends import table
+from qmkernels.losses import tiles
+
+BATCH, DIM, SIZE = 6, 12, 4
+
+
+def head_of(kind="iqe", dtype=torch.float64):
+    torch.manual_seed(0)
+    if kind == "iqe":
+        return qm.nn.IQE(DIM, SIZE).to(dtype)
+    if kind == "mrn":
+        return qm.nn.LatentMRN(DIM, preset="tmd", num_components=2).to(dtype)
+    return lambda x, y: qm.iqe(x, y, SIZE, reduction="sum")
+
+
+def rows(count, *shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_() for _ in range(count)]
+
+
+def scalar(value=0.3, dtype=torch.float64):
+    return torch.tensor(value, dtype=dtype, requires_grad=True)
+
+
+def clipped_divergence(distance, following, log_discount, clip=3.0):
+    delta = distance - following
+    return torch.where(delta > clip, delta, torch.exp(delta.clamp(max=clip) + log_discount) - distance)
+
+
+# Every loss as a function of leaves: ours, and its formula written out with a matrix of distances.
+def _qrl(head, x, y, raw, **options):
+    return qm.losses.qrl_critic(head, x, y, raw, **options)
+
+
+def _plain_qrl(head, x, y, raw):
+    to_goal = torch.stack([head(x[i], y[i - 1]) for i in range(len(x))])
+    local = torch.stack([head(x[i], y[i]) for i in range(len(x))])
+    push = torch.log1p(torch.exp(0.1 * (15 - to_goal))).mean() / 0.1
+    excess = (local - 1).clamp(min=0).square().mean() - 0.25**2
+    return push + torch.log1p(raw.exp()) * excess
+
+
+def _matrix(head, x, y):
+    return torch.stack([torch.stack([head(a, b) for b in y]) for a in x])
+
+
+def _plain_contrastive(head, x, y, direction="backward", form="softmax", logsumexp_weight=0.0):
+    logits = -_matrix(head, x, y) / math.sqrt(DIM)
+    matches = torch.arange(len(x))
+    if form == "sigmoid":
+        return functional.binary_cross_entropy_with_logits(logits, torch.eye(len(x), dtype=logits.dtype))
+    sides = {"backward": [logits.T], "forward": [logits], "symmetric": [logits, logits.T]}[direction]
+    losses = [
+        functional.cross_entropy(side, matches) + logsumexp_weight * side.logsumexp(dim=1).square().mean()
+        for side in sides
+    ]
+    return sum(losses) / len(losses)
+
+
+def _plain_linex(head, x, y, following, log_discount=math.log(0.99)):
+    divergence = clipped_divergence(_matrix(head, x, y), _matrix(head, following, y).detach(), log_discount)
+    return 0.5 * divergence.mean() + 0.5 * divergence.diagonal().mean()
+
+
+def _plain_tmd(head, phi, psi, psi_next, psi_goal):
+    action = torch.stack([head(a, b) for a, b in zip(psi, phi, strict=True)]).mean()
+    temporal = _plain_linex(head, phi, psi_goal, psi_next)
+    return _plain_contrastive(head, phi, psi_goal) + action + 0.05 * temporal
+
+
+def _plain_metric(z, z_next):
+    distance = (z[:, None] - z_next).square().sum(dim=-1).sqrt()
+    others = ~torch.eye(len(z), dtype=torch.bool)
+    return (distance.diagonal() - 1).square().mean() - torch.log(distance[others] + 1e-6).mean()
+
+
+LOSSES = {
+    "qrl": (2, True, _qrl, _plain_qrl),
+    "dynamics": (
+        2, False,
+        lambda head, x, y: qm.losses.latent_dynamics(head, x, y),
+        lambda head, x, y: 0.5 * (head(x, y).square() + head(y, x).square()).mean(),
+    ),
+    "dynamics, power 1": (
+        2, False,
+        lambda head, x, y: qm.losses.latent_dynamics(head, x, y, power=1),
+        lambda head, x, y: 0.5 * (head(x, y) + head(y, x)).mean(),
+    ),
+    **{
+        f"contrastive {direction}": (
+            2, False,
+            lambda head, x, y, d=direction: qm.losses.contrastive(head, x, y, direction=d, logsumexp_weight=0.1),
+            lambda head, x, y, d=direction: _plain_contrastive(head, x, y, d, logsumexp_weight=0.1),
+        )
+        for direction in ("backward", "forward", "symmetric")
+    },
+    "contrastive sigmoid": (
+        2, False,
+        lambda head, x, y: qm.losses.contrastive(head, x, y, form="sigmoid"),
+        lambda head, x, y: _plain_contrastive(head, x, y, form="sigmoid"),
+    ),
+    "linex": (
+        3, False,
+        lambda head, x, y, n: qm.losses.linex(head, x, y, n, log_discount=math.log(0.99)),
+        _plain_linex,
+    ),
+    "tmd": (4, False, qm.losses.tmd_critic, _plain_tmd),
+    "metra": (
+        3, True,
+        lambda head, x, y, z, raw: qm.losses.metra(x, y, z, raw),
+        lambda head, x, y, z, raw: (
+            -((y - x) * z).sum(dim=-1).mean()
+            - raw.detach().exp() * (1 - (y - x).square().sum(dim=-1)).clamp(max=1e-3).mean()
+            + raw * (1 - (y - x).square().sum(dim=-1)).clamp(max=1e-3).mean().detach()
+        ),
+    ),
+    "metra with a head": (
+        3, True,
+        lambda head, x, y, z, raw: qm.losses.metra(x, y, z, raw, head=head),
+        lambda head, x, y, z, raw: (
+            -((y - x) * z).sum(dim=-1).mean()
+            - raw.detach().exp() * (1 - head(x, y).square()).clamp(max=1e-3).mean()
+            + raw * (1 - head(x, y).square()).clamp(max=1e-3).mean().detach()
+        ),
+    ),
+    "metric": (
+        2, False, lambda head, x, y: qm.losses.metric_contrastive(x, y), lambda head, x, y: _plain_metric(x, y)
+    ),
+}  # fmt: skip
+STREAMED = ("contrastive", "linex", "tmd", "metric")
+
+
+def leaves_of(name, dtype=torch.float64, seed=0):
+    count, with_multiplier, *_ = LOSSES[name]
+    return [*rows(count, BATCH, DIM, dtype=dtype, seed=seed), *([scalar(dtype=dtype)] if with_multiplier else [])]
+
+
+@pytest.fixture(params=LOSSES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def backend(request):
+    if request.param == "cpu" and (reason := table.why_not("cpu", "iqe", "cpu")):
+        pytest.skip(reason)
+    with qm.use_backend(request.param):
+        yield request.param
+
+
+def gradients(loss, leaves, head, sign=1.0):
+    inputs = [*leaves, *(head.parameters() if isinstance(head, torch.nn.Module) else ())]
+    return torch.autograd.grad(loss, inputs, allow_unused=True)
+
+
+@pytest.mark.parametrize("kind", ["iqe", "mrn", "function"])
+def test_a_loss_and_its_gradients_are_those_of_its_formula(name, kind, backend):
+    head, leaves = head_of(kind), leaves_of(name)
+    ours, plain = LOSSES[name][2](head, *leaves), LOSSES[name][3](head, *leaves)
+    torch.testing.assert_close(ours.loss, plain)
+    assert not any(value.requires_grad for value in ours[1:])
+    expected = list(gradients(plain, leaves, head))
+    if name == "qrl":  # the multiplier is maximised
+        expected[2] = -expected[2]
+    for actual, wanted in zip(gradients(ours.loss, leaves, head), expected, strict=True):
+        torch.testing.assert_close(torch.zeros(()) if actual is None else actual, _zero_like(wanted, actual))
+
+
+def _zero_like(wanted, actual):
+    if wanted is None:
+        return torch.zeros(()) if actual is None else torch.zeros_like(actual)
+    return wanted if actual is not None else torch.zeros(()) + wanted.abs().max()
+
+
+def test_float32_is_as_accurate_as_its_rounding(name, backend):
+    head = head_of("iqe", torch.float32)
+    leaves = leaves_of(name, torch.float32)
+    exact_head, exact = copy.deepcopy(head).double(), [leaf.detach().double().requires_grad_() for leaf in leaves]
+    ours, wanted = LOSSES[name][2](head, *leaves), LOSSES[name][2](exact_head, *exact)
+    torch.testing.assert_close(ours.loss.double(), wanted.loss, rtol=2e-6, atol=1e-6)
+    for actual, expected in zip(
+        gradients(ours.loss, leaves, head), gradients(wanted.loss, exact, exact_head), strict=True
+    ):
+        if expected is not None:
+            torch.testing.assert_close(actual.double(), expected, rtol=2e-5, atol=2e-6)
+
+
+def test_derivatives_pass_gradcheck_and_gradgradcheck(name):
+    head = head_of()
+    leaves = leaves_of(name)
+    # Multipliers are maximised, or held fixed: their gradients are not those of the value.
+    count = LOSSES[name][0] if name != "linex" else 2
+    fixed = [leaf.detach() for leaf in leaves[count:]]
+    if name == "tmd":
+        leaves = [leaf if i != 2 else leaf.detach() for i, leaf in enumerate(leaves)]
+    call = lambda *inputs: LOSSES[name][2](head, *inputs, *fixed).loss  # noqa: E731
+    assert gradcheck(call, leaves[:count])
+    assert gradgradcheck(call, leaves[:count])
+
+
+def test_torch_compile_traces_the_whole_graph_and_changes_no_number(name):
+    torch._dynamo.reset()
+    head = head_of("iqe")
+    compiled = torch.compile(lambda *a: LOSSES[name][2](head, *a).loss, fullgraph=True, backend="aot_eager")
+    leaves = leaves_of(name)
+    expected, actual = LOSSES[name][2](head, *leaves).loss, compiled(*leaves)
+    torch.testing.assert_close(actual, expected)
+    for a, b in zip(gradients(actual, leaves, head), gradients(expected, leaves, head), strict=True):
+        if b is not None:
+            torch.testing.assert_close(a, b)
+
+
+def test_func_grad_and_vmap_of_it_equal_autograd(name):
+    head, leaves = head_of(), leaves_of(name)
+    expected = torch.autograd.grad(LOSSES[name][2](head, *leaves).loss, leaves[0])[0]
+    detached = [leaf.detach() for leaf in leaves]
+    gradient = torch.func.grad(lambda *a: LOSSES[name][2](head, *a).loss)
+    torch.testing.assert_close(gradient(*detached), expected)
+    batch = [torch.stack([leaf, 0.5 * leaf]) for leaf in detached]
+    torch.testing.assert_close(torch.vmap(gradient)(*batch)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_embeddings_give_a_float32_loss_and_half_gradients(name, dtype):
+    leaves = leaves_of(name, dtype)
+    loss = LOSSES[name][2](head_of("function"), *leaves).loss
+    loss.float().backward()
+    assert loss.isfinite() and leaves[0].grad.dtype == dtype and leaves[0].grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name.startswith(STREAMED)])
+def test_streaming_gives_the_numbers_of_the_matrix(name, monkeypatch):
+    monkeypatch.setitem(tiles._TILE_PAIRS, "cpu", 2 * BATCH)
+    head, leaves = head_of(), leaves_of(name)
+    results = []
+    for from_pairs in (0, 1 << 30):
+        monkeypatch.setitem(tiles._STREAM_FROM, "cpu", from_pairs)
+        ours = LOSSES[name][2](head, *leaves)
+        results.append((*ours, *(g for g in gradients(ours.loss, leaves, head) if g is not None)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith("qrl")])
+def test_an_ensemble_is_averaged(name):
+    head, leaves = head_of(), leaves_of(name)
+    count = LOSSES[name][0]
+    twice = [torch.stack([leaf, 0.7 * leaf]) for leaf in leaves[:count]] + leaves[count:]
+    members = [LOSSES[name][2](head, *(leaf[i] for leaf in twice[:count]), *leaves[count:]).loss for i in range(2)]
+    if name != "metra" and not name.startswith("temporal"):
+        torch.testing.assert_close(LOSSES[name][2](head, *twice).loss, sum(members) / 2)
+
+
+def test_qrl_options_are_those_of_their_formulas(backend):
+    head, (x, y, goal), raw = head_of(), rows(3, BATCH, DIM), scalar()
+    cost = torch.rand(BATCH, dtype=torch.float64)
+    ours = qm.losses.qrl_critic(
+        head, x, y, raw, goal=goal, cost=cost, epsilon=0.05, softplus_beta=0.01, softplus_offset=500,
+        multiplier="exp", threshold="plain",
+    )  # fmt: skip
+    push = 100 * functional.softplus(5 - head(x, goal) / 100).mean()
+    violation = (head(x, y) - cost).relu().square().mean()
+    torch.testing.assert_close(ours.loss, push + raw.exp() * (violation - 0.05))
+    torch.testing.assert_close(ours.push, push.detach())
+    grads = torch.autograd.grad(ours.loss, [raw, goal])
+    torch.testing.assert_close(grads[0], -(raw.exp() * (violation - 0.05)).detach())
+    torch.testing.assert_close(grads[1], torch.autograd.grad(push, goal)[0])
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "max", "maxmean", "maxmean_ogbench"])
+@pytest.mark.parametrize("size", [1, 4, 5, 8, 16, 33])
+def test_the_fused_critic_equals_the_composed_one(size, reduction, backend, monkeypatch):
+    head = qm.nn.IQE(3 * size, size, reduction=reduction).double()
+    assert head.fused_iqe() is not None
+    (x, y), raw = rows(2, 9, 3 * size), scalar()
+    fused = qm.losses.qrl_critic(head, x, y, raw)
+    inputs = [x, y, raw, *head.parameters()]
+    fused_grads = torch.autograd.grad(fused.loss, inputs)
+    monkeypatch.setattr(type(head), "fused_iqe", lambda self: None)
+    composed = qm.losses.qrl_critic(head, x, y, raw)
+    torch.testing.assert_close(tuple(fused), tuple(composed))
+    torch.testing.assert_close(fused_grads, torch.autograd.grad(composed.loss, inputs))
+
+
+def test_heads_without_a_fused_form_compose():
+    for head in (
+        qm.nn.IQE(DIM, SIZE, transforms=["concave_activation"]),
+        qm.nn.IQE(DIM, SIZE, reduction="deep_linear_net_weighted_sum"),
+        qm.nn.MRNFixed(DIM),
+        qm.nn.DeepNorm(DIM, 4),
+    ):
+        (x, y), raw = rows(2, BATCH, DIM, dtype=torch.float32), scalar(dtype=torch.float32)
+        loss = qm.losses.qrl_critic(head, x, y, raw).loss + qm.losses.contrastive(head, x, y).loss
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("name", ["qrl", "contrastive backward", "tmd", "metric", "dynamics"])
+def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
+    """Ours and the formula in plain PyTorch, from the same start on the same batches: rounding apart, the same curve."""
+    generator = torch.Generator().manual_seed(1)
+    batches = [[torch.randn(32, 8, generator=generator) for _ in range(LOSSES[name][0])] for _ in range(200)]
+    curves = []
+    for which in (2, 3):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, DIM)).double()
+        head = head_of()
+        raw = scalar(0.01)
+        optimizer = torch.optim.Adam([*network.parameters(), *head.parameters(), raw], lr=1e-3)
+        curve = []
+        for batch in batches:
+            inputs = [network(part.double()) for part in batch] + [raw][: int(LOSSES[name][1])]
+            out = LOSSES[name][which](head, *inputs)
+            loss = out.loss if which == 2 else out
+            optimizer.zero_grad()
+            loss.backward()
+            if which == 3 and name == "qrl":
+                raw.grad.neg_()
+            optimizer.step()
+            curve.append(loss.item())
+        curves.append(torch.tensor(curve, dtype=torch.float64))
+    torch.testing.assert_close(curves[0], curves[1], rtol=1e-6, atol=1e-6)
+    assert curves[0][-1] != curves[0][0]
+
+
+def test_streaming_memory_at_16384_by_16384_stays_under_256_mib():
+    pytest.importorskip("resource")
+    if reason := table.why_not("cpu", "mrn", "cpu"):
+        pytest.skip(reason)
+    count = 2048  # the same tiles as at 16,384, an eighth of the rows
+    head = qm.nn.LatentMRN(512, preset="tmd")
+    x, y = rows(2, count, 512, dtype=torch.float32)
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        qm.losses.contrastive(head, x, y, streaming=True).loss.backward()
+    held = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert peak < 256 * 2**20
+
+
+def test_temporal_consistency_is_its_formula_and_masks():
+    predicted, target = rows(2, 5, BATCH, DIM)
+    mask = (torch.rand(5, BATCH) > 0.3).double()
+    ours = qm.losses.temporal_consistency(predicted, target, mask)
+    expected = 0
+    for h in range(5):
+        for b in range(BATCH):
+            p, t = predicted[h, b], target[h, b].detach()
+            expected = expected + 0.9**h * mask[h, b] * (1 - p @ t / (p.norm() * t.norm())) / BATCH
+    torch.testing.assert_close(ours.loss, expected)
+    ours.loss.backward()
+    assert target.grad is None and predicted.grad.isfinite().all()
+    bool_mask = qm.losses.temporal_consistency(predicted, target, mask.bool())
+    torch.testing.assert_close(bool_mask.loss, ours.loss)
+
+
+def test_metra_offers_the_mean_of_squares():
+    x, y, skill = rows(3, BATCH, DIM)
+    ours = qm.losses.metra(x, y, skill, scalar(), norm="mean")
+    constraint = (1 - (y - x).square().mean(dim=-1)).clamp(max=1e-3).mean()
+    torch.testing.assert_close(ours.constraint, constraint.detach())
+    torch.testing.assert_close(ours.reward, ((y - x) * skill).sum(dim=-1).detach())
+
+
+def test_linex_takes_a_discount_a_row():
+    head, (x, y, n) = head_of(), rows(3, BATCH, DIM)
+    log_discount = torch.linspace(-0.5, -0.01, BATCH, dtype=torch.float64)
+    ours = qm.losses.linex(head, x, y, n, log_discount=log_discount).loss
+    torch.testing.assert_close(ours, _plain_linex(head, x, y, n, log_discount[:, None]))
+
+
+def test_a_part_of_the_batch_with_an_offset_is_its_share_of_the_whole():
+    head, (x, y) = head_of(), rows(2, BATCH, DIM)
+    whole = qm.losses.contrastive(head, x, y, direction="forward").loss
+    parts = [
+        qm.losses.contrastive(head, x[i : i + 3], y, direction="forward", offset=i).loss for i in range(0, BATCH, 3)
+    ]
+    torch.testing.assert_close(sum(parts) / 2, whole)
+
+
+NAN = torch.full((), torch.nan)
+
+
+def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
+    (x, y), head = rows(2, BATCH, DIM), head_of()
+    for value in (torch.nan, torch.inf):
+        assert not qm.losses.qrl_critic(head, x, y, torch.tensor(value, dtype=torch.float64)).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda h, x: qm.losses.qrl_critic(h, x[:0], x[:0], scalar()), ValueError, "must not be empty"),
+        (lambda h, x: qm.losses.qrl_critic(h, x[:1], x[:1], scalar()), ValueError, "batch of one"),
+        (lambda h, x: qm.losses.qrl_critic(h, x, x[:2], scalar()), ValueError, "same shape"),
+        (lambda h, x: qm.losses.qrl_critic(h, x, x, scalar(), cost=torch.ones(4)), ValueError, "cost must be"),
+        (lambda h, x: qm.losses.qrl_critic(h, x, x, torch.ones(2)), ValueError, "without dimensions"),
+        (lambda h, x: qm.losses.qrl_critic(h, x, x, 0.1), TypeError, "raw_multiplier must be a float tensor"),
+        (lambda h, x: qm.losses.qrl_critic(h, x, x, scalar(), multiplier="relu"), ValueError, "multiplier must be"),
+        (lambda h, x: qm.losses.qrl_critic("iqe", x, x, scalar()), TypeError, "head must be"),
+        (lambda h, x: qm.losses.qrl_critic(qm.nn.IQE(DIM, SIZE, discount=0.9), x, x, scalar()), ValueError, "discount"),
+        (lambda h, x: qm.losses.latent_dynamics(h, x, x, power=3), ValueError, "power must be 1 or 2"),
+        (lambda h, x: qm.losses.contrastive(h, x, x, direction="both"), ValueError, "direction must be one of"),
+        (lambda h, x: qm.losses.contrastive(h, x, x, offset=2), ValueError, "must be the matches of x"),
+        (lambda h, x: qm.losses.contrastive(h, x[None], x), ValueError, "must agree"),
+        (lambda h, x: qm.losses.contrastive(h, x, x.float()), TypeError, "same dtype"),
+        (lambda h, x: qm.losses.linex(h, x, x, x, log_discount=torch.ones(4)), ValueError, "log_discount must be"),
+        (lambda h, x: qm.losses.tmd_critic(h, x, x, x[:3], x), ValueError, "same shape"),
+        (lambda h, x: qm.losses.tmd_critic(h, x[None], x[None], x[None], x), ValueError, "must agree"),
+        (lambda h, x: qm.losses.tmd_critic(h, x, x, x, x, discount=0.0), ValueError, "discount must be in"),
+        (lambda h, x: qm.losses.metra(x, x, x, scalar(), norm="max"), ValueError, "norm must be one of"),
+        (lambda h, x: qm.losses.metric_contrastive(x, x.int()), TypeError, "must be a float tensor"),
+        (lambda h, x: qm.losses.temporal_consistency(x, x), ValueError, r"must be \(H, B, D\)"),
+        (lambda h, x: qm.losses.temporal_consistency(x[None], x[None], x), ValueError, "mask must be"),
+    ],
+)
+def test_wrong_arguments_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call(head_of(), rows(1, BATCH, DIM)[0].detach())

@@ -1,0 +1,250 @@
+"""Finite scalar quantisation for users: checks, autograd, and the way back from indices to codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ..backends import table
+from ..reference import fsq as definition
+from . import arguments
+from .kernel_function import on_backend
+from .registration import register
+from .transforms import apply, batch_first, can_call_op_directly, in_function_transform, records_derivative
+
+_FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# --- The ops registered with torch.
+
+
+def _fake_forward(z, levels, backend):
+    indices = z.new_empty((*z.shape[:-1], z.shape[-1] // len(levels)), dtype=torch.int64)
+    return z.new_empty(z.shape), indices
+
+
+fsq_forward = register(
+    "fsq_forward(Tensor z, int[] levels, str backend) -> (Tensor, Tensor)",
+    on_backend("fsq", "fsq_forward"),
+    _fake_forward,
+)
+fsq_backward = register(
+    "fsq_backward(Tensor grad_codes, Tensor z, int[] levels, str backend) -> Tensor",
+    on_backend("fsq", "fsq_backward"),
+    lambda grad_codes, z, levels, backend: z.new_empty(z.shape),
+)
+
+# --- The Functions that differentiate them. A code depends on its own value alone, so that the gradient's kernel also
+# multiplies tangents.
+
+
+def _times_slope(factor: Tensor, z: Tensor, levels: tuple[int, ...], backend: str) -> Tensor:
+    call = fsq_backward if can_call_op_directly() else FsqBackward.apply
+    return call(factor, z, levels, backend)
+
+
+class Fsq(NamedTuple):
+    """Codes ``(..., G * n)`` and the groups' indices ``(..., G)``."""
+
+    codes: Tensor
+    indices: Tensor
+
+
+class FsqForward(Function):
+    """(z) to (codes, indices): what torch.compile traces, which supports no Function with a jvp."""
+
+    @staticmethod
+    def forward(z, levels, backend):
+        return fsq_forward(z, levels, backend)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        z, ctx.levels, ctx.backend = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(z)
+
+    @staticmethod
+    def backward(ctx, grad_codes, _grad_indices):
+        if grad_codes is None:
+            return None, None, None
+        return _times_slope(grad_codes, *ctx.saved_tensors, ctx.levels, ctx.backend), None, None
+
+    @staticmethod
+    def vmap(info, in_dims, z, levels, backend):
+        return FsqForwardMode.apply(batch_first(z, in_dims[0], info.batch_size), levels, backend), (0, 0)
+
+
+class FsqForwardMode(FsqForward):
+    """`FsqForward` with forward-mode derivatives."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        FsqForward.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        return FsqBackward.apply(tangent, *ctx.saved_tensors, ctx.levels, ctx.backend), None
+
+
+class FsqBackward(Function):
+    """(grad_codes, z) to grad_z: linear in grad_codes."""
+
+    @staticmethod
+    def forward(grad_codes, z, levels, backend):
+        return fsq_backward(grad_codes, z, levels, backend)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.levels, ctx.backend = inputs[2:]
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, tangent):
+        grad_codes, z = ctx.saved_tensors
+        grad_grad = grad_z = None
+        if ctx.needs_input_grad[0]:
+            grad_grad = _times_slope(tangent, z, ctx.levels, ctx.backend)
+        if ctx.needs_input_grad[1]:
+            grad_z = tangent * grad_codes * definition.second_derivative(z, ctx.levels)
+        return grad_grad, grad_z, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent_grad, tangent_z, *_):
+        grad_codes, z = ctx.saved_tensors
+        total = torch.zeros_like(z)
+        if tangent_grad is not None:
+            total = FsqBackward.apply(tangent_grad, z, ctx.levels, ctx.backend)
+        if tangent_z is not None:
+            total = total + tangent_z * grad_codes * definition.second_derivative(z, ctx.levels)
+        return total
+
+    @staticmethod
+    def vmap(info, in_dims, grad_codes, z, levels, backend):
+        tensors = [batch_first(one, dim, info.batch_size) for one, dim in zip((grad_codes, z), in_dims, strict=False)]
+        return FsqBackward.apply(*tensors, levels, backend), 0
+
+
+# --- The public functions.
+
+
+def _checked_levels(op: str, levels: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(levels, (list, tuple)):
+        raise TypeError(f"{op}: levels must be a list or tuple of ints, got {type(levels).__name__}.")
+    for count in levels:
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"{op}: levels must be ints, got {type(count).__name__} in {levels}.")
+        if not 2 <= count <= definition.MOST_LEVELS:
+            raise ValueError(f"{op}: levels must be from 2 to {definition.MOST_LEVELS}, got {list(levels)}.")
+    if not levels:
+        raise ValueError(f"{op}: levels must have at least one number, got none.")
+    if math.prod(levels) >= 2**63:
+        raise ValueError(f"{op}: the product of levels must be below 2^63, the indices are int64; got {list(levels)}.")
+    return tuple(levels)
+
+
+def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
+    r"""Finite scalar quantisation: every value rounded to one of a few levels, straight-through.
+
+    The last dimension is G groups of n = ``len(levels)`` values. A value z of a group that has L levels becomes
+
+    .. math:: \mathrm{code} = \frac{\mathrm{round}(\tanh(z + s) h - o)}{\lfloor L / 2 \rfloor} \in [-1, 1],\quad
+              h = 1.001 \tfrac{L - 1}{2},\quad o = \tfrac12 [L \text{ even}],\quad s = \mathrm{artanh}(o / h)
+
+    where halves are rounded to even. Digits, the rounded numbers, counted from 0, are those of the group's index, the
+    first one the least significant: index = sum_j (digit_j + L_j // 2) prod_{i<j} L_i. `fsq_codes` is the way back.
+
+    Args:
+        z: ``(..., G * n)``; float32, float64, bfloat16 or float16.
+        levels: n ints from 2 to 1000 (beyond, h would round to a level that does not exist); their product is below
+            2^63.
+        backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
+
+    Returns:
+        A named tuple: ``codes`` (..., G * n), float32 for half inputs, else of z's dtype, and ``indices`` (..., G),
+        int64.
+
+    The gradient takes the rounding for the identity: d code / d z = (1 - tanh(z + s)^2) h / (L // 2). Backward keeps z
+    alone.
+
+    A NaN gives the code NaN, and its group the index -1. Infinities give the outermost levels.
+
+    Raises:
+        ValueError: levels out of range, none, a product that is too large, or a last size that is no multiple of n.
+        TypeError: z no float tensor, levels not ints. RuntimeError: a backend that cannot run here.
+
+    Source: Mentzer et al. 2023, arXiv 2309.15505, with the constants of the PyTorch code that iQRL, arXiv 2406.02696,
+    uses. That leaves indices of groups with NaN undefined.
+
+    Example:
+        >>> codes, indices = qm.fsq(torch.tensor([0.1, -0.7, 9.0, -9.0]), levels=[5, 8])
+        >>> codes
+        tensor([ 0.0000, -0.5000,  1.0000, -1.0000])
+        >>> indices
+        tensor([12,  4])
+        >>> qm.fsq_codes(indices, levels=[5, 8])
+        tensor([ 0.0000, -0.5000,  1.0000, -1.0000])
+    """
+    levels = _checked_levels("fsq", levels)
+    if not isinstance(z, Tensor):
+        raise TypeError(f"fsq: z must be a tensor, got {type(z).__name__}.")
+    if z.dtype not in _FLOAT_DTYPES:
+        raise TypeError(
+            f"fsq: z must be float64, float32, bfloat16 or float16, got {z.dtype}; convert it first, for example "
+            "z.float()."
+        )
+    if z.dim() == 0 or z.shape[-1] % len(levels) != 0:
+        raise ValueError(
+            f"fsq: the last size of z must be a multiple of the number of levels, {len(levels)}, got {tuple(z.shape)}."
+        )
+    z, backend = arguments.in_compute_dtype(z), table.requested(backend)
+    if not records_derivative(z):
+        return Fsq(*fsq_forward(z, levels, backend))
+    return Fsq(*apply(FsqForward if torch.compiler.is_compiling() else FsqForwardMode, z, levels, backend))
+
+
+def fsq_codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The codes of indices: the inverse of `fsq`, bit for bit where ``dtype`` is that of its codes.
+
+    Args:
+        indices: ``(..., G)``, of any integer dtype.
+        levels: as they were for `fsq`.
+        dtype: of the codes; a floating point dtype.
+
+    Returns:
+        ``(..., G * n)``; NaN where an index is -1.
+
+    Raises:
+        ValueError: levels as for `fsq`; an index that is neither -1 nor from 0 to the product of levels - 1, on a CPU
+        outside torch.compile and torch.func. Elsewhere, where a look at the numbers would wait for the device or is not
+        possible, its codes are NaN. TypeError: indices or levels not ints, dtype no floating point dtype.
+
+    Example:
+        >>> qm.fsq_codes(torch.tensor([0, 39]), levels=[5, 8])
+        tensor([-1.0000, -1.0000,  1.0000,  0.7500])
+    """
+    levels = _checked_levels("fsq_codes", levels)
+    if not isinstance(indices, Tensor) or indices.dtype.is_floating_point or indices.dtype.is_complex:
+        kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
+        raise TypeError(f"fsq_codes: indices must be a tensor of integers, got {kind}.")
+    if indices.dtype == torch.bool or indices.dim() == 0:
+        raise TypeError(
+            f"fsq_codes: indices must be integers of shape (..., G), got {indices.dtype} {tuple(indices.shape)}."
+        )
+    if not dtype.is_floating_point:
+        raise TypeError(f"fsq_codes: dtype must be a floating point dtype, got {dtype}.")
+    indices = indices.to(torch.int64)
+    can_look = indices.device.type == "cpu" and not torch.compiler.is_compiling() and not in_function_transform()
+    if can_look and ((indices < -1) | (indices >= math.prod(levels))).any():
+        raise ValueError(
+            f"fsq_codes: indices must be -1 or from 0 to {math.prod(levels) - 1}, "
+            f"got {indices.min().item()} to {indices.max().item()}."
+        )
+    computed = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+    return definition.codes(indices, levels, computed).to(dtype)

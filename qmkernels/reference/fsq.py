@@ -1,0 +1,89 @@
+"""Finite scalar quantisation in plain PyTorch: the definition of the op ``fsq``.
+
+The last dimension is groups of n values; value j of a group is bounded by a tanh and rounded to one of ``levels[j]``
+numbers. Where the number is even, the tanh is shifted so that 0 is still the middle of a level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# With more levels the bound, a thousandth beyond the outermost level, would round to one that does not exist.
+MOST_LEVELS = 1000
+
+
+class FsqConstants(NamedTuple):
+    """What one value of a group is quantised with: digit = round(tanh(z + shift) * half - offset), code = digit / width.
+
+    ``place`` is the weight of the value in the group's index.
+    """
+
+    shift: float
+    half: float
+    offset: float
+    width: int
+    place: int
+
+
+def constants(levels: Sequence[int]) -> list[FsqConstants]:
+    result, place = [], 1
+    for count in levels:
+        half = (count - 1) * (1 + 1e-3) / 2
+        offset = 0.5 if count % 2 == 0 else 0.0
+        result.append(FsqConstants(math.atanh(offset / half), half, offset, count // 2, place))
+        place *= count
+    return result
+
+
+def _row(values: Iterable[float], like: Tensor) -> Tensor:
+    """Numbers as a tensor; filled on the device, because a copy to it would wait."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
+def _groups(z: Tensor, levels: Sequence[int]) -> Tensor:
+    return z.unflatten(-1, (z.shape[-1] // len(levels), len(levels)))
+
+
+def fsq(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The codes (..., G * n) and the groups' indices (..., G), -1 where a value of the group is NaN."""
+    shift, half, offset, width, place = zip(*constants(levels), strict=True)
+    bounded = (_groups(z, levels) + _row(shift, z)).tanh() * _row(half, z) - _row(offset, z)
+    width = _row(width, z)
+    level = bounded.round() + width
+    index = sum(level[..., j].nan_to_num(0).to(torch.int64) * place[j] for j in range(len(place)))
+    return ((level - width) / width).flatten(-2), index.masked_fill(level.isnan().any(dim=-1), -1)
+
+
+def straight_through(z: Tensor, levels: Sequence[int]) -> Tensor:
+    """The smooth function whose derivative stands for that of the codes: they without the rounding and the offset."""
+    shift, half, _, width, _ = zip(*constants(levels), strict=True)
+    return ((_groups(z, levels) + _row(shift, z)).tanh() * (_row(half, z) / _row(width, z))).flatten(-2)
+
+
+def gradient(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
+    """The derivative of (grad_codes * straight_through(z)).sum() by z."""
+    shift, half, _, width, _ = zip(*constants(levels), strict=True)
+    slope = 1 - (_groups(z, levels) + _row(shift, z)).tanh().square()
+    return grad_codes * (slope * (_row(half, z) / _row(width, z))).flatten(-2)
+
+
+def second_derivative(z: Tensor, levels: Sequence[int]) -> Tensor:
+    """That of `straight_through`, elementwise."""
+    shift, half, _, width, _ = zip(*constants(levels), strict=True)
+    bounded = (_groups(z, levels) + _row(shift, z)).tanh()
+    return (-2 * bounded * (1 - bounded.square()) * (_row(half, z) / _row(width, z))).flatten(-2)
+
+
+def codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The codes (..., G * n) of indices (..., G); NaN where an index is none that `fsq` gives."""
+    parts = [
+        ((indices.div(one.place, rounding_mode="floor") % count) - one.width).to(dtype) / one.width
+        for one, count in zip(constants(levels), levels, strict=True)
+    ]
+    is_index = (indices >= 0) & (indices < math.prod(levels))
+    return torch.stack(parts, dim=-1).masked_fill(~is_index.unsqueeze(-1), torch.nan).flatten(-2)
