@@ -1,4 +1,4 @@
-"""Measures MRN, PQE, Poisson and nearest beside plain PyTorch: a row for each in benchmarks/results/ops_cpu.csv.
+"""Measures the ops but IQE, and the losses, beside plain PyTorch: rows in benchmarks/results/ops_cpu.csv.
 
     QMKERNELS_TORCHQMET=<checkout> python benchmarks/measure_ops.py --threads 2
 
@@ -17,10 +17,12 @@ import time
 import warnings
 from pathlib import Path
 
+import bench_losses
 import bench_mrn
 import bench_nearest
 import bench_poisson
 import bench_pqe
+import bench_qrl
 import torch
 from comparison import (
     HERE,
@@ -36,7 +38,8 @@ from comparison import (
 
 from qmkernels.bench import interleaved_times_ms
 
-CASES = [*bench_mrn.CASES, *bench_pqe.CASES, *bench_poisson.CASES, *bench_nearest.CASES]
+MODULES = (bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses)
+CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": bench_nearest.PARTS}
 COLUMNS = (
     "date", "commit", "machine", "cores", "threads", "load_average", "python", "torch", "qmkernels", "isa", "command",

@@ -95,8 +95,8 @@ def ops_tables(results: Path) -> str:
     runs = {tuple(case["ours"][field] for field in ("date", "commit")): case["ours"] for case in cases}
     lines = [
         "Median time of one call, all in one process with the same threads, taking turns; in brackets how many times "
-        "faster than that ours is, and how many were aimed at. Memory is the peak of one call above inputs and results; "
-        "the error is the largest against float64, relative to the largest value, of distances and gradients.",
+        "faster than that ours is, and how many were aimed at. Memory is the peak of one call above inputs and "
+        "results; the error is the largest against float64, relative to the largest value, of distances and gradients.",
         "",
         *header("ours", "plain PyTorch, eager", "compiled", "other", "memory ours", "eager", "error ours", "eager"),
         *(ops_row(case) for case in cases),

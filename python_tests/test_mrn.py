@@ -1,4 +1,4 @@
-"""MRN: against the published formulas, as accurate as plain PyTorch, finite where x == y, quasimetric where it claims."""
+"""MRN: the published formulas, as accurate as plain PyTorch, finite where x == y, quasimetric where it claims."""
 
 import math
 

@@ -27,7 +27,6 @@ struct Period {
             vectors[v].half[lane] = constants.half;
             vectors[v].offset[lane] = constants.offset;
             vectors[v].width[lane] = constants.width;
-            vectors[v].reciprocal[lane] = constants.reciprocal;
         }
     }
 };

@@ -18,15 +18,14 @@ namespace qmk::QMK_TARGET {
 
 template <class V>
 struct FsqConstants {
-    V shift, half, offset, width, reciprocal;
+    V shift, half, offset, width;
 };
 
 // Of a value with `count` levels, from 2 to 1000: with more the outermost would round to one that does not exist.
 template <class T>
 QMK_INLINE FsqConstants<T> fsq_constants(int64_t count) {
     const double half = double(count - 1) * (1.0 + 1e-3) / 2.0, offset = count % 2 == 0 ? 0.5 : 0.0;
-    const double width = double(count / 2);
-    return {T(::atanh(offset / half)), T(half), T(offset), T(width), T(1.0 / width)};
+    return {T(::atanh(offset / half)), T(half), T(offset), T(double(count / 2))};
 }
 
 // A level is a digit counted from 0; -1 for NaN, whose code is NaN.
@@ -41,18 +40,6 @@ QMK_INLINE Exponential<T, V> fsq_exponential(V u) {
     return exponential_of_nonpositive<T, Bits>(u < V{} ? u + u : -(u + u));
 }
 
-// digit / width for whole numbers of which width is the larger, rounded as a division rounds. On CPUs with a fused
-// multiply-add, which the remainder needs, a third of the time of one.
-template <class V>
-QMK_INLINE V fsq_code(V digit, FsqConstants<V> constants) {
-#if defined(__FMA__)
-    const V quotient = digit * constants.reciprocal;
-    return quotient + (digit - quotient * constants.width) * constants.reciprocal;
-#else
-    return digit / constants.width;
-#endif
-}
-
 template <class T, class Bits, class V>
 QMK_INLINE FsqResult<V, Bits> fsq_quantised(V z, FsqConstants<V> constants) {
     const V u = z + constants.shift;
@@ -62,7 +49,7 @@ QMK_INLINE FsqResult<V, Bits> fsq_quantised(V z, FsqConstants<V> constants) {
     // magic + k holds the integer k in its lowest bits, and the addition rounds half to even.
     const V magic = ExponentialConstants<T>::magic - V{}, shifted = bounded + magic;
     const Bits level = from_bits<Bits>(V(shifted + constants.width)) - from_bits<Bits>(magic);
-    return {fsq_code(V(shifted - magic), constants), bounded == bounded ? level : Bits{} - 1};
+    return {(shifted - magic) / constants.width, bounded == bounded ? level : Bits{} - 1};
 }
 
 // d code / d z, the rounding taken for the identity.

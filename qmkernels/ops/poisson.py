@@ -60,7 +60,7 @@ def poisson_le(a: Tensor, b: Tensor, *, backend: str | None = None) -> Tensor:
 
     Example:
         >>> qm.poisson_le(torch.tensor([0.0, 1.0, 5.0]), torch.tensor([3.0, 1.0, 1.0]))
-        tensor([1.0000, 0.6543, 0.0591])
+        tensor([1.0000, 0.6543, 0.0656])
     """
     return _run("poisson_le", a, b, "le", backend)
 

@@ -1,0 +1,275 @@
+// What the forward kernels share that measure rows by IQE: how a block walks over rows and reduces their components,
+// and how a thread (intervals in registers) or a warp (in shared memory) measures one component.
+#pragma once
+
+#include "../math/iqe.h"
+#include "../math/reduction.h"
+#include "launch.cuh"
+#include "pack.cuh"
+#include "sort.cuh"
+#include "warp.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+using namespace QMK_TARGET;
+
+constexpr int block_threads = 128;
+
+// A tile is whole rows: as many as have up to `components_per_tile` components, but at least one.
+struct RowTiles {
+    int64_t rows, tiles;
+    int num_components, rows_per_tile;
+};
+
+inline RowTiles row_tiles(int64_t rows, int64_t num_components, int64_t components_per_tile) {
+    const int64_t rows_per_tile = std::max<int64_t>(components_per_tile / num_components, 1);
+    return {rows, divide_up(rows, rows_per_tile), int(num_components), int(rows_per_tile)};
+}
+
+inline bool has_register_kernel(int64_t dim_per_component) {
+    return dim_per_component == 4 || dim_per_component == 8 || dim_per_component == 16 || dim_per_component == 32;
+}
+
+// A tile for kernels with a component a thread or, where there are more values, a warp. A warp takes its time for a
+// component: fewer of them a block, so that few rows still fill the device.
+inline RowTiles forward_tiles(int64_t rows, int64_t num_components, bool in_registers) {
+    return row_tiles(rows, num_components, in_registers ? block_threads : 16);
+}
+
+// Up to 128 neighbouring components of a tile; `first` counts from the tile's first.
+struct Chunk {
+    int64_t first_row;
+    int num_rows, first, count;
+};
+
+// Adds the lengths of a chunk up to its rows' summaries and calls `finish(row, summary)` with what is finished, in one
+// thread a row. A tile of one row may have many chunks: `row` carries its summary from chunk to chunk.
+template <class T, class Finish>
+__device__ __forceinline__ void reduce_chunk(const RowTiles& tiles, const Chunk& chunk, const T* lengths,
+                                             RowSummary<T>& row, Finish&& finish) {
+    const int num_components = tiles.num_components;
+    const bool whole_rows = num_components <= block_threads;
+    const int columns = whole_rows ? num_components : chunk.count;
+    int width = 1;
+    while (width < columns && width < 32) width *= 2;
+    const int group = threadIdx.x / width, member = threadIdx.x % width;
+    for (int first = 0; first < chunk.num_rows; first += int(blockDim.x) / width) {
+        const int r = first + group;
+        RowSummary<T> part;
+        if (r < chunk.num_rows)
+            for (int c = member; c < columns; c += width) part.add(lengths[r * columns + c], chunk.first + c);
+        part.merge_threads(width);
+        if (whole_rows)
+            row = part;
+        else
+            row.merge(part.sum, part.maximum, part.largest);
+        if (member == 0 && r < chunk.num_rows && (whole_rows || chunk.first + chunk.count == num_components))
+            finish(chunk.first_row + r, row);
+    }
+}
+
+// For every chunk of the tiles calls `measure(component, count)`, the first component counted from the first of all,
+// and then `reduce(chunk, rows)`; Rows is what `reduce` carries from chunk to chunk of a tile.
+template <class Rows, class Measure, class Reduce>
+__device__ __forceinline__ void for_each_chunk(const RowTiles& tiles, Measure&& measure, Reduce&& reduce) {
+    for (int64_t tile = blockIdx.x; tile < tiles.tiles; tile += gridDim.x) {
+        const int64_t first_row = tile * tiles.rows_per_tile, rows_left = tiles.rows - first_row;
+        const int num_rows = rows_left < tiles.rows_per_tile ? int(rows_left) : tiles.rows_per_tile;
+        const int in_tile = num_rows * tiles.num_components;
+        Rows rows;
+        for (int first = 0; first < in_tile; first += block_threads) {
+            const int count = in_tile - first < block_threads ? in_tile - first : block_threads;
+            measure(first_row * tiles.num_components + first, count);
+            __syncthreads();
+            reduce(Chunk{first_row, num_rows, first, count}, rows);
+            __syncthreads();
+        }
+    }
+}
+
+// K numbers a thread, of `count` neighbouring components, by way of shared memory: `source(i)` is the address of the
+// i-th 16-byte pack of them. A component's packs lie an odd number of packs apart, so that 8 threads reading one each
+// touch all banks.
+template <class T, int K, class Source>
+__device__ __forceinline__ void load_components(Source&& source, int count, int4* staged, T (&to)[K]) {
+    constexpr int packs = K * sizeof(T) / 16, stride = packs | 1;
+#pragma unroll
+    for (int step = 0; step < packs; ++step) {
+        const int pack = step * block_threads + threadIdx.x;
+        if (pack < count * packs) staged[pack / packs * stride + pack % packs] = *source(pack);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < packs; ++i) {
+        const Pack<T> pack = load_pack<T>(staged + threadIdx.x * stride + i);
+#pragma unroll
+        for (int v = 0; v < Pack<T>::size; ++v)
+            to[i * Pack<T>::size + v] = finite_or_nan(pack.values[v], Limits<T>::highest);
+    }
+    __syncthreads();
+}
+
+// The same of components that follow one another in memory.
+template <class T, int K>
+__device__ __forceinline__ void load_components(const T* from, int count, int4* staged, T (&to)[K]) {
+    const int4* packs_from = reinterpret_cast<const int4*>(from);
+    load_components([&](int pack) { return packs_from + pack; }, count, staged, to);
+}
+
+// Shared memory of load_components, in packs.
+template <class T, int K>
+constexpr int staged_packs = block_threads*(int(K * sizeof(T) / 16) | 1);
+
+// The least number of blocks a multiprocessor for kernels with `bytes` of intervals in a thread's registers: two leave
+// 255 registers a thread, four leave 128.
+constexpr int register_blocks(int bytes) {
+    return bytes > 64 ? 2 : 4;
+}
+
+template <int K>
+struct EndsWord;
+template <>
+struct EndsWord<4> {
+    using type = uint8_t;
+};
+template <>
+struct EndsWord<8> {
+    using type = uint16_t;
+};
+template <>
+struct EndsWord<16> {
+    using type = uint32_t;
+};
+template <>
+struct EndsWord<32> {
+    using type = uint64_t;
+};
+
+template <int K>
+__device__ __forceinline__ void mark_intervals(uint32_t (&marks)[K]) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) marks[k] = 1u << k;
+}
+
+// The length of the union of intervals sorted by x; stores its ends.
+template <class T, int K>
+__device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K], const uint32_t (&marks)[K],
+                                               uint8_t* ends, int64_t component) {
+    IqeEnds<T, uint32_t> scan{-Limits<T>::highest, T(0), 0, 0, 0};
+#pragma unroll
+    for (int k = 0; k < K; ++k) scan.add(x[k], y[k], marks[k]);
+    scan.right |= scan.last;
+    using Word = typename EndsWord<K>::type;
+    const uint64_t word = uint64_t(scan.right) << K | scan.left;
+    reinterpret_cast<Word*>(ends)[component] = Word(word);
+    return scan.length;
+}
+
+// A warp's intervals in shared memory, and for each coordinate whether it is a left end (1) and a right end (2).
+template <class T>
+struct WarpIntervals {
+    T *x, *y;
+    int32_t* position;
+    uint8_t* flags;
+
+    static __host__ __device__ int64_t bytes(int64_t size) {
+        return (size * int64_t(2 * sizeof(T) + sizeof(int32_t) + 1) + 15) / 16 * 16;
+    }
+    __device__ WarpIntervals(unsigned char* memory, int size)
+        : x(reinterpret_cast<T*>(memory)),
+          y(x + size),
+          position(reinterpret_cast<int32_t*>(y + size)),
+          flags(reinterpret_cast<uint8_t*>(position + size)) {}
+};
+
+// The length of the union of the sorted intervals, and with `keep` their flags: 32 intervals at a time, the furthest y
+// before each by a prefix maximum.
+template <class T, bool keep>
+__device__ __forceinline__ T scan_by_warp(const WarpIntervals<T>& intervals, int size, int lane) {
+    T furthest_before = -Limits<T>::highest, length = T(0);
+    int pending = -1;  // the last interval so far that extends the union: a right end if the next one starts a piece
+    for (int start = 0; start < size; start += 32) {
+        const int k = start + lane;
+        const T x = k < size ? intervals.x[k] : Limits<T>::highest;
+        const T y = k < size ? intervals.y[k] : -Limits<T>::highest;
+        T greatest = y;
+#pragma unroll
+        for (int distance = 1; distance < 32; distance *= 2) {
+            const T before = __shfl_up_sync(whole_warp, greatest, distance);
+            greatest = lane >= distance && before > greatest ? before : greatest;
+        }
+        T furthest = __shfl_up_sync(whole_warp, greatest, 1);
+        furthest = lane == 0 || furthest_before > furthest ? furthest_before : furthest;
+        const T last = __shfl_sync(whole_warp, greatest, 31);
+        furthest_before = last > furthest_before ? last : furthest_before;
+        const T begin = furthest > x ? furthest : x;
+        length += y <= begin ? T(0) : y - begin;  // unordered: the NaN stays
+        if constexpr (keep) {
+            const bool extends = y > begin, starts = extends && x >= furthest;
+            const unsigned extending = __ballot_sync(whole_warp, extends);
+            const unsigned starting = __ballot_sync(whole_warp, starts);
+            const unsigned later = extending & ~((2u << lane) - 1);
+            const bool finishes = extends && later && (starting >> (__ffs(later) - 1) & 1);
+            const int position = k < size ? intervals.position[k] : 0;
+            if (k < size) intervals.flags[position] = uint8_t(starts | finishes << 1);
+            __syncwarp();
+            if (extending) {
+                if (lane == 0 && pending >= 0 && (starting >> (__ffs(extending) - 1) & 1))
+                    intervals.flags[pending] |= 2;
+                pending = __shfl_sync(whole_warp, position, 31 - __clz(extending));
+            }
+        }
+    }
+    if constexpr (keep) {
+        if (lane == 0 && pending >= 0) intervals.flags[pending] |= 2;
+        __syncwarp();
+    }
+    return sum_of_threads(length);
+}
+
+// The length of one component's union, and with `keep` its ends, for all threads of a warp.
+template <class T, bool keep>
+__device__ __forceinline__ T measure_by_warp(const WarpIntervals<T>& intervals, const T* x, const T* y, int size,
+                                             int lane, uint8_t* ends) {
+    for (int k = lane; k < size; k += 32) {
+        intervals.x[k] = finite_or_nan(x[k], Limits<T>::highest);
+        intervals.y[k] = finite_or_nan(y[k], Limits<T>::highest);
+        intervals.position[k] = k;
+    }
+    __syncwarp();
+    if constexpr (keep)
+        sort_by_warp(size, lane, intervals.x, intervals.y, intervals.position);
+    else
+        sort_by_warp(size, lane, intervals.x, intervals.y);
+    const T length = scan_by_warp<T, keep>(intervals, size, lane);
+    if constexpr (keep)
+        for (int byte = lane; byte < (2 * size + 7) / 8; byte += 32) {
+            int bits = 0;
+            for (int b = 0; b < 8; ++b) {
+                const int place = 8 * byte + b;
+                if (place < size)
+                    bits |= (intervals.flags[place] & 1) << b;
+                else if (place < 2 * size)
+                    bits |= (intervals.flags[place - size] >> 1) << b;
+            }
+            ends[byte] = uint8_t(bits);
+        }
+    __syncwarp();
+    return length;
+}
+
+// A block of as many warps, up to four, as have shared memory without asking for more.
+template <class T, class Task>
+void launch_by_warp(const char* op, void (*kernel)(Task), int64_t tiles, int64_t dim_per_component, Context context,
+                    const Task& task) {
+    const int64_t bytes = WarpIntervals<T>::bytes(dim_per_component);
+    int64_t warps = block_threads / 32;
+    while (warps > 1 && warps * bytes > shared_bytes_without_asking) warps /= 2;
+    launch(op, kernel, tiles, int(warps) * 32, warps * bytes, context, task);
+}
+
+}  // namespace
+
+}  // namespace qmk::cuda

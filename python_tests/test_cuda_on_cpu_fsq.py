@@ -1,0 +1,53 @@
+"""The CUDA kernels of finite scalar quantisation on a CPU (cuda_on_cpu.py) against backends/reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary
+
+from qmkernels.backends.compiled import fsq as compiled
+from qmkernels.backends.reference import fsq as reference
+
+pytestmark = needs_compiler
+fsq_kernels = kernels("fsq")
+
+LEVELS = ([2], [8, 8], [8, 5, 3], [7, 5, 5, 5], [7, 5, 5, 5, 9], [2] * 62)
+GROUPS = 3 * 256 + 3  # more than a grid of three blocks has threads
+
+
+def _values(levels: list[int], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Away from the middles between two levels, where the reference may round to the other side."""
+    generator = torch.Generator().manual_seed(seed)
+    z = 2 * torch.randn(GROUPS, len(levels), generator=generator, dtype=torch.float64)
+    nudged = z + 1e-5
+    is_close = reference.fsq_forward(z - 1e-5, levels)[0] != reference.fsq_forward(nudged, levels)[0]
+    return z.masked_fill(is_close, 0.1).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
+    z = _values(levels, dtype)
+    for moved in (z, off_a_boundary(z)):
+        codes, indices = compiled.fsq_forward(moved, levels)
+        wanted, wanted_indices = reference.fsq_forward(z, levels)
+        assert torch.equal(codes, wanted) and torch.equal(indices, wanted_indices)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_gradients_are_those_of_the_reference(levels, dtype):
+    z, grad = _values(levels, dtype), _values(levels, dtype, seed=1)
+    for moved in (z, off_a_boundary(z)):
+        assert_alike((compiled.fsq_backward(grad, moved, levels),), (reference.fsq_backward(grad, z, levels),))
+
+
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_nan_stays_in_its_group(levels):
+    z = _values(levels, torch.float64)
+    z[5, 0] = z[400, -1] = torch.nan
+    codes, indices = compiled.fsq_forward(z, levels)
+    assert torch.equal(codes.isnan(), z.isnan())
+    assert (indices == -1).nonzero()[:, 0].tolist() == [5, 400]
+    assert torch.equal(compiled.fsq_backward(torch.ones_like(z), z, levels).isnan(), z.isnan())

@@ -1,0 +1,81 @@
+"""Losses over a global batch: two gloo processes with half of the rows each against one process with all of them."""
+
+import os
+import socket
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import qmkernels as qm
+
+STEPS, BATCH, DIM = 4, 12, 16
+
+
+class Encoders(torch.nn.Module):
+    """phi and psi; every embedding of a step in one call, as DDP wants it."""
+
+    def __init__(self):
+        super().__init__()
+        self.phi, self.psi = torch.nn.Linear(5, DIM), torch.nn.Linear(5, DIM)
+        self.head = qm.nn.IQE(DIM, 8)
+
+    def forward(self, states, next_states, goals):
+        phi, psi, psi_next, psi_goal = self.phi(states), self.psi(states), self.psi(next_states), self.psi(goals)
+        if not dist.is_initialized():
+            return sum(losses_of(self.head, phi, psi, psi_next, psi_goal, psi_goal))
+        everywhere = qm.distributed.gather_rows(psi_goal, dim=-2)
+        offset = dist.get_rank() * len(phi)
+        return sum(losses_of(self.head, phi, psi, psi_next, psi_goal, everywhere, offset, dist.group.WORLD))
+
+
+def losses_of(head, phi, psi, psi_next, psi_goal, goals, offset=0, group=None):
+    yield qm.losses.tmd_critic(head, phi, psi, psi_next, goals, offset=offset, group=group).loss
+    for direction in ("backward", "forward", "symmetric"):
+        found = qm.losses.contrastive(
+            head, phi, goals, direction=direction, logsumexp_weight=0.1, offset=offset, group=group
+        )
+        yield found.loss
+    yield qm.losses.contrastive(head, phi, goals, form="sigmoid", offset=offset).loss
+    yield qm.losses.linex(head, phi, goals, psi_next, log_discount=-0.01, offset=offset).loss
+
+
+def train(encoders, rows):
+    optimizer = torch.optim.SGD(encoders.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(STEPS):
+        batch = [torch.randn(BATCH, 5, generator=generator)[rows] for _ in range(3)]
+        optimizer.zero_grad()
+        encoders(*batch).backward()
+        optimizer.step()
+
+
+def worker(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    encoders = Encoders()
+    train(torch.nn.parallel.DistributedDataParallel(encoders), slice(rank * BATCH // 2, (rank + 1) * BATCH // 2))
+    if rank == 0:
+        torch.save(encoders.state_dict(), os.path.join(folder, "encoders.pt"))
+    dist.destroy_process_group()
+
+
+def test_two_processes_with_half_a_batch_each_learn_what_one_learns(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(worker, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
+    torch.manual_seed(3)
+    alone = Encoders()
+    start = {name: value.clone() for name, value in alone.state_dict().items()}
+    train(alone, slice(None))
+    together = torch.load(tmp_path / "encoders.pt")
+    torch.testing.assert_close(together, dict(alone.state_dict()), rtol=2e-5, atol=2e-6)
+    assert all((value - start[name]).abs().max() > 1e-4 for name, value in together.items())
+
+
+def test_without_processes_rows_come_back_as_they_are():
+    rows = torch.randn(3, 4, requires_grad=True)
+    assert qm.distributed.gather_rows(rows) is rows
