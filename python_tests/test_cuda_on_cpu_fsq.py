@@ -13,6 +13,7 @@ pytestmark = needs_compiler
 fsq_kernels = kernels("fsq")
 
 LEVELS = ([2], [8, 8], [8, 5, 3], [7, 5, 5, 5], [7, 5, 5, 5, 9], [2] * 62)
+NAMES = [f"{levels[:5]} of {len(levels)}" for levels in LEVELS]
 GROUPS = 3 * 256 + 3  # more than a grid of three blocks has threads
 
 
@@ -26,7 +27,7 @@ def _values(levels: list[int], dtype: torch.dtype, seed: int = 0) -> torch.Tenso
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
     z = _values(levels, dtype)
     for moved in (z, off_a_boundary(z)):
@@ -36,14 +37,14 @@ def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_gradients_are_those_of_the_reference(levels, dtype):
     z, grad = _values(levels, dtype), _values(levels, dtype, seed=1)
     for moved in (z, off_a_boundary(z)):
         assert_alike((compiled.fsq_backward(grad, moved, levels),), (reference.fsq_backward(grad, z, levels),))
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_nan_stays_in_its_group(levels):
     z = _values(levels, torch.float64)
     z[5, 0] = z[400, -1] = torch.nan

@@ -14,6 +14,7 @@ from qmkernels.ops import fsq as module
 from qmkernels.reference import fsq as definition
 
 LEVELS = ([2], [5], [8, 8], [8, 5, 3], [7, 5, 5, 5], [3, 4, 5, 6, 7], [1000, 999], [2] * 62)
+NAMES = [f"{levels[:5]} of {len(levels)}" for levels in LEVELS]
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -54,7 +55,7 @@ def test_codes_and_indices_of_the_formula_by_hand(backend):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_every_level_is_reached_and_its_code_is_the_quotient_rounded_once(levels, dtype, backend):
     codes, _ = qm.fsq(_middles(levels).to(dtype), levels)
     for j, count in enumerate(levels):
@@ -63,7 +64,7 @@ def test_every_level_is_reached_and_its_code_is_the_quotient_rounded_once(levels
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_kernel_codes_equal_the_references_except_at_the_middle_between_two_levels(levels, dtype, backend):
     z = _values(levels, rows=501, groups=7, dtype=dtype)
     codes, indices = qm.fsq(z, levels)
@@ -105,7 +106,7 @@ def test_indices_lead_back_to_the_codes_and_are_in_range(levels, groups, seed):
     assert codes.abs().max() <= 1
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_codes_do_not_fall_and_infinities_give_the_outermost_levels(levels, backend):
     n = len(levels)
     z = torch.linspace(-30, 30, 2001, dtype=torch.float64)[:, None].repeat(1, n)
@@ -135,7 +136,7 @@ def test_nan_gives_nan_in_its_own_place_and_its_group_no_index(levels, dtype, ba
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_the_gradient_is_that_of_the_bounded_value(levels, dtype, backend):
     z = _values(levels, rows=37, groups=7, dtype=dtype).requires_grad_()
     grad = _values(levels, rows=37, groups=7, dtype=dtype, seed=1)

@@ -29,6 +29,7 @@ import qmkernels as qm  # noqa: E402
 from qmkernels.backends.reference import fsq as reference  # noqa: E402
 
 LEVELS = ([2], [8, 8], [8, 5, 3], [7, 5, 5, 5, 9], [1000, 999], [2] * 62)
+NAMES = [f"{levels[:5]} of {len(levels)}" for levels in LEVELS]
 
 
 @pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
@@ -45,7 +46,7 @@ def _values(levels: list[int], dtype: torch.dtype, seed: int = 0) -> torch.Tenso
 
 @runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
     z = _values(levels, dtype)
     (codes, indices), (wanted, wanted_indices) = (one.fsq_forward(z, levels) for one in (kernels, reference))
@@ -61,7 +62,7 @@ def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
 
 @runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_gradients_are_those_of_the_reference(levels, dtype):
     z, grad = _values(levels, dtype), _values(levels, dtype, seed=1)
     assert_alike((kernels.fsq_backward(grad, z, levels),), (reference.fsq_backward(grad, z, levels),))

@@ -1,5 +1,5 @@
-// Finite scalar quantisation on CPUs, for one instruction set. All values are one long row: value i has the constants of
-// level i % n, so those of a vector repeat after n vectors. A block's levels stay in cache until they are summed to
+// Finite scalar quantisation on CPUs, for one instruction set. All values are one long row: value i has the constants
+// of level i % n, so those of a vector repeat after n vectors. A block's levels stay in cache until they are summed to
 // indices. Reads z, writes codes and indices; backward reads z and the gradient, writes one.
 #include "fsq.h"
 

@@ -1,7 +1,7 @@
 // Finite scalar quantisation: a group a thread; the constants of the levels are parameters of the kernel, the same for
-// all threads of a warp at a time. Groups of up to four values have kernels of their own, in which a group is loaded and
-// stored at once where it lies on a boundary of its size. Bound by memory: forward reads z and writes codes and indices,
-// backward reads two tensors and writes one.
+// all threads of a warp at a time. Groups of up to four values have kernels of their own, in which a group is loaded
+// and stored at once where it lies on a boundary of its size. Bound by memory: forward reads z and writes codes and
+// indices, backward reads two tensors and writes one.
 #include "../math/fsq.h"
 #include "fsq.h"
 #include "launch.cuh"
@@ -43,7 +43,9 @@ struct Bits<double> {
 
 // The bytes that one instruction moves of a group: all of a group of one, two or four values, at most 16.
 template <class T, int size>
-constexpr int group_alignment = size == 3 ? sizeof(T) : size * sizeof(T) < 16 ? size * sizeof(T) : 16;
+constexpr int group_alignment = size == 3               ? sizeof(T)
+                                : size * sizeof(T) < 16 ? size * sizeof(T)
+                                                        : 16;
 
 template <class T, int size>
 struct alignas(group_alignment<T, size>) Group {
@@ -102,8 +104,8 @@ __global__ void __launch_bounds__(block_threads)
         Group<T, size> to;
 #pragma unroll
         for (int j = 0; j < size; ++j)
-            to.values[j] = grad.values[j] *
-                           QMK_TARGET::fsq_slope<T, typename Bits<T>::Type>(from.values[j], levels.constants[j]);
+            to.values[j] =
+                grad.values[j] * QMK_TARGET::fsq_slope<T, typename Bits<T>::Type>(from.values[j], levels.constants[j]);
         grad_z[g] = to;
     }
 }
@@ -115,8 +117,7 @@ __global__ void __launch_bounds__(block_threads)
          g += int64_t(gridDim.x) * block_threads)
         for (int j = 0; j < levels.n; ++j) {
             const int64_t at = g * levels.n + j;
-            grad_z[at] =
-                grad_codes[at] * QMK_TARGET::fsq_slope<T, typename Bits<T>::Type>(z[at], levels.constants[j]);
+            grad_z[at] = grad_codes[at] * QMK_TARGET::fsq_slope<T, typename Bits<T>::Type>(z[at], levels.constants[j]);
         }
 }
 
@@ -183,8 +184,8 @@ void fsq_backward(const T* grad_codes, const T* z, T* grad_z, int64_t groups, co
     });
 }
 
-#define QMK_INSTANTIATE(T)                                                                             \
-    template void fsq_forward<T>(const T*, T*, int64_t*, int64_t, const int64_t*, int, Context);       \
+#define QMK_INSTANTIATE(T)                                                                       \
+    template void fsq_forward<T>(const T*, T*, int64_t*, int64_t, const int64_t*, int, Context); \
     template void fsq_backward<T>(const T*, const T*, T*, int64_t, const int64_t*, int, Context);
 QMK_INSTANTIATE(float)
 QMK_INSTANTIATE(double)

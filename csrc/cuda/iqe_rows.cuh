@@ -93,7 +93,7 @@ __device__ __forceinline__ void for_each_chunk(const RowTiles& tiles, Measure&& 
 // i-th 16-byte pack of them. A component's packs lie an odd number of packs apart, so that 8 threads reading one each
 // touch all banks.
 template <class T, int K, class Source>
-__device__ __forceinline__ void load_components(Source&& source, int count, int4* staged, T (&to)[K]) {
+__device__ __forceinline__ void load_packs(Source&& source, int count, int4* staged, T (&to)[K]) {
     constexpr int packs = K * sizeof(T) / 16, stride = packs | 1;
 #pragma unroll
     for (int step = 0; step < packs; ++step) {
@@ -115,10 +115,10 @@ __device__ __forceinline__ void load_components(Source&& source, int count, int4
 template <class T, int K>
 __device__ __forceinline__ void load_components(const T* from, int count, int4* staged, T (&to)[K]) {
     const int4* packs_from = reinterpret_cast<const int4*>(from);
-    load_components([&](int pack) { return packs_from + pack; }, count, staged, to);
+    load_packs([&](int pack) { return packs_from + pack; }, count, staged, to);
 }
 
-// Shared memory of load_components, in packs.
+// Shared memory of either, in packs.
 template <class T, int K>
 constexpr int staged_packs = block_threads*(int(K * sizeof(T) / 16) | 1);
 

@@ -1,4 +1,4 @@
-"""The losses that quasimetric methods are made of: embeddings and a head in, a named tuple with the scalar ``loss`` out."""
+"""The losses that quasimetric methods are made of: embeddings and a head in, a named tuple with ``loss`` out."""
 
 from .contrastive import contrastive
 from .iqrl import temporal_consistency

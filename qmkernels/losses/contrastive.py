@@ -103,7 +103,7 @@ def contrastive(
 
 
 class Softmaxes(NamedTuple):
-    """One row of numbers a softmax, each (..., S): the matching logit, log-sum-exp, sum, largest and number of logits."""
+    """Of every softmax, (..., S): the matching logit, log-sum-exp, sum, largest and number of its logits."""
 
     positive: Tensor
     logsumexp: Tensor

@@ -64,7 +64,7 @@ def qrl_critic(
         goal: ``(..., B, D)``; None: ``y`` rolled by one row, the next state of another transition of the batch.
         cost: c, a number or one a row, ``(..., B)``. Default 1.
         epsilon: how far the constraint may be violated. Default 0.25.
-        softplus_beta, softplus_offset: beta and o. Defaults 0.1 and 15, as published online; offline mazes 0.01 and 500.
+        softplus_beta, softplus_offset: beta and o. Defaults 0.1 and 15, as published online; for mazes 0.01 and 500.
         multiplier: lambda = "softplus" of raw_multiplier, as published, or its "exp" (OGBench).
         threshold: the violation is held against epsilon "squared", as published, or against "plain" epsilon (OGBench,
             0.05).

@@ -27,8 +27,8 @@ def by_tiles(
 ) -> list[Tensor]:
     """``part(begin, *rows, *others)`` on blocks of rows, (..., R, D), its results (..., R) put together again.
 
-    With ``streaming`` a block's matrices live while it is computed, forward and once more in the backward pass; without,
-    all rows are one block.
+    With ``streaming`` a block's matrices live while it is computed, forward and once more in the backward pass;
+    without, all rows are one block.
     """
     count = rows[0].shape[-2]
     if not streaming:

@@ -4,9 +4,9 @@ What a new op ``foo`` is made of, from the bottom up, each in a file of its name
 
 1. ``reference/foo.py``           what it computes, in plain PyTorch, and its gradient formula.
 2. ``backends/reference/foo.py``  the contract: what ``foo_forward`` and ``foo_backward`` take and return.
-3. ``csrc/math/foo.h``            the arithmetic of one item; ``csrc/cpu``, ``csrc/cuda`` and ``backends/triton`` the loops
-   around it; ``csrc/bindings`` and ``backends/compiled`` the way there. The name goes into ``csrc/ops.cmake`` and
-   ``backends/table.py``.
+3. ``csrc/math/foo.h``            the arithmetic of one item; ``csrc/cpu``, ``csrc/cuda`` and ``backends/triton`` the
+   loops around it; ``csrc/bindings`` and ``backends/compiled`` the way there. The name goes into ``csrc/ops.cmake``,
+   ``csrc/bindings`` and ``backends/table.py``.
 4. here: the ops registered with torch, the Functions that differentiate them, the public function.
 5. ``nn/foo.py`` where it is a head; ``python_tests/test_foo.py``, ``benchmarks/bench_foo.py``.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..backends import table
@@ -262,7 +261,7 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
     """The Euclidean distance from every row of ``x`` to every row of ``y``: a metric, the MRN without asymmetric part.
 
     ``out[..., i, j] = ||x[..., i, :] - y[..., j, :]||``. Unlike ``torch.cdist``, which takes it from a matrix product
-    for all but small inputs, the differences are squared themselves: d(x, x) is exactly 0, and near rows lose no digits.
+    for all but small inputs, it squares the differences themselves: d(x, x) is exactly 0, near rows lose no digits.
 
     Args:
         x: ``(*b, N, D)``; float32, float64, bfloat16 or float16.

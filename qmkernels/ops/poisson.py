@@ -74,7 +74,7 @@ def poisson_gt(a: Tensor, b: Tensor, *, backend: str | None = None) -> Tensor:
 
 
 def log_poisson_le(a: Tensor, b: Tensor, *, backend: str | None = None) -> Tensor:
-    """The logarithm of `poisson_le`, which neither underflows nor loses digits near probability 1, nor does its gradient.
+    """The logarithm of `poisson_le`; neither it nor its gradient underflows or loses digits near probability 1.
 
     Arguments and errors are those of `poisson_le`.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..backends import table
@@ -118,7 +117,8 @@ def pqe(
         Distances ``(...)``, without unit; for reduction "none" components ``(..., C)``. float32 for half inputs, which
         are computed in float32, else x's dtype.
 
-    At x_k = y_k the gradient is that from x_k > y_k, as in the published code. NaN in a row gives NaN in that row alone.
+    At x_k = y_k the gradient is that from x_k > y_k, as in the published code. NaN in a row gives NaN in that row
+    alone.
 
     Raises:
         ValueError: sizes that do not fit, an unknown reduction or backend. TypeError: not float tensors of one dtype.

@@ -107,7 +107,7 @@ def qrl(
     form: QrlForm,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and stats (backends/reference/qrl.py) of checked arguments: x, y, goal (B, D) in the dtype of computation."""
+    """Loss and stats (backends/reference/qrl.py) of checked arguments in the dtype of computation."""
     arguments = (x, y, goal, max_weight, raw, cost, *form, backend)
     recorded = records_derivative(x, y, goal, max_weight, raw)
     loss, stats, *_ = apply(Qrl, *arguments) if recorded else qrl_forward(*arguments)
