@@ -18,20 +18,19 @@ BACKWARD = "forward+backward"
 LEVELS = [8, 8]
 ROWS, SIZE = 1280, 1024  # iQRL's batch of 256 times its horizon of 5; 512 groups of two values
 COUNT = torch.tensor(LEVELS)
-PLACE = torch.tensor([math.prod(LEVELS[:j]) for j in range(len(LEVELS))])
+HALF = (COUNT - 1) * (1 + 1e-3) / 2
+OFFSET = torch.where(COUNT % 2 == 0, 0.5, 0.0)
+SHIFT = (OFFSET / HALF).atanh()
+WIDTH = (COUNT // 2).float()
+PLACE = torch.tensor([float(math.prod(LEVELS[:j])) for j in range(len(LEVELS))])
 
 
 def plain_fsq(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes and indices, as the FSQ module that iQRL uses computes them."""
+    """Codes and indices, as the FSQ module that iQRL uses computes them, but the constants once for all calls."""
     z = z.unflatten(-1, (-1, len(LEVELS)))
-    half = (COUNT - 1) * (1 + 1e-3) / 2
-    offset = torch.where(COUNT % 2 == 0, 0.5, 0.0)
-    shift = (offset / half).atanh()
-    bounded = (z + shift).tanh() * half - offset
-    rounded = bounded + (bounded.round() - bounded).detach()
-    width = COUNT // 2
-    codes = rounded / width
-    indices = ((codes * width + width) * PLACE).sum(dim=-1).to(torch.int64)
+    bounded = (z + SHIFT).tanh() * HALF - OFFSET
+    codes = (bounded + (bounded.round() - bounded).detach()) / WIDTH
+    indices = ((codes * WIDTH + WIDTH) * PLACE).sum(dim=-1).to(torch.int64)
     return codes.flatten(-2), indices
 
 

@@ -12,7 +12,9 @@ import torch
 
 import qmkernels as qm
 from qmkernels.backends import table
+from qmkernels.ops.qrl import qrl
 from qmkernels.reference import nearest as nearest_definition
+from qmkernels.reference.qrl import QrlForm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 
@@ -316,6 +318,109 @@ def test_more_than_2_to_the_31_pairs_of_a_head(backend):
         torch.testing.assert_close(grad[-3:], expected, rtol=1e-4, atol=1e-2)
 
 
+def _qrl_tensors(size: int, dtype: torch.dtype, with_goal: bool, rows: int = 507) -> list[torch.Tensor]:
+    """raw, max_weight, x, y and perhaps goals."""
+    generator = torch.Generator(device="cuda").manual_seed(size)
+    points = torch.randn(3, rows, size, generator=generator, device="cuda", dtype=torch.float64)
+    points[1:] += 0.5
+    scalars = torch.tensor([0.4, 0.3], device="cuda", dtype=torch.float64)
+    return [one.clone().to(dtype) for one in (*scalars, *points[: 3 if with_goal else 2])]
+
+
+def _qrl_and_gradients(backend: str, tensors, size: int, reduction: str = "maxmean", **options) -> list[torch.Tensor]:
+    """The loss, the statistics and the gradients by all tensors that take part."""
+    tensors = [one.detach().requires_grad_() for one in tensors]
+    raw, max_weight, x, y, *goal = tensors
+    if reduction != "maxmean":
+        max_weight = None
+        del tensors[1]
+    cost = torch.linspace(0.5, 4, len(x), device="cuda", dtype=x.dtype)
+    form = QrlForm(size, reduction, 0.7, 3.0, **options)
+    loss, stats = qrl(x, y, goal[0] if goal else None, max_weight, raw, cost, form, backend)
+    return [loss.detach(), stats, *torch.autograd.grad(loss, tensors)]
+
+
+WITH_GOAL = pytest.mark.parametrize("with_goal", (False, True), ids=("rolled", "goal"))
+
+
+@WITH_GOAL
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("reduction", REDUCTIONS[1:])
+@pytest.mark.parametrize("dim_per_component", (1, 4, 5, 8, 16, 32, 33, 130))
+def test_qrls_error_is_no_worse_than_that_of_plain_torch(dim_per_component, reduction, dtype, with_goal, backend):
+    tensors = _qrl_tensors(7 * dim_per_component, dtype, with_goal)
+    arguments = dim_per_component, reduction
+    options = {"multiplier": "exp"} if with_goal else {}
+    truth = _qrl_and_gradients("reference", [one.double() for one in tensors], *arguments, **options)
+    plain = _qrl_and_gradients("reference", tensors, *arguments, **options)
+    kernel = _qrl_and_gradients(backend, tensors, *arguments, **options)
+    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
+        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
+        assert (got - wanted).abs().max() <= allowed
+
+
+@WITH_GOAL
+@pytest.mark.parametrize("dim_per_component", (8, 33))
+def test_a_graph_replays_qrl_with_new_numbers(dim_per_component, with_goal, backend):
+    tensors = _qrl_tensors(4 * dim_per_component, torch.float32, with_goal)
+
+    def step() -> list[torch.Tensor]:
+        return _qrl_and_gradients(backend, tensors, dim_per_component)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for one in tensors:
+        one.mul_(0.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, wanted in zip(captured, step(), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@WITH_GOAL
+@pytest.mark.parametrize("dim_per_component", (8, 33))
+def test_two_runs_of_qrl_give_the_same_bits(dim_per_component, with_goal, backend):
+    tensors = _qrl_tensors(4 * dim_per_component, torch.float32, with_goal, rows=4099)
+    runs = [_qrl_and_gradients(backend, tensors, dim_per_component) for _ in "ab"]
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dim_per_component", (8, 33))
+def test_nan_reaches_qrls_loss_and_no_other_rows_gradient(dim_per_component, backend):
+    tensors = _qrl_tensors(4 * dim_per_component, torch.float32, True)
+    wanted = _qrl_and_gradients("reference", tensors, dim_per_component)
+    tensors[2][3, 17] = torch.nan
+    got = _qrl_and_gradients(backend, tensors, dim_per_component)
+    assert got[0].isnan()
+    others = torch.arange(len(tensors[2]), device="cuda") != 3
+    for one, other in zip(got[4:], wanted[4:], strict=True):
+        torch.testing.assert_close(one[others], other[others], rtol=1e-5, atol=1e-6)
+
+
+def test_more_than_2_to_the_31_values_of_qrl(backend):
+    if backend == "triton":
+        pytest.skip("the Triton backend keeps copies: 100 GiB")
+    _skip_without_memory(60)
+    rows, size = 2**22 + 3, 512
+    x, y = (torch.empty(rows, size, device="cuda").normal_().requires_grad_() for _ in "xy")
+    raw, cost, form = torch.zeros((), device="cuda"), torch.ones(1, device="cuda"), QrlForm(8, "mean", threshold=1.0)
+    loss, _ = qrl(x, y, None, None, raw, cost, form, backend)
+    last = [one.detach()[-5:].requires_grad_() for one in (x, y)]
+    wanted, _ = qrl(*last, None, None, raw, cost, form, "reference")
+    # The first of these rows has another goal here, and the last is one.
+    kept = slice(1, 4)
+    expected = [one[kept] * 5 for one in torch.autograd.grad(wanted, last)]
+    for got, other in zip(torch.autograd.grad(loss, (x, y)), expected, strict=True):
+        torch.testing.assert_close(got[-5:][kept] * rows, other, rtol=1e-4, atol=1e-5)
+
+
 POISSON = ("poisson_le", "poisson_gt", "log_poisson_le")
 
 
@@ -383,6 +488,11 @@ def test_small_sizes_of_every_kernel_agree_with_the_reference(size, backend, dty
             leaves = [points.clone().requires_grad_() for points in (x, y)]
             out = head(*leaves, backend=one)
             results.append([out.detach(), *torch.autograd.grad(out.sum(), leaves)])
+        for got, wanted in zip(*results, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    for with_goal in (False, True):
+        tensors = _qrl_tensors(3 * size, dtype, with_goal, rows=7)
+        results = [_qrl_and_gradients(one, tensors, size) for one in (backend, "reference")]
         for got, wanted in zip(*results, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     distances = torch.randn(7, 130, device="cuda", dtype=dtype)

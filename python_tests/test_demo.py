@@ -187,7 +187,8 @@ def test_the_backends_learn_the_same(tmp_path) -> None:
     auto, reference = (
         run_in(tmp_path / name, "--steps", "6", "--backend", name)[1]["spearman_flag"] for name in ("auto", "reference")
     )
-    assert auto == pytest.approx(reference, abs=1e-3)
+    # Six steps of Adam from the same start: what rounding differs by, it grows, and ranks jump.
+    assert auto == pytest.approx(reference, abs=1e-2)
 
 
 def test_an_interrupt_keeps_what_was_learned_and_writes_both_files(tmp_path, monkeypatch, capsys) -> None:

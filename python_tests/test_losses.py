@@ -284,21 +284,6 @@ def test_qrl_options_are_those_of_their_formulas(backend):
     torch.testing.assert_close(grads[1], torch.autograd.grad(push, goal)[0])
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean", "max", "maxmean", "maxmean_ogbench"])
-@pytest.mark.parametrize("size", [1, 4, 5, 8, 16, 33])
-def test_the_fused_critic_equals_the_composed_one(size, reduction, backend, monkeypatch):
-    head = qm.nn.IQE(3 * size, size, reduction=reduction).double()
-    assert head.fused_iqe() is not None
-    (x, y), raw = rows(2, 9, 3 * size), scalar()
-    fused = qm.losses.qrl_critic(head, x, y, raw)
-    inputs = [x, y, raw, *head.parameters()]
-    fused_grads = torch.autograd.grad(fused.loss, inputs)
-    monkeypatch.setattr(type(head), "fused_iqe", lambda self: None)
-    composed = qm.losses.qrl_critic(head, x, y, raw)
-    torch.testing.assert_close(tuple(fused), tuple(composed))
-    torch.testing.assert_close(fused_grads, torch.autograd.grad(composed.loss, inputs))
-
-
 def test_heads_without_a_fused_form_compose():
     for head in (
         qm.nn.IQE(DIM, SIZE, transforms=["concave_activation"]),

@@ -7,7 +7,6 @@
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
 #include "iqe.h"
-
 #include "iqe_rows.cuh"
 
 namespace qmk::cuda {
@@ -160,12 +159,19 @@ void iqe_forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* e
     check_row_size("iqe_forward", num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, "iqe_forward");
-    const bool in_registers = has_register_kernel(dim_per_component) && is_aligned_to_16(x) && is_aligned_to_16(y) &&
-                              (!ends || is_aligned_to_16(ends));
-    const Forward<T> task{x,      y,       max_weight,
-                          out,    ends,    largest,
-                          spread, forward_tiles(rows, num_components, in_registers),
-                          int(dim_per_component), reduction};
+    const bool in_registers =
+        (dim_per_component == 4 || dim_per_component == 8 || dim_per_component == 16 || dim_per_component == 32) &&
+        is_aligned_to_16(x) && is_aligned_to_16(y) && (!ends || is_aligned_to_16(ends));
+    const Forward<T> task{x,
+                          y,
+                          max_weight,
+                          out,
+                          ends,
+                          largest,
+                          spread,
+                          forward_tiles(rows, num_components, in_registers),
+                          int(dim_per_component),
+                          reduction};
     if (!in_registers)
         return launch_by_warp<T>("iqe_forward",
                                  ends ? iqe_forward_any_kernel<T, true> : iqe_forward_any_kernel<T, false>,

@@ -28,10 +28,6 @@ inline RowTiles row_tiles(int64_t rows, int64_t num_components, int64_t componen
     return {rows, divide_up(rows, rows_per_tile), int(num_components), int(rows_per_tile)};
 }
 
-inline bool has_register_kernel(int64_t dim_per_component) {
-    return dim_per_component == 4 || dim_per_component == 8 || dim_per_component == 16 || dim_per_component == 32;
-}
-
 // A tile for kernels with a component a thread or, where there are more values, a warp. A warp takes its time for a
 // component: fewer of them a block, so that few rows still fill the device.
 inline RowTiles forward_tiles(int64_t rows, int64_t num_components, bool in_registers) {
@@ -120,7 +116,7 @@ __device__ __forceinline__ void load_components(const T* from, int count, int4* 
 
 // Shared memory of either, in packs.
 template <class T, int K>
-constexpr int staged_packs = block_threads*(int(K * sizeof(T) / 16) | 1);
+constexpr int staged_packs = block_threads * (int(K * sizeof(T) / 16) | 1);
 
 // The least number of blocks a multiprocessor for kernels with `bytes` of intervals in a thread's registers: two leave
 // 255 registers a thread, four leave 128.

@@ -1,14 +1,15 @@
 // QRL's critic with an IQE head: from embeddings to the loss, and back.
 //
 // Forward: a component is sorted by x once, with y and the goal beside it, and scanned twice: one thread a component
-// for K = 4, 8, 16, 32 as in iqe.cu. Any other K: one warp a component, twice. What a row adds to the loss goes to
-// scratch; one block adds that up. Backward: one thread for 16 bytes of each gradient, each written once, from two bits
-// an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where they lie.
+// for K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp a component, twice. What a row adds to the
+// loss goes to scratch; one block adds that up. Backward: one thread for 16 bytes of each gradient, each written once,
+// from two bits an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where they
+// lie.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
-#include "qrl.h"
-
 #include "iqe_rows.cuh"
+#include "qrl.h"
+#include "rows.cuh"
 
 namespace qmk::cuda {
 
@@ -52,8 +53,7 @@ __device__ __forceinline__ void reduce_all(const QrlForward<T>& task, const T (*
             reduce_chunk(task.tiles, chunk, lengths[pair], row.pairs[pair], [&](int64_t i, const RowSummary<T>& whole) {
                 const int num_components = task.tiles.num_components;
                 const int64_t at = pair * rows + i;
-                const T distance =
-                    reduced(form.reduction, whole.sum, whole.maximum, num_components, task.max_weight);
+                const T distance = reduced(form.reduction, whole.sum, whole.maximum, num_components, task.max_weight);
                 if (task.largest) task.largest[at] = whole.largest;
                 if (task.spread)
                     task.spread[at] =
@@ -69,7 +69,8 @@ __device__ __forceinline__ void reduce_all(const QrlForward<T>& task, const T (*
 }
 
 template <class T, int K>
-__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T))) qrl_forward_kernel(QrlForward<T> task) {
+__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
+    qrl_forward_kernel(QrlForward<T> task) {
     constexpr int packs = K * sizeof(T) / 16;
     __shared__ int4 staged[staged_packs<T, K>];
     __shared__ T lengths[2][block_threads];
@@ -232,6 +233,23 @@ __global__ void __launch_bounds__(sum_threads) qrl_weight_gradient_kernel(QrlWei
     if (threadIdx.x == 0) *task.grad_max_weight = *task.grad_loss * sum;
 }
 
+// Null where there is none: three arrays of 32 doubles and their marks are more than 255 registers.
+template <class T>
+auto register_kernel(int64_t dim_per_component) -> void (*)(QrlForward<T>) {
+    switch (dim_per_component) {
+        case 4:
+            return qrl_forward_kernel<T, 4>;
+        case 8:
+            return qrl_forward_kernel<T, 8>;
+        case 16:
+            return qrl_forward_kernel<T, 16>;
+        default:
+            if constexpr (sizeof(T) == 4)
+                if (dim_per_component == 32) return qrl_forward_kernel<T, 32>;
+            return nullptr;
+    }
+}
+
 }  // namespace
 
 template <class T>
@@ -240,39 +258,19 @@ void qrl_forward(const T* x, const T* y, const T* goal, const T* max_weight, con
                  T* scratch, int64_t rows, int64_t num_components, QrlForm form, Context context) {
     const int64_t size = form.dim_per_component;
     check_row_size("qrl_forward", num_components, size);
-    if (rows == 0 || num_components == 0) return;
+    if (num_components == 0) return;
     const DeviceGuard guard(context.device, "qrl_forward");
     const T* goals = goal ? goal : y;
-    const bool in_registers = has_register_kernel(size) && is_aligned_to_16(x) && is_aligned_to_16(y) &&
+    const bool in_registers = register_kernel<T>(size) && is_aligned_to_16(x) && is_aligned_to_16(y) &&
                               is_aligned_to_16(goals) && is_aligned_to_16(ends);
-    const QrlForward<T> task{x,
-                             y,
-                             goals,
-                             max_weight,
-                             raw,
-                             cost,
-                             goal ? 0 : num_components,
-                             num_costs,
-                             slopes,
-                             ends,
-                             largest,
-                             spread,
-                             scratch,
-                             forward_tiles(rows, num_components, in_registers),
-                             form};
-    const auto forward = [&](void (*kernel)(QrlForward<T>)) {
-        launch("qrl_forward", kernel, task.tiles.tiles, block_threads, 0, context, task);
-    };
-    if (!in_registers)
-        launch_by_warp<T>("qrl_forward", qrl_forward_any_kernel<T>, task.tiles.tiles, size, context, task);
-    else if (size == 4)
-        forward(qrl_forward_kernel<T, 4>);
-    else if (size == 8)
-        forward(qrl_forward_kernel<T, 8>);
-    else if (size == 16)
-        forward(qrl_forward_kernel<T, 16>);
+    const QrlForward<T> task{
+        x,         y,      goals, max_weight, raw,    cost,    goal ? 0 : num_components,
+        num_costs, slopes, ends,  largest,    spread, scratch, forward_tiles(rows, num_components, in_registers),
+        form};
+    if (in_registers)
+        launch("qrl_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
     else
-        forward(qrl_forward_kernel<T, 32>);
+        launch_by_warp<T>("qrl_forward", qrl_forward_any_kernel<T>, task.tiles.tiles, size, context, task);
     const QrlSums<T> sums{scratch, raw, loss, stats, rows, form};
     launch("qrl_forward", qrl_sums_kernel<T>, 1, sum_threads, 0, context, sums);
 }
@@ -282,7 +280,7 @@ void qrl_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, cons
                   const T* max_weight, T* grad_x, T* grad_y, T* grad_goal, T* grad_max_weight, int64_t rows,
                   int64_t num_components, int64_t dim_per_component, Reduction reduction, Context context) {
     check_row_size("qrl_backward", num_components, dim_per_component);
-    if (rows == 0 || num_components == 0) return;
+    if (num_components == 0) return;
     const DeviceGuard guard(context.device, "qrl_backward");
     constexpr int pack = Pack<T>::size;
     const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y) &&
@@ -296,7 +294,7 @@ void qrl_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, cons
                               grad_x,
                               grad_y,
                               grad_goal,
-                              row_tiles(rows, num_components * groups, 1024),
+                              row_tiles(rows, num_components, 1024 / groups),
                               int(dim_per_component),
                               reduction};
     launch("qrl_backward", by_pack ? qrl_backward_kernel<T, pack> : qrl_backward_kernel<T, 1>, task.tiles.tiles, 256, 0,
@@ -306,11 +304,11 @@ void qrl_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, cons
     launch("qrl_backward", qrl_weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                          \
-    template void qrl_forward<T>(const T*, const T*, const T*, const T*, const T*, const T*, int64_t, T*, T*, T*,   \
-                                 uint8_t*, int32_t*, T*, T*, int64_t, int64_t, QrlForm, Context);                   \
-    template void qrl_backward<T>(const T*, const T*, const uint8_t*, const int32_t*, const T*, const T*, T*, T*,   \
-                                  T*, T*, int64_t, int64_t, int64_t, Reduction, Context);
+#define QMK_INSTANTIATE(T)                                                                                            \
+    template void qrl_forward<T>(const T*, const T*, const T*, const T*, const T*, const T*, int64_t, T*, T*, T*,     \
+                                 uint8_t*, int32_t*, T*, T*, int64_t, int64_t, QrlForm, Context);                     \
+    template void qrl_backward<T>(const T*, const T*, const uint8_t*, const int32_t*, const T*, const T*, T*, T*, T*, \
+                                  T*, int64_t, int64_t, int64_t, Reduction, Context);
 QMK_INSTANTIATE(float)
 QMK_INSTANTIATE(double)
 #undef QMK_INSTANTIATE

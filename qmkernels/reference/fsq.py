@@ -18,9 +18,9 @@ MOST_LEVELS = 1000
 
 
 class FsqConstants(NamedTuple):
-    """What one value of a group is quantised with: digit = round(tanh(z + shift) * half - offset), code = digit / width.
+    """What one value of a group is quantised with.
 
-    ``place`` is the weight of the value in the group's index.
+    digit = round(tanh(z + shift) * half - offset), code = digit / width; ``place`` is the digit's weight in the index.
     """
 
     shift: float
