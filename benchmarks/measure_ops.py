@@ -17,6 +17,7 @@ import time
 import warnings
 from pathlib import Path
 
+import bench_fsq
 import bench_losses
 import bench_mrn
 import bench_nearest
@@ -38,7 +39,7 @@ from comparison import (
 
 from qmkernels.bench import interleaved_times_ms
 
-MODULES = (bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses)
+MODULES = (bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq)
 CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": bench_nearest.PARTS}
 COLUMNS = (

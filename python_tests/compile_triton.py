@@ -137,7 +137,14 @@ def nearest(dtype: torch.dtype) -> Iterator[Launch]:
     yield kernels.nearest_merge_kernel, {"BLOCK": 16, "k": 1}, 4
 
 
-LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest)}
+def fsq(dtype: torch.dtype) -> Iterator[Launch]:
+    kernels = module("fsq")
+    for levels in ([8, 8], [8, 5, 3], [1000] * 6, [2] * 62):
+        yield kernels.fsq_forward_kernel, kernels.forward_constants(levels), 4
+        yield kernels.fsq_backward_kernel, kernels.backward_constants(levels), 4
+
+
+LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq)}
 
 
 def main(op: str, target: str, dtype: str) -> None:

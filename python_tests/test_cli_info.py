@@ -185,7 +185,9 @@ def test_the_results_tables_come_from_the_last_run_and_check_finds_a_stale_readm
         writer.writeheader()
         writer.writerows(stored)
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results:ops -->\n<!-- /results -->\n<!-- results:iqe -->\n<!-- /results -->\nafter\n")
+    readme.write_text(
+        "before\n<!-- results:ops -->\n<!-- /results -->\n<!-- results:iqe -->\n<!-- /results -->\nafter\n"
+    )
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["tables.py", "--readme", str(readme), "--results", str(tmp_path), *arguments])

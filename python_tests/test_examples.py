@@ -11,7 +11,7 @@ import torch
 import qmkernels as qm
 
 MODULES = [
-    "qmkernels.distributed", "qmkernels.losses.contrastive", "qmkernels.losses.qrl", "qmkernels.ops.iqe",
+    "qmkernels.distributed", "qmkernels.losses.contrastive", "qmkernels.losses.qrl", "qmkernels.ops.fsq", "qmkernels.ops.iqe",
     "qmkernels.ops.mrn", "qmkernels.ops.nearest", "qmkernels.ops.poisson", "qmkernels.ops.pqe",
 ]  # fmt: skip
 

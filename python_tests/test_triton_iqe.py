@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import qmkernels as qm
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from triton_testing import (  # noqa: E402
@@ -247,3 +249,19 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
     assert compiled_ahead_of_time("iqe", target, dtype, tmp_path) == 4 * 4 * 2
+
+
+@runs_here
+@pytest.mark.parametrize("has_goal", (False, True))
+def test_the_fused_critic_of_qrl_runs_on_these_kernels(has_goal):
+    torch.manual_seed(0)
+    x, y, goal = (torch.randn(6, 24, device=DEVICE, requires_grad=True) for _ in range(3))
+    raw = torch.tensor(0.3, device=DEVICE, requires_grad=True)
+    head = qm.nn.IQE(24, 8).to(DEVICE)
+    leaves = [x, y, raw, *head.parameters(), *([goal] if has_goal else [])]
+    results = []
+    for backend in ("triton", "reference"):
+        with qm.use_backend(backend):
+            found = qm.losses.qrl_critic(head, x, y, raw, goal=goal if has_goal else None)
+            results.append((*found, *torch.autograd.grad(found.loss, leaves)))
+    torch.testing.assert_close(*results)

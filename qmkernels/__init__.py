@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from . import backends, compat, distributed, losses, nn
 from .backends.table import use_backend
+from .ops.fsq import fsq, fsq_codes
 from .ops.iqe import iqe, iqe_pairwise
 from .ops.mrn import euclidean_pairwise, mrn, mrn_pairwise
 from .ops.nearest import nearest
@@ -20,6 +21,8 @@ __all__ = [
     "compat",
     "distributed",
     "euclidean_pairwise",
+    "fsq",
+    "fsq_codes",
     "iqe",
     "iqe_pairwise",
     "log_poisson_le",

@@ -39,6 +39,7 @@ PYBIND11_MODULE(_core, module) {
 #else
     pybind11::module_* cuda_or_null = nullptr;
 #endif
+    qmk::bind_fsq(cpu, cuda_or_null);
     qmk::bind_iqe(cpu, cuda_or_null);
     qmk::bind_mrn(cpu, cuda_or_null);
     qmk::bind_nearest(cpu, cuda_or_null);
