@@ -11,8 +11,8 @@ import torch
 import qmkernels as qm
 
 MODULES = [
-    "qmkernels.distributed", "qmkernels.losses.contrastive", "qmkernels.losses.qrl", "qmkernels.ops.fsq", "qmkernels.ops.iqe",
-    "qmkernels.ops.mrn", "qmkernels.ops.nearest", "qmkernels.ops.poisson", "qmkernels.ops.pqe",
+    "qmkernels.distributed", "qmkernels.losses.contrastive", "qmkernels.losses.qrl", "qmkernels.ops.fsq",
+    "qmkernels.ops.iqe", "qmkernels.ops.mrn", "qmkernels.ops.nearest", "qmkernels.ops.poisson", "qmkernels.ops.pqe",
 ]  # fmt: skip
 
 

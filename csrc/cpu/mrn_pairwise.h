@@ -7,9 +7,9 @@
 
 #include <cstdlib>
 
-#include "roots.h"
 #include "mrn.h"
 #include "parallel.h"
+#include "roots.h"
 #include "workspace.h"
 
 namespace qmk::QMK_TARGET {

@@ -114,16 +114,20 @@ __global__ void __launch_bounds__(block_threads) qrl_forward_any_kernel(QrlForwa
 
 constexpr int sum_threads = 512;
 
-// The sum over a block, in its first thread.
-template <class T>
-__device__ __forceinline__ T sum_of_block(T value) {
-    __shared__ T of_warps[sum_threads / 32];
-    value = sum_of_threads(value);
-    __syncthreads();  // the sum before has been read
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+// The sums over a block, in its first thread; once a kernel.
+template <class T, int count>
+__device__ __forceinline__ void sum_over_block(T (&values)[count]) {
+    constexpr int warps = sum_threads / 32;
+    __shared__ T of_warps[count][warps];
+#pragma unroll
+    for (int n = 0; n < count; ++n) {
+        const T of_warp = sum_of_threads(values[n]);
+        if (threadIdx.x % 32 == 0) of_warps[n][threadIdx.x / 32] = of_warp;
+    }
     __syncthreads();
-    if (threadIdx.x >= 32) return value;
-    return sum_of_threads(of_warps[threadIdx.x % (sum_threads / 32)], sum_threads / 32);
+    if (threadIdx.x >= 32) return;
+#pragma unroll
+    for (int n = 0; n < count; ++n) values[n] = sum_of_threads(of_warps[n][threadIdx.x % warps], warps);
 }
 
 template <class T>
@@ -142,8 +146,7 @@ __global__ void __launch_bounds__(sum_threads) qrl_sums_kernel(QrlSums<T> task) 
     for (int64_t i = threadIdx.x; i < task.rows; i += blockDim.x)
 #pragma unroll
         for (int term = 0; term < 4; ++term) sums[term] += task.terms[term * task.rows + i];
-#pragma unroll
-    for (int term = 0; term < 4; ++term) sums[term] = sum_of_block(sums[term]);
+    sum_over_block(sums);
     if (threadIdx.x != 0) return;
     const auto multiplier = qrl_multiplier(*task.raw, task.form);
     const T rows = T(task.rows), push = sums[0] / rows, violation = sums[1] / rows;
@@ -226,11 +229,11 @@ struct QrlWeightGradient {
 // One block.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) qrl_weight_gradient_kernel(QrlWeightGradient<T> task) {
-    T sum = T(0);
+    T sum[1] = {};
 #pragma unroll 4
-    for (int64_t i = threadIdx.x; i < task.count; i += blockDim.x) sum += task.slopes[i] * task.spread[i];
-    sum = sum_of_block(sum);
-    if (threadIdx.x == 0) *task.grad_max_weight = *task.grad_loss * sum;
+    for (int64_t i = threadIdx.x; i < task.count; i += blockDim.x) sum[0] += task.slopes[i] * task.spread[i];
+    sum_over_block(sum);
+    if (threadIdx.x == 0) *task.grad_max_weight = *task.grad_loss * sum[0];
 }
 
 // Null where there is none: three arrays of 32 doubles and their marks are more than 255 registers.
