@@ -402,6 +402,7 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
         (lambda h, x: qm.losses.qrl_critic(h, x, x, 0.1), TypeError, "raw_multiplier must be a float tensor"),
         (lambda h, x: qm.losses.qrl_critic(h, x, x, scalar(), multiplier="relu"), ValueError, "multiplier must be"),
         (lambda h, x: qm.losses.qrl_critic("iqe", x, x, scalar()), TypeError, "head must be"),
+        (lambda h, x: qm.losses.qrl_critic(h, x[:, :8], x[:, :8], scalar()), ValueError, "last size input_size=12"),
         (lambda h, x: qm.losses.qrl_critic(qm.nn.IQE(DIM, SIZE, discount=0.9), x, x, scalar()), ValueError, "discount"),
         (lambda h, x: qm.losses.latent_dynamics(h, x, x, power=3), ValueError, "power must be 1 or 2"),
         (lambda h, x: qm.losses.contrastive(h, x, x, direction="both"), ValueError, "direction must be one of"),

@@ -90,7 +90,7 @@ def qrl_critic(
     cost = common.per_row("qrl_critic", "cost", cost, x[..., 0])
     allowed = epsilon**2 if threshold == "squared" else epsilon
     form = QrlForm(1, "sum", float(softplus_beta), float(softplus_offset), multiplier, float(allowed))
-    fused = _fused_iqe(head, x, cost)
+    fused = _fused_iqe(head, x, y, cost)
     if fused is not None:
         size, reduction, max_weight = fused
         form = form._replace(dim_per_component=size, reduction=reduction)
@@ -102,12 +102,12 @@ def qrl_critic(
     return QRLCritic(loss, *(value.detach() for value in others))
 
 
-def _fused_iqe(head: common.Head, x: Tensor, cost: Tensor | float) -> tuple[int, str, Tensor | None] | None:
+def _fused_iqe(head: common.Head, x: Tensor, y: Tensor, cost: Tensor | float) -> tuple[int, str, Tensor | None] | None:
     """The head as an IQE that the op computes, for one batch; None where the loss is composed of distances."""
     find = getattr(head, "fused_iqe", None)
     if x.dim() != 2 or find is None or in_function_transform() or (isinstance(cost, Tensor) and cost.requires_grad):
         return None
-    return find()
+    return find(x, y)
 
 
 def _by_kernel(

@@ -127,9 +127,10 @@ class IQE(KernelHead):
         )
         return Kernel(partial(iqe, **settings), partial(iqe_pairwise, **settings), reduction.finish)
 
-    def fused_iqe(self) -> tuple[int, str, Tensor | None] | None:
-        """``dim_per_component``, reduction and weight with which a fused loss computes this distance; None where the
-        distance is not that of one kernel, and losses are composed of calls of this module."""
+    def fused_iqe(self, x: Tensor, y: Tensor) -> tuple[int, str, Tensor | None] | None:
+        """``dim_per_component``, reduction and weight with which a fused loss computes this distance from x to y; None
+        where the distance is not that of one kernel, and losses are composed of calls of this module."""
+        self._check_sizes(x, y)
         if self._own_components or self._own_forward or self.discount is not None:
             return None
         reduction = self._kernel_reduction("sum", "mean", "max", "maxmean")
