@@ -69,7 +69,7 @@ class Case:
             nonlocal grad_out
             out = function(*leaves)
             if grad_out is None:
-                grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+                grad_out = randn(*out.shape, seed=2).to(out.dtype)
             return (out.detach(), *torch.autograd.grad(out, leaves, grad_out))
 
         return forward_and_backward

@@ -175,7 +175,29 @@ template <class T>
 QMK_INLINE T sum_of_lanes(Lanes<T> v) {
     return fold_lanes<num_lanes<T> / 2, T>(v)[0];
 }
+
+template <int distance, class T>
+QMK_INLINE Lanes<T> fold_maxima(Lanes<T> v) {
+    if constexpr (distance == 0) {
+        return v;
+    } else {
+        const auto other = rotated<distance>(v, typename MakeSequence<num_lanes<T>>::type{});
+        return fold_maxima<distance / 2, T>(v > other ? v : other);
+    }
+}
+
+// Of numbers.
+template <class T>
+QMK_INLINE T max_of_lanes(Lanes<T> v) {
+    return fold_maxima<num_lanes<T> / 2, T>(v)[0];
+}
 #else
+template <class T>
+QMK_INLINE T max_of_lanes(Lanes<T> v) {
+    T most = v[0];
+    for (int lane = 1; lane < num_lanes<T>; ++lane) most = v[lane] > most ? v[lane] : most;
+    return most;
+}
 template <class T>
 QMK_INLINE T sum_of_lanes(Lanes<T> v) {
     T sum = 0;

@@ -8,66 +8,82 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// The largest of a component's asymmetric differences, at least 0, and where it first is. NaN if one is NaN.
+// A block of components one after another in memory, as many as there are lanes: lanes run along each of them, and what
+// is left is put together for all at once.
 template <class T>
-struct Largest {
-    T value;
-    int64_t where;
+struct Block {
+    const T *x, *y;
+    int64_t size;
+    int count;
+
+    QMK_INLINE Lanes<T> difference(int component, int64_t d) const {
+        return load<Lanes<T>>(x + component * size + d) - load<Lanes<T>>(y + component * size + d);
+    }
+    QMK_INLINE T difference_alone(int component, int64_t d) const {
+        return x[component * size + d] - y[component * size + d];
+    }
 };
 
+// The largest of each component's asymmetric differences, at least 0; NaN if one is NaN.
 template <class T>
-QMK_INLINE Largest<T> largest_difference(const T* x, const T* y, MrnPart part) {
+QMK_INLINE Lanes<T> largest_differences(const Block<T>& block, MrnPart part) {
     constexpr int n = num_lanes<T>;
-    Largest<T> found{T(0), part.begin};
-    T nans = T(0);  // becomes NaN with the first difference that is one
-    int64_t d = part.begin;
-    if (part.end - part.begin >= n) {
-        Lanes<T> largest{}, all{};
-        IndexLanes<T> where{}, here{};
-        for (int lane = 0; lane < n; ++lane) here[lane] = int32_t(d) + lane;
-        for (; d + n <= part.end; d += n, here += n) {
-            const auto difference = load<Lanes<T>>(x + d) - load<Lanes<T>>(y + d);
-            const auto greater = difference > largest;
-            where = greater ? here : where;
-            largest = greater ? difference : largest;
-            all = difference != difference ? difference : all;
+    Lanes<T> result{};
+    for (int c = 0; c < block.count; ++c) {
+        Lanes<T> largest{}, nans{};
+        int64_t d = part.begin;
+        for (; d + n <= part.end; d += n) {
+            const auto difference = block.difference(c, d);
+            largest = difference > largest ? difference : largest;
+            nans = difference != difference ? difference : nans;
         }
-        for (int lane = 0; lane < n; ++lane) {
-            const bool first = largest[lane] == found.value && int64_t(where[lane]) < found.where;
-            if (largest[lane] > found.value || (first && found.value > T(0))) found = {largest[lane], where[lane]};
+        T most = T(0), nan = T(0);
+        if (d > part.begin) {
+            most = max_of_lanes<T>(largest);
+            nan = sum_of_lanes<T>(nans);
         }
-        nans = sum_of_lanes<T>(all);
+        for (; d < part.end; ++d) {
+            const T difference = block.difference_alone(c, d);
+            most = difference > most ? difference : most;
+            nan = difference != difference ? difference : nan;
+        }
+        result[c] = nan != nan ? nan : most;
     }
-    for (; d < part.end; ++d) {
-        const T difference = x[d] - y[d];
-        if (difference > found.value) found = {difference, d};
-        if (difference != difference) nans = difference;
-    }
-    if (nans != nans) found.value = nans;
-    return found;
+    return result;
+}
+
+// Where the largest difference of a component first is; it is one of them, or NaN.
+template <class T>
+QMK_INLINE int64_t place_of(T largest, const Block<T>& block, int component, MrnPart part) {
+    for (int64_t d = part.begin; d < part.end; ++d)
+        if (!(block.difference_alone(component, d) < largest)) return d;
+    return part.begin;
 }
 
 template <class T>
-QMK_INLINE T sum_of_squares(const T* x, const T* y, MrnPart part, T shift) {
+QMK_INLINE Lanes<T> sums_of_squares(const Block<T>& block, MrnPart part, T shift) {
     constexpr int n = num_lanes<T>;
-    Lanes<T> sums{};
-    int64_t d = part.begin;
-    for (; d + n <= part.end; d += n) {
-        const auto difference = load<Lanes<T>>(x + d) - load<Lanes<T>>(y + d) + shift;
-        sums += difference * difference;
+    Lanes<T> sums[n], tails{};
+    for (int c = 0; c < n; ++c) sums[c] = Lanes<T>{};
+    for (int c = 0; c < block.count; ++c) {
+        int64_t d = part.begin;
+        for (; d + n <= part.end; d += n) {
+            const auto difference = block.difference(c, d) + shift;
+            sums[c] += difference * difference;
+        }
+        for (; d < part.end; ++d) {
+            const T difference = block.difference_alone(c, d) + shift;
+            tails[c] += difference * difference;
+        }
     }
-    T sum = part.end - part.begin >= n ? sum_of_lanes<T>(sums) : T(0);
-    for (; d < part.end; ++d) {
-        const T difference = x[d] - y[d] + shift;
-        sum += difference * difference;
-    }
-    return sum;
+    return part.end - part.begin < n ? tails : sums_of_vectors<T>(sums) + tails;
 }
 
 constexpr int64_t values_per_task = 1 << 14;
 
 template <class T>
 void forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnForm form, int threads) {
+    constexpr int n = num_lanes<T>;
     const int64_t count = form.num_components, size = dim / count, rows_per_task = values_per_task / dim + 1;
     const MrnRoot<T> root(form, size);
     const MrnPart asymmetric = mrn_asymmetric_part(form, size), symmetric = mrn_symmetric_part(form, size);
@@ -75,16 +91,25 @@ void forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnForm 
     const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
     parallel_for(tasks, threads_for(rows * dim, 1 << 15, threads), [&](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
-        for (int64_t row = task * rows_per_task; row < end; ++row) {
-            T total = T(0);
-            for (int64_t c = 0; c < count; ++c) {
-                const T *of_x = x + row * dim + c * size, *of_y = y + row * dim + c * size;
-                const T component = largest_difference(of_x, of_y, asymmetric).value +
-                                    root.value(sum_of_squares(of_x, of_y, symmetric, shift));
-                total += component;
-                if (form.reduction == MrnReduction::none) out[row * count + c] = component * weight;
+        int64_t row = task * rows_per_task, component = 0;
+        T total = T(0);
+        for (int64_t item = row * count; item < end * count; item += n) {
+            const Block<T> block{x + item * size, y + item * size, size,
+                                 int(end * count - item < n ? end * count - item : n)};
+            const Lanes<T> values =
+                largest_differences(block, asymmetric) + root.value(sums_of_squares(block, symmetric, shift));
+            if (form.reduction == MrnReduction::none) {
+                store_lanes(out + item, 1, block.count, values * weight);
+                continue;
             }
-            if (form.reduction != MrnReduction::none) out[row] = total * weight;
+            for (int lane = 0; lane < block.count; ++lane) {
+                total += values[lane];
+                if (++component == count) {
+                    out[row++] = total * weight;
+                    total = T(0);
+                    component = 0;
+                }
+            }
         }
     });
 }
@@ -100,27 +125,30 @@ void backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, i
     const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
     parallel_for(tasks, threads_for(rows * dim, 1 << 15, threads), [&](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
-        for (int64_t item = task * rows_per_task * count; item < end * count; ++item) {
-            const T *of_x = x + item * size, *of_y = y + item * size;
-            T *to_x = grad_x + item * size, *to_y = grad_y + item * size;
-            const T upstream = grad_out[form.reduction == MrnReduction::none ? item : item / count] * weight;
-            const T slope = upstream * root.slope(sum_of_squares(of_x, of_y, symmetric, shift));
-            int64_t d = symmetric.begin;
-            for (; d + n <= symmetric.end; d += n) {
-                const Lanes<T> grad = slope * (load<Lanes<T>>(of_x + d) - load<Lanes<T>>(of_y + d) + shift);
-                store(to_x + d, grad);
-                store(to_y + d, -grad);
-            }
-            for (; d < symmetric.end; ++d) {
-                to_x[d] = slope * (of_x[d] - of_y[d] + shift);
-                to_y[d] = -to_x[d];
-            }
-            for (d = asymmetric.begin; d < asymmetric.end; ++d) to_x[d] = to_y[d] = T(0);
-            const auto largest = largest_difference(of_x, of_y, asymmetric);
-            if (!(largest.value <= T(0))) {
-                const T grad = largest.value != largest.value ? largest.value : upstream;
-                to_x[largest.where] = grad;
-                to_y[largest.where] = -grad;
+        for (int64_t item = task * rows_per_task * count; item < end * count; item += n) {
+            const Block<T> block{x + item * size, y + item * size, size,
+                                 int(end * count - item < n ? end * count - item : n)};
+            const Lanes<T> largest = largest_differences(block, asymmetric);
+            const Lanes<T> slopes = root.slope(sums_of_squares(block, symmetric, shift));
+            for (int c = 0; c < block.count; ++c) {
+                T *to_x = grad_x + (item + c) * size, *to_y = grad_y + (item + c) * size;
+                const int64_t from = form.reduction == MrnReduction::none ? item + c : (item + c) / count;
+                const T upstream = grad_out[from] * weight, slope = upstream * slopes[c];
+                int64_t d = symmetric.begin;
+                for (; d + n <= symmetric.end; d += n) {
+                    const Lanes<T> grad = slope * (block.difference(c, d) + shift);
+                    store(to_x + d, grad);
+                    store(to_y + d, -grad);
+                }
+                for (; d < symmetric.end; ++d) {
+                    to_x[d] = slope * (block.difference_alone(c, d) + shift);
+                    to_y[d] = -to_x[d];
+                }
+                for (d = asymmetric.begin; d < asymmetric.end; ++d) to_x[d] = to_y[d] = T(0);
+                if (largest[c] <= T(0)) continue;
+                const int64_t place = place_of<T>(largest[c], block, c, asymmetric);
+                to_x[place] = largest[c] != largest[c] ? largest[c] : upstream;
+                to_y[place] = -to_x[place];
             }
         }
     });
