@@ -297,41 +297,82 @@ def test_heads_without_a_fused_form_compose():
         assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-@pytest.mark.parametrize("name", ["qrl", "contrastive backward", "tmd", "metric", "dynamics"])
+def curve_of(parameters, batches, loss_of, after_backward=lambda: None):
+    """The losses of 200 steps of Adam."""
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    curve = []
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = loss_of(batch)
+        loss.backward()
+        after_backward()
+        optimizer.step()
+        curve.append(loss.item())
+    return torch.tensor(curve, dtype=torch.float64)
+
+
+def network_of(out):
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, out)).double()
+
+
+def batches_of(*shape):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(*shape, dtype=torch.float64, generator=generator) for _ in range(200)]
+
+
 def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
     """Ours and plain PyTorch from the same start on the same batches: rounding apart, the same curve."""
-    generator = torch.Generator().manual_seed(1)
-    batches = [[torch.randn(32, 8, generator=generator) for _ in range(LOSSES[name][0])] for _ in range(200)]
+    count, with_multiplier, *functions = LOSSES[name]
     curves = []
-    for which in (2, 3):
-        torch.manual_seed(0)
-        network = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, DIM)).double()
-        head = head_of()
-        raw = scalar(0.01)
-        optimizer = torch.optim.Adam([*network.parameters(), *head.parameters(), raw], lr=1e-3)
-        curve = []
-        for batch in batches:
-            inputs = [network(part.double()) for part in batch] + [raw][: int(LOSSES[name][1])]
-            out = LOSSES[name][which](head, *inputs)
-            loss = out.loss if which == 2 else out
-            optimizer.zero_grad()
-            loss.backward()
-            if which == 3 and name == "qrl":
+    for ours, function in zip((True, False), functions, strict=True):
+        network, head, raw = network_of(DIM), head_of(), scalar(0.01)
+
+        def loss_of(batch, network=network, head=head, raw=raw, function=function):
+            found = function(head, *network(batch).unbind(), *([raw] if with_multiplier else []))
+            return getattr(found, "loss", found)
+
+        def after_backward(raw=raw, reverses=name == "qrl" and not ours):
+            if reverses:  # the multiplier is maximised
                 raw.grad.neg_()
-            optimizer.step()
-            curve.append(loss.item())
-        curves.append(torch.tensor(curve, dtype=torch.float64))
+
+        parameters = [*network.parameters(), *head.parameters(), raw]
+        curves.append(curve_of(parameters, batches_of(count, 8, 8), loss_of, after_backward))
     torch.testing.assert_close(curves[0], curves[1], rtol=1e-6, atol=1e-6)
     assert curves[0][-1] != curves[0][0]
 
 
-def test_streaming_memory_at_16384_by_16384_stays_under_256_mib():
-    pytest.importorskip("resource")
+def test_two_hundred_steps_of_quantised_temporal_consistency_follow_the_plain_curve():
+    def plain_codes(z):
+        half = 7 * 1.001 / 2
+        bounded = torch.tanh(z + math.atanh(0.5 / half)) * half - 0.5
+        return (bounded + (bounded.round() - bounded).detach()) / 4
+
+    def plain_loss(predicted, target):
+        cosine = functional.cosine_similarity(predicted, target.detach(), dim=-1)
+        return sum(0.9**h * (1 - cosine[h]).mean() for h in range(len(cosine)))
+
+    curves = []
+    for codes, loss in (
+        (lambda z: qm.fsq(z, [8, 8]).codes, lambda p, t: qm.losses.temporal_consistency(p, t).loss),
+        (plain_codes, plain_loss),
+    ):
+        network = network_of(DIM)
+
+        def loss_of(batch, network=network, codes=codes, loss=loss):
+            encoded = codes(network(batch))
+            return loss(encoded[:-1], encoded[1:])
+
+        curves.append(curve_of(network.parameters(), batches_of(4, 16, 8), loss_of))
+    torch.testing.assert_close(curves[0], curves[1], rtol=1e-6, atol=1e-6)
+    assert curves[0][-1] < curves[0][0]
+
+
+def test_streaming_memory_is_that_of_a_tile_not_of_the_matrix():
     if reason := table.why_not("cpu", "mrn", "cpu"):
         pytest.skip(reason)
-    count = 2048  # the same tiles as at 16,384, an eighth of the rows
-    head = qm.nn.LatentMRN(512, preset="tmd")
-    x, y = rows(2, count, 512, dtype=torch.float32)
+    head = qm.nn.LatentMRN(64, preset="tmd")
+    x, y = rows(2, 8192, 64, dtype=torch.float32)  # the matrix: 256 MiB, and the plain loss holds several of its size
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         qm.losses.contrastive(head, x, y, streaming=True).loss.backward()
     held = peak = 0
