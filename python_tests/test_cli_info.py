@@ -22,15 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_help_lists_every_command(capsys, arguments):
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert all(f"\n  {name} " in printed for name in ("info", "demo", "bench"))
+    assert all(f"\n  {name} " in printed for name in ("info", "demo", "train", "bench"))
 
 
-@pytest.mark.parametrize("name", ["train", "infos", "--version"])
+@pytest.mark.parametrize("name", ["evaluate", "infos", "--version"])
 def test_an_unknown_command_exits_2_and_says_which_there_are(capsys, name):
     assert cli.main([name]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f"qmkernels: no command {name!r}; there are info, demo, bench.\n"
+    assert printed.err == f"qmkernels: no command {name!r}; there are info, demo, train, bench.\n"
 
 
 def test_demo_gets_the_rest_of_the_arguments_and_its_status_is_returned(monkeypatch):

@@ -11,6 +11,7 @@ import torch
 import qmkernels as qm
 
 MODULES = [
+    "qmkernels.agents.qrl", "qmkernels.data.goals",
     "qmkernels.distributed", "qmkernels.losses.contrastive", "qmkernels.losses.qrl", "qmkernels.ops.fsq",
     "qmkernels.ops.iqe", "qmkernels.ops.mrn", "qmkernels.ops.nearest", "qmkernels.ops.poisson", "qmkernels.ops.pqe",
 ]  # fmt: skip

@@ -19,7 +19,10 @@ LAYERS = {
     "backends": {"reference"},
     "ops": {"reference", "backends"},
     "nn": {"reference", "backends", "ops"},
+    "losses": {"nn", "ops", "reference", "backends"},
     "compat": {"nn", "ops", "reference", "backends"},
+    "agents": {"losses", "nn", "ops", "reference", "backends"},
+    "data": set(),
 }
 
 

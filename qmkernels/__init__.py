@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import backends, compat, distributed, losses, nn
+from . import agents, backends, compat, data, distributed, losses, nn
 from .backends.table import use_backend
 from .ops.fsq import fsq, fsq_codes
 from .ops.iqe import iqe, iqe_pairwise
@@ -17,8 +17,10 @@ except PackageNotFoundError:  # the sources alone, not installed
     __version__ = "0+sources"
 
 __all__ = [
+    "agents",
     "backends",
     "compat",
+    "data",
     "distributed",
     "euclidean_pairwise",
     "fsq",

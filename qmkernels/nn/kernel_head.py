@@ -112,7 +112,6 @@ class KernelHead(QuasimetricBase):
         """x and y embedded, before broadcasting: N + M rows, in one pass."""
         if not self._embeds:
             return x, y
-        arguments.check_floats(type(self).__name__, x=x, y=y)
         if x is y:
             embedded = self._embed(x)
             return embedded, embedded
@@ -121,6 +120,7 @@ class KernelHead(QuasimetricBase):
         return tuple(part.reshape(*z.shape[:-1], part.shape[-1]) for part, z in zip(parts, (x, y), strict=True))
 
     def _distance(self, form: str, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
+        arguments.check_floats(type(self).__name__, x=x, y=y)
         kernel = self._kernel() or self._composed()
         out = getattr(kernel, form)(*self._embedded(x, y), bidirectional=bidirectional)
         return BothWays(*map(kernel.finish, out)) if bidirectional else kernel.finish(out)

@@ -10,6 +10,10 @@ _FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def check_floats(op: str, **tensors: Tensor) -> None:
     """The tensors are float tensors of one dtype and device."""
+    (one, x), (other, y) = tensors.items()
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == y.dtype and x.device == y.device:
+        if x.dtype in _FLOAT_DTYPES:
+            return
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}.")
@@ -18,7 +22,6 @@ def check_floats(op: str, **tensors: Tensor) -> None:
                 f"{op}: {name} must be float64, float32, bfloat16 or float16, got {value.dtype}; "
                 f"convert it first, for example {name}.float()."
             )
-    (one, x), (other, y) = tensors.items()
     if x.dtype != y.dtype:
         raise TypeError(
             f"{op}: {one} and {other} must have the same dtype, got {one} {x.dtype} and {other} {y.dtype}; convert one."

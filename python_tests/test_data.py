@@ -1,0 +1,269 @@
+"""Goals are drawn as they say and never from another episode; datasets and buffers hand out what was put in."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qmkernels.data import Dataset, GoalSampler, ReplayBuffer, check_actions
+
+
+def box(low, high, size):
+    return SimpleNamespace(low=numpy.full(size, low), high=numpy.full(size, high), shape=(size,))
+
+
+def vector(size):
+    return SimpleNamespace(shape=(size,))
+
+
+def goal_environment(capacity_spaces=None, action_space=None):
+    spaces = {"observation": vector(3), "achieved_goal": vector(2), "desired_goal": vector(2)}
+    return SimpleNamespace(
+        observation_space=SimpleNamespace(spaces=spaces if capacity_spaces is None else capacity_spaces),
+        action_space=action_space or box(-1.0, 1.0, 1),
+        spec=SimpleNamespace(id="Toy-v0"),
+    )
+
+
+def observed(time: float) -> dict[str, numpy.ndarray]:
+    return {"observation": numpy.full(3, time), "achieved_goal": numpy.full(2, time), "desired_goal": numpy.zeros(2)}
+
+
+def fill(buffer: ReplayBuffer, lengths: list[int], ended_by=("terminated",)) -> None:
+    """Episode e's states are 1000 e, 1000 e + 1, ..."""
+    for number, length in enumerate(lengths):
+        for time in range(length):
+            at, last = 1000 * number + time, time == length - 1
+            how = ended_by[number % len(ended_by)]
+            buffer.add(
+                observed(at), numpy.zeros(1), -1.0, observed(at + 1), last and how == "terminated",
+                last and how == "truncated",
+            )  # fmt: skip
+
+
+def episodes_of(lengths, **others):
+    """A dataset whose states are 1000 * episode + time."""
+    state = numpy.concatenate([1000 * e + numpy.arange(n) for e, n in enumerate(lengths)])[:, None].astype(float)
+    ends = numpy.concatenate([numpy.arange(n) == n - 1 for n in lengths])
+    return Dataset(state, numpy.zeros_like(state), state + 1, **{"truncated": ends, **others})
+
+
+def geometric_shares(discount: float, count: int) -> numpy.ndarray:
+    weights = discount ** numpy.arange(count)
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (GoalSampler(geometric=1.0, discount=0.7), geometric_shares(0.7, 6)),
+        (GoalSampler(geometric=1.0, discount=1.0), numpy.full(6, 1 / 6)),
+        (GoalSampler(geometric=1.0, discount=0.0), numpy.eye(6)[0]),
+        (GoalSampler(geometric=0.0, uniform=1.0), numpy.full(6, 1 / 6)),
+        (GoalSampler(geometric=0.0, current=1.0), numpy.eye(6)[0]),
+        (
+            GoalSampler(current=0.25, geometric=0.25, uniform=0.5, discount=0.7),
+            0.25 * numpy.eye(6)[0] + 0.25 * geometric_shares(0.7, 6) + numpy.full(6, 0.5 / 6),
+        ),
+    ],
+)
+def test_goals_follow_their_distribution(sampler, expected):
+    size = 60_000
+    indices, ends = numpy.full(size, 4), numpy.full(size, 9)
+    drawn = sampler.sample(indices, ends, (0, 20), numpy.random.default_rng(0))
+    shares = numpy.bincount(drawn - 4, minlength=6) / size
+    # Five standard deviations of a share.
+    assert (numpy.abs(shares - expected) <= 5 * numpy.sqrt(expected * (1 - expected) / size) + 1e-12).all()
+
+
+def test_random_goals_are_uniform_over_everything():
+    sampler = GoalSampler(geometric=0.0, random=1.0)
+    drawn = sampler.sample(numpy.zeros(50_000, int), numpy.zeros(50_000, int), (5, 15), numpy.random.default_rng(0))
+    shares = numpy.bincount(drawn, minlength=15) / 50_000
+    assert (shares[:5] == 0).all() and numpy.abs(shares[5:] - 0.1).max() < 0.01
+
+
+def test_the_same_generator_gives_the_same_goals():
+    sampler = GoalSampler(geometric=0.5, random=0.5)
+    one, two = (
+        sampler.sample(numpy.arange(99), numpy.full(99, 99), (0, 100), numpy.random.default_rng(3)) for _ in range(2)
+    )
+    numpy.testing.assert_array_equal(one, two)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
+    discount=st.floats(0, 1),
+    geometric=st.floats(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_future_goals_of_a_dataset_never_cross_an_episode(lengths, discount, geometric, seed):
+    data = episodes_of(lengths)
+    goals = GoalSampler(geometric=geometric, uniform=1 - geometric, discount=discount)
+    batch = data.sample(64, goals, numpy.random.default_rng(seed))
+    episode, time = (batch["observation"] // 1000).squeeze(1), (batch["observation"] % 1000).squeeze(1)
+    goal_time = batch["goal"].squeeze(1) - 1000 * episode
+    assert (goal_time >= time + 1).all()
+    assert (goal_time <= torch.tensor(lengths)[episode.long()]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    capacity=st.integers(1, 40),
+    unfinished=st.integers(0, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_buffer_holds_the_newest_and_its_future_goals_never_cross_an_episode(lengths, capacity, unfinished, seed):
+    buffer = ReplayBuffer(goal_environment(), capacity)
+    fill(buffer, lengths, ended_by=("terminated", "truncated"))
+    for time in range(unfinished):
+        at = 1000 * len(lengths) + time
+        buffer.add(observed(at), numpy.zeros(1), -1.0, observed(at + 1), False, False)
+    lengths = [*lengths, unfinished]
+    assert len(buffer) == min(sum(lengths), capacity)
+    newest = numpy.concatenate([1000 * e + numpy.arange(n) for e, n in enumerate(lengths)])[-capacity:]
+    batch = buffer.sample(64, GoalSampler(geometric=0.5, uniform=0.5), numpy.random.default_rng(seed))
+    state, goal = batch["observation"][:, 0].numpy(), batch["goal"][:, 0].numpy()
+    assert numpy.isin(state, newest).all()
+    numpy.testing.assert_array_equal(batch["achieved_goal"][:, 0].numpy(), state + 1)
+    assert (goal >= state + 1).all()
+    assert (goal - 1000 * (state // 1000) <= numpy.array(lengths)[(state // 1000).astype(int)]).all()
+
+
+def test_a_buffer_keeps_terminated_and_truncated_apart():
+    buffer = ReplayBuffer(goal_environment(), 100)
+    fill(buffer, [3, 4, 5], ended_by=("terminated", "truncated"))
+    assert buffer.arrays["terminated"][:12].nonzero()[0].tolist() == [2, 11]
+    assert buffer.arrays["truncated"][:12].nonzero()[0].tolist() == [6]
+
+
+def test_a_buffers_saved_state_goes_on_as_before():
+    one, other = (ReplayBuffer(goal_environment(), 20) for _ in range(2))
+    fill(one, [7, 9, 8])
+    one.add(observed(5000), numpy.zeros(1), 0.0, observed(5001), False, False)
+    other.load_state_dict(one.state_dict())
+    for buffer in (one, other):
+        buffer.add(observed(5001), numpy.ones(1), 0.0, observed(5002), True, False)
+    batches = [buffer.sample(50, GoalSampler(), numpy.random.default_rng(0)) for buffer in (one, other)]
+    for name, value in batches[0].items():
+        assert torch.equal(value, batches[1][name]), name
+    with pytest.raises(ValueError, match="capacity is 20 there, 30 here"):
+        ReplayBuffer(goal_environment(), 30).load_state_dict(one.state_dict())
+
+
+def test_goals_of_a_dataset_are_what_was_achieved_where_it_says_so():
+    achieved = numpy.arange(5)[:, None] * 10.0
+    data = episodes_of([2, 3], achieved_goal=achieved)
+    batch = data.sample(40, GoalSampler(geometric=0.0, current=1.0), numpy.random.default_rng(0))
+    assert torch.equal(batch["goal"], batch["achieved_goal"])
+    assert set(batch["goal"].reshape(-1).tolist()) <= set(achieved.reshape(-1).tolist())
+
+
+def test_a_dataset_saved_is_the_dataset_loaded(tmp_path):
+    data = episodes_of([3, 4])
+    data.save(tmp_path / "data.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]
+    loaded = Dataset.load(tmp_path / "data.npz")
+    assert len(loaded) == 7 and loaded.num_episodes == 2
+    for name, array in data.arrays.items():
+        numpy.testing.assert_array_equal(array, loaded.arrays[name])
+
+
+def test_the_last_transition_ends_an_episode_that_was_still_running():
+    state = numpy.arange(5.0)[:, None]
+    data = Dataset(state, state, state + 1, terminated=[False, True, False, False, False])
+    assert data.episode_end.tolist() == [1, 1, 4, 4, 4]
+
+
+class Episodes(list):
+    action_space = box(-1.0, 1.0, 1)
+
+    def iterate_episodes(self):
+        return iter(self)
+
+
+def minari_episode(length: int, begin: float, dictionary: bool):
+    states = begin + numpy.arange(length + 1.0)[:, None]
+    observations = {"observation": states, "achieved_goal": 2 * states} if dictionary else states
+    never = numpy.zeros(length, bool)
+    return SimpleNamespace(
+        observations=observations, actions=numpy.zeros((length, 1)), rewards=numpy.zeros(length), terminations=never,
+        truncations=never,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_minari_episodes_become_transitions(dictionary):
+    data = Dataset.from_minari(Episodes([minari_episode(3, 0, dictionary), minari_episode(2, 100, dictionary)]))
+    assert data.arrays["observation"][:, 0].tolist() == [0, 1, 2, 100, 101]
+    assert data.arrays["next_observation"][:, 0].tolist() == [1, 2, 3, 101, 102]
+    assert data.episode_end.tolist() == [2, 2, 2, 4, 4]
+    assert ("achieved_goal" in data.arrays) == dictionary
+    if dictionary:
+        assert data.arrays["achieved_goal"][:, 0].tolist() == [2, 4, 6, 202, 204]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("minari") is None, reason="needs minari")
+def test_an_unknown_minari_dataset_is_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="No Minari dataset 'nosuch/thing-v0' on this machine"):
+        Dataset.from_minari("nosuch/thing-v0")
+
+
+STATE = numpy.zeros((4, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Dataset(STATE, STATE, STATE), "give terminated, truncated or both"),
+        (lambda: Dataset(STATE, STATE, STATE, terminated=[False] * 4), "none of the 4 transitions is terminated"),
+        (lambda: Dataset(STATE, STATE[:3], STATE, terminated=[True] * 4), "action must have 4 rows"),
+        (lambda: Dataset(STATE, STATE, STATE + numpy.nan, terminated=[True] * 4), "next_observation has values"),
+        (lambda: Dataset(STATE[:0], STATE[:0], STATE[:0], terminated=[]), "there are no transitions"),
+        (
+            lambda: Dataset(STATE, STATE + 3, STATE, terminated=[True] * 4, action_space=box(-1, 1, 1)),
+            "4 of 4 actions are outside",
+        ),
+        (lambda: ReplayBuffer(goal_environment({"observation": vector(3)}), 5), "Toy-v0 has no goals"),
+        (lambda: ReplayBuffer(goal_environment(), 0), "capacity must be at least 1"),
+        (
+            lambda: ReplayBuffer(goal_environment(), 5).sample(1, GoalSampler(), numpy.random.default_rng(0)),
+            "nothing was added",
+        ),
+        (
+            lambda: ReplayBuffer(goal_environment(), 5).add(
+                observed(0), numpy.array([1.5]), 0.0, observed(1), False, False
+            ),
+            "1 of 1 actions are outside",
+        ),
+        (lambda: GoalSampler(geometric=0.5), "add up to 1"),
+        (lambda: GoalSampler(geometric=1.5, random=-0.5), "at least 0"),
+        (lambda: GoalSampler(discount=1.5), "discount must be from 0 to 1"),
+    ],
+)
+def test_what_is_wrong_is_said(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_actions_are_held_against_their_space():
+    discrete = SimpleNamespace(n=3, start=1)
+    check_actions(numpy.array([1, 3]), discrete)
+    check_actions(numpy.array([[-1.0], [1.0]]), box(-1, 1, 1))
+    for actions, space in [
+        (numpy.array([0]), discrete),
+        (numpy.array([1.0]), discrete),
+        (numpy.array([[numpy.nan]]), box(-1, 1, 1)),
+        (numpy.zeros((2, 2)), box(-1, 1, 1)),
+    ]:
+        with pytest.raises(ValueError, match="actions"):
+            check_actions(actions, space)

@@ -1,0 +1,284 @@
+"""`qmkernels train qrl`: a run leaves its files behind, and a killed one goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from qmkernels.train import INTERRUPTED, NEEDED, run
+
+for needed in NEEDED:
+    pytest.importorskip(needed, reason="training needs qmkernels[agents]")
+
+import gymnasium  # noqa: E402
+import numpy  # noqa: E402
+
+from qmkernels.train import mazes  # noqa: E402
+from qmkernels.train import trainer as training  # noqa: E402
+from qmkernels.train.environments import ActionRepeat, episode_seed, make_environment  # noqa: E402
+from qmkernels.train.presets import PRESETS, defaults  # noqa: E402
+
+
+class Walk(gymnasium.Env):
+    """A point on a square that moves by its action; the goal is a place."""
+
+    def __init__(self, discrete: bool = False) -> None:
+        def place():
+            return gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+        self.discrete = discrete
+        self.action_space = gymnasium.spaces.Discrete(4, start=1) if discrete else place()
+        self.observation_space = gymnasium.spaces.Dict(
+            {"observation": place(), "achieved_goal": place(), "desired_goal": place()}
+        )
+
+    def _observation(self) -> dict[str, numpy.ndarray]:
+        here, goal = (each.astype(numpy.float32) for each in (self.here, self.goal))
+        return {"observation": here, "achieved_goal": here, "desired_goal": goal}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.here, self.goal = self.np_random.uniform(-1, 1, (2, 2))
+        return self._observation(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action if self.discrete else numpy.asarray(action, numpy.float32)), action
+        move = numpy.array([[1, 0], [-1, 0], [0, 1], [0, -1]])[int(action) - 1] if self.discrete else action
+        self.here = (self.here + 0.3 * numpy.asarray(move)).clip(-1, 1)
+        success = bool(numpy.linalg.norm(self.here - self.goal) < 0.4)
+        return self._observation(), float(success), False, False, {"is_success": success}
+
+
+class NoGoals(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = self.observation_space["observation"]
+
+
+ENVIRONMENTS = {"Walk-v0": {}, "WalkDiscrete-v0": {"discrete": True}}
+for name, arguments in ENVIRONMENTS.items():
+    if name not in gymnasium.registry:
+        gymnasium.register(name, Walk, max_episode_steps=12, kwargs=arguments)
+if "NoGoals-v0" not in gymnasium.registry:
+    gymnasium.register("NoGoals-v0", NoGoals, max_episode_steps=12)
+    gymnasium.register("Endless-v0", Walk)
+
+SMALL = [
+    *("--batch-size", "32", "--prefill-episodes", "3", "--updates-per-cycle", "7", "--episodes-per-cycle", "1"),
+    *("--evaluation-interval", "10", "--evaluation-episodes", "2", "--checkpoint-interval", "8", "--log-interval", "5"),
+    *("--collect-steps", "100", "--buffer-capacity", "60", "--device", "cpu"),
+    *("--agent.encoder-sizes", "16", "--agent.latent-size", "8", "--agent.projector-sizes", "16"),
+    *("--agent.embedding-size", "32", "--agent.dim-per-component", "8", "--agent.dynamics-sizes", "16"),
+    *("--agent.actor-sizes", "16", "--agent.entropy-samples", "4"),
+]
+OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
+
+
+def train(out: Path, *arguments: str, env: str = "Walk-v0") -> int:
+    return run(["qrl", "--env", env, "--out", str(out), *SMALL, *arguments])
+
+
+def checkpoint_of(out: Path) -> dict:
+    return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(one, other, path: str = "") -> None:
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            if key not in ("seconds", "settings"):
+                assert_same(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{path}/{number}")
+    else:
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, path
+
+
+@pytest.mark.parametrize(
+    ("env", "more"),
+    [
+        ("Walk-v0", []),
+        ("WalkDiscrete-v0", []),
+        ("Walk-v0", OFFLINE),
+        ("Walk-v0", ["--goals", "observation"]),
+        ("WalkDiscrete-v0", ["--goals", "observation"]),
+    ],
+    ids=["online", "discrete", "offline", "observations", "discrete observations"],
+)
+def test_a_run_writes_metrics_figure_and_checkpoint(tmp_path, capsys, env, more):
+    assert train(tmp_path, "--steps", "20", *more, env=env) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["step"] == 20 and [entry["step"] for entry in found["curve"]] == [0, 10, 20]
+    assert all(0 <= entry["success"] <= 1 for entry in found["curve"]) and 0 <= found["random"]["success"] <= 1
+    assert (found["environment_steps"] > 0) == (more is not OFFLINE)
+    assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert not list(tmp_path.glob("*.partial"))
+    assert "Trained 20 steps" in capsys.readouterr().out
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+@pytest.mark.parametrize(
+    ("env", "more"),
+    [("Walk-v0", []), ("WalkDiscrete-v0", []), ("Walk-v0", OFFLINE)],
+    ids=["online", "discrete", "offline"],
+)
+@pytest.mark.parametrize("killed_at", [3, 21])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more, killed_at):
+    assert train(tmp_path / "whole", "--steps", "30", *more, env=env) == 0
+    update, count = training.QRL.update, 0
+
+    def deadly(agent, batch):
+        nonlocal count
+        count += 1
+        if count == killed_at:
+            raise Killed
+        return update(agent, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training.QRL, "update", deadly)
+        train(tmp_path / "killed", "--steps", "30", *more, env=env)
+    assert (tmp_path / "killed" / "checkpoint.pt").exists() == (killed_at > 8)
+    torch.manual_seed(12345)
+    assert train(tmp_path / "killed", "--steps", "30", *more, env=env) == 0
+    assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
+
+
+def start(out: Path, steps: int) -> subprocess.Popen:
+    """The command in a process of its own, which registers the environment as this one did."""
+    code = "import importlib.util, sys; spec = importlib.util.spec_from_file_location('toy', sys.argv[1]); "
+    code += "toy = importlib.util.module_from_spec(spec); spec.loader.exec_module(toy); "
+    code += "sys.exit(toy.train(toy.Path(sys.argv[2]), '--steps', sys.argv[3], '--checkpoint-interval', '20'))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, __file__, str(out), str(steps)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_process_ended_by_a_signal_leaves_a_checkpoint_to_go_on_from(tmp_path, number):
+    process = start(tmp_path, 10**6)
+    while not (tmp_path / "checkpoint.pt").exists():
+        assert process.poll() is None, process.communicate()[1]
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else INTERRUPTED)
+    step = checkpoint_of(tmp_path)["step"]
+    assert step >= 20 and (step % 20 == 0 or number != signal.SIGKILL)
+    assert (tmp_path / "metrics.json").exists() == (number != signal.SIGKILL)
+    assert train(tmp_path, "--steps", str(step + 3), "--checkpoint-interval", "20") == 0
+    assert checkpoint_of(tmp_path)["step"] == step + 3
+
+
+def test_a_finished_run_can_be_made_longer_and_restarted(tmp_path, capsys):
+    for steps, more, said in (("10", [], None), ("15", [], "Going on from step 10"), ("5", ["--restart"], None)):
+        assert train(tmp_path, "--steps", steps, *more) == 0
+        printed = capsys.readouterr().out
+        assert ("Going on" in printed) if said else ("Going on" not in printed)
+        assert checkpoint_of(tmp_path)["step"] == int(steps)
+
+
+def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, capsys):
+    assert train(tmp_path, "--steps", "8") == 0
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    capsys.readouterr()
+    assert train(tmp_path, "--steps", "8", "--seed", "1", "--agent.epsilon", "0.5") == 2
+    said = capsys.readouterr().err
+    assert "agent.epsilon was 0.25, is 0.5; seed was 0, is 1" in said and "--restart" in said
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, capsys):
+    (tmp_path / "checkpoint.pt").write_text("kept")
+    assert train(tmp_path, "--steps", "8") == 2
+    assert "is not a checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.pt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "said"),
+    [
+        ("NoGoals-v0", [], "NoGoals-v0 has no goals"),
+        ("Nosuch-v0", [], "--env Nosuch-v0"),
+        ("Endless-v0", [], "max_episode_steps"),
+        ("WalkDiscrete-v0", OFFLINE, "give --dataset"),
+        ("Walk-v0", ["--batch-size", "1"], "batch_size must be at least 2"),
+        ("Walk-v0", ["--agent.epsilon", "0"], "epsilon must be positive"),
+        ("Walk-v0", ["--steps", "many"], "--steps"),
+        ("Walk-v0", ["--nosuch", "1"], "nosuch"),
+    ],
+)
+def test_what_is_wrong_is_one_message_and_status_2(tmp_path, monkeypatch, capsys, env, arguments, said):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert train(tmp_path, *arguments, env=env) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_an_agent_that_there_is_not_is_status_2(capsys):
+    assert run(["nosuch"]) == 2
+    assert "usage: qmkernels train {qrl}" in capsys.readouterr().err
+    assert run(["--help"]) == 0
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_extra_is_one_sentence(name, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert run(["qrl"]) == 1
+    assert capsys.readouterr().err == f'qmkernels train needs {name}: pip install "qmkernels[agents]"\n'
+
+
+def test_presets_are_chosen_by_name():
+    for env, dataset, expected in (
+        ("FetchReach-v4", "", "online"), ("PointMaze_UMaze-v3", "", "maze"), ("PointMaze_UMaze-v3", "some", "offline"),
+    ):  # fmt: skip
+        found = defaults(env, dataset)
+        assert found.agent == PRESETS[expected](env).agent and found.dataset == dataset
+
+
+def test_episodes_depend_on_their_number_alone_and_no_two_share_a_seed():
+    seeds = [episode_seed(seed, purpose, number) for seed in (0, 1) for purpose in (1, 2) for number in range(50)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_repeated_action_adds_rewards_and_remembers_success():
+    environment = ActionRepeat(make_environment("Walk-v0"), 5)
+    environment.reset(seed=0)
+    environment.unwrapped.here, environment.unwrapped.goal = numpy.array([-1.0, 0.0]), numpy.array([0.05, 0.0])
+    _, reward, _, truncated, info = environment.step(numpy.array([1.0, 0.0]))
+    assert reward == 2 and info["success"] and not info["is_success"] and not truncated
+
+
+class Maze:
+    maze_map = [[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, "r", 0, "g", 1], [1, 1, 1, 1, 1]]
+    maze_size_scaling = 2.0
+
+    def cell_rowcol_to_xy(self, cell):
+        return numpy.array([(cell[1] + 0.5) * 2 - 5, 5 - (cell[0] + 0.5) * 2])
+
+
+def test_the_ends_of_a_maze_are_the_cells_furthest_apart():
+    assert set(mazes.opposite_ends(Maze())) == {(1, 1), (3, 1)}
+    there, back = (mazes.end_to_end_options(Maze(), number) for number in (0, 1))
+    assert there["reset_cell"].tolist() == back["goal_cell"].tolist() != there["goal_cell"].tolist()
+
+
+def test_positions_in_a_maze_are_free_where_its_cells_are():
+    positions, is_free = mazes.position_grid(Maze(), per_cell=3)
+    assert positions.shape == (15, 15, 2) and is_free.sum() == 7 * 9
+    numpy.testing.assert_allclose(positions[4, 4], Maze().cell_rowcol_to_xy((1, 1)))
+    assert positions[0, 0].tolist() == pytest.approx([-5 + 1 / 3, 5 - 1 / 3])

@@ -1,0 +1,547 @@
+"""QRL, quasimetric reinforcement learning: the whole agent, without environment, buffer or logging.
+
+Source: Wang, Torralba, Isola and Zhang 2023, "Optimal Goal-Reaching Reinforcement Learning via Quasimetric Learning"
+(arXiv 2304.01203), and its public code, which is called "the code" below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..losses import latent_dynamics, qrl_critic
+from ..losses.common import pairwise
+from ..nn import IQE
+
+Batch = dict[str, Tensor]
+Metrics = dict[str, Tensor]
+
+# Actions nearer than this to the end of their range share the probability of the whole tail.
+_TANH_THRESHOLD = 0.999
+
+
+@dataclass(frozen=True)
+class QRLConfig:
+    """What is published; the defaults are `online`, Fetch tasks with goal relabelling, in the code's numbers.
+
+    Distances and costs are in environment steps, unless costs vary.
+    """
+
+    encoder_sizes: tuple[int, ...] = (512, 512)
+    """Widths of the encoder's hidden layers (ReLU, as in all networks). Source: the code."""
+    latent_size: int = 128
+    """Size of the latents, in which the dynamics are learned. Source: the code."""
+    projector_sizes: tuple[int, ...] = (512,)
+    """Widths of the projector's hidden layers, from latents to what the head compares. Source: the code."""
+    embedding_size: int = 2048
+    """Size of what the head compares. Source: the code."""
+    dim_per_component: int = 32
+    """Values in an IQE component: 64 components. Source: the code. No meaning for another head."""
+    dynamics_sizes: tuple[int, ...] = (512, 512)
+    """Widths of the latent dynamics' hidden layers. Source: the code."""
+    actor_sizes: tuple[int, ...] = (512, 512)
+    """Widths of the actor's hidden layers. Source: the code."""
+    num_critics: int = 2
+    """Critics; actor and plans go by the largest of their distances. Source: the code."""
+
+    epsilon: float = 0.25
+    """Root mean square in steps by which a step's distance may exceed its cost. Source: paper, section 3.2."""
+    step_cost: float = 1.0
+    """Cost of every transition, unless costs vary. Source: the code."""
+    variable_cost: bool = False
+    """The cost of a transition is minus its reward, which must not be positive. Source: paper, section 2."""
+    softplus_beta: float = 0.1
+    """Sharpness of the push's fading, 1 / steps. Source: the code."""
+    softplus_offset: float = 15.0
+    """Distance in steps past which the push fades; of the order of the longest way. Source: the code."""
+    initial_multiplier: float = 0.01
+    """The constraint's multiplier at the start, in 1 / steps. Source: the code."""
+    dynamics_weight: float = 0.1
+    """Weight of the latent dynamics' squared distances. Source: the code."""
+
+    adaptive_entropy: bool = True
+    """The actor's entropy is held above minus half the sum of its actions' ranges, in nats. Source: the code."""
+    entropy_samples: int = 100
+    """Samples for an entropy. Source: the code."""
+    future_goals: bool = True
+    """The actor learns to reach the batch's goals too, not only other transitions' states. Source: the code."""
+    actor_distance_weight: float = 1.0
+    """Weight of the actor's distances; 0 with the next leaves behaviour cloning alone. Source: the code."""
+    behaviour_cloning_weight: float = 0.0
+    """Weight of minus the log-density of the data's actions towards the batch's goals. Source: the code."""
+
+    critic_learning_rate: float = 1e-4
+    """AdamW's, as all, without weight decay. Source: the code."""
+    multiplier_learning_rate: float = 1e-2
+    """Of the multiplier before its softplus. Source: the code."""
+    actor_learning_rate: float = 3e-5
+    """Source: the code."""
+    entropy_learning_rate: float = 3e-4
+    """Of the entropy's weight before its exponential, which starts at 1. Source: the code."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "latent_size", "embedding_size", "dim_per_component", "num_critics", "epsilon", "softplus_beta",
+            "initial_multiplier", "entropy_samples", "critic_learning_rate", "multiplier_learning_rate",
+            "actor_learning_rate", "entropy_learning_rate",
+        )  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"QRLConfig: {name} must be positive, got {getattr(self, name)}.")
+        for name in ("step_cost", "dynamics_weight", "actor_distance_weight", "behaviour_cloning_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"QRLConfig: {name} must be at least 0, got {getattr(self, name)}.")
+        for name in ("encoder_sizes", "projector_sizes", "dynamics_sizes", "actor_sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if any(size < 1 for size in getattr(self, name)):
+                raise ValueError(f"QRLConfig: {name} must be positive, got {getattr(self, name)}.")
+
+    @classmethod
+    def online(cls, **changes: Any) -> QRLConfig:
+        """The published online setting (FetchReach, Push and Slide; batches of 256), with ``changes`` to it."""
+        return cls(**changes)
+
+    @classmethod
+    def offline(cls, **changes: Any) -> QRLConfig:
+        """The published offline setting (maze2d; batches of 4096, 200,000 updates), with ``changes`` to it."""
+        published = dict(
+            encoder_sizes=(1024,) * 3, latent_size=256, projector_sizes=(1024,) * 2, dynamics_sizes=(1024,) * 3,
+            actor_sizes=(1024,) * 4, softplus_beta=0.01, softplus_offset=500.0, dynamics_weight=1.0,
+            adaptive_entropy=False, future_goals=False, behaviour_cloning_weight=0.05, critic_learning_rate=5e-4,
+        )  # fmt: skip
+        return cls(**{**published, **changes})
+
+
+def multilayer_perceptron(*sizes: int, zero_output: bool = False) -> nn.Sequential:
+    """Linear layers with ReLU between; Glorot-uniform weights, zero biases; an output of zeros where asked for."""
+    layers: list[nn.Module] = []
+    for size, following in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(size, following), nn.ReLU()]
+        nn.init.xavier_uniform_(layers[-2].weight)
+        nn.init.zeros_(layers[-2].bias)
+    if zero_output:
+        nn.init.zeros_(layers[-2].weight)
+    return nn.Sequential(*layers[:-1])
+
+
+class Critic(nn.Module):
+    """Encoder, latent dynamics z' = z + f(z, a), projector, head, and the multiplier of the constraint."""
+
+    def __init__(self, input_size: int, action_size: int, config: QRLConfig, head: nn.Module) -> None:
+        super().__init__()
+        latent = config.latent_size
+        self.encoder = multilayer_perceptron(input_size, *config.encoder_sizes, latent)
+        self.residual = multilayer_perceptron(latent + action_size, *config.dynamics_sizes, latent, zero_output=True)
+        self.projector = multilayer_perceptron(latent, *config.projector_sizes, config.embedding_size)
+        self.head = head
+        # The inverse of softplus, log(e^m - 1), in a form that does not overflow.
+        initial = config.initial_multiplier
+        self.raw_multiplier = nn.Parameter(torch.tensor(initial + math.log(-math.expm1(-initial))))
+
+    def dynamics(self, latent: Tensor, action: Tensor) -> Tensor:
+        """Latents after actions: (..., latent_size) and (..., action_size), of the same leading sizes."""
+        return latent + self.residual(torch.cat([latent, action.to(latent.dtype)], dim=-1))
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        return self.projector(self.encoder(inputs))
+
+
+class TanhNormal:
+    """tanh of a normal variable, stretched to the range of the actions; (..., action_size) parameters."""
+
+    def __init__(self, mean: Tensor, raw_scale: Tensor, centre: Tensor, half_range: Tensor) -> None:
+        self.mean, self.scale = mean.float(), functional.softplus(raw_scale.float()) + 1e-4
+        self.centre, self.half_range = centre, half_range
+
+    @property
+    def mode(self) -> Tensor:
+        """tanh of the mean."""
+        return self.centre + self.half_range * self.mean.tanh()
+
+    def sample(self) -> Tensor:
+        """An action, with gradients for the parameters."""
+        return self.centre + self.half_range * (self.mean + self.scale * torch.randn_like(self.mean)).tanh()
+
+    def entropy(self, samples: int) -> Tensor:
+        """In nats, (...): that of the normal, and the mean of the samples' log-Jacobians."""
+        noise = torch.randn(samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+        normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.scale.log()
+        return (normal + self._log_jacobian(self.mean + self.scale * noise).mean(dim=0)).sum(dim=-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density (...); within a thousandth of an end of the range, the mean density of that tail."""
+        unit = (action - self.centre) / self.half_range
+        clipped = unit.clamp(-_TANH_THRESHOLD, _TANH_THRESHOLD)
+        raw = clipped.atanh()
+        standard = (raw - self.mean) / self.scale
+        inside = -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi) - self._log_jacobian(raw)
+        tail = torch.special.log_ndtr(-standard * clipped.sign())
+        tail = tail - math.log(1 - _TANH_THRESHOLD) - self.half_range.log()
+        return torch.where(unit.abs() >= _TANH_THRESHOLD, tail, inside).sum(dim=-1)
+
+    def _log_jacobian(self, raw: Tensor) -> Tensor:
+        """log of d action / d raw = half_range (1 - tanh^2), in a form that does not cancel."""
+        return self.half_range.log() + 2 * (math.log(2) - raw - functional.softplus(-2 * raw))
+
+
+class Actor(nn.Module):
+    """Observation and goal to a `TanhNormal`; at the start its mean is 0."""
+
+    def __init__(self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int]) -> None:
+        super().__init__()
+        self.network = multilayer_perceptron(input_size, *sizes, 2 * len(low), zero_output=True)
+        self.register_buffer("centre", (low + high) / 2)
+        self.register_buffer("half_range", (high - low) / 2)
+        self.raw_entropy_weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, observation: Tensor, goal: Tensor) -> TanhNormal:
+        mean, raw_scale = self.network(torch.cat([observation, goal], dim=-1)).chunk(2, dim=-1)
+        return TanhNormal(mean, raw_scale, self.centre, self.half_range)
+
+
+class QRL:
+    r"""Learns the quasimetric d(s, g), the cost of the shortest way from s to g, and an actor that follows it.
+
+    Per critic, from transitions (s, a, s') and with the multiplier maximised (`qmkernels.losses.qrl_critic`)
+
+    .. math:: \overline{\mathrm{softplus}_\beta(o - d(s, g))} + \lambda (\overline{\mathrm{relu}(d(s, s') - c)^2}
+              - \epsilon^2) + w\, \overline{d(\hat z', z')^2 + d(z', \hat z')^2} / 2,\quad \hat z' = z + f(z, a)
+
+    where g are other transitions' s'. The actor minimises the largest of the critics' d(T(z, a), z_g), less its
+    entropy times an adaptive weight, plus behaviour cloning.
+
+    Args:
+        observation_size: values in an observation.
+        action_size: values in an action; with ``discrete``, the number of actions.
+        config: default `QRLConfig.online()`.
+        goal_size: None: goals are observations. Otherwise goals have this many values and stand for sets, all
+            states that achieve them: the networks' inputs have room for both and an indicator, and every state is
+            linked to the goal that it achieves at cost 0 (paper, appendix A).
+        discrete: actions are integers, seen by the dynamics as one-hot rows; there is no actor, and `act` is `plan`.
+        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
+        head: makes the head from its input size; default ``IQE(size, config.dim_per_component)``. A head with
+            ``fused_iqe`` trains by one kernel, any other by compositions.
+        device: of the networks. Default: torch's.
+        compile: runs both losses through ``torch.compile``.
+        group: processes that train together, of `torch.distributed`, as DDP does: the networks of the first are sent
+            to all, and gradients are averaged over all before each step, of batches that each draws for itself.
+            (An agent has several losses over shared networks and two optimizers, which DDP's one forward and
+            backward pass does not hold.)
+
+    A batch is a dictionary of tensors on ``device``; B rows each:
+        observation, next_observation: (B, observation_size).
+        action: (B, action_size) float, or (B,) int64 with ``discrete``.
+        reward: (B,), with ``variable_cost`` alone.
+        achieved_goal: (B, goal_size), what next_observation achieves, with ``goal_size`` alone.
+        goal: (B, goal_size or observation_size), achieved later in the same episode; with ``future_goals`` or
+            ``behaviour_cloning_weight`` alone, and an actor.
+
+    Mixed precision: ``with torch.autocast("cuda", torch.bfloat16): agent.update(batch)``; distances, densities and
+    losses stay in float32. Nothing here waits for a GPU.
+
+    Example:
+        >>> agent = qm.agents.QRL(4, 2, qm.agents.QRLConfig.online(embedding_size=64, dim_per_component=8))
+        >>> rows = {name: torch.randn(32, 4) for name in ("observation", "next_observation", "goal")}
+        >>> metrics = agent.update({**rows, "action": torch.rand(32, 2) * 2 - 1})
+        >>> agent.act(torch.zeros(4), torch.ones(4)).shape
+        torch.Size([2])
+        >>> agent.pairwise_distance(torch.randn(5, 4), torch.randn(7, 4)).shape
+        torch.Size([5, 7])
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: QRLConfig | None = None,
+        *,
+        goal_size: int | None = None,
+        discrete: bool = False,
+        action_low: Any = -1.0,
+        action_high: Any = 1.0,
+        head: Callable[[int], nn.Module] | None = None,
+        device: torch.device | str | None = None,
+        compile: bool = False,
+        group: torch.distributed.ProcessGroup | None = None,
+    ) -> None:
+        self.config = config = config or QRLConfig.online()
+        self.observation_size, self.action_size = observation_size, action_size
+        self.goal_size, self.discrete, self.group = goal_size, discrete, group
+        make_head = head or (lambda size: IQE(size, config.dim_per_component))
+        input_size = observation_size if goal_size is None else observation_size + goal_size + 1
+        self.critics = nn.ModuleList(
+            Critic(input_size, action_size, config, make_head(config.embedding_size)) for _ in range(config.num_critics)
+        )
+        self.actor = None
+        if not discrete:
+            low, high = (torch.as_tensor(end, dtype=torch.float32) for end in (action_low, action_high))
+            low, high = low.expand(action_size).clone(), high.expand(action_size).clone()
+            if not (torch.isfinite(low) & torch.isfinite(high) & (low < high)).all():
+                raise ValueError(
+                    f"QRL: actions must have finite ranges, got from {low.tolist()} to {high.tolist()}; rescale them."
+                )
+            sizes = observation_size + (observation_size if goal_size is None else goal_size)
+            self.actor = Actor(sizes, low, high, config.actor_sizes)
+            self.target_entropy = -float((high - low).sum()) / 2
+        self.networks = nn.ModuleDict({"critics": self.critics})
+        if self.actor is not None:
+            self.networks["actor"] = self.actor
+        self.networks.to(device)
+        self.optimizers = self._make_optimizers()
+        self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
+        if compile:
+            self._critic_loss, self._actor_loss = torch.compile(self.critic_loss), torch.compile(self.actor_loss)
+        if group is not None:
+            for value in self.networks.state_dict().values():
+                torch.distributed.broadcast(value, torch.distributed.get_global_rank(group, 0), group=group)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of the critics and their multipliers, then of the actor; returns 0-d tensors, detached."""
+        self._check_batch(batch)
+        loss, metrics, latents = self._critic_loss(batch)
+        self._step("critics", loss)
+        if self.actor is not None:
+            with _frozen(self.critics):
+                loss, actor_metrics = self._actor_loss(batch, latents)
+                self._step("actor", loss)
+            metrics = {**metrics, **actor_metrics}
+        return metrics
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, goal: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions towards goals: (..., action_size) of (..., observation_size) and (..., goal_size).
+
+        A sample of the actor, or its mode where ``deterministic``. With ``discrete`` the integers (...) that `plan`
+        finds best, in both cases.
+        """
+        if self.actor is None:
+            return self.plan(observation, goal)
+        policy = self.actor(*_expanded(observation, goal))
+        return policy.mode if deterministic else policy.sample()
+
+    @torch.no_grad()
+    def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
+        """d(observation, goal) (...), the largest of the critics', in the units of the costs; rows broadcast."""
+        state, target = self.state_inputs(observation), self.goal_inputs(goal)
+        return self._largest(critic.head(critic.embed(state), critic.embed(target)) for critic in self.critics)
+
+    @torch.no_grad()
+    def pairwise_distance(self, observations: Tensor, goals: Tensor) -> Tensor:
+        """Distances (..., N, M) from each of N observations to each of M goals, by the head's pairwise kernel."""
+        state, target = self.state_inputs(observations), self.goal_inputs(goals)
+        return self._largest(
+            pairwise(critic.head, critic.embed(state), critic.embed(target)) for critic in self.critics
+        )
+
+    @torch.no_grad()
+    def plan(self, observation: Tensor, goal: Tensor, candidate_actions: Tensor | None = None) -> Tensor:
+        """Of candidate actions the one after which the goal is nearest, by the latent dynamics.
+
+        Args:
+            observation, goal: (..., size); leading sizes broadcast.
+            candidate_actions: (N, action_size), or (..., N, action_size) with candidates of each row's own; with
+                ``discrete``, (N,) or (..., N) int64, and None stands for all.
+
+        Returns:
+            (..., action_size), or (...) int64 with ``discrete``: the first of the best.
+        """
+        observation, goal = _expanded(observation, goal)
+        if candidate_actions is None:
+            if not self.discrete:
+                raise ValueError("QRL.plan: give candidate_actions; there is no finite set of all.")
+            candidate_actions = torch.arange(self.action_size, device=observation.device)
+        inner = 1 if self.discrete else 2
+        count = candidate_actions.shape[-inner]
+        candidates = candidate_actions.expand(*observation.shape[:-1], *candidate_actions.shape[-inner:])
+        state, target, actions = self.state_inputs(observation), self.goal_inputs(goal), self.action_inputs(candidates)
+
+        def after(critic: Critic) -> Tensor:
+            latent = critic.encoder(state).unsqueeze(-2)
+            reached = critic.projector(critic.dynamics(latent.expand(*latent.shape[:-2], count, -1), actions))
+            return critic.head(reached, critic.embed(target).unsqueeze(-2))
+
+        best = self._largest(after(critic) for critic in self.critics).argmin(dim=-1)
+        if self.discrete:
+            return candidates.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+        return candidates.gather(-2, best[..., None, None].expand(*best.shape, 1, self.action_size)).squeeze(-2)
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics, list[tuple[Tensor, Tensor]]]:
+        """The critics' losses added; metrics; of each critic the detached latents of states and of their goals."""
+        config, size = self.config, len(batch["observation"])
+        rows = [self.state_inputs(batch["observation"]), self.state_inputs(batch["next_observation"])]
+        cost: Tensor | float = -batch["reward"] if config.variable_cost else config.step_cost
+        if self.goal_size is not None:
+            rows.append(self.goal_inputs(batch["achieved_goal"]))
+            # A link to the goal is a transition of its own: in x, in y, and among the goals of others.
+            cost = cost if isinstance(cost, Tensor) else rows[0].new_full((size,), cost)
+            cost = torch.cat([cost, torch.zeros_like(cost)])
+        inputs, action = torch.cat(rows), self.action_inputs(batch["action"])
+        losses, metrics, latents = [], {}, []
+        for number, critic in enumerate(self.critics):
+            encoded = critic.encoder(inputs)
+            state, following, *goal = encoded.split(size)
+            embedded = critic.projector(torch.cat([encoded, critic.dynamics(state, action)]))
+            x, y, predicted = embedded[: -2 * size], embedded[size:-size], embedded[-size:]
+            found = qrl_critic(
+                critic.head, x, y, critic.raw_multiplier, cost=cost, epsilon=config.epsilon,
+                softplus_beta=config.softplus_beta, softplus_offset=config.softplus_offset,
+            )  # fmt: skip
+            dynamics = latent_dynamics(critic.head, predicted, embedded[size : 2 * size])
+            losses.append(found.loss + config.dynamics_weight * dynamics.loss)
+            latents.append((state.detach(), (goal[0] if goal else following).detach()))
+            for name, value in found._asdict().items():
+                metrics[f"critic_{number}/{name}"] = value.detach()
+            metrics[f"critic_{number}/dynamics"] = dynamics.loss.detach()
+        return torch.stack(losses).sum(), metrics, latents
+
+    def actor_loss(self, batch: Batch, latents: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Metrics]:
+        """The actor's loss and metrics, given what `critic_loss` returned; gradients of critics are of no use."""
+        config = self.config
+        achieved = batch["next_observation"] if self.goal_size is None else batch["achieved_goal"]
+        observation, goal = batch["observation"], achieved.roll(1, dims=0)
+        if config.future_goals:
+            observation, goal = torch.cat([observation, observation]), torch.cat([goal, batch["goal"]])
+        policy = self.actor(observation, goal)
+        action, distances = policy.sample(), []
+        for critic, (state, target) in zip(self.critics, latents, strict=True):
+            with torch.no_grad():
+                target = target.roll(1, dims=0)
+                if config.future_goals:
+                    state = torch.cat([state, state])
+                    target = torch.cat([target, critic.encoder(self.goal_inputs(batch["goal"]))])
+                target = critic.projector(target)
+            distances.append(critic.head(critic.projector(critic.dynamics(state, action)), target))
+        distance = self._largest(distances).mean()
+        loss, metrics = config.actor_distance_weight * distance, {"actor/distance": distance.detach()}
+        if config.adaptive_entropy:
+            entropy, weight = policy.entropy(config.entropy_samples).mean(), self.actor.raw_entropy_weight.exp()
+            missing = self.target_entropy - entropy
+            # Minimised over the actor, maximised over the weight.
+            loss = loss + weight.detach() * missing - weight * missing.detach()
+            metrics |= {"actor/entropy": entropy.detach(), "actor/entropy_weight": weight.detach()}
+        if config.behaviour_cloning_weight:
+            log_prob = self.actor(batch["observation"], batch["goal"]).log_prob(batch["action"]).mean()
+            loss = loss - config.behaviour_cloning_weight * log_prob
+            metrics["actor/log_prob"] = log_prob.detach()
+        return loss, metrics
+
+    def state_inputs(self, observation: Tensor) -> Tensor:
+        """The critics' input rows of states."""
+        return observation if self.goal_size is None else functional.pad(observation, (0, self.goal_size + 1))
+
+    def goal_inputs(self, goal: Tensor) -> Tensor:
+        """The critics' input rows of goals."""
+        if self.goal_size is None:
+            return goal
+        return functional.pad(functional.pad(goal, (self.observation_size, 0)), (0, 1), value=1.0)
+
+    def action_inputs(self, action: Tensor) -> Tensor:
+        """The dynamics' input rows of actions."""
+        return functional.one_hot(action, self.action_size).float() if self.discrete else action
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `update` changes, and what the agent was made of."""
+        return {
+            "made_of": self._made_of(),
+            "networks": self.networks.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where the agent was that gave ``state``; ValueError where that was made of something else."""
+        here, there = self._made_of(), state.get("made_of", {})
+        different = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+        if different:
+            listed = "; ".join(f"{name} is {there.get(name)!r} there, {here.get(name)!r} here" for name in different)
+            raise ValueError(f"QRL.load_state_dict: the checkpoint is of another agent: {listed}.")
+        self.networks.load_state_dict(state["networks"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+
+    def _made_of(self) -> dict[str, Any]:
+        sizes = {name: getattr(self, name) for name in ("observation_size", "action_size", "goal_size", "discrete")}
+        # Lists, not tuples: as they come back from JSON and other formats.
+        config = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()}
+        bounds = {}
+        if self.actor is not None:
+            low, high = self.actor.centre - self.actor.half_range, self.actor.centre + self.actor.half_range
+            bounds = {"action_low": low.tolist(), "action_high": high.tolist()}
+        return {**sizes, **bounds, **config, "head": repr(self.critics[0].head)}
+
+    def _make_optimizers(self) -> dict[str, torch.optim.AdamW]:
+        config, multipliers = self.config, [critic.raw_multiplier for critic in self.critics]
+        groups = {
+            "critics": [
+                {"params": _without(self.critics, multipliers), "lr": config.critic_learning_rate},
+                {"params": multipliers, "lr": config.multiplier_learning_rate},
+            ]
+        }
+        if self.actor is not None:
+            weight = [self.actor.raw_entropy_weight]
+            groups["actor"] = [
+                {"params": _without(self.actor, weight), "lr": config.actor_learning_rate},
+                {"params": weight, "lr": config.entropy_learning_rate},
+            ]
+        return {name: torch.optim.AdamW(each, weight_decay=0.0) for name, each in groups.items()}
+
+    def _step(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.group is not None:
+            grads = [p.grad for each in optimizer.param_groups for p in each["params"] if p.grad is not None]
+            flat = torch.cat([grad.reshape(-1) for grad in grads])
+            torch.distributed.all_reduce(flat, group=self.group)
+            flat /= torch.distributed.get_world_size(self.group)
+            for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(mean.view_as(grad))
+        optimizer.step()
+
+    def _check_batch(self, batch: Batch) -> None:
+        """Names and shapes, before any network runs."""
+        goal_size = self.observation_size if self.goal_size is None else self.goal_size
+        wanted = {"observation": (self.observation_size,), "next_observation": (self.observation_size,)}
+        wanted["action"] = () if self.discrete else (self.action_size,)
+        if self.config.variable_cost:
+            wanted["reward"] = ()
+        if self.goal_size is not None:
+            wanted["achieved_goal"] = (goal_size,)
+        if self.actor is not None and (self.config.future_goals or self.config.behaviour_cloning_weight):
+            wanted["goal"] = (goal_size,)
+        missing = [name for name in wanted if name not in batch]
+        if missing:
+            raise ValueError(f"QRL.update: the batch lacks {', '.join(missing)}; it has {', '.join(batch)}.")
+        size = len(batch["observation"])
+        for name, shape in wanted.items():
+            if tuple(batch[name].shape) != (size, *shape):
+                raise ValueError(f"QRL.update: {name} must be {(size, *shape)}, got {tuple(batch[name].shape)}.")
+
+    @staticmethod
+    def _largest(distances: Iterable[Tensor]) -> Tensor:
+        return torch.stack(list(distances)).amax(dim=0)
+
+
+def _without(module: nn.Module, others: list[nn.Parameter]) -> list[nn.Parameter]:
+    return [each for each in module.parameters() if all(each is not other for other in others)]
+
+
+def _expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    leading = torch.broadcast_shapes(observation.shape[:-1], goal.shape[:-1])
+    return observation.expand(*leading, -1), goal.expand(*leading, -1)
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """The module's parameters need no gradients within the block."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

@@ -1,0 +1,162 @@
+"""Offline transitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+from torch import Tensor
+
+from .goals import GoalSampler
+from .spaces import GOAL_KEYS, check_actions
+from .transitions import Arrays, batch_of, stored_dtype
+
+
+class Dataset:
+    """Transitions of whole episodes, one after another, in numpy arrays; gymnasium's meaning of the names.
+
+    Args:
+        observation, next_observation: (N, observation_size); float32 in here, as all floats.
+        action: (N, action_size) float, or (N,) integers.
+        reward: (N,). Default 0.
+        terminated: (N,) bool, the environment ended the episode with this transition. Default: nowhere.
+        truncated: (N,) bool, the episode was cut off after this transition, by time or by the end of the data.
+        achieved_goal: (N, goal_size), what next_observation achieves; None: goals are observations.
+        action_space: a Box or Discrete that all actions must be in.
+
+    The last transition ends its episode, whatever it says.
+
+    Raises:
+        ValueError: arrays of other lengths, values that are not finite, actions outside their space, or no end of an
+            episode anywhere: without those, goals would cross from one episode to the next.
+    """
+
+    def __init__(
+        self,
+        observation: Any,
+        action: Any,
+        next_observation: Any,
+        *,
+        reward: Any = None,
+        terminated: Any = None,
+        truncated: Any = None,
+        achieved_goal: Any = None,
+        action_space: Any = None,
+    ) -> None:
+        if terminated is None and truncated is None:
+            raise ValueError(
+                "Dataset: give terminated, truncated or both; without terminals nothing says where episodes end."
+            )
+        size = len(observation)
+        given = {
+            "observation": observation,
+            "action": action,
+            "next_observation": next_observation,
+            "reward": numpy.zeros(size) if reward is None else reward,
+            "terminated": numpy.zeros(size, bool) if terminated is None else numpy.array(terminated, bool),
+            "truncated": numpy.zeros(size, bool) if truncated is None else numpy.array(truncated, bool),
+        }
+        if achieved_goal is not None:
+            given["achieved_goal"] = achieved_goal
+        self.arrays: Arrays = {}
+        for name, value in given.items():
+            array = numpy.asarray(value)
+            self.arrays[name] = numpy.ascontiguousarray(array, dtype=stored_dtype(array))
+        self._check()
+        if action_space is not None:
+            check_actions(self.arrays["action"], action_space)
+        ends = self.arrays["terminated"] | self.arrays["truncated"]
+        if not ends.any():
+            raise ValueError(
+                f"Dataset: none of the {size} transitions is terminated or truncated; flag the last of each episode."
+            )
+        if not ends[-1]:
+            self.arrays["truncated"][-1] = ends[-1] = True
+        last = numpy.flatnonzero(ends)
+        self.episode_end = last[numpy.searchsorted(last, numpy.arange(size))]
+        """Index of the last transition of each one's episode, (N,)."""
+
+    @classmethod
+    def from_minari(cls, dataset: Any, *, check_space: bool = True) -> Dataset:
+        """A Minari dataset, or the name of one on this machine (nothing is downloaded).
+
+        Where observations are dictionaries with ``achieved_goal``, goals are those.
+        """
+        if isinstance(dataset, str):
+            import minari
+
+            try:
+                dataset = minari.load_dataset(dataset)
+            except FileNotFoundError as error:
+                known = ", ".join(minari.list_local_datasets()) or "none"
+                raise ValueError(f"No Minari dataset {dataset!r} on this machine; there are: {known}.") from error
+        parts: dict[str, list[numpy.ndarray]] = {}
+        for episode in dataset.iterate_episodes():
+            observations, achieved = episode.observations, None
+            if isinstance(observations, dict):
+                missing = [key for key in GOAL_KEYS[:2] if key not in observations]
+                if missing:
+                    raise ValueError(f"Dataset.from_minari: the observations lack {', '.join(missing)}.")
+                observations, achieved = observations["observation"], observations["achieved_goal"]
+            length = len(episode.actions)
+            truncated = numpy.asarray(episode.truncations, dtype=bool).copy()
+            # An episode is whole in itself, also where its recording just stopped.
+            truncated[-1] |= not episode.terminations[-1]
+            found = {
+                "observation": observations[:length],
+                "action": episode.actions,
+                "next_observation": observations[1 : length + 1],
+                "reward": episode.rewards,
+                "terminated": episode.terminations,
+                "truncated": truncated,
+                "achieved_goal": None if achieved is None else achieved[1 : length + 1],
+            }
+            for name, value in found.items():
+                if value is not None:
+                    parts.setdefault(name, []).append(numpy.asarray(value))
+        if not parts:
+            raise ValueError("Dataset.from_minari: the dataset has no episodes.")
+        arrays = {name: numpy.concatenate(values) for name, values in parts.items()}
+        return cls(**arrays, action_space=dataset.action_space if check_space else None)
+
+    def save(self, path: str | Path) -> None:
+        """Writes an ``.npz`` file that `load` reads; an earlier one is replaced when the new one is whole."""
+        path = Path(path)
+        partial = path.with_name(f"{path.name}.partial")
+        with partial.open("wb") as file:
+            numpy.savez(file, **self.arrays)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dataset:
+        with numpy.load(path) as arrays:
+            return cls(**arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays["reward"])
+
+    @property
+    def num_episodes(self) -> int:
+        return len(numpy.unique(self.episode_end))
+
+    def sample(self, size: int, goals: GoalSampler, generator: numpy.random.Generator) -> dict[str, Tensor]:
+        """A batch of ``size`` transitions, uniform with replacement, on the CPU: the arrays' rows, and "goal"."""
+        indices = generator.integers(len(self), size=size)
+        chosen = goals.sample(indices, self.episode_end[indices], (0, len(self)), generator)
+        return batch_of(self.arrays, indices, chosen)
+
+    def _check(self) -> None:
+        size = len(self.arrays["observation"])
+        if size == 0:
+            raise ValueError("Dataset: there are no transitions.")
+        for name, array in self.arrays.items():
+            if len(array) != size:
+                raise ValueError(f"Dataset: {name} must have {size} rows as observation has, got {len(array)}.")
+            if array.dtype == numpy.float32 and not numpy.isfinite(array).all():
+                raise ValueError(f"Dataset: {name} has values that are not finite.")
+        if self.arrays["observation"].shape != self.arrays["next_observation"].shape:
+            raise ValueError(
+                f"Dataset: observation and next_observation must have the same shape, got "
+                f"{self.arrays['observation'].shape} and {self.arrays['next_observation'].shape}."
+            )

@@ -1,0 +1,48 @@
+"""Checks of gymnasium's spaces, by what they offer: gymnasium itself is not imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+
+GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
+
+
+def check_goal_environment(environment: Any) -> None:
+    """ValueError where the environment has no goals, or observations and goals that are not flat vectors."""
+    name = getattr(getattr(environment, "spec", None), "id", None) or type(environment).__name__
+    spaces = getattr(environment.observation_space, "spaces", None)
+    if not isinstance(spaces, dict) or any(key not in spaces for key in GOAL_KEYS):
+        raise ValueError(
+            f"{name} has no goals: its observation space must be a Dict with {', '.join(GOAL_KEYS)}, as of a GoalEnv, "
+            f"got {environment.observation_space}. Wrap it."
+        )
+    for key in GOAL_KEYS:
+        if spaces[key].shape is None or len(spaces[key].shape) != 1:
+            raise ValueError(f"{name}: {key} must be a vector, got {spaces[key]}. Flatten it with a wrapper.")
+
+
+def check_actions(actions: numpy.ndarray, space: Any) -> None:
+    """ValueError where one of the actions (N, ...) is outside a Discrete or a Box space, or not a number."""
+    actions = numpy.asarray(actions)
+    if hasattr(space, "n"):
+        if actions.ndim != 1 or not numpy.issubdtype(actions.dtype, numpy.integer):
+            raise ValueError(f"actions of {space} must be (N,) integers, got {actions.shape} {actions.dtype}.")
+        inside = (actions >= space.start) & (actions < space.start + space.n)
+    else:
+        if actions.shape[1:] != space.shape:
+            raise ValueError(
+                f"actions of {space} must be (N, {', '.join(map(str, space.shape))}), got {actions.shape}."
+            )
+        # A float32 bound is not the same number in float64.
+        slack = 1e-5 * (space.high - space.low)
+        inside = (
+            ((actions >= space.low - slack) & (actions <= space.high + slack)).reshape(len(actions), -1).all(axis=1)
+        )
+    if not inside.all():
+        first = int(numpy.argmin(inside))
+        raise ValueError(
+            f"{int((~inside).sum())} of {len(actions)} actions are outside {space}, the first is number {first}: "
+            f"{actions[first]}. Rescale or clip them."
+        )

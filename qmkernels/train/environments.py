@@ -1,0 +1,123 @@
+"""Environments with goals: made by name, stepped through episodes, and asked for data."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy
+
+from ..data import Dataset, check_goal_environment
+
+Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
+
+# What an episode's seed is for, so that no two purposes share episodes.
+COLLECTION, EVALUATION, DATASET = 1, 2, 3
+
+
+class ActionRepeat(gymnasium.Wrapper):
+    """Holds every action for some steps; rewards add up, and success is that of any of them."""
+
+    def __init__(self, environment: gymnasium.Env, repeat: int) -> None:
+        super().__init__(environment)
+        self._repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        total, succeeded = 0.0, False
+        for _ in range(self._repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total, succeeded = total + float(reward), succeeded or is_success(info)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, {**info, "success": succeeded}
+
+
+def make_environment(name: str, action_repeat: int = 1) -> gymnasium.Env:
+    """An environment with goals and vectors of actions or Discrete ones; ValueError for any other."""
+    if importlib.util.find_spec("gymnasium_robotics") is not None:
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
+    try:
+        environment = gymnasium.make(name)
+    except gymnasium.error.Error as error:
+        hint = "" if importlib.util.find_spec("gymnasium_robotics") else " Mazes and Fetch are in gymnasium-robotics."
+        raise ValueError(f"--env {name}: {error}{hint}") from error
+    check_goal_environment(environment)
+    space = environment.action_space
+    if not isinstance(space, gymnasium.spaces.Discrete) and not (
+        isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
+    ):
+        raise ValueError(f"--env {name}: actions must be a bounded vector or Discrete, got {space}.")
+    if environment.spec.max_episode_steps is None:
+        raise ValueError(f"--env {name}: episodes must end; register it with max_episode_steps.")
+    return ActionRepeat(environment, action_repeat) if action_repeat > 1 else environment
+
+
+def is_success(info: dict) -> bool:
+    return bool(info.get("success", info.get("is_success", False)))
+
+
+def episode_seed(seed: int, purpose: int, number: int) -> int:
+    """An episode depends on these alone, not on the episodes before it."""
+    return int(numpy.random.SeedSequence([seed, purpose, number]).generate_state(1)[0])
+
+
+class Step(NamedTuple):
+    observation: dict[str, numpy.ndarray]
+    action: numpy.ndarray
+    reward: float
+    next_observation: dict[str, numpy.ndarray]
+    terminated: bool
+    truncated: bool
+    success: bool
+
+
+def episode(
+    environment: gymnasium.Env, policy: Policy, seed: int, *, options: dict | None = None, stop_at_success: bool = False
+) -> list[Step]:
+    """One whole episode."""
+    observation, _ = environment.reset(seed=seed, options=options)
+    steps: list[Step] = []
+    while not steps or not (steps[-1].terminated or steps[-1].truncated or (stop_at_success and steps[-1].success)):
+        action = policy(observation)
+        following, reward, terminated, truncated, info = environment.step(action)
+        success = is_success(info) or (terminated and "success" not in info and "is_success" not in info)
+        steps.append(Step(observation, action, float(reward), following, terminated, truncated, success))
+        observation = following
+    return steps
+
+
+def collect_dataset(
+    environment: gymnasium.Env, num_steps: int, seed: int, *, reversion: float, scale: float
+) -> Dataset:
+    """Transitions of actions that drift: x <- (1 - reversion) x + scale * normal, clipped to the range."""
+    space = environment.action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise ValueError(f"Datasets are collected with continuous actions, got {space}; give --dataset.")
+    generator = numpy.random.default_rng([seed, DATASET])
+    centre, half_range = (space.high + space.low) / 2, (space.high - space.low) / 2
+    steps: list[Step] = []
+    number = 0
+    while len(steps) < num_steps:
+        state = generator.normal(size=space.shape)
+
+        def drifting(_: dict) -> numpy.ndarray:
+            nonlocal state
+            state = (1 - reversion) * state + scale * generator.normal(size=space.shape)
+            return (centre + half_range * state.clip(-1, 1)).astype(space.dtype)
+
+        steps += episode(environment, drifting, episode_seed(seed, DATASET, number))
+        number += 1
+    return Dataset(
+        observation=[step.observation["observation"] for step in steps],
+        action=[step.action for step in steps],
+        next_observation=[step.next_observation["observation"] for step in steps],
+        reward=[step.reward for step in steps],
+        terminated=[step.terminated for step in steps],
+        truncated=[step.truncated for step in steps],
+        achieved_goal=[step.next_observation["achieved_goal"] for step in steps],
+        action_space=space,
+    )
