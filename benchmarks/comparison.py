@@ -97,7 +97,7 @@ def run_benchmark(benchmark: Callable, case: Case, direction: str, contender: st
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def compiled(function: Callable) -> Callable[[], Callable]:
