@@ -127,8 +127,9 @@ def copy_of(values: int) -> Step:
 
 
 def in_float64(case: Case, direction: str) -> tuple[torch.Tensor, ...] | None:
-    """The eager contender's results on the same numbers in float64, where it solves the whole case."""
-    if "eager" not in case.contenders or "eager" in PARTS.get(case.op, {}):
+    """The eager contender's results on the same numbers in float64, where it solves the whole case; None for fsq, whose
+    codes jump by a level where the dtypes round to different sides."""
+    if "eager" not in case.contenders or "eager" in PARTS.get(case.op, {}) or case.op == "fsq":
         return None
     exact = Case(case.op, case.name, lambda: [tensor.double() for tensor in case.inputs()], case.contenders)
     return exact.step("eager", direction)()
