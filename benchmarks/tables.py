@@ -120,7 +120,7 @@ def ops_row(case: dict[str, Row]) -> str:
         compared(case, "eager"),
         compared(case, "compiled"),
         "; ".join(others),
-        *(case.get(name, {}).get("peak_mib", "") + " MiB" for name in ("ours", "eager")),
+        *(cell(case, name, "peak_mib", " MiB") if name in case else "" for name in ("ours", "eager")),
         *(case.get(name, {}).get("max_error", "") for name in ("ours", "eager")),
     ]
     return f"| {' | '.join(cells)} |"
