@@ -33,17 +33,22 @@ def inputs(rows: int) -> list[Tensor]:
     return [randn(rows, 512), randn(rows, 512, seed=1), torch.linspace(0.1, 1, 128)]
 
 
-CASES = [
-    Case(
-        "pqe", "elementwise (1024, 512), K=4, weights", functools.partial(inputs, 1024),
+def elementwise(rows: int, aims: dict[tuple[str, str], float]) -> Case:
+    return Case(
+        "pqe", f"elementwise ({rows}, 512), K=4, weights", functools.partial(inputs, rows),
         {
             "ours": lambda: functools.partial(ours, qm.pqe),
             "eager": lambda: plain,
             "compiled": compiled(plain),
         },
-        aims={("eager", BACKWARD): 3},
-        moved=(2 * 1024 * 512, 4 * 1024 * 512),
-    ),
+        aims=aims,
+        moved=(2 * rows * 512, 4 * rows * 512),
+    )  # fmt: skip
+
+
+CASES = [
+    elementwise(1024, {("eager", BACKWARD): 3}),
+    elementwise(2, {}),  # what a call costs that has next to nothing to compute
     Case(
         "pqe", "pairwise 512 x 512, D=512, K=4, weights", functools.partial(inputs, 512),
         {

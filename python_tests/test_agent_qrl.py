@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from processes import run_two
 
 import qmkernels as qm
 from qmkernels.agents import QRL, QRLConfig
@@ -279,20 +280,15 @@ def test_compiled_losses_are_one_graph_each_and_train_the_same(monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def _train_in_group(rank: int, folder) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def _train_in_group(rank: int) -> torch.Tensor:
     agent = agent_of(seed=rank, group=torch.distributed.group.WORLD)
     for step in range(3):
         agent.update(batch_for(agent, seed=10 * step + rank))
-    torch.save(torch.cat([p.detach().reshape(-1) for p in agent.networks.parameters()]), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return torch.cat([p.detach().reshape(-1) for p in agent.networks.parameters()])
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_processes_of_a_group_have_the_same_networks_after_different_batches(tmp_path):
-    torch.multiprocessing.start_processes(_train_in_group, args=(tmp_path,), nprocs=2, start_method="fork")
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    found = run_two(_train_in_group, tmp_path)
     assert torch.equal(*found) and found[0].isfinite().all()
 
 

@@ -1,11 +1,7 @@
 """IQE heads under DistributedDataParallel: two gloo processes on this machine against one process."""
 
-import os
-import socket
-
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_two
 
 import qmkernels as qm
 
@@ -36,26 +32,17 @@ def batches():
     return [tuple(torch.randn(BATCH, 7, generator=generator) for _ in range(2)) for _ in range(STEPS)]
 
 
-def worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+def worker(rank):
     torch.manual_seed(3)
     critic = Critic()
     half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
     train(torch.nn.parallel.DistributedDataParallel(critic), [(x[half], y[half]) for x, y in batches()])
-    if rank == 0:
-        torch.save(critic.state_dict(), os.path.join(folder, "critic.pt"))
-    dist.destroy_process_group()
+    return critic.state_dict()
 
 
 def test_two_processes_with_half_a_batch_each_learn_what_one_learns(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(worker, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
+    together, _ = run_two(worker, tmp_path)
     torch.manual_seed(3)
     alone = Critic()
     train(alone, batches())
-    together = torch.load(tmp_path / "critic.pt")
     torch.testing.assert_close(together, dict(alone.state_dict()))

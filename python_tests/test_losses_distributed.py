@@ -1,11 +1,8 @@
 """Losses over a global batch: two gloo processes with half of the rows each against one process with all of them."""
 
-import os
-import socket
-
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_two
 
 import qmkernels as qm
 
@@ -50,28 +47,19 @@ def train(encoders, rows):
         optimizer.step()
 
 
-def worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+def worker(rank):
     torch.manual_seed(3)
     encoders = Encoders()
     train(torch.nn.parallel.DistributedDataParallel(encoders), slice(rank * BATCH // 2, (rank + 1) * BATCH // 2))
-    if rank == 0:
-        torch.save(encoders.state_dict(), os.path.join(folder, "encoders.pt"))
-    dist.destroy_process_group()
+    return encoders.state_dict()
 
 
 def test_two_processes_with_half_a_batch_each_learn_what_one_learns(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(worker, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
+    together, _ = run_two(worker, tmp_path)
     torch.manual_seed(3)
     alone = Encoders()
     start = {name: value.clone() for name, value in alone.state_dict().items()}
     train(alone, slice(None))
-    together = torch.load(tmp_path / "encoders.pt")
     torch.testing.assert_close(together, dict(alone.state_dict()), rtol=2e-5, atol=2e-6)
     assert all((value - start[name]).abs().max() > 1e-4 for name, value in together.items())
 

@@ -80,17 +80,35 @@ QMK_INLINE void find_largest(const T* row, int64_t stride, const T* lanes, int64
         }
 }
 
-template <class T, int R, int V, bool lanes_are_x>
+// The difference that the symmetric part squares. Few forms shift it, and an addition is a third of the work.
+template <class T, bool lanes_are_x, bool shifts>
+QMK_INLINE Lanes<T> symmetric_difference(T row, Lanes<T> lane, T shift) {
+    if constexpr (shifts)
+        return difference<T, lanes_are_x>(row, lane) + shift;
+    else
+        return difference<T, lanes_are_x>(row, lane);
+}
+
+template <class T, int R, int V, bool lanes_are_x, bool shifts>
 QMK_INLINE void sum_squares(const T* row, int64_t stride, const T* lanes, int64_t block_stride, MrnPart part, T shift,
                             Lanes<T> (&sums)[R][V]) {
     for (int64_t d = part.begin; d < part.end; ++d)
         for (int v = 0; v < V; ++v) {
             const auto lane = load<Lanes<T>>(lanes + v * block_stride + d * num_lanes<T>);
             for (int r = 0; r < R; ++r) {
-                const auto here = difference<T, lanes_are_x>(row[r * stride + d], lane) + shift;
+                const auto here = symmetric_difference<T, lanes_are_x, shifts>(row[r * stride + d], lane, shift);
                 sums[r][v] += here * here;
             }
         }
+}
+
+template <class T, int R, int V, bool lanes_are_x>
+QMK_INLINE void sum_squares(const T* row, int64_t stride, const T* lanes, int64_t block_stride, MrnPart part, T shift,
+                            Lanes<T> (&sums)[R][V]) {
+    if (shift == T(0))
+        sum_squares<T, R, V, lanes_are_x, false>(row, stride, lanes, block_stride, part, shift, sums);
+    else
+        sum_squares<T, R, V, lanes_are_x, true>(row, stride, lanes, block_stride, part, shift, sums);
 }
 
 // Where the distance of a row and a lane lies: out[row * of_row + lane * of_lane].
@@ -126,10 +144,7 @@ void distances_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_l
     for (int64_t c = 0; c < form.num_components; ++c, row += size, lanes += n * size) {
         Lanes<T> largest[R][V]{}, sums[R][V]{};
         find_largest<T, R, V, lanes_are_x, finite>(row, sides.dim, lanes, block_stride, asymmetric, largest);
-        if (shift == T(0))
-            sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, T(0), sums);
-        else
-            sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, shift, sums);
+        sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, shift, sums);
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) {
                 const Lanes<T> component = largest[r][v] + root.value(sums[r][v]);
@@ -285,9 +300,9 @@ QMK_INLINE void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t
 }
 
 // grad[D] of a block of lanes += the symmetric part's gradient by every row of the tile.
-template <class T, int width, bool lanes_are_x>
-QMK_INLINE void add_symmetric(const T* rows, int64_t num_rows, int64_t stride, const T* lanes, const Lanes<T>* slopes,
-                              int64_t num_components, T shift, Lanes<T>* grad) {
+template <class T, int width, bool lanes_are_x, bool shifts>
+void add_symmetric(const T* rows, int64_t num_rows, int64_t stride, const T* lanes, const Lanes<T>* slopes,
+                   int64_t num_components, T shift, Lanes<T>* grad) {
     Lanes<T> values[width], sums[width];
     for (int d = 0; d < width; ++d) {
         values[d] = load<Lanes<T>>(lanes + d * num_lanes<T>);
@@ -296,7 +311,7 @@ QMK_INLINE void add_symmetric(const T* rows, int64_t num_rows, int64_t stride, c
     for (int64_t r = 0; r < num_rows; ++r) {
         const Lanes<T> slope = slopes[r * num_components];
         for (int d = 0; d < width; ++d)
-            sums[d] += slope * (difference<T, lanes_are_x>(rows[r * stride + d], values[d]) + shift);
+            sums[d] += slope * symmetric_difference<T, lanes_are_x, shifts>(rows[r * stride + d], values[d], shift);
     }
     for (int d = 0; d < width; ++d) grad[d] = sums[d];
 }
@@ -311,6 +326,10 @@ void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T
     const MrnRoot<T> root(form, size);
     const MrnPart symmetric = mrn_symmetric_part(form, size);
     const T shift = mrn_shift<T>(form);
+    const auto add_eight =
+        shift == T(0) ? add_symmetric<T, 8, lanes_are_x, false> : add_symmetric<T, 8, lanes_are_x, true>;
+    const auto add_one =
+        shift == T(0) ? add_symmetric<T, 1, lanes_are_x, false> : add_symmetric<T, 1, lanes_are_x, true>;
     const int64_t tile_rows = count < 32 ? 8 * R : 2 * R;
     const int64_t pairs_stride = num_rows * num_lane_rows * (form.reduction == MrnReduction::none ? count : 1);
     const int64_t tile_bytes = tile_rows * count * int64_t(sizeof(Lanes<T>));
@@ -339,11 +358,9 @@ void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T
                 const int64_t end = c * size + symmetric.end;
                 const T* from = sides.rows + first * dim;
                 for (; d + 8 <= end; d += 8)
-                    add_symmetric<T, 8, lanes_are_x>(from + d, here, dim, lanes + d * n, tile.slope + c, count, shift,
-                                                     sums + d);
+                    add_eight(from + d, here, dim, lanes + d * n, tile.slope + c, count, shift, sums + d);
                 for (; d < end; ++d)
-                    add_symmetric<T, 1, lanes_are_x>(from + d, here, dim, lanes + d * n, tile.slope + c, count, shift,
-                                                     sums + d);
+                    add_one(from + d, here, dim, lanes + d * n, tile.slope + c, count, shift, sums + d);
                 T* places = reinterpret_cast<T*>(sums + c * size);
                 for (r = 0; r < here; ++r)
                     for (int lane = 0; lane < n; ++lane)

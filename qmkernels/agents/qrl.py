@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..losses import latent_dynamics, qrl_critic
-from ..losses.common import pairwise
 from ..nn import IQE
+from ..ops.broadcasting import every_pair
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -337,7 +337,7 @@ class QRL:
         """Distances (..., N, M) from each of N observations to each of M goals, by the head's pairwise kernel."""
         state, target = self.state_inputs(observations), self.goal_inputs(goals)
         return self._largest(
-            pairwise(critic.head, critic.embed(state), critic.embed(target)) for critic in self.critics
+            every_pair(critic.head, critic.embed(state), critic.embed(target)) for critic in self.critics
         )
 
     @torch.no_grad()

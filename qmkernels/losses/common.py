@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 Head = Callable[[Tensor, Tensor], Tensor]
@@ -66,13 +65,3 @@ def check_head(loss: str, head: Head) -> None:
         raise TypeError(f"{loss}: head must be a module or function of x and y, got {type(head).__name__}.")
     if getattr(head, "discount", None) is not None:
         raise ValueError(f"{loss}: head must return distances, got one with discount={head.discount}.")
-
-
-def pairwise(head: Head, x: Tensor, y: Tensor) -> Tensor:
-    """Distances from every row of x to every row of y; of a function by broadcasting."""
-    own = getattr(head, "pairwise", None)
-    return head(x.unsqueeze(-2), y.unsqueeze(-3)) if own is None else own(x, y)
-
-
-def is_recording(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..distributed import gather_rows
+from ..ops.broadcasting import every_pair
 from . import common, tiles
 
 _DIRECTIONS = ("backward", "forward", "symmetric")
@@ -147,7 +148,7 @@ def _over_goals(head, x, y, scale, offset, streaming) -> Softmaxes:
     """A softmax over all goals for each state."""
 
     def part(begin, block, y):
-        return of_logits(-scale * common.pairwise(head, block, y), begin + offset, -1)
+        return of_logits(-scale * every_pair(head, block, y), begin + offset, -1)
 
     streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
     return Softmaxes(*tiles.by_tiles(part, (x,), (y,), y.shape[-2], streaming), y.shape[-2])
@@ -160,7 +161,7 @@ def _over_states(head, x, y, scale, offset, streaming, group) -> Softmaxes:
         y, first = y[..., offset : offset + x.shape[-2], :], 0
 
     def part(begin, block, x):
-        return of_logits(-scale * common.pairwise(head, x, block), begin - first, -2)
+        return of_logits(-scale * every_pair(head, x, block), begin - first, -2)
 
     streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
     found = Softmaxes(*tiles.by_tiles(part, (y,), (x,), x.shape[-2], streaming), x.shape[-2])
@@ -181,7 +182,7 @@ def over_processes(local: Softmaxes, first: int, num_states: int, group) -> Soft
 
 def _sigmoid(head, x, y, scale, offset, streaming) -> Contrastive:
     def part(begin, block, y):
-        logits = -scale * common.pairwise(head, block, y)
+        logits = -scale * every_pair(head, block, y)
         positive, _ = matching(logits, begin + offset, -1)
         detached = logits.detach()
         # softplus(-l) = softplus(l) - l

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..ops.broadcasting import every_pair
 from . import common, tiles
 from .contrastive import Softmaxes, check_pairs, matching, of_logits, over_processes, summary
 
@@ -79,9 +80,9 @@ def linex(
 
     def part(begin, x, following, *rest):
         *discount, y = rest
-        distance = common.pairwise(head, x, y)
+        distance = every_pair(head, x, y)
         with torch.no_grad():
-            after = common.pairwise(head, following, y)
+            after = every_pair(head, following, y)
         divergence = _divergence(distance, after, discount[0] if discount else log_discount, clip)
         diagonal, _ = matching(divergence, begin + offset, -1)
         return divergence.mean(dim=-1), diagonal, (distance - after).detach().mean(dim=-1)
@@ -159,9 +160,9 @@ def tmd_critic(
     goals, first = (psi_goal, offset) if group is not None else (psi_goal[..., offset : offset + count, :], 0)
 
     def part(begin, goals, phi, psi_next):
-        distance = common.pairwise(head, phi, goals)
+        distance = every_pair(head, phi, goals)
         with torch.no_grad():
-            after = common.pairwise(head, psi_next, goals)
+            after = every_pair(head, psi_next, goals)
         divergence = _divergence(distance, after, log_discount, clip)
         diagonal, _ = matching(divergence, begin - first, -2)
         difference = (distance - after).detach().mean(dim=-2)

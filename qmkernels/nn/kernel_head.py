@@ -112,6 +112,7 @@ class KernelHead(QuasimetricBase):
         """x and y embedded, before broadcasting: N + M rows, in one pass."""
         if not self._embeds:
             return x, y
+        arguments.check_floats(type(self).__name__, x=x, y=y)
         if x is y:
             embedded = self._embed(x)
             return embedded, embedded
@@ -120,7 +121,6 @@ class KernelHead(QuasimetricBase):
         return tuple(part.reshape(*z.shape[:-1], part.shape[-1]) for part, z in zip(parts, (x, y), strict=True))
 
     def _distance(self, form: str, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
-        arguments.check_floats(type(self).__name__, x=x, y=y)
         kernel = self._kernel() or self._composed()
         out = getattr(kernel, form)(*self._embedded(x, y), bidirectional=bidirectional)
         return BothWays(*map(kernel.finish, out)) if bidirectional else kernel.finish(out)
@@ -128,6 +128,13 @@ class KernelHead(QuasimetricBase):
     def _composed(self) -> Kernel:
         """Components, transforms and reduction, of matching rows or of pairs of rows in blocks."""
         name = type(self).__name__
+
+        def checked(form: Callable[..., Tensor | BothWays]) -> Callable[..., Tensor | BothWays]:
+            def run(x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
+                arguments.check_floats(name, x=x, y=y)
+                return form(x=x, y=y, bidirectional=bidirectional)
+
+            return run
 
         def rows(x: Tensor, y: Tensor) -> Tensor:
             return self._reduced(self._compare(x, y))
@@ -139,7 +146,7 @@ class KernelHead(QuasimetricBase):
             )
 
         return Kernel(
-            partial(broadcasting.elementwise, name, rows=rows, pairs=pairs),
-            partial(broadcasting.pairwise, name, pairs=pairs),
+            checked(partial(broadcasting.elementwise, name, rows=rows, pairs=pairs)),
+            checked(partial(broadcasting.pairwise, name, pairs=pairs)),
             finish=lambda distance: distance,
         )

@@ -176,7 +176,7 @@ class MRN(KernelHead):
             return None
         # One component of two parts, whose sum the kernel takes: half of it is their mean.
         form = self._form(asymmetric="second", scale=1.0 if reduction.name == "sum" else 0.5)
-        return Kernel(partial(op.run, form=form), partial(op.run_pairwise, "MRN", form=form), reduction.finish)
+        return Kernel(partial(op.run, form=form), partial(op.run_pairwise, form=form), reduction.finish)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nsym_p={self.sym_p:g}"
@@ -352,7 +352,7 @@ class LatentMRN(KernelHead):
         if reduction is None:
             return None
         form = self.form._replace(reduction=reduction.name)
-        return Kernel(partial(op.run, form=form), partial(op.run_pairwise, "LatentMRN", form=form), reduction.finish)
+        return Kernel(partial(op.run, form=form), partial(op.run_pairwise, form=form), reduction.finish)
 
     def extra_repr(self) -> str:
         form = self.form

@@ -104,6 +104,13 @@ def elementwise(op: str, x: Tensor, y: Tensor, rows: Run, pairs: Run, bidirectio
     return BothWays(out, plan.unfold(pairs(rows_of_y, rows_of_x).transpose(1, 2))) if bidirectional else out
 
 
+def every_pair(distance: Run, x: Tensor, y: Tensor) -> Tensor:
+    """Distances from every row of x (..., N, D) to every row of y (..., M, D), by a head or by a function of x and y,
+    which broadcasts."""
+    own = getattr(distance, "pairwise", None)
+    return distance(x.unsqueeze(-2), y.unsqueeze(-3)) if own is None else own(x, y)
+
+
 def pairwise(op: str, x: Tensor, y: Tensor, pairs: Run, bidirectional: bool = False) -> Tensor | BothWays:
     """Runs a distance on every pair of x (*b, N, D) and y (*b, M, D); ``pairs`` takes one batch dimension."""
     if x.dim() < 2 or y.dim() < 2:

@@ -84,15 +84,6 @@ def component_tangents(left: Tensor, right: Tensor, tangent_x: Tensor | None, ta
     return total
 
 
-def _sum(*terms: Tensor | None) -> Tensor | None:
-    """The sum of the terms that there are, None for none."""
-    total = None
-    for term in terms:
-        if term is not None:
-            total = term if total is None else total + term
-    return total
-
-
 def _backward(grad_out, ends, largest, max_weight, dim_per_component, reduction, backend) -> tuple[Tensor, Tensor]:
     """The backward op; as a Function where it may have to be differentiated or vmapped in turn."""
     call = iqe_backward if can_call_op_directly() else IqeBackward.apply

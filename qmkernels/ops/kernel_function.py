@@ -67,8 +67,8 @@ def kernel_function(
     """
     with_parameter = num_tensors == 3
 
-    def pull_back(grad_out, *arguments):
-        """The gradients, as a function of grad_out and the tensors that torch can differentiate."""
+    def plain_gradient(*arguments):
+        """The formula as a function of grad_out and the tensors that there are, and these tensors."""
         tensors, settings = arguments[:num_tensors], arguments[num_tensors:-1]
         given = [tensor for tensor in tensors if tensor is not None]
 
@@ -130,7 +130,7 @@ def kernel_function(
         @staticmethod
         def jvp(ctx, *tangents):
             # The gradient is linear in grad_out, and its transpose takes tangents to the tangent of the result.
-            formula, given = pull_back(None, *ctx.saved_tensors, *ctx.settings)
+            formula, given = plain_gradient(*ctx.saved_tensors, *ctx.settings)
             zeros = given[0].new_zeros(ctx.shape)
             _, transposed = torch.func.vjp(lambda grad_out: formula(grad_out, *given), zeros)
             tangents = [
@@ -154,7 +154,7 @@ def kernel_function(
         def _formula(ctx):
             grad_out, *tensors = ctx.saved_tensors
             settings = (*ctx.settings[:-2], ctx.settings[-1]) if with_parameter else ctx.settings
-            formula, given = pull_back(None, *tensors, *settings)
+            formula, given = plain_gradient(*tensors, *settings)
             return formula, (grad_out, *given)
 
         @staticmethod

@@ -205,7 +205,7 @@ def mrn(
     )  # fmt: skip
     arguments.check_embeddings("mrn", x, y)
     form = resolved_form("mrn", x.shape[-1], preset, settings)
-    return run(x, y, form, bidirectional, backend)
+    return _run(x, y, form, bidirectional, backend)
 
 
 def mrn_pairwise(
@@ -254,7 +254,7 @@ def mrn_pairwise(
     )  # fmt: skip
     arguments.check_embeddings("mrn_pairwise", x, y)
     form = resolved_form("mrn_pairwise", x.shape[-1], preset, settings)
-    return run_pairwise("mrn_pairwise", x, y, form, bidirectional, backend)
+    return _run_pairwise("mrn_pairwise", x, y, form, bidirectional, backend)
 
 
 def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
@@ -280,11 +280,22 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
                 [5.]])
     """
     arguments.check_embeddings("euclidean_pairwise", x, y)
-    return run_pairwise("euclidean_pairwise", x, y, MrnForm(asymmetric="none"), False, backend)
+    return _run_pairwise("euclidean_pairwise", x, y, MrnForm(asymmetric="none"), False, backend)
 
 
-def run(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False, backend: str | None = None):
-    """`mrn` of checked arguments."""
+def run(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False) -> Tensor | broadcasting.BothWays:
+    """`mrn` in a form that is resolved already, for heads."""
+    arguments.check_embeddings("mrn", x, y)
+    return _run(x, y, form, bidirectional, None)
+
+
+def run_pairwise(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False) -> Tensor | broadcasting.BothWays:
+    """`mrn_pairwise` in a form that is resolved already, for heads."""
+    arguments.check_embeddings("mrn_pairwise", x, y)
+    return _run_pairwise("mrn_pairwise", x, y, form, bidirectional, None)
+
+
+def _run(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool, backend: str | None):
     settings = (*form, table.requested(backend))
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     return broadcasting.elementwise(
@@ -292,8 +303,7 @@ def run(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False, backen
     )
 
 
-def run_pairwise(op: str, x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False, backend: str | None = None):
-    """`mrn_pairwise` of checked arguments."""
+def _run_pairwise(op: str, x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool, backend: str | None):
     settings = (*form, table.requested(backend))
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     return broadcasting.pairwise(op, x, y, lambda a, b: _pairwise(a, b, *settings), bidirectional)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backends import table
-from . import arguments
+from . import arguments, broadcasting
 from .kernel_function import on_backend
 from .registration import register
 from .transforms import records_derivative
@@ -106,12 +106,11 @@ def _check(x: Tensor, y: Tensor, k: int, metric: Callable) -> None:
 
 def _nearest_of(x: Tensor, y: Tensor, k: int, metric: Callable, backend: str) -> Nearest:
     """`nearest` for one tile of queries (R, D)."""
-    pairwise = getattr(metric, "pairwise", None) or (lambda x, y: metric(x.unsqueeze(-2), y))
     values = arguments.in_compute_dtype(x).new_full((x.shape[0], k), torch.inf)
     indices = torch.full((x.shape[0], k), -1, dtype=torch.int64, device=x.device)
     first = 0
     for tile in y.split(_TILE_ROWS.get(x.device.type, 4096)):
-        distances = pairwise(x, tile)
+        distances = broadcasting.every_pair(metric, x, tile)
         if distances.shape != (x.shape[0], tile.shape[0]):
             raise ValueError(
                 f"nearest: metric must give ({x.shape[0]}, {tile.shape[0]}) distances for {x.shape[0]} rows of x and "

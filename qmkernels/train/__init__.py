@@ -29,6 +29,7 @@ def run(argv: Sequence[str]) -> int:
         return 0 if asked else 2
     import tyro
 
+    from . import report
     from .presets import PRESETS, defaults
     from .settings import Settings
     from .trainer import Trainer
@@ -47,8 +48,11 @@ def run(argv: Sequence[str]) -> int:
         print(f"qmkernels train: {error}", file=sys.stderr)
         return 2
     try:
-        finished = Trainer(settings).run()
+        trainer = Trainer(settings)
+        finished = trainer.run()
+        report.write(trainer)
     except (ValueError, ImportError, FileExistsError, NotADirectoryError) as error:
         print(f"qmkernels train: {error}", file=sys.stderr)
         return 2
+    print(report.summary(trainer, finished))
     return 0 if finished else INTERRUPTED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 import torch
@@ -13,9 +13,7 @@ from matplotlib.figure import Figure
 
 from . import mazes
 from .checkpoint import write_whole
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .trainer import Trainer
 
 METRICS_NAME = "metrics.json"
 FIGURE_NAME = "success.png"
@@ -30,8 +28,6 @@ def metrics(trainer: Trainer) -> dict[str, Any]:
     of a maze. random: the same of uniformly random actions. seconds: wall-clock time of updates, collections and
     evaluations, of all parts of a resumed run.
     """
-    from .trainer import _plain
-
     return {
         "final": trainer.curve[-1] if trainer.curve else None,
         "random": trainer.random_success,
@@ -39,7 +35,7 @@ def metrics(trainer: Trainer) -> dict[str, Any]:
         "step": trainer.step,
         "environment_steps": trainer.environment_steps,
         "seconds": trainer.seconds,
-        "settings": _plain(trainer.settings),
+        "settings": trainer.settings.plain(),
         "device": str(trainer.device),
         "versions": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..agents import QRLConfig
 
@@ -97,6 +98,14 @@ class Settings:
             raise ValueError(f"noise_reversion must be from 0 to 1, got {self.noise_reversion}.")
         if not 0 <= self.future_discount <= 1:
             raise ValueError(f"future_discount must be from 0 to 1, got {self.future_discount}.")
+
+    def plain(self) -> dict[str, Any]:
+        """As numbers, strings and lists, those of the agent as ``agent.NAME``."""
+        flat = dataclasses.asdict(self)
+        flat |= {f"agent.{name}": value for name, value in flat.pop("agent").items()}
+        return {
+            k: list(v) if isinstance(v, tuple) else v if isinstance(v, int | float) else str(v) for k, v in flat.items()
+        }
 
     @property
     def is_offline(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import threading
 import time
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from ..agents import QRL
 from ..data import Dataset, GoalSampler, ReplayBuffer
-from . import checkpoint, mazes, report
+from . import checkpoint, mazes
 from .environments import (
     COLLECTION,
     EVALUATION,
@@ -63,7 +62,7 @@ class Trainer:
         self._resume()
 
     def run(self) -> bool:
-        """Trains to the last step and writes metrics and figure; False where a signal ended it before."""
+        """Trains to the last step; False where a signal ended it before."""
         settings, before = self.settings, torch.get_num_threads()
         torch.set_num_threads(settings.threads)
         try:
@@ -71,10 +70,7 @@ class Trainer:
                 self._train(stop)
         finally:
             torch.set_num_threads(before)
-        report.write(self)
-        finished = self.step >= settings.steps
-        print(report.summary(self, finished))
-        return finished
+        return self.step >= settings.steps
 
     def _train(self, stop: threading.Event) -> None:
         settings = self.settings
@@ -221,7 +217,7 @@ class Trainer:
 
     def _save(self) -> None:
         state = {
-            "settings": _plain(self.settings),
+            "settings": self.settings.plain(),
             "agent": self.agent.state_dict(),
             "random": checkpoint.random_state(self.generator, self.device),
             "curve": self.curve,
@@ -237,7 +233,7 @@ class Trainer:
         if self.settings.restart or not path.exists():
             return
         state = checkpoint.load(path)
-        here, there = _plain(self.settings), state.get("settings", {})
+        here, there = self.settings.plain(), state.get("settings", {})
         names = sorted({*here, *there} - FREE_TO_CHANGE)
         different = [name for name in names if here.get(name) != there.get(name)]
         if different:
@@ -253,15 +249,6 @@ class Trainer:
         for name in ("step", "episodes", "environment_steps", "seconds"):
             setattr(self, name, state[name])
         print(f"Going on from step {self.step} of {path}.", flush=True)
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    """The settings as numbers and strings, those of the agent as ``agent.NAME``."""
-    flat = dataclasses.asdict(settings)
-    flat |= {f"agent.{name}": value for name, value in flat.pop("agent").items()}
-    return {
-        k: list(v) if isinstance(v, tuple) else v if isinstance(v, int | float) else str(v) for k, v in flat.items()
-    }
 
 
 @contextlib.contextmanager

@@ -1,0 +1,22 @@
+"""Two gloo processes on this machine, for what has to agree across processes."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def run_two(worker: Callable[[int], Any], folder: Path) -> list[Any]:
+    """What ``worker(rank)`` returned in each of two processes of a group; an exception of either is raised here."""
+    torch.multiprocessing.start_processes(partial(_run, worker, folder), nprocs=2, start_method="fork")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def _run(worker: Callable[[int], Any], folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(worker(rank), folder / f"{rank}.pt")
+    dist.destroy_process_group()
