@@ -214,6 +214,44 @@ def test_densities_and_entropy_are_those_of_a_stretched_tanh_normal():
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_standardised_agent_does_with_shifted_and_scaled_rows_what_another_does_with_plain_ones(kind):
+    plain, standardised = agent_of(**kind), agent_of(**kind)
+    batch, other = batch_for(plain), batch_for(plain)
+    for name in ("observation", "next_observation", "goal", "achieved_goal"):
+        rows = torch.arange(float(other[name].shape[-1]))
+        other[name] = other[name] * (0.01 + 5 * rows) + 100 * rows
+    for agent, rows in ((plain, batch), (standardised, other)):
+        agent.standardise(rows["observation"], rows["achieved_goal"])
+    assert plain.observation_scale.scale[0] > 50 * standardised.observation_scale.scale[0]
+    for _ in range(3):
+        torch.manual_seed(3)
+        expected = plain.update(batch)
+        torch.manual_seed(3)
+        found = standardised.update(other)
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+    apart = plain.pairwise_distance(batch["observation"][:5], batch["goal"][:7])
+    same = standardised.pairwise_distance(other["observation"][:5], other["goal"][:7])
+    torch.testing.assert_close(same, apart, rtol=2e-3, atol=2e-3)
+    actions = [
+        agent.act(rows["observation"], rows["goal"], deterministic=True)
+        for agent, rows in ((plain, batch), (standardised, other))
+    ]
+    torch.testing.assert_close(*actions, rtol=2e-3, atol=2e-3)
+
+
+def test_standardising_keeps_what_does_not_vary_and_is_part_of_the_state():
+    agent = agent_of(goal_size=2)
+    rows = torch.tensor([[1.0, 2.0, 3.0, 0.0], [1.0, 4.0, 5.0, 0.0]])
+    with pytest.raises(ValueError, match="give goals"):
+        agent.standardise(rows)
+    agent.standardise(rows, rows[:, :2])
+    assert agent.observation_scale(rows).tolist() == [[0, -1, -1, 0], [0, 1, 1, 0]]
+    fresh = agent_of(goal_size=2)
+    fresh.load_state_dict(agent.state_dict())
+    assert fresh.goal_scale.mean.tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_saved_state_goes_on_bit_for_bit(kind):
     agent = agent_of(**kind)
     batch = batch_for(agent)

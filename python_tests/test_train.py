@@ -20,7 +20,7 @@ for needed in NEEDED:
 import gymnasium  # noqa: E402
 import numpy  # noqa: E402
 
-from qmkernels.train import mazes  # noqa: E402
+from qmkernels.train import checkpoint, mazes  # noqa: E402
 from qmkernels.train import trainer as training  # noqa: E402
 from qmkernels.train.environments import ActionRepeat, episode_seed, make_environment  # noqa: E402
 from qmkernels.train.presets import PRESETS, defaults  # noqa: E402
@@ -125,6 +125,20 @@ def test_a_run_writes_metrics_figure_and_checkpoint(tmp_path, capsys, env, more)
     assert list((tmp_path / "tensorboard").iterdir())
     assert not list(tmp_path.glob("*.partial"))
     assert "Trained 20 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("env", ["Walk-v0", "WalkDiscrete-v0"])
+@pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
+def test_inputs_are_standardised_by_the_first_data_unless_asked_not_to(tmp_path, env, more):
+    def networks(name: str, *options: str) -> dict[str, torch.Tensor]:
+        assert train(tmp_path / name, "--steps", "1", *more, *options, env=env) == 0
+        return checkpoint.load(tmp_path / name / "checkpoint.pt")["agent"]["networks"]
+
+    scales = ("observation_scale", "goal_scale")
+    as_they_are, standardised = networks("plain", "--no-standardise"), networks("standardised")
+    assert all((as_they_are[f"{name}.scale"] == 1).all() for name in scales)
+    assert all((as_they_are[f"{name}.mean"] == 0).all() for name in scales)
+    assert all((standardised[f"{name}.scale"] != 1).all() for name in scales)
 
 
 class Killed(BaseException):

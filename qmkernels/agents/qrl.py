@@ -153,6 +153,25 @@ class Critic(nn.Module):
         return self.projector(self.encoder(inputs))
 
 
+class Standardise(nn.Module):
+    """(value - mean) / scale of each coordinate, 0 and 1 until `fit`. Not trained, but part of the state."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return (rows - self.mean) / self.scale
+
+    @torch.no_grad()
+    def fit(self, rows: Tensor) -> None:
+        """Mean and standard deviation of rows (N, size); what does not vary keeps its scale."""
+        scale, mean = torch.std_mean(rows.reshape(-1, rows.shape[-1]), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(scale > 1e-6, scale, 1.0))
+
+
 class TanhNormal:
     """tanh of a normal variable, stretched to the range of the actions; (..., action_size) parameters."""
 
@@ -290,7 +309,11 @@ class QRL:
             sizes = observation_size + (observation_size if goal_size is None else goal_size)
             self.actor = Actor(sizes, low, high, config.actor_sizes)
             self.target_entropy = -float((high - low).sum()) / 2
-        self.networks = nn.ModuleDict({"critics": self.critics})
+        self.observation_scale = self.goal_scale = Standardise(observation_size)
+        if goal_size is not None:
+            self.goal_scale = Standardise(goal_size)
+        scales = {"observation_scale": self.observation_scale, "goal_scale": self.goal_scale}
+        self.networks = nn.ModuleDict({"critics": self.critics, **scales})
         if self.actor is not None:
             self.networks["actor"] = self.actor
         self.networks.to(device)
@@ -298,9 +321,21 @@ class QRL:
         self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
         if compile:
             self._critic_loss, self._actor_loss = torch.compile(self.critic_loss), torch.compile(self.actor_loss)
-        if group is not None:
-            for value in self.networks.state_dict().values():
-                torch.distributed.broadcast(value, torch.distributed.get_global_rank(group, 0), group=group)
+        self._send(self.networks)
+
+    def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
+        """From now on the networks see observations and goals less the mean of these rows, over their deviation.
+
+        Once, before the first update, with rows of the data: (N, observation_size) and, with ``goal_size`` alone,
+        (N, goal_size). Where coordinates differ in size, or vary little about a large mean, as in Fetch tasks, nothing
+        is learned without. (Not in the code, which feeds them as they are.) A group takes those of its first process.
+        """
+        self.observation_scale.fit(observation)
+        if self.goal_scale is not self.observation_scale:
+            if goal is None:
+                raise ValueError("QRL.standardise: give goals too; they are not observations here.")
+            self.goal_scale.fit(goal)
+        self._send(self.observation_scale, self.goal_scale)
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the critics and their multipliers, then of the actor; returns 0-d tensors, detached."""
@@ -323,7 +358,7 @@ class QRL:
         """
         if self.actor is None:
             return self.plan(observation, goal)
-        policy = self.actor(*_expanded(observation, goal))
+        policy = self._policy(*_expanded(observation, goal))
         return policy.mode if deterministic else policy.sample()
 
     @torch.no_grad()
@@ -408,7 +443,7 @@ class QRL:
         observation, goal = batch["observation"], achieved.roll(1, dims=0)
         if config.future_goals:
             observation, goal = torch.cat([observation, observation]), torch.cat([goal, batch["goal"]])
-        policy = self.actor(observation, goal)
+        policy = self._policy(observation, goal)
         action, distances = policy.sample(), []
         for critic, (state, target) in zip(self.critics, latents, strict=True):
             with torch.no_grad():
@@ -427,17 +462,19 @@ class QRL:
             loss = loss + weight.detach() * missing - weight * missing.detach()
             metrics |= {"actor/entropy": entropy.detach(), "actor/entropy_weight": weight.detach()}
         if config.behaviour_cloning_weight:
-            log_prob = self.actor(batch["observation"], batch["goal"]).log_prob(batch["action"]).mean()
+            log_prob = self._policy(batch["observation"], batch["goal"]).log_prob(batch["action"]).mean()
             loss = loss - config.behaviour_cloning_weight * log_prob
             metrics["actor/log_prob"] = log_prob.detach()
         return loss, metrics
 
     def state_inputs(self, observation: Tensor) -> Tensor:
         """The critics' input rows of states."""
+        observation = self.observation_scale(observation)
         return observation if self.goal_size is None else functional.pad(observation, (0, self.goal_size + 1))
 
     def goal_inputs(self, goal: Tensor) -> Tensor:
         """The critics' input rows of goals."""
+        goal = self.goal_scale(goal)
         if self.goal_size is None:
             return goal
         return functional.pad(functional.pad(goal, (self.observation_size, 0)), (0, 1), value=1.0)
@@ -490,6 +527,17 @@ class QRL:
                 {"params": weight, "lr": config.entropy_learning_rate},
             ]
         return {name: torch.optim.AdamW(each, weight_decay=0.0) for name, each in groups.items()}
+
+    def _send(self, *modules: nn.Module) -> None:
+        """Gives a group's processes what the first of them has."""
+        if self.group is None:
+            return
+        for module in modules:
+            for value in module.state_dict().values():
+                torch.distributed.broadcast(value, torch.distributed.get_global_rank(self.group, 0), group=self.group)
+
+    def _policy(self, observation: Tensor, goal: Tensor) -> TanhNormal:
+        return self.actor(self.observation_scale(observation), self.goal_scale(goal))
 
     def _step(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]

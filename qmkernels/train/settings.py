@@ -16,9 +16,10 @@ class Settings:
 
     env: str
     """Name of a gymnasium environment whose observations have observation, achieved_goal and desired_goal."""
-    preset: Literal["auto", "online", "offline", "maze"] = "auto"
-    """Where the defaults of all other options come from: the published online or offline setting, or a small one for
-    mazes on a CPU. auto: maze for an environment of that name, offline with a dataset, otherwise online."""
+    preset: Literal["auto", "online", "offline", "small", "maze"] = "auto"
+    """Where the defaults of all other options come from: the published online or offline setting, or one with small
+    networks for a CPU, online or, for mazes, offline. auto: maze for an environment of that name, offline with a
+    dataset, otherwise online."""
     out: Path = Path("qmkernels_qrl")
     """Folder for metrics.json, success.png, checkpoint.pt and the TensorBoard files; made where missing."""
     restart: bool = False
@@ -40,6 +41,9 @@ class Settings:
     """set: a goal stands for all states that achieve it, with an input and links of its own. observation: a goal is an
     observation, the goal's values where an observation begins and zeros behind; for environments whose observations
     begin with what they achieve, such as positions before velocities."""
+    standardise: bool = True
+    """Observations and goals go into the networks less their mean and over their deviation, which are those of the
+    dataset, or of the episodes of random actions. The public code feeds them as they are."""
     future_discount: float = 0.99
     """Of the geometric distribution of the goals that future states are (QRL)."""
     action_repeat: int = 1

@@ -31,6 +31,8 @@ from .settings import Settings
 
 CHECKPOINT_NAME = "checkpoint.pt"
 DATASET_NAME = "dataset.npz"
+# Whose mean and deviation the inputs are standardised by.
+STANDARDISED_ROWS = 20_000
 # What may differ between a checkpoint and the command that goes on from it.
 FREE_TO_CHANGE = {"out", "restart", "steps", "device", "threads", "compile", "checkpoint_interval", "log_interval"}
 
@@ -75,6 +77,10 @@ class Trainer:
     def _train(self, stop: threading.Event) -> None:
         settings = self.settings
         self._prepare_data()
+        if self.step == 0 and settings.standardise:
+            rows = self.data.sample(STANDARDISED_ROWS, self.goal_sampler, numpy.random.default_rng(settings.seed))
+            rows = {name: value.to(self.device) for name, value in rows.items()}
+            self.agent.standardise(rows["observation"], rows.get("achieved_goal"))
         if not self.curve:
             chance = numpy.random.default_rng([settings.seed, EVALUATION])
             self.random_success = self._success(lambda _: self._random_action(chance))

@@ -1,0 +1,68 @@
+"""Trains agents on real environments with `qmkernels train`: metrics in benchmarks/results/agents/EXPERIMENT/.
+
+    python benchmarks/measure_agents.py --seeds 0 1 2
+
+Needs ``pip install ".[robotics]"``. Every run is a command that anyone can give; its metrics.json is kept with that
+command and the commit, and the first seed's figure beside it. A killed measurement goes on where it was.
+benchmarks/tables.py makes the README's table of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from comparison import HERE, commit
+
+from qmkernels.info import cpu_model
+
+_CLONING = "--agent.actor-distance-weight 0 --agent.behaviour-cloning-weight 1"
+# Name of the folder to the command's options.
+EXPERIMENTS = {
+    "umaze_qrl": "--env PointMaze_UMaze-v3 --steps 1500",
+    "umaze_cloning": f"--env PointMaze_UMaze-v3 --steps 1500 {_CLONING}",
+    "medium_qrl": "--env PointMaze_Medium-v3 --steps 4000",
+    "medium_cloning": f"--env PointMaze_Medium-v3 --steps 4000 {_CLONING}",
+    "fetchreach_qrl": "--env FetchReach-v4 --preset small --steps 2000",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", default="", help="experiments whose name holds this text")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs, with checkpoints")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "agents", help="folder of what is kept")
+    options = parser.parse_args()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name in (name for name in EXPERIMENTS if options.only in name):
+        for seed in options.seeds:
+            arguments = ["train", "qrl", *shlex.split(EXPERIMENTS[name]), "--seed", str(seed)]
+            folder = options.runs / f"{name}_{seed}"
+            command = [sys.executable, "-m", "qmkernels.cli", *arguments, "--out", str(folder)]
+            status = subprocess.run(command, env=environment).returncode
+            if status:
+                return status
+            keep(folder, options.out / name, seed, shlex.join(["qmkernels", *arguments]))
+    return 0
+
+
+def keep(folder: Path, out: Path, seed: int, command: str) -> None:
+    """Copies a run's metrics, with command, commit and machine, and the first seed's figure."""
+    out.mkdir(parents=True, exist_ok=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["settings"].pop("out")
+    kept = {"command": command, "commit": commit(), "machine": cpu_model(), **metrics}
+    (out / f"seed_{seed}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    if seed == 0:
+        shutil.copy(folder / "success.png", out / "seed_0.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
