@@ -127,8 +127,11 @@ def test_a_run_writes_metrics_figure_and_checkpoint(tmp_path, capsys, env, more)
     assert "Trained 20 steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("env", ["Walk-v0", "WalkDiscrete-v0"])
-@pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
+@pytest.mark.parametrize(
+    ("env", "more"),
+    [("Walk-v0", []), ("WalkDiscrete-v0", []), ("Walk-v0", OFFLINE)],
+    ids=["online", "discrete", "offline"],
+)
 def test_inputs_are_standardised_by_the_first_data_unless_asked_not_to(tmp_path, env, more):
     def networks(name: str, *options: str) -> dict[str, torch.Tensor]:
         assert train(tmp_path / name, "--steps", "1", *more, *options, env=env) == 0
