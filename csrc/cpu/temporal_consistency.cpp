@@ -36,9 +36,9 @@ QMK_INLINE Lanes<T> load_last(const T* from, int64_t count) {
 }
 
 template <class T>
-QMK_INLINE RowSums<T> sums_of_row(const T* predicted, const T* target, int64_t size) {
+QMK_INLINE CosineSums<T> sums_of_row(const T* predicted, const T* target, int64_t size) {
     constexpr int n = num_lanes<T>, chains = 4;
-    RowSums<Lanes<T>> sums[chains];
+    CosineSums<Lanes<T>> sums[chains];
     int64_t k = 0;
     for (; k + chains * n <= size; k += chains * n)
         for (int c = 0; c < chains; ++c)
@@ -48,7 +48,7 @@ QMK_INLINE RowSums<T> sums_of_row(const T* predicted, const T* target, int64_t s
     const auto total = [&](auto of) {
         return sum_of_lanes<T>((sums[0].*of + sums[1].*of) + (sums[2].*of + sums[3].*of));
     };
-    using Sums = RowSums<Lanes<T>>;
+    using Sums = CosineSums<Lanes<T>>;
     return {total(&Sums::dot), total(&Sums::predicted), total(&Sums::target)};
 }
 
@@ -60,7 +60,7 @@ void forward(const T* predicted, const T* target, const T* mask, T* loss, T* sim
     for (int64_t h = 0; h < shape.steps; ++h) weights[h] = T(std::pow(discount, double(h)) / double(batch));
     for_each_row(rows, size, threads, [&](int64_t i) {
         const T weight = mask ? weights[i / batch] * mask[i] : weights[i / batch];
-        const auto row = row_slopes(sums_of_row(predicted + i * size, target + i * size, size), weight);
+        const auto row = cosine_slopes(sums_of_row(predicted + i * size, target + i * size, size), weight);
         cosines[i] = row.cosine;
         slopes[i] = row.by_target;
         slopes[rows + i] = row.by_predicted;

@@ -43,7 +43,7 @@ template <class T, int V>
 __global__ void __launch_bounds__(rows_threads) temporal_consistency_forward_kernel(TemporalForward<T> task) {
     const int size = task.threads.size, step = task.threads.width * V;
     for_each_row(task.threads, [&](int64_t row, bool exists) {
-        QMK_TARGET::RowSums<T> sums;
+        QMK_TARGET::CosineSums<T> sums;
         if (exists)
 #pragma unroll 4
             for (int k = task.threads.member() * V; k < size; k += step) {
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(rows_threads) temporal_consistency_forward_ker
         if (!exists || task.threads.member() != 0) return;
         T weight = T(pow(task.discount, T(row / task.batch))) / T(task.batch);
         if (task.mask) weight *= task.mask[row];
-        const auto slopes = QMK_TARGET::row_slopes(sums, weight);
+        const auto slopes = QMK_TARGET::cosine_slopes(sums, weight);
         task.cosines[row] = slopes.cosine;
         task.slopes[row] = slopes.by_target;
         task.slopes[task.threads.rows + row] = slopes.by_predicted;

@@ -10,7 +10,7 @@ namespace qmk::QMK_TARGET {
 
 // Over a row of predicted p and target t: p t, p p and t t. T is a number, or a register of them.
 template <class T>
-struct RowSums {
+struct CosineSums {
     T dot{}, predicted{}, target{};
 
     QMK_INLINE void add(T p, T t) {
@@ -22,7 +22,7 @@ struct RowSums {
 
 // The gradient by p is by_target * t + by_predicted * p.
 template <class T>
-struct RowSlopes {
+struct CosineSlopes {
     T cosine, by_target, by_predicted;
 };
 
@@ -31,7 +31,7 @@ constexpr double cosine_eps = 1e-8;
 
 // weight: of the row's loss, 1 - cosine.
 template <class T>
-QMK_INLINE RowSlopes<T> row_slopes(const RowSums<T>& sums, T weight) {
+QMK_INLINE CosineSlopes<T> cosine_slopes(const CosineSums<T>& sums, T weight) {
     const auto at_least_eps = [](T norm) { return norm < T(cosine_eps) ? T(cosine_eps) : norm; };  // NaN stays
     const T norm = T(sqrt(sums.predicted)), length = at_least_eps(norm);
     const T lengths = length * at_least_eps(T(sqrt(sums.target)));
