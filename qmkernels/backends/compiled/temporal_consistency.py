@@ -26,6 +26,6 @@ def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: 
     grad_predicted = torch.empty_like(predicted)
     native.launch(
         "temporal_consistency_backward", predicted.device, predicted.element_size(),
-        grad_loss, slopes, predicted, target, grad_predicted, slopes[0].numel(), predicted.shape[-1],
+        grad_loss, slopes, predicted, target, grad_predicted, slopes.numel() // 2, predicted.shape[-1],
     )  # fmt: skip
     return grad_predicted

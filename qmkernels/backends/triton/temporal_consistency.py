@@ -147,7 +147,7 @@ def temporal_consistency_forward(
 
 def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
     grad_predicted = torch.empty_like(predicted)
-    num_rows, size = slopes[0].numel(), predicted.shape[-1]
+    num_rows, size = slopes.numel() // 2, predicted.shape[-1]
     given = tile(size)
     with torch.cuda.device_of(predicted):
         temporal_consistency_backward_kernel[(triton.cdiv(num_rows, given["ROWS"]), triton.cdiv(size, given["BLOCK"]))](
