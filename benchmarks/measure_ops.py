@@ -24,6 +24,7 @@ import bench_nearest
 import bench_poisson
 import bench_pqe
 import bench_qrl
+import bench_temporal_consistency
 import torch
 from comparison import (
     HERE,
@@ -39,7 +40,9 @@ from comparison import (
 
 from qmkernels.bench import interleaved_times_ms
 
-MODULES = (bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq)
+MODULES = (
+    bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq, bench_temporal_consistency,
+)  # fmt: skip
 CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": bench_nearest.PARTS}
 COLUMNS = (

@@ -144,7 +144,16 @@ def fsq(dtype: torch.dtype) -> Iterator[Launch]:
         yield kernels.fsq_backward_kernel, kernels.backward_constants(levels), 4
 
 
-LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq)}
+def temporal_consistency(dtype: torch.dtype) -> Iterator[Launch]:
+    kernels = module("temporal_consistency")
+    for size in (5, 512, 3000):
+        for masked in ({}, {"mask_ptr": None}):
+            yield kernels.temporal_consistency_forward_kernel, {"EPS": kernels.EPS, **kernels.tile(size), **masked}, 4
+            yield kernels.temporal_consistency_sums_kernel, {"BLOCK": 16 if size == 5 else 256, **masked}, 4
+            yield kernels.temporal_consistency_backward_kernel, kernels.tile(size), 4
+
+
+LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq, temporal_consistency)}
 
 
 def main(op: str, target: str, dtype: str) -> None:

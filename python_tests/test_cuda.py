@@ -421,6 +421,94 @@ def test_more_than_2_to_the_31_values_of_qrl(backend):
         torch.testing.assert_close(got[-5:][kept] * rows, other, rtol=1e-4, atol=1e-5)
 
 
+def _temporal_tensors(size: int, dtype: torch.dtype, steps: int = 5, batch: int = 257) -> list[torch.Tensor]:
+    """predicted, target and a mask."""
+    generator = torch.Generator(device="cuda").manual_seed(size)
+    latents = torch.randn(2, steps, batch, size, generator=generator, device="cuda", dtype=torch.float64)
+    latents[1] += 0.5 * latents[0]
+    mask = torch.rand(steps, batch, generator=generator, device="cuda") > 0.3
+    return [*latents.to(dtype).clone(), mask.to(dtype)]
+
+
+def _temporal_and_gradient(backend: str, tensors) -> list[torch.Tensor]:
+    """The loss, the similarity and the gradient by predicted."""
+    predicted = tensors[0].detach().requires_grad_()
+    with qm.use_backend(backend):
+        found = qm.losses.temporal_consistency(predicted, *tensors[1:])
+        return [found.loss.detach(), found.similarity, *torch.autograd.grad(found.loss, predicted)]
+
+
+# A few threads a row and 32, whole packs of 16 bytes and broken ones. Of one value the gradient is 0 but for rounding.
+TEMPORAL_SIZES = (3, 8, 33, 130, 512, 1024, 5003)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("size", TEMPORAL_SIZES)
+def test_temporal_consistencys_error_is_no_worse_than_that_of_plain_torch(size, dtype, backend):
+    tensors = _temporal_tensors(size, dtype)
+    truth = _temporal_and_gradient("reference", [one.double() for one in tensors])
+    plain, kernel = _temporal_and_gradient("reference", tensors), _temporal_and_gradient(backend, tensors)
+    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
+        # The loss is of cosines, which round in the last place of 1.
+        scale = wanted.abs().max().clamp(min=1) if wanted.dim() < 3 else wanted.abs().max()
+        assert (got - wanted).abs().max() <= (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * scale
+
+
+@pytest.mark.parametrize("size", (33, 512))
+def test_a_graph_replays_temporal_consistency_with_new_numbers(size, backend):
+    tensors = _temporal_tensors(size, torch.float32)
+
+    def step() -> list[torch.Tensor]:
+        return _temporal_and_gradient(backend, tensors)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    tensors[0].sub_(0.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, wanted in zip(captured, step(), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("size", (33, 512))
+def test_two_runs_of_temporal_consistency_give_the_same_bits(size, backend):
+    tensors = _temporal_tensors(size, torch.float32, batch=4099)
+    for one, other in zip(*(_temporal_and_gradient(backend, tensors) for _ in "ab"), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("value", (0.0, 1e-12, torch.nan, torch.inf))
+@pytest.mark.parametrize("counts", (False, True))
+def test_rows_of_temporal_consistency_without_a_direction_or_a_number_are_as_in_the_reference(value, counts, backend):
+    tensors = _temporal_tensors(64, torch.float64)
+    tensors[0][1, 3], tensors[1][3, 5] = value, value
+    tensors[2][1, 3] = tensors[2][3, 5] = counts
+    results = [_temporal_and_gradient(one, tensors) for one in (backend, "reference")]
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, equal_nan=True, rtol=1e-12, atol=1e-12)
+
+
+def test_more_than_2_to_the_31_values_of_temporal_consistency(backend):
+    _skip_without_memory(60)
+    steps, batch, size = 3, 2**21 + 3, 512
+    predicted = torch.empty(steps, batch, size, device="cuda").normal_().requires_grad_()
+    target = torch.empty(steps, batch, size, device="cuda").normal_()
+    with qm.use_backend(backend):
+        found = qm.losses.temporal_consistency(predicted, target)
+    (grad,) = torch.autograd.grad(found.loss, predicted)
+    last = predicted.detach()[:, -5:].requires_grad_()
+    with qm.use_backend("reference"):
+        wanted = qm.losses.temporal_consistency(last, target[:, -5:]).loss
+    (expected,) = torch.autograd.grad(wanted, last)
+    torch.testing.assert_close(grad[:, -5:] * (batch / 5), expected, rtol=1e-4, atol=1e-5)
+
+
 POISSON = ("poisson_le", "poisson_gt", "log_poisson_le")
 
 
@@ -495,6 +583,9 @@ def test_small_sizes_of_every_kernel_agree_with_the_reference(size, backend, dty
         results = [_qrl_and_gradients(one, tensors, size) for one in (backend, "reference")]
         for got, wanted in zip(*results, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    tensors = _temporal_tensors(3 * size, dtype, steps=2, batch=7)
+    for got, wanted in zip(*(_temporal_and_gradient(one, tensors) for one in (backend, "reference")), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     distances = torch.randn(7, 130, device="cuda", dtype=dtype)
     for k in (1, 5, 50):
         wanted = nearest_definition.smallest(distances, k)

@@ -342,7 +342,10 @@ def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
     assert curves[0][-1] != curves[0][0]
 
 
-def test_two_hundred_steps_of_quantised_temporal_consistency_follow_the_plain_curve():
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_hundred_steps_of_quantised_temporal_consistency_follow_the_plain_curve(masked, backend):
+    mask = (torch.arange(3 * 16).reshape(3, 16) % 5 > 0).double() if masked else None
+
     def plain_codes(z):
         half = 7 * 1.001 / 2
         bounded = torch.tanh(z + math.atanh(0.5 / half)) * half - 0.5
@@ -350,11 +353,12 @@ def test_two_hundred_steps_of_quantised_temporal_consistency_follow_the_plain_cu
 
     def plain_loss(predicted, target):
         cosine = functional.cosine_similarity(predicted, target.detach(), dim=-1)
-        return sum(0.9**h * (1 - cosine[h]).mean() for h in range(len(cosine)))
+        losses = 1 - cosine if mask is None else mask * (1 - cosine)
+        return sum(0.9**h * losses[h].mean() for h in range(len(losses)))
 
     curves = []
     for codes, loss in (
-        (lambda z: qm.fsq(z, [8, 8]).codes, lambda p, t: qm.losses.temporal_consistency(p, t).loss),
+        (lambda z: qm.fsq(z, [8, 8]).codes, lambda p, t: qm.losses.temporal_consistency(p, t, mask).loss),
         (plain_codes, plain_loss),
     ):
         network = network_of(DIM)

@@ -46,4 +46,5 @@ PYBIND11_MODULE(_core, module) {
     qmk::bind_poisson(cpu, cuda_or_null);
     qmk::bind_pqe(cpu, cuda_or_null);
     qmk::bind_qrl(cpu, cuda_or_null);
+    qmk::bind_temporal_consistency(cpu, cuda_or_null);
 }

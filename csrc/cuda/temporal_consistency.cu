@@ -1,0 +1,195 @@
+// iQRL's temporal consistency: up to 32 neighbouring threads a row, which read packs of 16 bytes, and one block for the
+// sums over rows. Bound by memory: forward reads predicted and target once and keeps two numbers a row, backward reads
+// both once more and writes the gradient.
+//
+// Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+#include "../math/temporal_consistency.h"
+#include "launch.cuh"
+#include "rows.cuh"
+#include "temporal_consistency.h"
+
+namespace qmk::cuda {
+
+namespace {
+
+// A row's values are read by `width` threads, a power of two.
+struct RowThreads {
+    int64_t rows;
+    int size, width;
+
+    __device__ __forceinline__ int member() const { return threadIdx.x % width; }
+};
+
+// Calls run(row, exists) for all rows, by all threads of a warp at once.
+template <class Run>
+__device__ __forceinline__ void for_each_row(const RowThreads& threads, Run&& run) {
+    const int at_once = rows_threads / threads.width;
+    for (int64_t first = int64_t(blockIdx.x) * at_once; first < threads.rows; first += int64_t(gridDim.x) * at_once) {
+        const int64_t row = first + threadIdx.x / threads.width;
+        run(row, row < threads.rows);
+    }
+}
+
+template <class T>
+struct TemporalForward {
+    const T *predicted, *target, *mask;
+    T *slopes, *cosines;
+    int64_t batch;
+    T discount;
+    RowThreads threads;
+};
+
+template <class T, int V>
+__global__ void __launch_bounds__(rows_threads) temporal_consistency_forward_kernel(TemporalForward<T> task) {
+    const int size = task.threads.size, step = task.threads.width * V;
+    for_each_row(task.threads, [&](int64_t row, bool exists) {
+        QMK_TARGET::CosineSums<T> sums;
+        if (exists)
+#pragma unroll 4
+            for (int k = task.threads.member() * V; k < size; k += step) {
+                T p[V], t[V];
+                load_values<T, V>(task.predicted + row * size + k, p);
+                load_values<T, V>(task.target + row * size + k, t);
+#pragma unroll
+                for (int v = 0; v < V; ++v) sums.add(p[v], t[v]);
+            }
+        sums.dot = sum_of_threads(sums.dot, task.threads.width);
+        sums.predicted = sum_of_threads(sums.predicted, task.threads.width);
+        sums.target = sum_of_threads(sums.target, task.threads.width);
+        if (!exists || task.threads.member() != 0) return;
+        T weight = T(pow(task.discount, T(row / task.batch))) / T(task.batch);
+        if (task.mask) weight *= task.mask[row];
+        const auto slopes = QMK_TARGET::cosine_slopes(sums, weight);
+        task.cosines[row] = slopes.cosine;
+        task.slopes[row] = slopes.by_target;
+        task.slopes[task.threads.rows + row] = slopes.by_predicted;
+    });
+}
+
+template <class T>
+struct TemporalSums {
+    const T *cosines, *mask;
+    T *loss, *similarity;
+    int64_t steps, batch;
+    T discount;
+};
+
+constexpr int sum_threads = 512;
+
+// The sum over a block, in all threads of its first warp.
+template <class T>
+__device__ __forceinline__ T sum_over_block(T value) {
+    constexpr int warps = sum_threads / 32;
+    __shared__ T of_warps[warps];
+    value = sum_of_threads(value);
+    __syncthreads();  // the sum before has been read
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+    __syncthreads();
+    if (threadIdx.x < 32) value = sum_of_threads(of_warps[threadIdx.x % warps], warps);
+    return value;
+}
+
+// One block: the similarity of every step and the loss.
+template <class T>
+__global__ void __launch_bounds__(sum_threads) temporal_consistency_sums_kernel(TemporalSums<T> task) {
+    T loss = T(0);
+    for (int64_t h = 0; h < task.steps; ++h) {
+        T cosine_sum = T(0), loss_sum = T(0);
+#pragma unroll 4
+        for (int64_t b = threadIdx.x; b < task.batch; b += sum_threads) {
+            const T cosine = task.cosines[h * task.batch + b];
+            cosine_sum += cosine;
+            loss_sum += (T(1) - cosine) * (task.mask ? task.mask[h * task.batch + b] : T(1));
+        }
+        cosine_sum = sum_over_block(cosine_sum);
+        loss_sum = sum_over_block(loss_sum);
+        if (threadIdx.x != 0) continue;
+        task.similarity[h] = cosine_sum / T(task.batch);
+        loss += T(pow(task.discount, T(h))) * (loss_sum / T(task.batch));
+    }
+    if (threadIdx.x == 0) *task.loss = loss;
+}
+
+template <class T>
+struct TemporalBackward {
+    const T *grad_loss, *slopes, *predicted, *target;
+    T* grad_predicted;
+    RowThreads threads;
+};
+
+template <class T, int V>
+__global__ void __launch_bounds__(rows_threads) temporal_consistency_backward_kernel(TemporalBackward<T> task) {
+    const int size = task.threads.size, step = task.threads.width * V;
+    const T grad_loss = *task.grad_loss;
+    for_each_row(task.threads, [&](int64_t row, bool exists) {
+        if (!exists) return;
+        const T by_target = grad_loss * task.slopes[row];
+        const T by_predicted = grad_loss * task.slopes[task.threads.rows + row];
+#pragma unroll 4
+        for (int k = task.threads.member() * V; k < size; k += step) {
+            T p[V], t[V];
+            load_values<T, V>(task.predicted + row * size + k, p);
+            load_values<T, V>(task.target + row * size + k, t);
+#pragma unroll
+            for (int v = 0; v < V; ++v) p[v] = by_target * t[v] + by_predicted * p[v];
+            store_values<T, V>(task.grad_predicted + row * size + k, p);
+        }
+    });
+}
+
+// Calls run(values that a thread reads at once, threads of a row, blocks).
+template <class T, class Run>
+void with_threads(int64_t rows, int64_t size, std::initializer_list<const T*> tensors, Run&& run) {
+    constexpr int pack = Pack<T>::size;
+    bool by_pack = size % pack == 0;
+    for (const T* tensor : tensors) by_pack = by_pack && is_aligned_to_16(tensor);
+    const int width = power_of_two_up_to_32(divide_up(size, by_pack ? pack : 1));
+    run(by_pack, RowThreads{rows, int(size), width}, divide_up(rows, rows_threads / width));
+}
+
+}  // namespace
+
+template <class T>
+void temporal_consistency_forward(const T* predicted, const T* target, const T* mask, T* loss, T* similarity, T* slopes,
+                                  T* scratch, int64_t steps, int64_t batch, int64_t size, double discount,
+                                  Context context) {
+    const char* op = "temporal_consistency_forward";
+    check_row_size(op, 1, size);
+    const DeviceGuard guard(context.device, op);
+    with_threads<T>(steps * batch, size, {predicted, target}, [&](bool by_pack, RowThreads threads, int64_t blocks) {
+        const TemporalForward<T> task{predicted, target, mask, slopes, scratch, batch, T(discount), threads};
+        launch(
+            op,
+            by_pack ? temporal_consistency_forward_kernel<T, Pack<T>::size> : temporal_consistency_forward_kernel<T, 1>,
+            blocks, rows_threads, 0, context, task);
+    });
+    const TemporalSums<T> sums{scratch, mask, loss, similarity, steps, batch, T(discount)};
+    launch(op, temporal_consistency_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+}
+
+template <class T>
+void temporal_consistency_backward(const T* grad_loss, const T* slopes, const T* predicted, const T* target,
+                                   T* grad_predicted, int64_t rows, int64_t size, Context context) {
+    const char* op = "temporal_consistency_backward";
+    check_row_size(op, 1, size);
+    const DeviceGuard guard(context.device, op);
+    with_threads<T>(rows, size, {predicted, target, grad_predicted},
+                    [&](bool by_pack, RowThreads threads, int64_t blocks) {
+                        const TemporalBackward<T> task{grad_loss, slopes, predicted, target, grad_predicted, threads};
+                        launch(op,
+                               by_pack ? temporal_consistency_backward_kernel<T, Pack<T>::size>
+                                       : temporal_consistency_backward_kernel<T, 1>,
+                               blocks, rows_threads, 0, context, task);
+                    });
+}
+
+#define QMK_INSTANTIATE(T)                                                                                        \
+    template void temporal_consistency_forward<T>(const T*, const T*, const T*, T*, T*, T*, T*, int64_t, int64_t, \
+                                                  int64_t, double, Context);                                      \
+    template void temporal_consistency_backward<T>(const T*, const T*, const T*, const T*, T*, int64_t, int64_t,  \
+                                                   Context);
+QMK_INSTANTIATE(float)
+QMK_INSTANTIATE(double)
+#undef QMK_INSTANTIATE
+
+}  // namespace qmk::cuda

@@ -1,0 +1,74 @@
+"""The CUDA kernels of iQRL's temporal consistency on a CPU (cuda_on_cpu.py) against backends/reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, points
+
+from qmkernels.backends.compiled import temporal_consistency as compiled
+from qmkernels.backends.reference import temporal_consistency as reference
+
+pytestmark = needs_compiler
+temporal_consistency_kernels = kernels("temporal_consistency")
+
+
+def _mask(steps: int, batch: int, dtype: torch.dtype) -> torch.Tensor:
+    return (torch.rand(steps, batch, generator=torch.Generator().manual_seed(batch)) > 0.3).to(dtype)
+
+
+def _agree(predicted, target, mask=None, discount=0.9) -> None:
+    inputs = predicted, target, mask, discount
+    kept = reference.temporal_consistency_forward(*inputs)
+    assert_alike(compiled.temporal_consistency_forward(*inputs), kept)
+    arguments = torch.tensor(-1.7, dtype=predicted.dtype), kept[2], predicted, target
+    grads = [module.temporal_consistency_backward(*arguments) for module in (compiled, reference)]
+    assert_alike(grads[:1], grads[1:])
+
+
+# One thread a row and 32, whole packs of 16 bytes and broken ones, several packs a thread; more rows than the blocks
+# of a launch have.
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", (1, 3, 8, 33, 64, 507, 512))
+def test_outputs_and_gradients_are_those_of_the_reference(size, dtype, masked):
+    predicted, target = points(5, 7, size=size, dtype=dtype)
+    _agree(predicted, target, _mask(5, 7, dtype) if masked else None)
+
+
+# More rows a step than threads that add them up, and one.
+@pytest.mark.parametrize("steps, batch", ((1, 1), (2, 513), (3, 1100), (40, 1)))
+def test_any_number_of_rows_is_added_up(steps, batch):
+    predicted, target = points(steps, batch, size=2, dtype=torch.float64)
+    _agree(predicted, target, _mask(steps, batch, torch.float64))
+
+
+@pytest.mark.parametrize("discount", (0.0, 1.0, -0.5))
+def test_any_discount_weighs_the_steps(discount):
+    _agree(*points(4, 5, size=9, dtype=torch.float64), discount=discount)
+
+
+@pytest.mark.parametrize("moved", (0, 1))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(dtype, moved):
+    both = list(points(3, 5, size=64, dtype=dtype))
+    both[moved] = off_a_boundary(both[moved])
+    _agree(*both)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("side", (0, 1))
+@pytest.mark.parametrize("counts", (0.0, 1.0))
+@pytest.mark.parametrize("value", (0.0, 1e-12, torch.nan, torch.inf))
+def test_rows_without_a_direction_or_a_number_are_as_in_the_reference(value, counts, side, dtype):
+    both = points(3, 5, size=20, dtype=dtype)
+    both[side][1, 2] = value
+    mask = _mask(3, 5, dtype)
+    mask[1, 2] = counts
+    _agree(*both, mask)
+
+
+def test_two_runs_give_the_same_bits():
+    inputs = *points(2, 600, size=5, dtype=torch.float32), None, 0.9
+    for one, other in zip(*(compiled.temporal_consistency_forward(*inputs) for _ in "ab"), strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,322 @@
+"""iQRL's temporal consistency as one op: against the loss composed of plain PyTorch, on every backend, under torch."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+import qmkernels as qm
+from qmkernels.backends import table
+from qmkernels.ops.temporal_consistency import composed
+from qmkernels.reference import temporal_consistency as definition
+
+DTYPES = (torch.float32, torch.float64)
+TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-13}}
+# Around the lanes of every instruction set, and one row, step and value.
+SHAPES = [(1, 1, 1), (2, 3, 7), (5, 2, 16), (3, 4, 33), (1, 9, 123), (4, 1, 507), (5, 64, 512)]
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def backend(request):
+    if request.param == "cpu" and (reason := table.why_not("cpu", "temporal_consistency", "cpu")):
+        pytest.skip(reason)
+    with qm.use_backend(request.param):
+        yield request.param
+
+
+def latents(*shape, dtype=torch.float64, seed=0):
+    """predicted, target and a mask with zeros."""
+    generator = torch.Generator().manual_seed(sum(shape) + seed)
+    predicted, target = torch.randn(2, *shape, dtype=torch.float64, generator=generator).to(dtype)
+    mask = (torch.rand(*shape[:2], generator=generator) > 0.3).to(dtype)
+    return predicted.clone().requires_grad_(), target.clone(), mask
+
+
+def ours(predicted, target, mask=None, discount=0.9):
+    """Loss, similarity and the gradient by predicted."""
+    found = qm.losses.temporal_consistency(predicted, target, mask, discount=discount)
+    return *found, *torch.autograd.grad(found.loss, predicted)
+
+
+def plain(predicted, target, mask=None, discount=0.9):
+    loss, similarity = composed(predicted, target, mask, discount)
+    return loss, similarity, *torch.autograd.grad(loss, predicted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_fused_loss_equals_the_composed_one(shape, masked, dtype, backend):
+    predicted, target, mask = latents(*shape, dtype=dtype)
+    mask = mask if masked else None
+    torch.testing.assert_close(ours(predicted, target, mask), plain(predicted, target, mask), **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("discount", [0.0, 1, 0.5, 1.7, -0.5])
+def test_any_discount_weighs_the_steps(discount, backend):
+    predicted, target, mask = latents(4, 3, 10)
+    torch.testing.assert_close(ours(predicted, target, mask, discount), plain(predicted, target, mask, discount))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+def test_a_mask_of_any_dtype_counts_as_numbers(dtype, backend):
+    predicted, target, mask = latents(3, 5, 10)
+    expected = ours(predicted, target, mask)
+    for actual, wanted in zip(ours(predicted, target, mask.to(dtype)), expected, strict=True):
+        assert torch.equal(actual, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("counts", [0.0, 1.0])
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e-12, 3e-9, 1e-5, 1e15, torch.nan, torch.inf, -torch.inf])
+def test_rows_without_a_direction_or_a_number_do_what_they_do_in_plain_torch(value, counts, side, dtype, backend):
+    """Masked ones too: a zero in the mask does not stop a NaN, and it stays in its row's gradient."""
+    predicted, target, mask = latents(3, 5, 20, dtype=dtype)
+    mask[1, 2] = counts
+    with torch.no_grad():
+        (predicted, target)[side][1, 2] *= value
+    actual, wanted = ours(predicted, target, mask), plain(predicted, target, mask)
+    torch.testing.assert_close(actual, wanted, equal_nan=True, **TOLERANCE[dtype])
+    is_number = torch.tensor(value).isfinite().item()
+    assert actual[0].isfinite() == is_number
+    assert actual[1].isfinite().tolist() == [True, is_number, True]
+    assert actual[2].isfinite().all(dim=-1).sum() == 15 - (not is_number)
+
+
+def test_a_norm_beyond_the_range_gives_the_cosine_0_as_in_plain_torch(backend):
+    predicted, target, _ = latents(2, 3, 20, dtype=torch.float32)
+    with torch.no_grad():
+        predicted[1, 2] = 1e25
+    torch.testing.assert_close(ours(predicted, target), plain(predicted, target), **TOLERANCE[torch.float32])
+
+
+def of_every_angle(size, dtype, seed=0):
+    """Rows from opposite to nearly equal ones."""
+    predicted, target, mask = latents(3, 4, size, dtype=dtype, seed=seed)
+    return predicted, target + torch.linspace(-1, 30, 12, dtype=dtype).reshape(3, 4, 1) * predicted.detach(), mask
+
+
+@pytest.mark.parametrize("size", [16, 512, 1024, 30_003])
+def test_the_error_in_float32_is_no_worse_than_that_of_plain_torch(size, backend):
+    """Root mean squares over draws: of one draw either may be the luckier by any factor, half as much of twenty."""
+    errors = torch.zeros(2, 3, dtype=torch.float64)
+    for seed in range(20):
+        arguments = of_every_angle(size, torch.float32, seed)
+        truth = plain(*(one.detach().double().requires_grad_() for one in arguments))
+        for place, results in enumerate((ours(*arguments), plain(*arguments))):
+            for part, (got, wanted) in enumerate(zip(results, truth, strict=True)):
+                errors[place, part] += (got - wanted).detach().square().mean()
+    assert (errors[0].sqrt() <= 1.5 * errors[1].sqrt()).all()
+
+
+@pytest.mark.parametrize("size", [512, 100_003])
+def test_float64_is_exact_to_the_last_places(size, backend):
+    def dot(a, b):
+        return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+    predicted, target, _ = of_every_angle(size, torch.float64)
+    rows = zip(predicted.flatten(0, 1).tolist(), target.flatten(0, 1).tolist(), strict=True)
+    cosines = [dot(p, t) / math.sqrt(dot(p, p) * dot(t, t)) for p, t in rows]
+    found = qm.losses.temporal_consistency(predicted, target).similarity
+    torch.testing.assert_close(
+        found, torch.tensor(cosines, dtype=torch.float64).view(3, 4).mean(dim=1), rtol=1e-15, atol=1e-15
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_derivatives_pass_gradcheck_and_gradgradcheck(masked, backend):
+    predicted, target, mask = latents(2, 3, 5)
+
+    def loss(predicted):
+        return qm.losses.temporal_consistency(predicted, target, mask if masked else None).loss
+
+    assert gradcheck(loss, predicted, check_forward_ad=True)
+    assert gradgradcheck(loss, predicted)
+
+
+def test_the_definitions_gradient_is_that_of_its_loss():
+    predicted, target, mask = latents(3, 4, 6)
+    with torch.no_grad():
+        predicted[0, 0], predicted[1, 1], target[2, 2] = 0, 1e-10 * predicted[1, 1], 1e-12 * target[2, 2]
+    grad_loss = torch.tensor(-1.7, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(composed(predicted, target, mask, 0.8)[0], predicted, grad_loss)
+    slopes = definition.slopes(predicted, target, mask, 0.8)
+    torch.testing.assert_close(definition.gradient(grad_loss, slopes, predicted, target), wanted)
+
+
+def test_registered_ops_pass_opcheck():
+    predicted, target, mask = (one.detach() for one in latents(3, 4, 20))
+    for each in (mask, None):
+        torch.library.opcheck(
+            torch.ops.qmkernels.temporal_consistency_forward.default, (predicted, target, each, 0.9, "auto")
+        )
+    *_, slopes = torch.ops.qmkernels.temporal_consistency_forward(predicted, target, mask, 0.9, "auto")
+    arguments = (torch.ones((), dtype=torch.float64), slopes, predicted, target, "auto")
+    torch.library.opcheck(torch.ops.qmkernels.temporal_consistency_backward.default, arguments)
+
+
+def test_what_forward_keeps_is_the_same_on_all_backends():
+    if reason := table.why_not("cpu", "temporal_consistency", "cpu"):
+        pytest.skip(reason)
+    predicted, target, mask = (one.detach() for one in latents(3, 5, 24))
+    modules = [table.resolve("temporal_consistency", "cpu", name) for name in ("cpu", "reference")]
+    kept = [module.temporal_consistency_forward(predicted, target, mask, 0.9) for module in modules]
+    torch.testing.assert_close(*kept)
+    grad_loss = torch.tensor(0.7, dtype=torch.float64)
+    torch.testing.assert_close(
+        *(module.temporal_consistency_backward(grad_loss, kept[0][2], predicted, target) for module in modules)
+    )
+
+
+def test_results_repeat_bit_for_bit_whatever_the_number_of_threads(backend):
+    threads, runs = torch.get_num_threads(), []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for count in (1, 3, threads):
+            torch.set_num_threads(count)
+            runs.append(ours(*latents(5, 256, 123, dtype=torch.float32)))
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(False)
+    for other in runs[1:]:
+        assert all(torch.equal(first, second) for first, second in zip(runs[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_torch_compile_traces_the_whole_graph_and_changes_no_number(dynamic):
+    torch._dynamo.reset()
+
+    def step(predicted, target, mask):
+        loss, similarity = qm.losses.temporal_consistency(2 * predicted, target, mask)
+        return loss + 1, similarity
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=dynamic)
+    for batch in (4, 9):
+        predicted, *others = latents(3, batch, 20)
+        actual, wanted = compiled(predicted, *others), step(predicted, *others)
+        torch.testing.assert_close(actual, wanted)
+        torch.testing.assert_close(*(torch.autograd.grad(found[0], predicted) for found in (actual, wanted)))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(predicted, *others), wanted)
+
+
+def test_torch_func_takes_the_composed_form_and_gives_its_numbers(backend):
+    predicted, target, mask = latents(3, 4, 10)
+    _, _, wanted = ours(predicted, target, mask)
+
+    def loss(predicted, target, mask):
+        return qm.losses.temporal_consistency(predicted, target, mask).loss
+
+    primal = predicted.detach()
+    gradient = torch.func.grad(loss)
+    torch.testing.assert_close(gradient(primal, target, mask), wanted)
+    batch = [torch.stack([primal, 0.5 * primal + 1]), torch.stack([target, -target]), torch.stack([mask, 1 - mask])]
+    looped = [loss(*arguments) for arguments in zip(*batch, strict=True)]
+    torch.testing.assert_close(torch.vmap(loss)(*batch), torch.stack(looped))
+    looped = [gradient(*arguments) for arguments in zip(*batch, strict=True)]
+    torch.testing.assert_close(torch.vmap(gradient)(*batch), torch.stack(looped))
+    tangent = torch.randn_like(primal)
+    value, derivative = torch.func.jvp(lambda p: loss(p, target, mask), (primal,), (tangent,))
+    torch.testing.assert_close(value, loss(primal, target, mask))
+    torch.testing.assert_close(derivative, (wanted * tangent).sum())
+
+
+def test_the_second_derivative_by_autograd_is_that_of_the_composed_form(backend):
+    predicted, target, mask = latents(2, 3, 5)
+    results = []
+    for loss in (
+        qm.losses.temporal_consistency(predicted, target, mask).loss,
+        composed(predicted, target, mask, 0.9)[0],
+    ):
+        (grad,) = torch.autograd.grad(loss, predicted, create_graph=True)
+        results.append(torch.autograd.grad(grad.square().sum(), predicted))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_latents_compute_and_return_float32_and_their_gradient_comes_back_half(dtype, backend):
+    predicted, target, mask = latents(3, 5, 40, dtype=dtype)
+    loss, similarity, grad = ours(predicted, target, mask)
+    wanted = ours(predicted.detach().float().requires_grad_(), target.float(), mask.float())
+    assert loss.dtype == similarity.dtype == torch.float32 and grad.dtype == dtype
+    assert torch.equal(loss, wanted[0]) and torch.equal(similarity, wanted[1])
+    assert torch.equal(grad, wanted[2].to(dtype))
+    in_function = torch.func.grad(lambda p: qm.losses.temporal_consistency(p, target, mask).loss)(predicted.detach())
+    assert in_function.dtype == dtype
+    torch.testing.assert_close(in_function, grad)
+
+
+def test_autocast_runs_a_network_and_the_loss_in_mixed_precision(backend):
+    torch.manual_seed(0)
+    network = torch.nn.Linear(16, 16)
+    states, target, mask = (one.detach() for one in latents(3, 5, 16, dtype=torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = network(states)
+        found = qm.losses.temporal_consistency(predicted, target.to(predicted.dtype), mask)
+    assert predicted.dtype == torch.bfloat16 and found.loss.dtype == torch.float32
+    wanted = composed(predicted.float(), target.bfloat16().float(), mask, 0.9)
+    torch.testing.assert_close(found, qm.losses.iqrl.TemporalConsistency(*wanted))
+    found.loss.backward()
+    assert network.weight.grad.isfinite().all() and network.weight.grad.any()
+
+
+def test_strided_and_expanded_latents_give_the_numbers_of_contiguous_ones(backend):
+    predicted, target, mask = latents(3, 5, 10)
+    wanted = ours(predicted, target, mask)
+    strided = predicted.detach().permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_()
+    for actual, expected in zip(ours(strided, target.mT.contiguous().mT, mask.T.contiguous().T), wanted, strict=True):
+        assert torch.equal(actual, expected)
+    expanded, one_mask = target[:, :1].expand(3, 5, 10), mask[:, :1].expand(3, 5)
+    for actual, expected in zip(
+        ours(predicted, expanded, one_mask), ours(predicted, expanded.clone(), one_mask.clone()), strict=True
+    ):
+        assert torch.equal(actual, expected)
+
+
+def test_the_target_has_no_gradient_and_the_mask_has_that_of_the_composed_form(backend):
+    predicted, target, mask = latents(3, 5, 10)
+    target.requires_grad_()
+    for each in (None, mask):
+        loss = qm.losses.temporal_consistency(predicted, target, each).loss
+        assert torch.autograd.grad(loss, target, allow_unused=True) == (None,)
+    assert not qm.losses.temporal_consistency(predicted.detach(), target).loss.requires_grad
+    mask.requires_grad_()
+    leaves = [predicted, mask]
+    actual = torch.autograd.grad(qm.losses.temporal_consistency(predicted, target, mask).loss, leaves)
+    torch.testing.assert_close(actual, torch.autograd.grad(composed(predicted, target.detach(), mask, 0.9)[0], leaves))
+
+
+def test_a_discount_that_is_learned_has_the_gradient_of_the_composed_form(backend):
+    predicted, target, mask = latents(3, 5, 10)
+    discount = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
+    loss = qm.losses.temporal_consistency(predicted, target, mask, discount=discount).loss
+    torch.testing.assert_close(loss.detach(), ours(predicted, target, mask)[0].detach())
+    (actual,) = torch.autograd.grad(loss, discount)
+    (wanted,) = torch.autograd.grad(composed(predicted, target, mask, discount)[0], discount)
+    torch.testing.assert_close(actual, wanted)
+
+
+def test_backward_keeps_the_inputs_and_two_numbers_a_row(backend):
+    kept = []
+    predicted, target, mask = latents(3, 5, 100)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        qm.losses.temporal_consistency(predicted, target, mask)
+    assert [tuple(tensor.shape) for tensor in kept] == [(3, 5, 100), (3, 5, 100), (3, 5), (2, 3, 5)]
+    assert kept[0].data_ptr() == predicted.data_ptr() and kept[1].data_ptr() == target.data_ptr()
+
+
+def test_a_mask_on_another_device_is_refused():
+    predicted, target, mask = latents(3, 5, 10)
+    with pytest.raises(RuntimeError, match="mask must be on cpu as the latents are, got meta"):
+        qm.losses.temporal_consistency(predicted, target, mask.to("meta"))
+
+
+def test_a_backend_that_cannot_run_here_is_refused():
+    predicted, target, _ = latents(3, 5, 10)
+    with (
+        qm.use_backend("cuda"),
+        pytest.raises(RuntimeError, match="temporal_consistency: backend 'cuda' cannot run here"),
+    ):
+        qm.losses.temporal_consistency(predicted, target)
