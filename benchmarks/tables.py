@@ -1,4 +1,4 @@
-"""Writes the README's results tables from benchmarks/results/*.csv, between ``<!-- results:NAME -->`` and
+"""Writes the README's results tables from benchmarks/results/, between ``<!-- results:NAME -->`` and
 ``<!-- /results -->``; with ``--check`` writes nothing and exits 1 where the README is not what would be written.
 
     python benchmarks/tables.py [--check]
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 import sys
 from collections.abc import Iterable
@@ -41,10 +42,11 @@ def main() -> int:
         print(f"{options.readme} does not exist.", file=sys.stderr)
         return 1
     before = options.readme.read_text()
-    blocks = {"iqe": iqe_tables(options.results), "ops": ops_tables(options.results)}
-    after, count = replace_blocks(before, blocks)
-    if count != len(blocks):
-        print(f"{options.readme} must have blocks <!-- results:iqe --> and <!-- results:ops -->.", file=sys.stderr)
+    makers = {"iqe": iqe_tables, "ops": ops_tables, "agents": agents_table}
+    after, count = replace_blocks(before, {name: make(options.results) for name, make in makers.items()})
+    if count != len(makers):
+        wanted = ", ".join(f"<!-- results:{name} -->" for name in makers)
+        print(f"{options.readme} must have the blocks {wanted}.", file=sys.stderr)
         return 1
     if options.check:
         if after != before:
@@ -136,6 +138,56 @@ def compared(case: dict[str, Row], contender: str) -> str:
     aim = f", aim {float(row['aim']):g}x" if row["aim"] else ""
     note = f"; {row['note']}" if row["note"] else ""
     return f"{milliseconds(case, contender)} ({times}{aim}{note})"
+
+
+def agents_table(results: Path) -> str:
+    """A row an experiment of measure_agents.py, with every seed's success after the last update."""
+    runs = {folder.name: seeds_of(folder) for folder in sorted((results / "agents").glob("*")) if folder.is_dir()}
+    if not runs:
+        return "No measurements are stored yet.\n"
+    lines = [
+        "| command | success, environment's starts and goals | between opposite ends | random actions | updates | "
+        "environment steps | minutes |",
+        f"|---|{'---|' * 3}{'--:|' * 3}",
+        *(agents_row(seeds) for seeds in runs.values()),
+        "",
+        "Share of 50 episodes after the last update, seed by seed; random actions: of the same episodes, both kinds.",
+        "",
+        *sorted({agents_provenance(seeds) for seeds in runs.values()}),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def seeds_of(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("seed_*.json"))]
+
+
+def agents_row(seeds: list[dict]) -> str:
+    def each(part: str, key: str) -> str:
+        return " / ".join(f"{seed[part][key]:.2f}" for seed in seeds if key in seed[part])
+
+    first = seeds[0]
+    shown = re.sub(r" --seed \d+", "", first["command"])
+    chance = "; ".join(filter(None, (each("random", key) for key in ("success", "success_end_to_end"))))
+    # A dataset is collected before the first update; online the buffer's steps are counted.
+    collected = first["settings"]["collect_steps"] * first["settings"]["action_repeat"]
+    steps = collected if first["settings"]["offline"] else first["environment_steps"]
+    cells = [
+        f"`{shown}`", each("final", "success"), each("final", "success_end_to_end"), chance, f"{first['step']:,}",
+        f"{steps:,}", f"{sum(seed['seconds'] for seed in seeds) / len(seeds) / 60:.1f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def agents_provenance(seeds: list[dict]) -> str:
+    first = seeds[0]
+    versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("gymnasium-robotics", "mujoco", "torch"))
+    numbers = ", ".join(str(seed["settings"]["seed"]) for seed in seeds)
+    return (
+        f"Run at commit {first['commit']} with `--seed` {numbers} by `benchmarks/measure_agents.py`, one thread on "
+        f"{first['machine']}, {versions}."
+    )
 
 
 def device_tables(cases: list[dict[str, Row]], has_targets: bool) -> str:
