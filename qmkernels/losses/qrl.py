@@ -12,7 +12,8 @@ from ..ops import latent_dynamics as dynamics_op
 from ..ops.arguments import in_compute_dtype
 from ..ops.qrl import qrl
 from ..ops.transforms import in_function_transform
-from ..reference.latent_dynamics import LatentDynamicsForm, loss_of as dynamics_of
+from ..reference.latent_dynamics import LatentDynamicsForm
+from ..reference.latent_dynamics import loss_of as dynamics_of
 from ..reference.qrl import MULTIPLIERS, QrlForm, loss_of, terms
 from . import common
 
