@@ -12,6 +12,22 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
+// The lengths of a block of components in both directions.
+template <class T, int K>
+QMK_INLINE TwoLengths<T> block_lengths_both_ways(const T* x, const T* y, int last_lane, uint8_t* there, uint8_t* back) {
+    Lanes<T> begins[K], ends[K];
+    IndexLanes<T> marks[K], forward{};
+    load_intervals(x, y, K, last_lane, begins, ends);
+    mark_lanes<T, K>(marks);
+    for (int k = 0; k < K; ++k) order_ends(begins[k], ends[k], marks[k], forward);
+    sort_fixed<K>(begins, ends, marks);
+    EndsBothWays<Lanes<T>, IndexLanes<T>> scan(broadcast(-Limits<T>::highest));
+    for (int k = 0; k < K; ++k) scan.add(begins[k], ends[k], marks[k], forward);
+    store_scan<T, K>(scan.there, last_lane, there);
+    store_scan<T, K>(scan.back, last_lane, back);
+    return {{scan.there.length, scan.back.length}};
+}
+
 template <class T, int K>
 void forward(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes, uint8_t* ends,
              int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape, LatentDynamicsForm form, int threads) {
@@ -26,10 +42,7 @@ void forward(const T* predicted, const T* target, const T* max_weight, T* loss, 
             const T *x = predicted + (first + c) * size, *y = target + (first + c) * size;
             uint8_t *there = ends + (first + c) * bytes, *back = there + rows * count * bytes;
             if constexpr (K != 0) {
-                Lanes<T> x_lanes[K], y_lanes[K], begins[K];
-                load_intervals(x, y, K, last_lane, x_lanes, y_lanes);
-                for (int k = 0; k < K; ++k) begins[k] = begin_of_both(x_lanes[k], y_lanes[k]);
-                return lengths_of_two<T, K>(begins, y_lanes, x_lanes, last_lane, there, back);
+                return block_lengths_both_ways<T, K>(x, y, last_lane, there, back);
             } else {
                 return {{block_lengths_any<T, true>(x, y, last_lane, there, size, memory),
                          block_lengths_any<T, true>(y, x, last_lane, back, size, memory)}};

@@ -12,6 +12,28 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
+// The lengths of a block of components against two rows.
+template <class T, int K>
+QMK_INLINE TwoLengths<T> block_lengths_of_two(const T* x, const T* goal, const T* y, int last_lane, uint8_t* goal_ends,
+                                              uint8_t* ends) {
+    Lanes<T> x_lanes[K], y_lanes[K], goal_lanes[K];
+    IndexLanes<T> marks[K];
+    load_intervals(x, y, K, last_lane, x_lanes, y_lanes);
+    load_columns(goal, K, last_lane, K, goal_lanes);
+    for (int k = 0; k < K; ++k) goal_lanes[k] = finite_or_nan(goal_lanes[k], broadcast(Limits<T>::highest));
+    mark_lanes<T, K>(marks);
+    sort_fixed<K>(x_lanes, y_lanes, goal_lanes, marks);
+    const Lanes<T> lowest = broadcast(-Limits<T>::highest);
+    IqeEnds<Lanes<T>, IndexLanes<T>> local{lowest, Lanes<T>{}, {}, {}, {}}, to_goal{lowest, Lanes<T>{}, {}, {}, {}};
+    for (int k = 0; k < K; ++k) {
+        local.add(x_lanes[k], y_lanes[k], marks[k]);
+        to_goal.add(x_lanes[k], goal_lanes[k], marks[k]);
+    }
+    store_scan<T, K>(local, last_lane, ends);
+    store_scan<T, K>(to_goal, last_lane, goal_ends);
+    return {{to_goal.length, local.length}};
+}
+
 template <class T, int K>
 void forward(const T* x, const T* y, const T* goal, const T* max_weight, const T* raw, const T* cost, int64_t num_costs,
              T* loss, T* stats, T* slopes, uint8_t* ends, int32_t* largest, T* spread, T* scratch, QrlShape shape,
@@ -30,11 +52,7 @@ void forward(const T* x, const T* y, const T* goal, const T* max_weight, const T
             const T *block_x = from_x + c * size, *block_y = from_y + c * size, *block_goal = goals + c * size;
             uint8_t *to_goal_ends = goal_ends + c * bytes, *to_y_ends = own_ends + c * bytes;
             if constexpr (K != 0) {
-                Lanes<T> x_lanes[K], y_lanes[K], goal_lanes[K];
-                load_intervals(block_x, block_y, K, last_lane, x_lanes, y_lanes);
-                load_columns(block_goal, K, last_lane, K, goal_lanes);
-                for (int k = 0; k < K; ++k) goal_lanes[k] = finite_or_nan(goal_lanes[k], broadcast(Limits<T>::highest));
-                return lengths_of_two<T, K>(x_lanes, goal_lanes, y_lanes, last_lane, to_goal_ends, to_y_ends);
+                return block_lengths_of_two<T, K>(block_x, block_goal, block_y, last_lane, to_goal_ends, to_y_ends);
             } else {
                 return {{block_lengths_any<T, true>(block_x, block_goal, last_lane, to_goal_ends, size, memory),
                          block_lengths_any<T, true>(block_x, block_y, last_lane, to_y_ends, size, memory)}};

@@ -16,25 +16,21 @@ struct TwoLengths {
     Lanes<T> pairs[2];
 };
 
-// Two unions of intervals that begin alike, at `begins`, and end at `to_0` and at `to_1`: one sort, two scans.
+// An integer of K left and K right ends.
+template <int K>
+using EndsWord =
+    std::conditional_t<K == 4, uint8_t,
+                       std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
+
+// Stores the ends that a finished scan has found of K marks.
 template <class T, int K>
-QMK_INLINE TwoLengths<T> lengths_of_two(Lanes<T>* begins, Lanes<T>* to_0, Lanes<T>* to_1, int last_lane,
-                                        uint8_t* ends_0, uint8_t* ends_1) {
-    IndexLanes<T> marks[K];
+QMK_INLINE void store_scan(const IqeEnds<Lanes<T>, IndexLanes<T>>& scan, int last_lane, uint8_t* ends) {
+    store_end_words<T, EndsWord<K>>(scan.left, scan.right | scan.last, K, last_lane + 1, ends);
+}
+
+template <class T, int K>
+QMK_INLINE void mark_lanes(IndexLanes<T>* marks) {
     for (int k = 0; k < K; ++k) marks[k] = int32_t(1u << k) - IndexLanes<T>{};
-    sort_fixed<K>(begins, to_0, to_1, marks);
-    const Lanes<T> lowest = broadcast(-Limits<T>::highest);
-    using Word =
-        std::conditional_t<K == 4, uint8_t,
-                           std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
-    IqeEnds<Lanes<T>, IndexLanes<T>> first{lowest, Lanes<T>{}, {}, {}, {}}, second{lowest, Lanes<T>{}, {}, {}, {}};
-    for (int k = 0; k < K; ++k) {
-        first.add(begins[k], to_0[k], marks[k]);
-        second.add(begins[k], to_1[k], marks[k]);
-    }
-    store_end_words<T, Word>(first.left, first.right | first.last, K, last_lane + 1, ends_0);
-    store_end_words<T, Word>(second.left, second.right | second.last, K, last_lane + 1, ends_1);
-    return {{first.length, second.length}};
 }
 
 // Calls `measure(component, last_lane, scratch)` for every block of the components of `num_rows` rows, and then

@@ -43,18 +43,23 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     __shared__ int4 staged[staged_packs<T, K>];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
-        T x[K], y[K], begins[K];
-        load_components(task.predicted + component * K, count, staged, x);
-        load_components(task.target + component * K, count, staged, y);
+        T begins[K], ends[K];
+        load_components(task.predicted + component * K, count, staged, begins);
+        load_components(task.target + component * K, count, staged, ends);
         if (threadIdx.x >= count) return;
-        uint32_t marks[K];
+        uint32_t marks[K], forward = 0;
         mark_intervals(marks);
 #pragma unroll
-        for (int k = 0; k < K; ++k) begins[k] = begin_of_both(x[k], y[k]);
-        sort_in_registers<K>(begins, x, y, marks);
+        for (int k = 0; k < K; ++k) order_ends(begins[k], ends[k], marks[k], forward);
+        sort_in_registers<K>(begins, ends, marks);
+        EndsBothWays<T, uint32_t> scan(-Limits<T>::highest);
+#pragma unroll
+        for (int k = 0; k < K; ++k) scan.add(begins[k], ends[k], marks[k], forward);
         const int64_t own = component + threadIdx.x;
-        lengths[0][threadIdx.x] = scan_in_registers(begins, y, marks, task.kept.ends, own);
-        lengths[1][threadIdx.x] = scan_in_registers(begins, x, marks, task.kept.ends, task.total() + own);
+        store_scan<K>(scan.there, task.kept.ends, own);
+        store_scan<K>(scan.back, task.kept.ends, task.total() + own);
+        lengths[0][threadIdx.x] = scan.there.length;
+        lengths[1][threadIdx.x] = scan.back.length;
     });
 }
 
@@ -69,11 +74,11 @@ __global__ void __launch_bounds__(block_threads) latent_dynamics_forward_any_ker
     reduce_all(task, lengths, [&](int64_t first_component, int count) {
         for (int c = warp; c < count; c += blockDim.x / 32) {
             const int64_t component = first_component + c;
-            const T *x = task.predicted + component * size, *y = task.target + component * size;
             for (int pair = 0; pair < 2; ++pair) {
-                const T length =
-                    measure_by_warp<T, true>(intervals, pair == 0 ? x : y, pair == 0 ? y : x, size, lane,
-                                             task.kept.ends + (pair * task.total() + component) * num_bytes);
+                const T* from = (pair == 0 ? task.predicted : task.target) + component * size;
+                const T* to = (pair == 0 ? task.target : task.predicted) + component * size;
+                const T length = measure_by_warp<T, true>(
+                    intervals, from, to, size, lane, task.kept.ends + (pair * task.total() + component) * num_bytes);
                 if (lane == 0) lengths[pair][c] = length;
             }
         }
@@ -143,7 +148,7 @@ __global__ void __launch_bounds__(256) latent_dynamics_backward_kernel(LatentDyn
     });
 }
 
-// Null where there is none: three arrays of 32 doubles and their marks are more than 255 registers.
+// Null where there is none: two arrays of 32 doubles and their marks are more than 255 registers.
 template <class T>
 auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForward<T>) {
     switch (dim_per_component) {
