@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 
 import bench_fsq
+import bench_latent_dynamics
 import bench_losses
 import bench_mrn
 import bench_nearest
@@ -41,7 +42,8 @@ from comparison import (
 from qmkernels.bench import interleaved_times_ms
 
 MODULES = (
-    bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq, bench_temporal_consistency,
+    bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq, bench_latent_dynamics,
+    bench_temporal_consistency,
 )  # fmt: skip
 CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": bench_nearest.PARTS}

@@ -12,8 +12,10 @@ import torch
 
 import qmkernels as qm
 from qmkernels.backends import table
+from qmkernels.ops.latent_dynamics import latent_dynamics
 from qmkernels.ops.qrl import qrl
 from qmkernels.reference import nearest as nearest_definition
+from qmkernels.reference.latent_dynamics import LatentDynamicsForm
 from qmkernels.reference.qrl import QrlForm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
@@ -421,6 +423,76 @@ def test_more_than_2_to_the_31_values_of_qrl(backend):
         torch.testing.assert_close(got[-5:][kept] * rows, other, rtol=1e-4, atol=1e-5)
 
 
+def _dynamics_and_gradients(backend: str, tensors, *form) -> list[torch.Tensor]:
+    """The loss, the statistics and the gradients by all tensors that take part, of `_qrl_tensors` without raw."""
+    max_weight, x, y = tensors = [one.detach().requires_grad_() for one in tensors[1:]]
+    form = LatentDynamicsForm(*form)
+    if form.reduction != "maxmean":
+        max_weight, tensors = None, [x, y]
+    loss, stats = latent_dynamics(x, y, max_weight, form, backend)
+    return [loss.detach(), stats, *torch.autograd.grad(loss, tensors)]
+
+
+@pytest.mark.parametrize("power", (1, 2))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("reduction", REDUCTIONS[1:])
+@pytest.mark.parametrize("dim_per_component", (1, 4, 5, 8, 16, 32, 33, 130))
+def test_the_error_of_latent_dynamics_is_no_worse_than_that_of_plain_torch(
+    dim_per_component, reduction, dtype, power, backend
+):
+    tensors, form = _qrl_tensors(7 * dim_per_component, dtype, False), (dim_per_component, reduction, power)
+    truth = _dynamics_and_gradients("reference", [one.double() for one in tensors], *form)
+    plain = _dynamics_and_gradients("reference", tensors, *form)
+    kernel = _dynamics_and_gradients(backend, tensors, *form)
+    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
+        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
+        assert (got - wanted).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("dim_per_component", (8, 33))
+def test_a_graph_replays_latent_dynamics_with_new_numbers(dim_per_component, backend):
+    tensors = _qrl_tensors(4 * dim_per_component, torch.float32, False)
+
+    def step() -> list[torch.Tensor]:
+        return _dynamics_and_gradients(backend, tensors, dim_per_component)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for one in tensors:
+        one.mul_(0.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, wanted in zip(captured, step(), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("dim_per_component", (8, 33))
+def test_two_runs_of_latent_dynamics_give_the_same_bits(dim_per_component, backend):
+    tensors = _qrl_tensors(4 * dim_per_component, torch.float32, False, rows=4099)
+    runs = [_dynamics_and_gradients(backend, tensors, dim_per_component) for _ in "ab"]
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("side", (2, 3))
+@pytest.mark.parametrize("dim_per_component", (8, 33))
+def test_nan_reaches_the_latent_dynamics_and_no_other_rows_gradient(dim_per_component, side, backend):
+    tensors = _qrl_tensors(4 * dim_per_component, torch.float32, False)
+    wanted = _dynamics_and_gradients("reference", tensors, dim_per_component)
+    tensors[side][3, 17] = torch.nan
+    got = _dynamics_and_gradients(backend, tensors, dim_per_component)
+    assert got[0].isnan() and got[1].isnan().all()
+    others = torch.arange(len(tensors[2]), device="cuda") != 3
+    for one, other in zip(got[3:], wanted[3:], strict=True):
+        torch.testing.assert_close(one[others], other[others], rtol=1e-5, atol=1e-6)
+
+
 def _temporal_tensors(size: int, dtype: torch.dtype, steps: int = 5, batch: int = 257) -> list[torch.Tensor]:
     """predicted, target and a mask."""
     generator = torch.Generator(device="cuda").manual_seed(size)
@@ -583,6 +655,9 @@ def test_small_sizes_of_every_kernel_agree_with_the_reference(size, backend, dty
         results = [_qrl_and_gradients(one, tensors, size) for one in (backend, "reference")]
         for got, wanted in zip(*results, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    results = [_dynamics_and_gradients(one, tensors[:4], size) for one in (backend, "reference")]
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     tensors = _temporal_tensors(3 * size, dtype, steps=2, batch=7)
     for got, wanted in zip(*(_temporal_and_gradient(one, tensors) for one in (backend, "reference")), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)

@@ -265,3 +265,17 @@ def test_the_fused_critic_of_qrl_runs_on_these_kernels(has_goal):
             found = qm.losses.qrl_critic(head, x, y, raw, goal=goal if has_goal else None)
             results.append((*found, *torch.autograd.grad(found.loss, leaves)))
     torch.testing.assert_close(*results)
+
+
+@runs_here
+@pytest.mark.parametrize("power", (1, 2))
+def test_the_fused_latent_dynamics_run_on_these_kernels(power):
+    torch.manual_seed(0)
+    x, y = (torch.randn(6, 24, device=DEVICE, requires_grad=True) for _ in range(2))
+    head = qm.nn.IQE(24, 8).to(DEVICE)
+    results = []
+    for backend in ("triton", "reference"):
+        with qm.use_backend(backend):
+            found = qm.losses.latent_dynamics(head, x, y, power=power)
+            results.append((*found, *torch.autograd.grad(found.loss, [x, y, *head.parameters()])))
+    torch.testing.assert_close(*results)

@@ -149,6 +149,14 @@ __device__ __forceinline__ void mark_intervals(uint32_t (&marks)[K]) {
     for (int k = 0; k < K; ++k) marks[k] = 1u << k;
 }
 
+// Stores the ends that a finished scan has found.
+template <int K, class T>
+__device__ __forceinline__ void store_scan(const IqeEnds<T, uint32_t>& scan, uint8_t* ends, int64_t component) {
+    using Word = typename EndsWord<K>::type;
+    const uint64_t word = uint64_t(scan.right | scan.last) << K | scan.left;
+    reinterpret_cast<Word*>(ends)[component] = Word(word);
+}
+
 // The length of the union of intervals sorted by x; stores its ends.
 template <class T, int K>
 __device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K], const uint32_t (&marks)[K],
@@ -156,10 +164,7 @@ __device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K],
     IqeEnds<T, uint32_t> scan{-Limits<T>::highest, T(0), 0, 0, 0};
 #pragma unroll
     for (int k = 0; k < K; ++k) scan.add(x[k], y[k], marks[k]);
-    scan.right |= scan.last;
-    using Word = typename EndsWord<K>::type;
-    const uint64_t word = uint64_t(scan.right) << K | scan.left;
-    reinterpret_cast<Word*>(ends)[component] = Word(word);
+    store_scan<K>(scan, ends, component);
     return scan.length;
 }
 

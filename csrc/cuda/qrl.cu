@@ -7,9 +7,8 @@
 // lie.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
-#include "iqe_rows.cuh"
 #include "qrl.h"
-#include "rows.cuh"
+#include "two_distances.cuh"
 
 namespace qmk::cuda {
 
@@ -21,10 +20,7 @@ struct QrlForward {
     const T *x, *y, *goal, *max_weight, *raw, *cost;
     int64_t goals_back;  // how many components before a component of x its goal's stands; before the first, the last
     int64_t num_costs;
-    T* slopes;
-    uint8_t* ends;
-    int32_t* largest;
-    T* spread;
+    TwoKept<T> kept;
     T* scratch;  // (4, rows): push, violation, distance to the goal, to y
     RowTiles tiles;
     QrlForm form;
@@ -35,37 +31,22 @@ struct QrlForward {
     }
 };
 
-template <class T>
-struct TwoRows {
-    RowSummary<T> pairs[2];
-};
-
-// Calls `measure(component, count)` for every up to 128 neighbouring components; it is to fill the lengths of both
-// pairs, which then become terms of the loss.
+// Measures all components as `measure` does; their distances become terms of the loss.
 template <class T, class Measure>
 __device__ __forceinline__ void reduce_all(const QrlForward<T>& task, const T (*lengths)[block_threads],
                                            Measure&& measure) {
     const int64_t rows = task.tiles.rows;
     const QrlForm& form = task.form;
-    for_each_chunk<TwoRows<T>>(task.tiles, measure, [&](const Chunk& chunk, TwoRows<T>& row) {
-#pragma unroll
-        for (int pair = 0; pair < 2; ++pair)
-            reduce_chunk(task.tiles, chunk, lengths[pair], row.pairs[pair], [&](int64_t i, const RowSummary<T>& whole) {
-                const int num_components = task.tiles.num_components;
-                const int64_t at = pair * rows + i;
-                const T distance = reduced(form.reduction, whole.sum, whole.maximum, num_components, task.max_weight);
-                if (task.largest) task.largest[at] = whole.largest;
-                if (task.spread)
-                    task.spread[at] =
-                        reduced(Reduction::spread, whole.sum, whole.maximum, num_components, task.max_weight);
-                const auto term = pair == 0 ? qrl_push(distance, form)
-                                            : qrl_violation(distance, task.cost[task.num_costs == 1 ? 0 : i]);
-                const T scale = pair == 0 ? T(1) : qrl_multiplier(*task.raw, form).value;
-                task.slopes[at] = term.slope / T(rows) * scale;
-                task.scratch[at] = term.value;
-                task.scratch[2 * rows + at] = distance;
-            });
-    });
+    reduce_two(
+        task.tiles, form.reduction, task.max_weight, task.kept, lengths, measure, [&](int pair, int64_t i, T distance) {
+            const int64_t at = pair * rows + i;
+            const auto term =
+                pair == 0 ? qrl_push(distance, form) : qrl_violation(distance, task.cost[task.num_costs == 1 ? 0 : i]);
+            const T scale = pair == 0 ? T(1) : qrl_multiplier(*task.raw, form).value;
+            task.kept.slopes[at] = term.slope / T(rows) * scale;
+            task.scratch[at] = term.value;
+            task.scratch[2 * rows + at] = distance;
+        });
 }
 
 template <class T, int K>
@@ -86,8 +67,8 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
         mark_intervals(marks);
         sort_in_registers<K>(x, y, goal, marks);
         const int64_t own = component + threadIdx.x;
-        lengths[0][threadIdx.x] = scan_in_registers(x, goal, marks, task.ends, own);
-        lengths[1][threadIdx.x] = scan_in_registers(x, y, marks, task.ends, task.total() + own);
+        lengths[0][threadIdx.x] = scan_in_registers(x, goal, marks, task.kept.ends, own);
+        lengths[1][threadIdx.x] = scan_in_registers(x, y, marks, task.kept.ends, task.total() + own);
     });
 }
 
@@ -104,30 +85,13 @@ __global__ void __launch_bounds__(block_threads) qrl_forward_any_kernel(QrlForwa
             const int64_t component = first_component + c;
             for (int pair = 0; pair < 2; ++pair) {
                 const T* to = pair == 0 ? task.goal + task.goal_of(component) * size : task.y + component * size;
-                const T length = measure_by_warp<T, true>(intervals, task.x + component * size, to, size, lane,
-                                                          task.ends + (pair * task.total() + component) * num_bytes);
+                const T length =
+                    measure_by_warp<T, true>(intervals, task.x + component * size, to, size, lane,
+                                             task.kept.ends + (pair * task.total() + component) * num_bytes);
                 if (lane == 0) lengths[pair][c] = length;
             }
         }
     });
-}
-
-constexpr int sum_threads = 512;
-
-// The sums over a block, in its first thread; once a kernel.
-template <class T, int count>
-__device__ __forceinline__ void sum_over_block(T (&values)[count]) {
-    constexpr int warps = sum_threads / 32;
-    __shared__ T of_warps[count][warps];
-#pragma unroll
-    for (int n = 0; n < count; ++n) {
-        const T of_warp = sum_of_threads(values[n]);
-        if (threadIdx.x % 32 == 0) of_warps[n][threadIdx.x / 32] = of_warp;
-    }
-    __syncthreads();
-    if (threadIdx.x >= 32) return;
-#pragma unroll
-    for (int n = 0; n < count; ++n) values[n] = sum_of_threads(of_warps[n][threadIdx.x % warps], warps);
 }
 
 template <class T>
@@ -177,63 +141,28 @@ template <class T, int width>
 __global__ void __launch_bounds__(256) qrl_backward_kernel(QrlBackward<T> task) {
     const int64_t rows = task.tiles.rows;
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
-    const unsigned groups = size / width, num_bytes = (2 * size + 7) / 8;  // groups of coordinates a component
     const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
-    const T grad_loss = *task.grad_loss;
-    // By the length of component c between row i of x and the pair's other side.
-    const auto by_length = [&](int pair, int64_t i, unsigned c) {
-        const int64_t at = pair * rows + i;
-        const bool is_largest = task.largest && task.largest[at] == c;
-        return grad_loss * task.slopes[at] * (is_largest ? weights.every + weights.largest : weights.every);
-    };
-    // The bits from the place'th on: width divides 8 and K, so that they lie in one byte.
-    const auto bits = [&](int pair, int64_t i, unsigned c, unsigned place) {
-        return task.ends[((pair * rows + i) * num_components + c) * num_bytes + place / 8] >> (place % 8);
-    };
-    for (int64_t tile = blockIdx.x; tile < task.tiles.tiles; tile += gridDim.x) {
-        const int64_t first_row = tile * task.tiles.rows_per_tile, rows_left = rows - first_row;
-        const unsigned num_rows = rows_left < task.tiles.rows_per_tile ? unsigned(rows_left) : task.tiles.rows_per_tile;
-        for (unsigned group = threadIdx.x; group < num_rows * num_components * groups; group += blockDim.x) {
-            const unsigned in_tile = group / groups, k = group % groups * width;
-            const unsigned r = in_tile / num_components, c = in_tile % num_components;
-            const int64_t i = first_row + r;
-            const T of_goal = by_length(0, i, c), of_y = by_length(1, i, c);
-            const int goal_left = bits(0, i, c, k), left = bits(1, i, c, k), right = bits(1, i, c, size + k);
-            // Without a tensor of goals row i of y is the next row's.
-            const int64_t from = task.grad_goal ? i : i + 1 < rows ? i + 1 : 0;
-            const T to_goal = task.grad_goal ? of_goal : by_length(0, from, c);
-            const int goal_right = bits(0, from, c, size + k);
-            T grad_x[width], grad_y[width], grad_goal[width];
+    const KeptEnds<T> kept{*task.grad_loss, task.slopes, task.ends, task.largest, rows, num_components, size, weights};
+    for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
+        const T of_goal = kept.by_length(0, i, c), of_y = kept.by_length(1, i, c);
+        const int goal_left = kept.bits(0, i, c, k), left = kept.bits(1, i, c, k), right = kept.bits(1, i, c, size + k);
+        // Without a tensor of goals row i of y is the next row's.
+        const int64_t from = task.grad_goal ? i : i + 1 < rows ? i + 1 : 0;
+        const T to_goal = task.grad_goal ? of_goal : kept.by_length(0, from, c);
+        const int goal_right = kept.bits(0, from, c, size + k);
+        T grad_x[width], grad_y[width], grad_goal[width];
 #pragma unroll
-            for (int v = 0; v < width; ++v) {
-                grad_x[v] = -((left >> v & 1 ? of_y : T(0)) + (goal_left >> v & 1 ? of_goal : T(0)));
-                grad_y[v] = right >> v & 1 ? of_y : T(0);
-                grad_goal[v] = goal_right >> v & 1 ? to_goal : T(0);
-                if (!task.grad_goal) grad_y[v] += grad_goal[v];
-            }
-            const int64_t at = (i * num_components + c) * size + k;
-            store_values(task.grad_x + at, grad_x);
-            store_values(task.grad_y + at, grad_y);
-            if (task.grad_goal) store_values(task.grad_goal + at, grad_goal);
+        for (int v = 0; v < width; ++v) {
+            grad_x[v] = -((left >> v & 1 ? of_y : T(0)) + (goal_left >> v & 1 ? of_goal : T(0)));
+            grad_y[v] = right >> v & 1 ? of_y : T(0);
+            grad_goal[v] = goal_right >> v & 1 ? to_goal : T(0);
+            if (!task.grad_goal) grad_y[v] += grad_goal[v];
         }
-    }
-}
-
-template <class T>
-struct QrlWeightGradient {
-    const T *grad_loss, *slopes, *spread;
-    T* grad_max_weight;
-    int64_t count;
-};
-
-// One block.
-template <class T>
-__global__ void __launch_bounds__(sum_threads) qrl_weight_gradient_kernel(QrlWeightGradient<T> task) {
-    T sum[1] = {};
-#pragma unroll 4
-    for (int64_t i = threadIdx.x; i < task.count; i += blockDim.x) sum[0] += task.slopes[i] * task.spread[i];
-    sum_over_block(sum);
-    if (threadIdx.x == 0) *task.grad_max_weight = *task.grad_loss * sum[0];
+        const int64_t at = (i * num_components + c) * size + k;
+        store_values(task.grad_x + at, grad_x);
+        store_values(task.grad_y + at, grad_y);
+        if (task.grad_goal) store_values(task.grad_goal + at, grad_goal);
+    });
 }
 
 // Null where there is none: three arrays of 32 doubles and their marks are more than 255 registers.
@@ -266,10 +195,18 @@ void qrl_forward(const T* x, const T* y, const T* goal, const T* max_weight, con
     const T* goals = goal ? goal : y;
     const bool in_registers = register_kernel<T>(size) && is_aligned_to_16(x) && is_aligned_to_16(y) &&
                               is_aligned_to_16(goals) && is_aligned_to_16(ends);
-    const QrlForward<T> task{
-        x,         y,      goals, max_weight, raw,    cost,    goal ? 0 : num_components,
-        num_costs, slopes, ends,  largest,    spread, scratch, forward_tiles(rows, num_components, in_registers),
-        form};
+    const QrlForward<T> task{x,
+                             y,
+                             goals,
+                             max_weight,
+                             raw,
+                             cost,
+                             goal ? 0 : num_components,
+                             num_costs,
+                             {slopes, ends, largest, spread},
+                             scratch,
+                             forward_tiles(rows, num_components, in_registers),
+                             form};
     if (in_registers)
         launch("qrl_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
     else
@@ -303,8 +240,8 @@ void qrl_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, cons
     launch("qrl_backward", by_pack ? qrl_backward_kernel<T, pack> : qrl_backward_kernel<T, 1>, task.tiles.tiles, 256, 0,
            context, task);
     if (!grad_max_weight) return;
-    const QrlWeightGradient<T> of_weight{grad_loss, slopes, spread, grad_max_weight, 2 * rows};
-    launch("qrl_backward", qrl_weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
+    const WeightGradient<T> of_weight{grad_loss, slopes, spread, grad_max_weight, 2 * rows};
+    launch("qrl_backward", weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
 }
 
 #define QMK_INSTANTIATE(T)                                                                                            \

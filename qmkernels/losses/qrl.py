@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from ..backends import table
+from ..ops import latent_dynamics as dynamics_op
 from ..ops.arguments import in_compute_dtype
 from ..ops.qrl import qrl
 from ..ops.transforms import in_function_transform
+from ..reference.latent_dynamics import LatentDynamicsForm
+from ..reference.latent_dynamics import loss_of as dynamics_of
 from ..reference.qrl import MULTIPLIERS, QrlForm, loss_of, terms
 from . import common
 
@@ -166,9 +169,18 @@ def latent_dynamics(head: common.Head, predicted: Tensor, target: Tensor, *, pow
     common.check_rows("latent_dynamics", predicted=predicted, target=target)
     if power not in (1, 2):
         raise ValueError(f"latent_dynamics: power must be 1 or 2, got {power!r}.")
+    find = getattr(head, "fused_iqe", None)
+    fused = None if find is None or in_function_transform() else find(predicted, target)
+    if fused is not None:
+        size, reduction, max_weight = fused
+        predicted, target = (in_compute_dtype(side).flatten(0, -2) for side in (predicted, target))
+        max_weight = max_weight if max_weight is None else max_weight.to(predicted.dtype)
+        form = LatentDynamicsForm(size, reduction, int(power))
+        loss, stats = dynamics_op.latent_dynamics(predicted, target, max_weight, form, table.requested(None))
+        return LatentDynamics(loss, *stats.unbind())
     own = getattr(head, "bidirectional", None)
     there, back = own(predicted, target) if own else (head(predicted, target), head(target, predicted))
     both = torch.stack([there, back])
-    loss = both.square().mean() if power == 2 else both.mean()
+    loss = dynamics_of(both, power)
     there, back = both.detach().flatten(1).mean(dim=1)
     return LatentDynamics(loss, there, back)

@@ -1,0 +1,232 @@
+// QRL's latent dynamics with an IQE head: from embeddings to the loss, and back.
+//
+// Forward: a component is sorted once, by where its intervals begin in either direction, and scanned twice: one thread
+// a component for K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp a component, twice. The distances
+// go to scratch; one block adds them up. Backward: one thread for 16 bytes of each gradient, each written once, from
+// two bits an element and direction and one slope a row and direction.
+//
+// Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+#include "latent_dynamics.h"
+#include "two_distances.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+// What a forward launch works on. Pair 0 is from predicted to target, pair 1 is back.
+template <class T>
+struct LatentDynamicsForward {
+    const T *predicted, *target, *max_weight;
+    TwoKept<T> kept;
+    T* distances;  // (2, rows)
+    RowTiles tiles;
+    LatentDynamicsForm form;
+
+    __device__ __forceinline__ int64_t total() const { return tiles.rows * tiles.num_components; }
+};
+
+// Measures all components as `measure` does; their distances become terms of the loss.
+template <class T, class Measure>
+__device__ __forceinline__ void reduce_all(const LatentDynamicsForward<T>& task, const T (*lengths)[block_threads],
+                                           Measure&& measure) {
+    const int64_t rows = task.tiles.rows;
+    reduce_two(task.tiles, task.form.reduction, task.max_weight, task.kept, lengths, measure,
+               [&](int pair, int64_t i, T distance) {
+                   task.kept.slopes[pair * rows + i] = LatentDynamicsTerm<T>(distance, task.form).slope / T(rows);
+                   task.distances[pair * rows + i] = distance;
+               });
+}
+
+template <class T, int K>
+__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
+    latent_dynamics_forward_kernel(LatentDynamicsForward<T> task) {
+    __shared__ int4 staged[staged_packs<T, K>];
+    __shared__ T lengths[2][block_threads];
+    reduce_all(task, lengths, [&](int64_t component, int count) {
+        T begins[K], ends[K];
+        load_components(task.predicted + component * K, count, staged, begins);
+        load_components(task.target + component * K, count, staged, ends);
+        if (threadIdx.x >= count) return;
+        uint32_t marks[K], forward = 0;
+        mark_intervals(marks);
+#pragma unroll
+        for (int k = 0; k < K; ++k) order_ends(begins[k], ends[k], marks[k], forward);
+        sort_in_registers<K>(begins, ends, marks);
+        EndsBothWays<T, uint32_t> scan(-Limits<T>::highest);
+#pragma unroll
+        for (int k = 0; k < K; ++k) scan.add(begins[k], ends[k], marks[k], forward);
+        const int64_t own = component + threadIdx.x;
+        store_scan<K>(scan.there, task.kept.ends, own);
+        store_scan<K>(scan.back, task.kept.ends, task.total() + own);
+        lengths[0][threadIdx.x] = scan.there.length;
+        lengths[1][threadIdx.x] = scan.back.length;
+    });
+}
+
+template <class T>
+__global__ void __launch_bounds__(block_threads) latent_dynamics_forward_any_kernel(LatentDynamicsForward<T> task) {
+    extern __shared__ int4 dynamic_shared[];
+    __shared__ T lengths[2][block_threads];
+    const int size = int(task.form.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int num_bytes = (2 * size + 7) / 8;
+    const WarpIntervals<T> intervals(
+        reinterpret_cast<unsigned char*>(dynamic_shared) + warp * WarpIntervals<T>::bytes(size), size);
+    reduce_all(task, lengths, [&](int64_t first_component, int count) {
+        for (int c = warp; c < count; c += blockDim.x / 32) {
+            const int64_t component = first_component + c;
+            for (int pair = 0; pair < 2; ++pair) {
+                const T* from = (pair == 0 ? task.predicted : task.target) + component * size;
+                const T* to = (pair == 0 ? task.target : task.predicted) + component * size;
+                const T length = measure_by_warp<T, true>(
+                    intervals, from, to, size, lane, task.kept.ends + (pair * task.total() + component) * num_bytes);
+                if (lane == 0) lengths[pair][c] = length;
+            }
+        }
+    });
+}
+
+template <class T>
+struct LatentDynamicsSums {
+    const T* distances;
+    T *loss, *stats;
+    int64_t rows;
+    LatentDynamicsForm form;
+};
+
+// One block: the loss and the statistics from every row's distances.
+template <class T>
+__global__ void __launch_bounds__(sum_threads) latent_dynamics_sums_kernel(LatentDynamicsSums<T> task) {
+    T sums[3] = {};  // the loss, there, back
+#pragma unroll 4
+    for (int64_t i = threadIdx.x; i < task.rows; i += blockDim.x)
+#pragma unroll
+        for (int pair = 0; pair < 2; ++pair) {
+            const T distance = task.distances[pair * task.rows + i];
+            sums[0] += LatentDynamicsTerm<T>(distance, task.form).value;
+            sums[1 + pair] += distance;
+        }
+    sum_over_block(sums);
+    if (threadIdx.x != 0) return;
+    *task.loss = sums[0] / T(task.rows);
+    task.stats[0] = sums[1] / T(task.rows);
+    task.stats[1] = sums[2] / T(task.rows);
+}
+
+template <class T>
+struct LatentDynamicsBackward {
+    const T *grad_loss, *slopes;
+    const uint8_t* ends;
+    const int32_t* largest;
+    const T* max_weight;
+    T *grad_predicted, *grad_target;
+    RowTiles tiles;
+    int dim_per_component;
+    Reduction reduction;
+};
+
+// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more.
+template <class T, int width>
+__global__ void __launch_bounds__(256) latent_dynamics_backward_kernel(LatentDynamicsBackward<T> task) {
+    const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
+    const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
+    const KeptEnds<T> kept{*task.grad_loss, task.slopes,    task.ends, task.largest,
+                           task.tiles.rows, num_components, size,      weights};
+    for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
+        const T of_there = kept.by_length(0, i, c), of_back = kept.by_length(1, i, c);
+        // A left end is of where the direction comes from, a right end of where it goes.
+        const int there_left = kept.bits(0, i, c, k), there_right = kept.bits(0, i, c, size + k);
+        const int back_left = kept.bits(1, i, c, k), back_right = kept.bits(1, i, c, size + k);
+        T grad_predicted[width], grad_target[width];
+#pragma unroll
+        for (int v = 0; v < width; ++v) {
+            grad_predicted[v] = (back_right >> v & 1 ? of_back : T(0)) - (there_left >> v & 1 ? of_there : T(0));
+            grad_target[v] = (there_right >> v & 1 ? of_there : T(0)) - (back_left >> v & 1 ? of_back : T(0));
+        }
+        const int64_t at = (i * num_components + c) * size + k;
+        store_values(task.grad_predicted + at, grad_predicted);
+        store_values(task.grad_target + at, grad_target);
+    });
+}
+
+// Null where there is none: two arrays of 32 doubles and their marks are more than 255 registers.
+template <class T>
+auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForward<T>) {
+    switch (dim_per_component) {
+        case 4:
+            return latent_dynamics_forward_kernel<T, 4>;
+        case 8:
+            return latent_dynamics_forward_kernel<T, 8>;
+        case 16:
+            return latent_dynamics_forward_kernel<T, 16>;
+        default:
+            if constexpr (sizeof(T) == 4)
+                if (dim_per_component == 32) return latent_dynamics_forward_kernel<T, 32>;
+            return nullptr;
+    }
+}
+
+}  // namespace
+
+template <class T>
+void latent_dynamics_forward(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes,
+                             uint8_t* ends, int32_t* largest, T* spread, T* scratch, int64_t rows,
+                             int64_t num_components, LatentDynamicsForm form, Context context) {
+    const int64_t size = form.dim_per_component;
+    check_row_size("latent_dynamics_forward", num_components, size);
+    if (num_components == 0) return;
+    const DeviceGuard guard(context.device, "latent_dynamics_forward");
+    const bool in_registers =
+        register_kernel<T>(size) && is_aligned_to_16(predicted) && is_aligned_to_16(target) && is_aligned_to_16(ends);
+    const LatentDynamicsForward<T> task{predicted,  target,
+                                        max_weight, {slopes, ends, largest, spread},
+                                        scratch,    forward_tiles(rows, num_components, in_registers),
+                                        form};
+    if (in_registers)
+        launch("latent_dynamics_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
+    else
+        launch_by_warp<T>("latent_dynamics_forward", latent_dynamics_forward_any_kernel<T>, task.tiles.tiles, size,
+                          context, task);
+    const LatentDynamicsSums<T> sums{scratch, loss, stats, rows, form};
+    launch("latent_dynamics_forward", latent_dynamics_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+}
+
+template <class T>
+void latent_dynamics_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest,
+                              const T* spread, const T* max_weight, T* grad_predicted, T* grad_target,
+                              T* grad_max_weight, int64_t rows, int64_t num_components, int64_t dim_per_component,
+                              Reduction reduction, Context context) {
+    check_row_size("latent_dynamics_backward", num_components, dim_per_component);
+    if (num_components == 0) return;
+    const DeviceGuard guard(context.device, "latent_dynamics_backward");
+    constexpr int pack = Pack<T>::size;
+    const bool by_pack =
+        dim_per_component % pack == 0 && is_aligned_to_16(grad_predicted) && is_aligned_to_16(grad_target);
+    const int64_t groups = dim_per_component / (by_pack ? pack : 1);
+    const LatentDynamicsBackward<T> task{grad_loss,
+                                         slopes,
+                                         ends,
+                                         largest,
+                                         max_weight,
+                                         grad_predicted,
+                                         grad_target,
+                                         row_tiles(rows, num_components, 1024 / groups),
+                                         int(dim_per_component),
+                                         reduction};
+    launch("latent_dynamics_backward",
+           by_pack ? latent_dynamics_backward_kernel<T, pack> : latent_dynamics_backward_kernel<T, 1>, task.tiles.tiles,
+           256, 0, context, task);
+    if (!grad_max_weight) return;
+    const WeightGradient<T> of_weight{grad_loss, slopes, spread, grad_max_weight, 2 * rows};
+    launch("latent_dynamics_backward", weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
+}
+
+#define QMK_INSTANTIATE(T)                                                                                            \
+    template void latent_dynamics_forward<T>(const T*, const T*, const T*, T*, T*, T*, uint8_t*, int32_t*, T*, T*,    \
+                                             int64_t, int64_t, LatentDynamicsForm, Context);                          \
+    template void latent_dynamics_backward<T>(const T*, const T*, const uint8_t*, const int32_t*, const T*, const T*, \
+                                              T*, T*, T*, int64_t, int64_t, int64_t, Reduction, Context);
+QMK_INSTANTIATE(float)
+QMK_INSTANTIATE(double)
+#undef QMK_INSTANTIATE
+
+}  // namespace qmk::cuda

@@ -1,0 +1,123 @@
+// What the kernels share that measure two IQE distances a row, QRL's critic and its latent dynamics: rows reduced in
+// both pairs, and sums over all rows in one block, in a fixed order.
+#pragma once
+
+#include "iqe_rows.cuh"
+#include "rows.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+// What a forward launch leaves for backward, each as two rows of `rows`: pair 0 and pair 1.
+template <class T>
+struct TwoKept {
+    T* slopes;
+    uint8_t* ends;
+    int32_t* largest;  // null for reductions without a maximum
+    T* spread;         // null but for maxmean
+};
+
+template <class T>
+struct TwoRows {
+    RowSummary<T> pairs[2];
+};
+
+// Calls `measure(component, count)` for every up to 128 neighbouring components; it is to fill the lengths of both
+// pairs. Then `finish(pair, row, distance)` in one thread a pair and row.
+template <class T, class Measure, class Finish>
+__device__ __forceinline__ void reduce_two(const RowTiles& tiles, Reduction reduction, const T* max_weight,
+                                           const TwoKept<T>& kept, const T (*lengths)[block_threads], Measure&& measure,
+                                           Finish&& finish) {
+    for_each_chunk<TwoRows<T>>(tiles, measure, [&](const Chunk& chunk, TwoRows<T>& row) {
+#pragma unroll
+        for (int pair = 0; pair < 2; ++pair)
+            reduce_chunk(tiles, chunk, lengths[pair], row.pairs[pair], [&](int64_t i, const RowSummary<T>& whole) {
+                const int64_t at = pair * tiles.rows + i;
+                const auto as = [&](Reduction wanted) {
+                    return reduced(wanted, whole.sum, whole.maximum, tiles.num_components, max_weight);
+                };
+                if (kept.largest) kept.largest[at] = whole.largest;
+                if (kept.spread) kept.spread[at] = as(Reduction::spread);
+                finish(pair, i, as(reduction));
+            });
+    });
+}
+
+constexpr int sum_threads = 512;
+
+// The sums over a block, in its first thread; once a kernel.
+template <class T, int count>
+__device__ __forceinline__ void sum_over_block(T (&values)[count]) {
+    constexpr int warps = sum_threads / 32;
+    __shared__ T of_warps[count][warps];
+#pragma unroll
+    for (int n = 0; n < count; ++n) {
+        const T of_warp = sum_of_threads(values[n]);
+        if (threadIdx.x % 32 == 0) of_warps[n][threadIdx.x / 32] = of_warp;
+    }
+    __syncthreads();
+    if (threadIdx.x >= 32) return;
+#pragma unroll
+    for (int n = 0; n < count; ++n) values[n] = sum_of_threads(of_warps[n][threadIdx.x % warps], warps);
+}
+
+// What backward has of all rows, and with it what an end is worth.
+template <class T>
+struct KeptEnds {
+    T grad_loss;
+    const T* slopes;
+    const uint8_t* ends;
+    const int32_t* largest;
+    int64_t rows;
+    unsigned num_components, size;
+    ReductionWeights<T> weights;
+
+    // By the length of component c of row i.
+    __device__ __forceinline__ T by_length(int pair, int64_t i, unsigned c) const {
+        const int64_t at = pair * rows + i;
+        const bool is_largest = largest && largest[at] == c;
+        return grad_loss * slopes[at] * (is_largest ? weights.every + weights.largest : weights.every);
+    }
+    // The bits from the place'th on.
+    __device__ __forceinline__ int bits(int pair, int64_t i, unsigned c, unsigned place) const {
+        const unsigned num_bytes = (2 * size + 7) / 8;
+        return ends[((pair * rows + i) * num_components + c) * num_bytes + place / 8] >> (place % 8);
+    }
+};
+
+// Calls `write(i, c, k)` for every `width` neighbouring coordinates of a component, from the k-th of component c of row
+// i on; width divides 8 and the size of a component, so that their bits lie in one byte.
+template <int width, class Write>
+__device__ __forceinline__ void for_each_coordinate(const RowTiles& tiles, unsigned size, Write&& write) {
+    const unsigned num_components = tiles.num_components, groups = size / width;
+    for (int64_t tile = blockIdx.x; tile < tiles.tiles; tile += gridDim.x) {
+        const int64_t first_row = tile * tiles.rows_per_tile, rows_left = tiles.rows - first_row;
+        const unsigned num_rows = rows_left < tiles.rows_per_tile ? unsigned(rows_left) : tiles.rows_per_tile;
+        for (unsigned group = threadIdx.x; group < num_rows * num_components * groups; group += blockDim.x) {
+            const unsigned in_tile = group / groups;
+            write(first_row + in_tile / num_components, in_tile % num_components, group % groups * width);
+        }
+    }
+}
+
+template <class T>
+struct WeightGradient {
+    const T *grad_loss, *slopes, *spread;
+    T* grad_max_weight;
+    int64_t count;
+};
+
+// One block.
+template <class T>
+__global__ void __launch_bounds__(sum_threads) weight_gradient_kernel(WeightGradient<T> task) {
+    T sum[1] = {};
+#pragma unroll 4
+    for (int64_t i = threadIdx.x; i < task.count; i += blockDim.x) sum[0] += task.slopes[i] * task.spread[i];
+    sum_over_block(sum);
+    if (threadIdx.x == 0) *task.grad_max_weight = *task.grad_loss * sum[0];
+}
+
+}  // namespace
+
+}  // namespace qmk::cuda

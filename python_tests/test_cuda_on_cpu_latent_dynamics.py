@@ -1,0 +1,115 @@
+"""The CUDA kernels of QRL's latent dynamics on a CPU (cuda_on_cpu.py) against backends/reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_on_cpu import assert_alike, kernels, needs_compiler, off_a_boundary, points
+
+from qmkernels.backends.compiled import latent_dynamics as compiled
+from qmkernels.backends.reference import iqe as iqe_reference
+from qmkernels.backends.reference import latent_dynamics as reference
+from qmkernels.reference import iqe as iqe_definition
+from qmkernels.reference.latent_dynamics import LatentDynamicsForm
+
+pytestmark = needs_compiler
+latent_dynamics_kernels = kernels("latent_dynamics")
+
+# 4, 8, 16 and, in float32, 32 have a kernel of their own.
+DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33)
+CASES = [(reduction, torch.float32) for reduction in ("sum", "mean", "max", "maxmean")]
+CASES += [(reduction, torch.float64) for reduction in ("sum", "maxmean")]
+
+
+def _inputs(rows, num_components, dim_per_component, dtype, reduction="maxmean", power=2):
+    """What the two forward functions take."""
+    x, y = points(rows, size=num_components * dim_per_component, dtype=dtype)
+    max_weight = torch.tensor(0.3, dtype=dtype) if reduction == "maxmean" else None
+    return [x, y, max_weight, *LatentDynamicsForm(dim_per_component, reduction, power)]
+
+
+def _agree(inputs: list) -> None:
+    kept = reference.latent_dynamics_forward(*inputs)
+    assert_alike(compiled.latent_dynamics_forward(*inputs), kept)
+    arguments = torch.tensor(-1.7, dtype=kept[0].dtype), *kept[2:], *inputs[2:5]
+    assert_alike(compiled.latent_dynamics_backward(*arguments), reference.latent_dynamics_backward(*arguments))
+
+
+@pytest.mark.parametrize("power", (1, 2))
+@pytest.mark.parametrize("reduction, dtype", CASES)
+@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+def test_the_loss_and_its_gradients_agree_with_the_reference(dim_per_component, reduction, dtype, power):
+    inputs = _inputs(47, 7, dim_per_component, dtype, reduction, power)
+    inputs[0], inputs[1] = inputs[0] * 0.4, inputs[1] * 0.4  # sums of squares within the tolerance of distances
+    _agree(inputs)
+
+
+@pytest.mark.parametrize("dim_per_component", (4, 5))
+@pytest.mark.parametrize("num_components", (1, 2, 31, 128, 129, 300))
+def test_any_number_of_components_is_reduced(num_components, dim_per_component):
+    _agree(_inputs(5, num_components, dim_per_component, torch.float64))
+
+
+@pytest.mark.parametrize("rows", (1, 2, 1100))  # more rows than threads that add them up
+@pytest.mark.parametrize("dim_per_component", (1, 4))
+def test_any_number_of_rows_is_added_up(dim_per_component, rows):
+    _agree(_inputs(rows, 1, dim_per_component, torch.float64))
+
+
+def test_one_component_may_span_all_values():
+    _agree(_inputs(2, 1, 1030, torch.float64))
+
+
+@pytest.mark.parametrize("moved", (0, 1), ids=("predicted", "target"))
+def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(moved):
+    inputs = _inputs(9, 3, 8, torch.float32)
+    inputs[moved] = off_a_boundary(inputs[moved])
+    _agree(inputs)
+
+
+@pytest.mark.parametrize("side", (0, 1))
+@pytest.mark.parametrize("reduction", ("sum", "max", "maxmean"))
+@pytest.mark.parametrize("dim_per_component", (4, 5))
+def test_nan_reaches_the_loss_and_both_slopes_of_its_row_alone(dim_per_component, reduction, side):
+    inputs = _inputs(7, 3, dim_per_component, torch.float64, reduction)
+    inputs[side][2, dim_per_component + 1] = torch.nan
+    got, wanted = compiled.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
+    assert got[0].isnan()
+    assert wanted[2].isnan().sum() == 2
+    for place in (0, 1, 2, 5):  # loss, stats, slopes, spread; which ends a NaN leaves does not matter
+        torch.testing.assert_close(got[place], wanted[place], equal_nan=True)
+
+
+@pytest.mark.parametrize("infinity", (torch.inf, -torch.inf))
+@pytest.mark.parametrize("side", (0, 1))
+@pytest.mark.parametrize("dim_per_component", (4, 5))
+def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, infinity):
+    inputs = _inputs(5, 3, dim_per_component, torch.float32, "max", 1)
+    inputs[side][2, dim_per_component + 1] = infinity
+    got, wanted = compiled.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
+    assert_alike(got, wanted)
+
+
+@pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33))
+def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).double()
+    form = LatentDynamicsForm(dim_per_component, "max")
+    got = compiled.latent_dynamics_forward(x, y, None, *form)
+    wanted = reference.latent_dynamics_forward(x, y, None, *form)
+    assert_alike([*got[:3], got[4]], [*wanted[:3], wanted[4]])
+    both = torch.stack([x, y]), torch.stack([y, x])
+    ends = iqe_reference.unpack_ends(got[3], dim_per_component)
+    for found, expected, coordinate in zip(ends, iqe_definition.ends(*both, dim_per_component), both, strict=True):
+        coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
+        for tied in range(5):
+            here = coordinate == tied
+            assert torch.equal((found.bool() & here).sum(dim=-1), (expected & here).sum(dim=-1))
+
+
+def test_two_runs_give_the_same_bits():
+    inputs = _inputs(600, 3, 5, torch.float32)
+    for one, other in zip(
+        compiled.latent_dynamics_forward(*inputs), compiled.latent_dynamics_forward(*inputs), strict=True
+    ):
+        assert torch.equal(one, other)
