@@ -144,7 +144,17 @@ def fsq(dtype: torch.dtype) -> Iterator[Launch]:
         yield kernels.fsq_backward_kernel, kernels.backward_constants(levels), 4
 
 
-LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq)}
+def metra(dtype: torch.dtype) -> Iterator[Launch]:
+    kernels = module("metra")
+    yield kernels.metra_sums_kernel, {"BLOCK": kernels.SUM_BLOCK}, 4
+    for dim, norm, sizes in ((1, "mean", {"num_rows": 1, "dim": 1}), (507, "mean", {}), (2048, "sum", {})):
+        constants = {**kernels.tile(dim), **sizes}
+        yield kernels.metra_forward_kernel, {"NORM": norm, **constants}, 4
+        for unneeded in ({}, {"grad_skill_ptr": None}):
+            yield kernels.metra_backward_kernel, {**unneeded, **constants}, 4
+
+
+LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq, metra)}
 
 
 def main(op: str, target: str, dtype: str) -> None:

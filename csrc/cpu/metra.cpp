@@ -116,8 +116,8 @@ void backward(const T* grad_loss, const T* phi, const T* phi_next, const T* skil
             const T slope = grad * slopes[i];
             const auto put = [&](auto vector, int64_t at) {
                 using V = decltype(vector);
-                const auto of = metra_gradient(load<V>(phi + at), load<V>(phi_next + at), load<V>(skill + at), slope,
-                                               share);
+                const auto of =
+                    metra_gradient(load<V>(phi + at), load<V>(phi_next + at), load<V>(skill + at), slope, share);
                 store(grad_phi + at, -of.next);
                 store(grad_next + at, of.next);
                 if (grad_skill) store(grad_skill + at, of.skill);
