@@ -7,6 +7,7 @@
 // lie.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+#include "block_sum.cuh"
 #include "iqe_rows.cuh"
 #include "qrl.h"
 #include "rows.cuh"
@@ -110,24 +111,6 @@ __global__ void __launch_bounds__(block_threads) qrl_forward_any_kernel(QrlForwa
             }
         }
     });
-}
-
-constexpr int sum_threads = 512;
-
-// The sums over a block, in its first thread; once a kernel.
-template <class T, int count>
-__device__ __forceinline__ void sum_over_block(T (&values)[count]) {
-    constexpr int warps = sum_threads / 32;
-    __shared__ T of_warps[count][warps];
-#pragma unroll
-    for (int n = 0; n < count; ++n) {
-        const T of_warp = sum_of_threads(values[n]);
-        if (threadIdx.x % 32 == 0) of_warps[n][threadIdx.x / 32] = of_warp;
-    }
-    __syncthreads();
-    if (threadIdx.x >= 32) return;
-#pragma unroll
-    for (int n = 0; n < count; ++n) values[n] = sum_of_threads(of_warps[n][threadIdx.x % warps], warps);
 }
 
 template <class T>
