@@ -17,7 +17,9 @@ metra_kernels = kernels("metra")
 def _inputs(*rows, size, dtype, norm="sum"):
     """What the two forward functions take; some steps are longer than one, others shorter."""
     phi, skill = points(*rows, size=size, dtype=dtype)
-    scale = torch.linspace(0.1, 2, phi[..., 0].numel(), dtype=dtype).view(*rows, 1) / (1 if norm == "mean" else size**0.5)
+    scale = torch.linspace(0.1, 2, phi[..., 0].numel(), dtype=dtype).view(*rows, 1) / (
+        1 if norm == "mean" else size**0.5
+    )
     phi_next = phi + scale * phi.roll(1, dims=-1).sign()
     return [phi, phi_next, skill, torch.tensor(0.4, dtype=dtype), 1e-3, norm]
 
