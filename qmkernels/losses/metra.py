@@ -58,7 +58,11 @@ def metra(
             cannot be undone. ``norm`` then has no meaning.
 
     Returns:
-        `Metra`.
+        `Metra`, in float32 for half embeddings, else in their dtype.
+
+    Without a head it is one kernel each way: backward keeps the embeddings and one number a row. Where a row's
+    constraint is the slack itself, the gradient passes, as torch.clamp has it. NaN in a row gives NaN in the loss, and
+    infinities give what the formula gives.
 
     Raises:
         ValueError: empty or mismatched batches, an unknown norm, a multiplier that is not 0-d.
