@@ -38,9 +38,7 @@ def _nothing_is_wrong(like: Tensor, *others: Tensor) -> bool:
         return False
     shape, dtype, device = like.shape, like.dtype, like.device
     for value in others:
-        if not (
-            isinstance(value, Tensor) and value.shape == shape and value.dtype == dtype and value.device == device
-        ):
+        if not (isinstance(value, Tensor) and value.shape == shape and value.dtype == dtype and value.device == device):
             return False
     return True
 
