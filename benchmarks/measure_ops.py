@@ -20,6 +20,7 @@ from pathlib import Path
 import bench_fsq
 import bench_latent_dynamics
 import bench_losses
+import bench_metra
 import bench_mrn
 import bench_nearest
 import bench_poisson
@@ -43,7 +44,7 @@ from qmkernels.bench import interleaved_times_ms
 
 MODULES = (
     bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq, bench_latent_dynamics,
-    bench_temporal_consistency,
+    bench_metra, bench_temporal_consistency,
 )  # fmt: skip
 CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": bench_nearest.PARTS}

@@ -144,6 +144,16 @@ def fsq(dtype: torch.dtype) -> Iterator[Launch]:
         yield kernels.fsq_backward_kernel, kernels.backward_constants(levels), 4
 
 
+def metra(dtype: torch.dtype) -> Iterator[Launch]:
+    kernels = module("metra")
+    yield kernels.metra_sums_kernel, {"BLOCK": kernels.SUM_BLOCK}, 4
+    for dim, norm, sizes in ((1, "mean", {"num_rows": 1, "dim": 1}), (507, "mean", {}), (2048, "sum", {})):
+        constants = {**kernels.tile(dim), **sizes}
+        yield kernels.metra_forward_kernel, {"NORM": norm, **constants}, 4
+        for unneeded in ({}, {"grad_skill_ptr": None}):
+            yield kernels.metra_backward_kernel, {**unneeded, **constants}, 4
+
+
 def temporal_consistency(dtype: torch.dtype) -> Iterator[Launch]:
     kernels = module("temporal_consistency")
     for size in (5, 512, 3000):
@@ -153,7 +163,9 @@ def temporal_consistency(dtype: torch.dtype) -> Iterator[Launch]:
             yield kernels.temporal_consistency_backward_kernel, kernels.tile(size), 4
 
 
-LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq, temporal_consistency)}
+LAUNCHES = {
+    function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq, metra, temporal_consistency)
+}
 
 
 def main(op: str, target: str, dtype: str) -> None:

@@ -423,6 +423,80 @@ def test_more_than_2_to_the_31_values_of_qrl(backend):
         torch.testing.assert_close(got[-5:][kept] * rows, other, rtol=1e-4, atol=1e-5)
 
 
+def _metra_tensors(size: int, dtype: torch.dtype, rows: int = 507) -> list[torch.Tensor]:
+    """phi, phi_next, skill and log_multiplier; some steps are longer than one, others shorter."""
+    generator = torch.Generator(device="cuda").manual_seed(size)
+    phi, step, skill = torch.randn(3, rows, size, generator=generator, device="cuda", dtype=torch.float64)
+    raw = torch.tensor(0.4, device="cuda", dtype=torch.float64)
+    return [one.to(dtype) for one in (phi, phi + step / size**0.5, skill, raw)]
+
+
+def _metra_and_gradients(backend: str, tensors, norm: str = "sum") -> list[torch.Tensor]:
+    """What METRA's loss returns, and the gradients by all tensors."""
+    leaves = [one.detach().requires_grad_() for one in tensors]
+    with qm.use_backend(backend):
+        found = qm.losses.metra(*leaves, norm=norm)
+    return [*(value.detach() for value in found), *torch.autograd.grad(found.loss, leaves)]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("norm", ("sum", "mean"))
+@pytest.mark.parametrize("size", (1, 2, 4, 33, 512, 1030))
+def test_metras_error_is_no_worse_than_that_of_plain_torch(size, norm, dtype, backend):
+    tensors = _metra_tensors(size, dtype)
+    if norm == "mean":
+        tensors[1] = tensors[0] + (tensors[1] - tensors[0]) * size**0.5
+    truth = _metra_and_gradients("reference", [one.double() for one in tensors], norm)
+    plain = _metra_and_gradients("reference", tensors, norm)
+    kernel = _metra_and_gradients(backend, tensors, norm)
+    # Within rounding of the slack, a row may be on either side.
+    squared = (tensors[1] - tensors[0]).double().square()
+    squared = squared.sum(dim=-1) if norm == "sum" else squared.mean(dim=-1)
+    clear = (1 - squared - 1e-3).abs() > 1e-5
+    for place, (got, usual, wanted) in enumerate(zip(kernel, plain, truth, strict=True)):
+        if place in (5, 6):
+            got, usual, wanted = got[clear], usual[clear], wanted[clear]
+        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
+        assert (got - wanted).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("size", (2, 512))
+def test_a_graph_replays_metra_with_new_numbers(size, backend):
+    tensors = _metra_tensors(size, torch.float32)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            _metra_and_gradients(backend, tensors)
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = _metra_and_gradients(backend, tensors)
+    for one in tensors:
+        one.mul_(0.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, wanted in zip(captured, _metra_and_gradients(backend, tensors), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("size", (2, 33))
+def test_two_runs_of_metra_give_the_same_bits(size, backend):
+    tensors = _metra_tensors(size, torch.float32, rows=4099)
+    runs = [_metra_and_gradients(backend, tensors) for _ in "ab"]
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("value", (torch.nan, torch.inf))
+@pytest.mark.parametrize("place", (0, 2), ids=("phi", "skill"))
+def test_what_is_not_finite_in_metra_gives_what_the_reference_gives(place, value, backend):
+    tensors = _metra_tensors(33, torch.float64)
+    tensors[place][3, 17] = value
+    results = [_metra_and_gradients(one, tensors) for one in (backend, "reference")]
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, equal_nan=True)
+
+
 def _dynamics_and_gradients(backend: str, tensors, *form) -> list[torch.Tensor]:
     """The loss, the statistics and the gradients by all tensors that take part, of `_qrl_tensors` without raw."""
     max_weight, x, y = tensors = [one.detach().requires_grad_() for one in tensors[1:]]
@@ -655,6 +729,10 @@ def test_small_sizes_of_every_kernel_agree_with_the_reference(size, backend, dty
         results = [_qrl_and_gradients(one, tensors, size) for one in (backend, "reference")]
         for got, wanted in zip(*results, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    tensors = _metra_tensors(3 * size, dtype, rows=7)
+    results = [_metra_and_gradients(one, tensors) for one in (backend, "reference")]
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     results = [_dynamics_and_gradients(one, tensors[:4], size) for one in (backend, "reference")]
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)

@@ -459,6 +459,22 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
         (lambda h, x: qm.losses.tmd_critic(h, x[None], x[None], x[None], x), ValueError, "must agree"),
         (lambda h, x: qm.losses.tmd_critic(h, x, x, x, x, discount=0.0), ValueError, "discount must be in"),
         (lambda h, x: qm.losses.metra(x, x, x, scalar(), norm="max"), ValueError, "norm must be one of"),
+        *[
+            (lambda h, x, wrong=wrong: qm.losses.metra(*wrong(x), scalar()), error, message)
+            for wrong, error, message in (
+                (lambda x: (x.tolist(), x, x), TypeError, "phi must be a tensor, got list"),
+                (lambda x: (x, x, x.tolist()), TypeError, "skill must be a tensor, got list"),
+                (lambda x: (x.int(), x.int(), x.int()), TypeError, "phi must be a float tensor"),
+                (lambda x: (x, x.int(), x), TypeError, "phi_next must be a float tensor"),
+                (lambda x: (x[0], x[0], x[0]), ValueError, r"phi must be \(..., B, D\)"),
+                (lambda x: (x, x, x[0]), ValueError, r"skill must be \(..., B, D\)"),
+                (lambda x: (x[:0], x[:0], x[:0]), ValueError, "phi must not be empty"),
+                (lambda x: (x[:, :0], x, x), ValueError, "phi must not be empty"),
+                (lambda x: (x, x, x[:2]), ValueError, "phi and skill must have the same shape"),
+                (lambda x: (x, x.float(), x), TypeError, "phi and phi_next must have the same dtype"),
+                (lambda x: (x, x, x.to("meta")), RuntimeError, "phi and skill must be on the same device"),
+            )
+        ],
         (lambda h, x: qm.losses.metric_contrastive(x, x.int()), TypeError, "must be a float tensor"),
         (lambda h, x: qm.losses.temporal_consistency(x, x), ValueError, r"must be \(H, B, D\)"),
         (lambda h, x: qm.losses.temporal_consistency(x[None], x[None], x), ValueError, "mask must be"),

@@ -37,6 +37,7 @@ const Table& in_use(std::initializer_list<const Table*> tables) {
 void bind_fsq(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_iqe(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_latent_dynamics(pybind11::module_& cpu, pybind11::module_* cuda);
+void bind_metra(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_nearest(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_poisson(pybind11::module_& cpu, pybind11::module_* cuda);

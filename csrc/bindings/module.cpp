@@ -42,6 +42,7 @@ PYBIND11_MODULE(_core, module) {
     qmk::bind_fsq(cpu, cuda_or_null);
     qmk::bind_iqe(cpu, cuda_or_null);
     qmk::bind_latent_dynamics(cpu, cuda_or_null);
+    qmk::bind_metra(cpu, cuda_or_null);
     qmk::bind_mrn(cpu, cuda_or_null);
     qmk::bind_nearest(cpu, cuda_or_null);
     qmk::bind_poisson(cpu, cuda_or_null);

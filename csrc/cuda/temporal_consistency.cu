@@ -4,6 +4,7 @@
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
 #include "../math/temporal_consistency.h"
+#include "block_sum.cuh"
 #include "launch.cuh"
 #include "rows.cuh"
 #include "temporal_consistency.h"
@@ -74,38 +75,22 @@ struct TemporalSums {
     T discount;
 };
 
-constexpr int sum_threads = 512;
-
-// The sum over a block, in all threads of its first warp.
-template <class T>
-__device__ __forceinline__ T sum_over_block(T value) {
-    constexpr int warps = sum_threads / 32;
-    __shared__ T of_warps[warps];
-    value = sum_of_threads(value);
-    __syncthreads();  // the sum before has been read
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
-    __syncthreads();
-    if (threadIdx.x < 32) value = sum_of_threads(of_warps[threadIdx.x % warps], warps);
-    return value;
-}
-
 // One block: the similarity of every step and the loss.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) temporal_consistency_sums_kernel(TemporalSums<T> task) {
     T loss = T(0);
     for (int64_t h = 0; h < task.steps; ++h) {
-        T cosine_sum = T(0), loss_sum = T(0);
+        T sums[2] = {};  // of cosines and of losses
 #pragma unroll 4
         for (int64_t b = threadIdx.x; b < task.batch; b += sum_threads) {
             const T cosine = task.cosines[h * task.batch + b];
-            cosine_sum += cosine;
-            loss_sum += (T(1) - cosine) * (task.mask ? task.mask[h * task.batch + b] : T(1));
+            sums[0] += cosine;
+            sums[1] += (T(1) - cosine) * (task.mask ? task.mask[h * task.batch + b] : T(1));
         }
-        cosine_sum = sum_over_block(cosine_sum);
-        loss_sum = sum_over_block(loss_sum);
+        sum_over_block(sums);
         if (threadIdx.x != 0) continue;
-        task.similarity[h] = cosine_sum / T(task.batch);
-        loss += T(pow(task.discount, T(h))) * (loss_sum / T(task.batch));
+        task.similarity[h] = sums[0] / T(task.batch);
+        loss += T(pow(task.discount, T(h))) * (sums[1] / T(task.batch));
     }
     if (threadIdx.x == 0) *task.loss = loss;
 }

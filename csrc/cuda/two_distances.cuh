@@ -2,6 +2,7 @@
 // both pairs, and sums over all rows in one block, in a fixed order.
 #pragma once
 
+#include "block_sum.cuh"
 #include "iqe_rows.cuh"
 #include "rows.cuh"
 
@@ -42,24 +43,6 @@ __device__ __forceinline__ void reduce_two(const RowTiles& tiles, Reduction redu
                 finish(pair, i, as(reduction));
             });
     });
-}
-
-constexpr int sum_threads = 512;
-
-// The sums over a block, in its first thread; once a kernel.
-template <class T, int count>
-__device__ __forceinline__ void sum_over_block(T (&values)[count]) {
-    constexpr int warps = sum_threads / 32;
-    __shared__ T of_warps[count][warps];
-#pragma unroll
-    for (int n = 0; n < count; ++n) {
-        const T of_warp = sum_of_threads(values[n]);
-        if (threadIdx.x % 32 == 0) of_warps[n][threadIdx.x / 32] = of_warp;
-    }
-    __syncthreads();
-    if (threadIdx.x >= 32) return;
-#pragma unroll
-    for (int n = 0; n < count; ++n) values[n] = sum_of_threads(of_warps[n][threadIdx.x % warps], warps);
 }
 
 // What backward has of all rows, and with it what an end is worth.

@@ -19,7 +19,10 @@ from types import ModuleType
 
 from . import native
 
-OPS = ("iqe", "mrn", "pqe", "poisson", "nearest", "qrl", "fsq", "latent_dynamics", "temporal_consistency")
+OPS = (
+    "iqe", "mrn", "pqe", "poisson", "nearest", "qrl", "fsq", "latent_dynamics", "metra",
+    "temporal_consistency",
+)  # fmt: skip
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 _AUTO_ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
 _MODULES = {"cuda": "compiled", "cpu": "compiled", "triton": "triton", "reference": "reference"}

@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..backends import table
+from ..ops.arguments import in_compute_dtype
+from ..ops.metra import metra as fused
+from ..ops.transforms import in_function_transform
+from ..reference.metra import NORMS, MetraForm, loss_of, squared_distance, terms
 from . import common
-
-_NORMS = ("sum", "mean")
 
 
 class Metra(NamedTuple):
@@ -55,7 +58,11 @@ def metra(
             cannot be undone. ``norm`` then has no meaning.
 
     Returns:
-        `Metra`.
+        `Metra`, in float32 for half embeddings, else in their dtype.
+
+    Without a head it is one kernel each way: backward keeps the embeddings and one number a row. Where a row's
+    constraint is the slack itself, the gradient passes, as torch.clamp has it. NaN in a row gives NaN in the loss, and
+    infinities give what the formula gives.
 
     Raises:
         ValueError: empty or mismatched batches, an unknown norm, a multiplier that is not 0-d.
@@ -64,16 +71,19 @@ def metra(
     """
     common.check_rows("metra", phi=phi, phi_next=phi_next, skill=skill)
     common.check_multiplier("metra", "log_multiplier", log_multiplier, phi)
-    if norm not in _NORMS:
-        raise ValueError(f"metra: norm must be one of {', '.join(_NORMS)}, got {norm!r}.")
-    step = phi_next - phi
-    reward = (step * skill).sum(dim=-1)
+    if norm not in NORMS:
+        raise ValueError(f"metra: norm must be one of {', '.join(NORMS)}, got {norm!r}.")
     if head is not None:
         common.check_head("metra", head)
-        squared = head(phi, phi_next).square()
-    else:
-        squared = step.square().sum(dim=-1) if norm == "sum" else step.square().mean(dim=-1)
-    constraint = (1 - squared).clamp(max=slack).mean()
-    multiplier = log_multiplier.detach().exp()
-    loss = -reward.mean() - multiplier * constraint + log_multiplier * constraint.detach()
+    squared = None if head is None else head(phi, phi_next).square()
+    phi, phi_next, skill = in_compute_dtype(phi), in_compute_dtype(phi_next), in_compute_dtype(skill)
+    log_multiplier = log_multiplier.to(phi.dtype)
+    if head is None and not in_function_transform():
+        form = MetraForm(float(slack), norm)
+        loss, reward, stats = fused(phi, phi_next, skill, log_multiplier, form, table.requested(None))
+        return Metra(loss, reward, *stats.unbind())
+    step = phi_next - phi
+    squared = squared_distance(step, norm) if squared is None else squared
+    reward, constraint, multiplier = terms(step, skill, squared, log_multiplier, slack)
+    loss = loss_of(reward, constraint, multiplier, log_multiplier)
     return Metra(loss, reward.detach(), constraint.detach(), multiplier, squared.detach().mean())

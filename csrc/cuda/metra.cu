@@ -1,0 +1,175 @@
+// METRA's loss: `width` neighbouring threads share a row, so that a warp reads neighbouring packs of 16 bytes. Forward
+// reads three tensors and writes two numbers a row, and two more to scratch, which one block adds up; backward reads
+// three tensors and writes two, or three where the skills have a gradient.
+//
+// Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+#include "block_sum.cuh"
+#include "metra.h"
+#include "rows.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+// Calls run(row, first coordinate of the thread) for a thread's row of every round; all threads of a block take part in
+// all of its rounds, and a row may lie past the end.
+template <class Run>
+__device__ __forceinline__ void for_each_row(int64_t rows, int width, Run&& run) {
+    const int at_once = rows_threads / width;
+    for (int64_t first = int64_t(blockIdx.x) * at_once; first < rows; first += int64_t(gridDim.x) * at_once)
+        run(first + threadIdx.x / width, int(threadIdx.x) % width);
+}
+
+template <class T>
+struct MetraForward {
+    const T *phi, *phi_next, *skill, *log_multiplier;
+    T *reward, *slopes;
+    T* scratch;  // (2, rows): constraint, squared distance
+    MetraShape shape;
+    MetraForm form;
+    int width;  // threads a row, a power of two up to 32
+};
+
+template <class T, int V>
+__global__ void __launch_bounds__(rows_threads, 8) metra_forward_kernel(MetraForward<T> task) {
+    const int64_t rows = task.shape.rows, dim = task.shape.dim;
+    const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.form);
+    for_each_row(rows, task.width, [&](int64_t row, int member) {
+        T squares = T(0), reward = T(0);
+        for (int64_t k = member * V; row < rows && k < dim; k += task.width * V) {
+            T phi[V], next[V], skill[V];
+            load_values(task.phi + row * dim + k, phi);
+            load_values(task.phi_next + row * dim + k, next);
+            load_values(task.skill + row * dim + k, skill);
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                const T step = next[v] - phi[v];
+                squares += step * step;
+                reward += step * skill[v];
+            }
+        }
+        squares = sum_of_threads(squares, task.width);
+        reward = sum_of_threads(reward, task.width);
+        if (row >= rows || member != 0) return;
+        const auto term = constraint(squares);
+        task.reward[row] = reward;
+        task.slopes[row] = term.slope;
+        task.scratch[row] = term.constraint;
+        task.scratch[rows + row] = term.squared;
+    });
+}
+
+template <class T>
+struct MetraSums {
+    const T *reward, *scratch, *log_multiplier;
+    T *loss, *stats;
+    MetraShape shape;
+    MetraForm form;
+};
+
+// One block.
+template <class T>
+__global__ void __launch_bounds__(sum_threads) metra_sums_kernel(MetraSums<T> task) {
+    const int64_t rows = task.shape.rows;
+    T means[3] = {};  // reward, constraint, squared distance
+#pragma unroll 4
+    for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) {
+        means[0] += task.reward[i];
+        means[1] += task.scratch[i];
+        means[2] += task.scratch[rows + i];
+    }
+    sum_over_block(means);
+    if (threadIdx.x != 0) return;
+    for (T& mean : means) mean /= T(rows);
+    const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.form);
+    *task.loss = constraint.loss(means[0], means[1], *task.log_multiplier);
+    task.stats[0] = means[1];
+    task.stats[1] = constraint.multiplier;
+    task.stats[2] = means[2];
+}
+
+template <class T>
+struct MetraBackward {
+    const T *grad_loss, *phi, *phi_next, *skill, *stats, *slopes;
+    T *grad_phi, *grad_next, *grad_skill, *grad_log_multiplier;
+    MetraShape shape;
+    int width;
+};
+
+template <class T, int V>
+__global__ void __launch_bounds__(rows_threads, 8) metra_backward_kernel(MetraBackward<T> task) {
+    const int64_t rows = task.shape.rows, dim = task.shape.dim;
+    const T grad_loss = *task.grad_loss, share = grad_loss / T(rows);
+    if (blockIdx.x == 0 && threadIdx.x == 0) *task.grad_log_multiplier = grad_loss * task.stats[0];
+    for_each_row(rows, task.width, [&](int64_t row, int member) {
+        if (row >= rows) return;
+        const T slope = grad_loss * task.slopes[row];
+        for (int64_t k = member * V; k < dim; k += task.width * V) {
+            const int64_t at = row * dim + k;
+            T phi[V], next[V], skill[V];
+            load_values(task.phi + at, phi);
+            load_values(task.phi_next + at, next);
+            load_values(task.skill + at, skill);
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                const auto of = metra_gradient(phi[v], next[v], skill[v], slope, share);
+                phi[v] = -of.next;
+                next[v] = of.next;
+                skill[v] = of.skill;
+            }
+            store_values(task.grad_phi + at, phi);
+            store_values(task.grad_next + at, next);
+            if (task.grad_skill) store_values(task.grad_skill + at, skill);
+        }
+    });
+}
+
+// The values that a thread loads at once: 16 bytes, or one where the size of a row or a pointer does not allow more.
+template <class T>
+int values_at_once(int64_t dim, std::initializer_list<const T*> tensors) {
+    bool by_pack = dim % Pack<T>::size == 0;
+    for (const T* tensor : tensors) by_pack = by_pack && is_aligned_to_16(tensor);
+    return by_pack ? Pack<T>::size : 1;
+}
+
+}  // namespace
+
+template <class T>
+void metra_forward(const T* phi, const T* phi_next, const T* skill, const T* log_multiplier, T* loss, T* reward,
+                   T* stats, T* slopes, T* scratch, MetraShape shape, MetraForm form, Context context) {
+    const char* op = "metra_forward";
+    const DeviceGuard guard(context.device, op);
+    const int values = values_at_once(shape.dim, {phi, phi_next, skill});
+    const int width = power_of_two_up_to_32(divide_up(shape.dim, values));
+    const MetraForward<T> task{phi, phi_next, skill, log_multiplier, reward, slopes, scratch, shape, form, width};
+    launch(op, values == 1 ? metra_forward_kernel<T, 1> : metra_forward_kernel<T, Pack<T>::size>,
+           divide_up(shape.rows, rows_threads / width), rows_threads, 0, context, task);
+    const MetraSums<T> sums{reward, scratch, log_multiplier, loss, stats, shape, form};
+    launch(op, metra_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+}
+
+template <class T>
+void metra_backward(const T* grad_loss, const T* phi, const T* phi_next, const T* skill, const T* stats,
+                    const T* slopes, T* grad_phi, T* grad_next, T* grad_skill, T* grad_log_multiplier, MetraShape shape,
+                    Context context) {
+    const char* op = "metra_backward";
+    const DeviceGuard guard(context.device, op);
+    const int values = values_at_once<T>(shape.dim, {phi, phi_next, skill, grad_phi, grad_next, grad_skill});
+    const int width = power_of_two_up_to_32(divide_up(shape.dim, values));
+    const MetraBackward<T> task{grad_loss, phi,      phi_next,  skill,      stats,
+                                slopes,    grad_phi, grad_next, grad_skill, grad_log_multiplier,
+                                shape,     width};
+    launch(op, values == 1 ? metra_backward_kernel<T, 1> : metra_backward_kernel<T, Pack<T>::size>,
+           divide_up(shape.rows, rows_threads / width), rows_threads, 0, context, task);
+}
+
+#define QMK_INSTANTIATE(T)                                                                                            \
+    template void metra_forward<T>(const T*, const T*, const T*, const T*, T*, T*, T*, T*, T*, MetraShape, MetraForm, \
+                                   Context);                                                                          \
+    template void metra_backward<T>(const T*, const T*, const T*, const T*, const T*, const T*, T*, T*, T*, T*,       \
+                                    MetraShape, Context);
+QMK_INSTANTIATE(float)
+QMK_INSTANTIATE(double)
+#undef QMK_INSTANTIATE
+
+}  // namespace qmk::cuda

@@ -1,0 +1,70 @@
+// METRA's constraint for one row, or for a vector of rows. Source and signs: qmkernels/losses/metra.py.
+#pragma once
+
+#include <math.h>
+
+#include "target.h"
+
+namespace qmk {
+
+// The order is that of reference/metra.py's NORMS.
+enum class MetraNorm : int { sum, mean };
+
+struct MetraForm {
+    double slack;
+    MetraNorm norm;
+};
+
+struct MetraShape {
+    int64_t rows, dim;
+};
+
+}  // namespace qmk
+
+namespace qmk::QMK_TARGET {
+
+template <class V>
+struct MetraTerm {
+    V squared, constraint, slope;
+};
+
+// What all rows share. `slope` is that of a row whose constraint is below the slack.
+template <class T>
+struct MetraConstraint {
+    T slack, divisor, multiplier, slope;
+
+    QMK_INLINE MetraConstraint(T log_multiplier, MetraShape shape, MetraForm form)
+        : slack(T(form.slack)),
+          divisor(form.norm == MetraNorm::mean ? T(shape.dim) : T(1)),
+          multiplier(T(exp(log_multiplier))),
+          slope(T(2) * multiplier / (T(shape.rows) * divisor)) {}
+
+    // NaN stays, and has no slope.
+    template <class V>
+    QMK_INLINE MetraTerm<V> operator()(V sum_of_squares) const {
+        const V squared = sum_of_squares / divisor, room = T(1) - squared, zero{};
+        const auto has_slope = room <= slack;
+        const auto is_room = has_slope | (room != room);
+        return {squared, is_room ? room : slack - zero, has_slope ? slope - zero : zero};
+    }
+
+    // From the means over all rows.
+    QMK_INLINE T loss(T reward, T constraint, T log_multiplier) const {
+        return -reward - multiplier * constraint + log_multiplier * constraint;
+    }
+};
+
+// The derivatives of the loss by phi_next, the opposite of that by phi, and by the skill, at one coordinate.
+template <class V>
+struct MetraGradient {
+    V next, skill;
+};
+
+// `slope` is the row's and `share` 1 / rows, both times the gradient of the loss.
+template <class V, class T>
+QMK_INLINE MetraGradient<V> metra_gradient(V phi, V phi_next, V skill, T slope, T share) {
+    const V step = phi_next - phi;
+    return {slope * step - share * skill, -share * step};
+}
+
+}  // namespace qmk::QMK_TARGET
