@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
+TRAINING_STEP = "training_step_cpu.csv"
 SORT_FORMS = ("sort", "sort compiled")
 PLAIN_FORMS = (*SORT_FORMS, "unrolled", "unrolled compiled", "endpoints compiled")
 # Times faster than torchqmet, as set before the kernels were written: (form, rows, size) to direction to target.
@@ -42,9 +43,12 @@ def main() -> int:
         return 1
     before = options.readme.read_text()
     blocks = {"iqe": iqe_tables(options.results), "ops": ops_tables(options.results)}
+    if (options.results / TRAINING_STEP).exists():
+        blocks["training_step"] = training_step_table(options.results)
     after, count = replace_blocks(before, blocks)
     if count != len(blocks):
-        print(f"{options.readme} must have blocks <!-- results:iqe --> and <!-- results:ops -->.", file=sys.stderr)
+        wanted = ", ".join(f"<!-- results:{name} -->" for name in blocks)
+        print(f"{options.readme} must have one each of the blocks {wanted}.", file=sys.stderr)
         return 1
     if options.check:
         if after != before:
@@ -136,6 +140,35 @@ def compared(case: dict[str, Row], contender: str) -> str:
     aim = f", aim {float(row['aim']):g}x" if row["aim"] else ""
     note = f"; {row['note']}" if row["note"] else ""
     return f"{milliseconds(case, contender)} ({times}{aim}{note})"
+
+
+def training_step_table(results: Path) -> str:
+    """QRL's whole update, measured by measure_training_step.py: each case with every head."""
+    with (results / TRAINING_STEP).open(newline="") as file:
+        cases = latest_by_case(csv.DictReader(file), ("case",))
+    others = [name for name in dict.fromkeys(name for case in cases for name in case) if name != "ours"]
+    runs = {tuple(case["ours"][field] for field in ("date", "commit")): case["ours"] for case in cases}
+    lines = [
+        "Median time of one `agent.update(batch)`, each other contender taking turns with ours; in brackets its time "
+        "divided by ours, the median over the rounds, and its peak memory. The *ceiling* is the same networks with a "
+        "head that compares a single number.",
+        "",
+        f"| step | ours | {' | '.join(others)} | ours, of the ceiling's speed |",
+        f"|---|{'--:|' * (len(others) + 2)}",
+    ]
+    for case in cases:
+        cells = [next(iter(case.values()))["case"], *(step_cell(case, name) for name in ("ours", *others))]
+        share = case.get("ceiling", {}).get("times_ours")
+        lines.append(f"| {' | '.join(cells)} | {f'{100 * float(share):.0f}%' if share else ''} |")
+    return "\n".join([*lines, "", *(provenance(run) for run in runs.values()), ""])
+
+
+def step_cell(case: dict[str, Row], contender: str) -> str:
+    row = case.get(contender, {})
+    if not row.get("median_ms"):
+        return "not run"
+    times = "" if contender == "ours" else f"{float(row['times_ours']):.2f}x, "
+    return f"{row['median_ms']} ms ({times}{row['peak_mib']} MiB)"
 
 
 def device_tables(cases: list[dict[str, Row]], has_targets: bool) -> str:
