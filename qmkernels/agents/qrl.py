@@ -388,12 +388,14 @@ class QRL:
             encoded = critic.encoder(inputs)
             state, following, *goal = encoded.split(size)
             embedded = critic.projector(torch.cat([encoded, critic.dynamics(state, action)]))
-            x, y, predicted = embedded[: -2 * size], embedded[size:-size], embedded[-size:]
+            # Parts, not slices: a slice's gradient is as large as the whole.
+            x, next_y, *goal_y, predicted = embedded.split(size)
+            x, y = (torch.cat([x, next_y]), torch.cat([next_y, *goal_y])) if goal_y else (x, next_y)
             found = qrl_critic(
                 critic.head, x, y, critic.raw_multiplier, cost=cost, epsilon=config.epsilon,
                 softplus_beta=config.softplus_beta, softplus_offset=config.softplus_offset,
             )  # fmt: skip
-            dynamics = latent_dynamics(critic.head, predicted, embedded[size : 2 * size])
+            dynamics = latent_dynamics(critic.head, predicted, next_y)
             losses.append(found.loss + config.dynamics_weight * dynamics.loss)
             latents.append((state.detach(), (goal[0] if goal else following).detach()))
             for name, value in found._asdict().items():
@@ -489,7 +491,9 @@ class QRL:
                 {"params": _without(self.actor, weight), "lr": config.actor_learning_rate},
                 {"params": weight, "lr": config.entropy_learning_rate},
             ]
-        return {name: torch.optim.AdamW(each, weight_decay=0.0) for name, each in groups.items()}
+        # One pass over parameters, gradients and moments, where torch has that.
+        fused = next(self.networks.parameters()).device.type in ("cpu", "cuda")
+        return {name: torch.optim.AdamW(each, weight_decay=0.0, fused=fused) for name, each in groups.items()}
 
     def _step(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
