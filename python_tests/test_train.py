@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run_two
 
 from qmkernels.train import INTERRUPTED, NEEDED, run
 
@@ -182,6 +183,103 @@ def test_a_process_ended_by_a_signal_leaves_a_checkpoint_to_go_on_from(tmp_path,
     assert (tmp_path / "metrics.json").exists() == (number != signal.SIGKILL)
     assert train(tmp_path, "--steps", str(step + 3), "--checkpoint-interval", "20") == 0
     assert checkpoint_of(tmp_path)["step"] == step + 3
+
+
+@pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
+def test_two_processes_train_the_same_networks_on_batches_of_their_own(tmp_path, capsys, more):
+    update = training.QRL.update
+
+    def worker(rank: int) -> list:
+        agents, sums = set(), []
+
+        def watched(agent, batch):
+            agents.add(agent)
+            sums.append(batch["observation"].sum().item())
+            return update(agent, batch)
+
+        training.QRL.update = watched
+        status = train(tmp_path / "run", "--steps", "12", *more)
+        (agent,) = agents
+        return [status, sums, agent.networks.state_dict()]
+
+    (status, sums, networks), other = run_two(worker, tmp_path)
+    assert status == other[0] == 0
+    assert len(sums) == len(other[1]) == 12 and not set(sums) & set(other[1])
+    assert_same(dict(networks), dict(other[2]))
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [entry["step"] for entry in found["curve"]] == [0, 10, 12] and "success" in found["final"]
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    state = checkpoint_of(tmp_path / "run")
+    assert len(state["of_processes"]) == 2
+    if not more:
+        buffers = [own["buffer"] for own in state["of_processes"]]
+        assert state["episodes"] == 8 and state["environment_steps"] == sum(each["num_added"] for each in buffers)
+        one, two = (each["arrays"]["observation"][:24] for each in buffers)
+        assert not torch.equal(one, two)
+    assert train(tmp_path / "run", "--steps", "15", *more) == 2
+    assert "processes was 2, is 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
+def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, more):
+    update = training.QRL.update
+
+    def worker(rank: int) -> list:
+        count = 0
+
+        def deadly(agent, batch):
+            nonlocal count
+            count += 1
+            if count == 14:
+                raise Killed
+            return update(agent, batch)
+
+        status = [train(tmp_path / "whole", "--steps", "20", *more)]
+        training.QRL.update = deadly
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", "--steps", "20", *more)
+        training.QRL.update = update
+        torch.manual_seed(12345)
+        return [*status, train(tmp_path / "killed", "--steps", "20", *more)]
+
+    assert run_two(worker, tmp_path) == [[0, 0], [0, 0]]
+    assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
+
+
+TORCHRUN = """
+import importlib.util, os, pathlib, sys
+(pathlib.Path(sys.argv[2]) / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+spec = importlib.util.spec_from_file_location("toy", sys.argv[1])
+toy = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
+sys.exit(toy.train(pathlib.Path(sys.argv[2]) / "run", "--steps", sys.argv[3], "--checkpoint-interval", "20"))
+"""
+
+
+def torchrun(folder: Path, steps: int) -> subprocess.Popen:
+    (folder / "script.py").write_text(TORCHRUN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*launcher, str(folder / "script.py"), __file__, str(folder), str(steps)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_under_torchrun_a_signal_to_one_process_stops_all_and_they_go_on_together(tmp_path):
+    process = torchrun(tmp_path, 10**6)
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert process.poll() is None, process.communicate()[0]
+    os.kill(int((tmp_path / "1.pid").read_text()), signal.SIGTERM)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode != 0 and f"exitcode  : {INTERRUPTED}" in said and "Stopped after" in said, said
+    step = checkpoint_of(tmp_path / "run")["step"]
+    assert step >= 20 and json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == step
+    process = torchrun(tmp_path, step + 3)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and said.count(f"Going on from step {step}") == said.count("Trained") == 1, said
+    assert checkpoint_of(tmp_path / "run")["step"] == step + 3
 
 
 def test_a_finished_run_can_be_made_longer_and_restarted(tmp_path, capsys):

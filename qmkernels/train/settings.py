@@ -12,7 +12,11 @@ from ..agents import QRLConfig
 
 @dataclass(frozen=True)
 class Settings:
-    """Train QRL on a gymnasium environment with goals. The same command again goes on from the last checkpoint."""
+    """Train QRL on a gymnasium environment with goals. The same command again goes on from the last checkpoint.
+
+    Under torchrun the processes train together: gradients are averaged, and counts of transitions in a batch or a
+    buffer and of episodes collected are each process's own. They share the folder of --out.
+    """
 
     env: str
     """Name of a gymnasium environment whose observations have observation, achieved_goal and desired_goal."""

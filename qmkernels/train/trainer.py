@@ -27,6 +27,7 @@ from .environments import (
     episode_seed,
     make_environment,
 )
+from .processes import Processes, device_of
 from .settings import Settings
 
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -40,19 +41,24 @@ class Trainer:
 
     Episodes depend on the seed and their number alone, and whole episodes lie between two updates, so that the agent,
     the buffer and the states of the random generators are all that a checkpoint needs for a bit-exact continuation.
+
+    Of several processes each draws batches of its own and, online, has episodes and a buffer of its own; the agent
+    averages their gradients. The first one alone evaluates, reports and writes files, while the others wait.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, processes: Processes | None = None) -> None:
+        self.settings, self.processes = settings, processes or Processes()
         settings.out.mkdir(parents=True, exist_ok=True)
         self.environment = make_environment(settings.env, settings.action_repeat)
         self.maze = mazes.maze_of(self.environment)
-        name = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(name)
-        self.generator = numpy.random.default_rng([settings.seed, 0])
+        self.device = device_of(settings.device)
+        self.generator = numpy.random.default_rng([settings.seed, 0, self.processes.rank])
         self.goal_sampler = GoalSampler(geometric=1.0, discount=settings.future_discount)
         torch.manual_seed(settings.seed)
         self.agent = self._make_agent()
+        if not self.processes.is_first:
+            # The networks are the same everywhere; what is drawn from here on is not.
+            torch.manual_seed(int(self.generator.integers(2**63)))
         self.buffer = None if settings.is_offline else ReplayBuffer(self.environment, settings.buffer_capacity)
         self.data: Dataset | ReplayBuffer | None = self.buffer
         self.step = self.episodes = self.environment_steps = 0
@@ -77,27 +83,33 @@ class Trainer:
         self._prepare_data()
         if not self.curve:
             chance = numpy.random.default_rng([settings.seed, EVALUATION])
-            self.random_success = self._success(lambda _: self._random_action(chance))
+            if self.processes.is_first:
+                self.random_success = self._success(lambda _: self._random_action(chance))
             self._evaluate()
-        writer = SummaryWriter(settings.out / "tensorboard", purge_step=self.step)
-        bar = tqdm(total=settings.steps, initial=self.step, unit="step", mininterval=0.5, dynamic_ncols=True)
+        is_first = self.processes.is_first
+        writer = SummaryWriter(settings.out / "tensorboard", purge_step=self.step) if is_first else None
+        bar = tqdm(
+            total=settings.steps, initial=self.step, unit="step", mininterval=0.5, dynamic_ncols=True,
+            disable=not is_first,
+        )  # fmt: skip
         last, saved = time.perf_counter(), -1
-        with contextlib.closing(writer), bar:
-            while self.step < settings.steps and not stop.is_set():
+        with contextlib.closing(writer) if writer else contextlib.nullcontext(), bar:
+            while self.step < settings.steps and not self.processes.total(stop.is_set()):
                 if self.buffer is not None and self.step > 0 and self.step % settings.updates_per_cycle == 0:
                     self._collect(settings.episodes_per_cycle)
                 metrics = self.agent.update(self._batch())
                 self.step += 1
                 bar.update()
-                if self.step % settings.log_interval == 0:
+                if writer and self.step % settings.log_interval == 0:
                     for name, value in metrics.items():
                         writer.add_scalar(name, value.item(), self.step)
                     writer.add_scalar("environment_steps", self.environment_steps, self.step)
                 if self.step % settings.evaluation_interval == 0 or self.step == settings.steps:
                     self._evaluate()
-                    for name, value in self.curve[-1].items():
-                        writer.add_scalar(f"evaluation/{name}", value, self.step)
-                    bar.set_postfix(success=f"{self.curve[-1]['success']:.2f}", refresh=False)
+                    if writer:
+                        for name, value in self.curve[-1].items():
+                            writer.add_scalar(f"evaluation/{name}", value, self.step)
+                        bar.set_postfix(success=f"{self.curve[-1]['success']:.2f}", refresh=False)
                 now = time.perf_counter()
                 self.seconds, last = self.seconds + now - last, now
                 if self.step % settings.checkpoint_interval == 0:
@@ -133,6 +145,7 @@ class Trainer:
             discrete=discrete,
             device=self.device,
             compile=self.settings.compile,
+            group=self.processes.group,
             **({} if discrete else bounds),
         )
 
@@ -153,10 +166,11 @@ class Trainer:
                 raise ValueError(f"--dataset {settings.dataset} has no achieved_goal; use --goals observation.")
         else:
             path = settings.out / DATASET_NAME
-            if not path.exists() or self.step == 0:
+            if self.processes.is_first and (not path.exists() or self.step == 0):
                 noise = dict(reversion=settings.noise_reversion, scale=settings.noise_scale)
                 print(f"Collecting {settings.collect_steps} steps of {settings.env} ...", flush=True)
                 collect_dataset(self.environment, settings.collect_steps, settings.seed, **noise).save(path)
+            self.processes.wait()
             self.data = Dataset.load(path)
 
     def _batch(self) -> dict[str, torch.Tensor]:
@@ -166,13 +180,16 @@ class Trainer:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def _collect(self, count: int, random: bool = False) -> None:
+        """``count`` episodes of each process, no two of the same number."""
         policy = (lambda _: self._random_action(self.generator)) if random else self._exploring_action
-        for _ in range(count):
-            seed = episode_seed(self.settings.seed, COLLECTION, self.episodes)
+        before = self.buffer.num_added
+        for number in range(self.processes.rank, count * self.processes.count, self.processes.count):
+            seed = episode_seed(self.settings.seed, COLLECTION, self.episodes + number)
             for step in episode(self.environment, policy, seed):
                 self.buffer.add(*step[:6])
-                self.environment_steps += self.settings.action_repeat
-            self.episodes += 1
+        self.episodes += count * self.processes.count
+        added = self.processes.total(self.buffer.num_added - before)
+        self.environment_steps += added * self.settings.action_repeat
 
     def _random_action(self, generator: numpy.random.Generator) -> numpy.ndarray:
         space = self.environment.action_space
@@ -191,7 +208,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Success over the environment's own starts and goals and, in a maze, between its opposite ends."""
         found = {"step": self.step, "environment_steps": self.environment_steps}
-        self.curve.append(found | self._success(self._greedy_action))
+        self.curve.append(found | (self._success(self._greedy_action) if self.processes.is_first else {}))
 
     def _success(self, policy: Policy) -> dict[str, float]:
         count = self.settings.evaluation_episodes
@@ -216,16 +233,20 @@ class Trainer:
         return self.act(observation, deterministic=True)
 
     def _save(self) -> None:
+        own = {"random": checkpoint.random_state(self.generator, self.device)}
+        if self.buffer is not None:
+            own["buffer"] = self.buffer.state_dict()
+        of_processes = self.processes.gathered(own)
+        if not self.processes.is_first:
+            return
         state = {
-            "settings": self.settings.plain(),
+            "settings": self._comparable(),
             "agent": self.agent.state_dict(),
-            "random": checkpoint.random_state(self.generator, self.device),
+            "of_processes": of_processes,
             "curve": self.curve,
             "random_success": self.random_success,
             **{name: getattr(self, name) for name in ("step", "episodes", "environment_steps", "seconds")},
         }
-        if self.buffer is not None:
-            state["buffer"] = self.buffer.state_dict()
         checkpoint.save(self.settings.out / CHECKPOINT_NAME, state)
 
     def _resume(self) -> None:
@@ -233,7 +254,7 @@ class Trainer:
         if self.settings.restart or not path.exists():
             return
         state = checkpoint.load(path)
-        here, there = self.settings.plain(), state.get("settings", {})
+        here, there = self._comparable(), state.get("settings", {})
         names = sorted({*here, *there} - FREE_TO_CHANGE)
         different = [name for name in names if here.get(name) != there.get(name)]
         if different:
@@ -242,13 +263,19 @@ class Trainer:
                 f"{path} is of a run with other settings: {listed}. Give another --out, or --restart to begin anew."
             )
         self.agent.load_state_dict(state["agent"])
-        checkpoint.set_random_state(state["random"], self.generator, self.device)
+        own = state["of_processes"][self.processes.rank]
+        checkpoint.set_random_state(own["random"], self.generator, self.device)
         if self.buffer is not None:
-            self.buffer.load_state_dict(state["buffer"])
+            self.buffer.load_state_dict(own["buffer"])
         self.curve, self.random_success = state["curve"], state["random_success"]
         for name in ("step", "episodes", "environment_steps", "seconds"):
             setattr(self, name, state[name])
-        print(f"Going on from step {self.step} of {path}.", flush=True)
+        if self.processes.is_first:
+            print(f"Going on from step {self.step} of {path}.", flush=True)
+
+    def _comparable(self) -> dict[str, Any]:
+        """What a run is made of, for the next one that goes on from its checkpoint."""
+        return {**self.settings.plain(), "processes": self.processes.count}
 
 
 @contextlib.contextmanager
