@@ -315,6 +315,9 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, capsys):
         ("Endless-v0", [], "max_episode_steps"),
         ("WalkDiscrete-v0", OFFLINE, "give --dataset"),
         ("Walk-v0", ["--batch-size", "1"], "batch_size must be at least 2"),
+        ("Walk-v0", ["--evaluate-with", "actor", "actor"], "each once"),
+        ("Walk-v0", ["--mppi.samples", "0"], "samples must be positive"),
+        ("WalkDiscrete-v0", ["--evaluate-with", "mppi"], "WalkDiscrete-v0 has discrete actions"),
         ("Walk-v0", ["--agent.epsilon", "0"], "epsilon must be positive"),
         ("Walk-v0", ["--steps", "many"], "--steps"),
         ("Walk-v0", ["--nosuch", "1"], "nosuch"),
@@ -325,6 +328,21 @@ def test_what_is_wrong_is_one_message_and_status_2(tmp_path, monkeypatch, capsys
     assert train(tmp_path, *arguments, env=env) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_ways_to_act_are_evaluated_on_the_same_episodes_and_change_nothing_else(tmp_path):
+    assert train(tmp_path / "actor", "--steps", "10") == 0
+    ways = ["--evaluate-with", "mppi", "actor", "greedy", "--mppi.samples", "8", "--mppi.horizon", "2"]
+    assert train(tmp_path / "all", "--steps", "10", *ways) == 0
+    one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("actor", "all"))
+    assert other["final"].keys() == one["final"].keys() | {"success_actor", "success_greedy"}
+    for before, after in zip(one["curve"], other["curve"], strict=True):
+        assert before["success"] == after["success_actor"]
+    states = [checkpoint_of(tmp_path / name) for name in ("actor", "all")]
+    for name in ("agent", "of_processes"):
+        assert_same(*(state[name] for state in states))
+    assert train(tmp_path / "all", "--steps", "12", "--evaluate-with", "greedy") == 0
+    assert checkpoint_of(tmp_path / "all")["curve"][-1].keys() == one["final"].keys()
 
 
 def test_an_agent_that_there_is_not_is_status_2(capsys):

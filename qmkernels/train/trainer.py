@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy
@@ -14,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from ..agents import QRL
+from ..agents import MPPI, QRL
 from ..data import Dataset, GoalSampler, ReplayBuffer
 from . import checkpoint, mazes
 from .environments import (
@@ -34,6 +35,8 @@ CHECKPOINT_NAME = "checkpoint.pt"
 DATASET_NAME = "dataset.npz"
 # What may differ between a checkpoint and the command that goes on from it.
 FREE_TO_CHANGE = {"out", "restart", "steps", "device", "threads", "compile", "checkpoint_interval", "log_interval"}
+FREE_TO_CHANGE |= {"evaluate_with", *(f"mppi.{setting.name}" for setting in fields(MPPI))}
+NUM_CANDIDATES = 256
 
 
 class Trainer:
@@ -56,6 +59,8 @@ class Trainer:
         self.goal_sampler = GoalSampler(geometric=1.0, discount=settings.future_discount)
         torch.manual_seed(settings.seed)
         self.agent = self._make_agent()
+        if self.agent.discrete and "mppi" in settings.evaluate_with:
+            raise ValueError(f"--evaluate-with mppi: {settings.env} has discrete actions; use actor.")
         if not self.processes.is_first:
             # The networks are the same everywhere; what is drawn from here on is not.
             torch.manual_seed(int(self.generator.integers(2**63)))
@@ -84,7 +89,7 @@ class Trainer:
         if not self.curve:
             chance = numpy.random.default_rng([settings.seed, EVALUATION])
             if self.processes.is_first:
-                self.random_success = self._success(lambda _: self._random_action(chance))
+                self.random_success = self._success({"": lambda _: self._random_action(chance)})
             self._evaluate()
         is_first = self.processes.is_first
         writer = SummaryWriter(settings.out / "tensorboard", purge_step=self.step) if is_first else None
@@ -120,10 +125,32 @@ class Trainer:
 
     def act(self, observation: dict[str, numpy.ndarray], deterministic: bool) -> numpy.ndarray:
         """The agent's action as the environment takes it."""
-        state = torch.as_tensor(observation["observation"], dtype=torch.float32, device=self.device)
-        goal = torch.as_tensor(observation["desired_goal"], dtype=torch.float32, device=self.device)
-        action = self.agent.act(state, self.as_goal(goal), deterministic).cpu().numpy()
-        return int(action) + int(self.environment.action_space.start) if self.agent.discrete else action
+        return self._taken(self.agent.act(*self._state_and_goal(observation), deterministic))
+
+    def _state_and_goal(self, observation: dict[str, numpy.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        names = ("observation", "desired_goal")
+        state, goal = (torch.as_tensor(observation[k], dtype=torch.float32, device=self.device) for k in names)
+        return state, self.as_goal(goal)
+
+    def _taken(self, action: torch.Tensor) -> numpy.ndarray:
+        space, action = self.environment.action_space, action.cpu().numpy()
+        return int(action) + int(space.start) if self.agent.discrete else action.clip(space.low, space.high)
+
+    def policies(self) -> dict[str, Policy]:
+        """The ways to act that are evaluated, by what stands behind "success"; without exploration, begun anew."""
+        ways = self.settings.evaluate_with
+        return {"" if number == 0 else f"_{way}": self._policy(way) for number, way in enumerate(ways)}
+
+    def _policy(self, way: str) -> Policy:
+        if way == "actor" or self.agent.discrete:
+            return self._greedy_action
+        generator = torch.Generator(self.device).manual_seed(self.settings.seed)
+        how: dict[str, Any] = dict(mppi=self.settings.mppi, generator=generator)
+        if way == "greedy":
+            actor, size = self.agent.actor, (NUM_CANDIDATES, self.agent.action_size)
+            unit = 2 * torch.rand(size, generator=generator, device=self.device) - 1
+            how = dict(candidate_actions=actor.centre + actor.half_range * unit)
+        return lambda observation: self._taken(self.agent.plan(*self._state_and_goal(observation), **how))
 
     def as_goal(self, goal: torch.Tensor) -> torch.Tensor:
         """The environment's goals (..., g) as the agent takes them."""
@@ -208,22 +235,23 @@ class Trainer:
     def _evaluate(self) -> None:
         """Success over the environment's own starts and goals and, in a maze, between its opposite ends."""
         found = {"step": self.step, "environment_steps": self.environment_steps}
-        self.curve.append(found | (self._success(self._greedy_action) if self.processes.is_first else {}))
+        self.curve.append(found | (self._success(self.policies()) if self.processes.is_first else {}))
 
-    def _success(self, policy: Policy) -> dict[str, float]:
+    def _success(self, policies: dict[str, Policy]) -> dict[str, float]:
+        """Shares of episodes with a success, by kind of episode and policy."""
         count = self.settings.evaluation_episodes
         kinds = {"success": False} if self.maze is None else {"success": False, "success_end_to_end": True}
         return {
-            name: sum(self.evaluation_episode(number, end_to_end, policy)[-1].success for number in range(count))
-            / count
-            for name, end_to_end in kinds.items()
+            kind + name: sum(self.evaluation_episode(n, end_to_end, policy)[-1].success for n in range(count)) / count
+            for name, policy in policies.items()
+            for kind, end_to_end in kinds.items()
         }
 
     def evaluation_episode(self, number: int, end_to_end: bool = False, policy: Policy | None = None) -> list[Step]:
-        """The steps of an episode, without exploration where no policy is given, up to the first success."""
+        """The steps of an episode up to the first success, of the first of `policies` where none is given."""
         return episode(
             self.environment,
-            policy or self._greedy_action,
+            policy or self.policies()[""],
             episode_seed(self.settings.seed, EVALUATION, number),
             options=mazes.end_to_end_options(self.maze, number) if end_to_end else None,
             stop_at_success=True,
