@@ -158,6 +158,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more,
     assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
 
 
+# This file is imported there, and imports its neighbours.
+ENVIRONMENT_OF_PROCESSES = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+
+
 def start(out: Path, steps: int) -> subprocess.Popen:
     """The command in a process of its own, which registers the environment as this one did."""
     code = "import importlib.util, sys; spec = importlib.util.spec_from_file_location('toy', sys.argv[1]); "
@@ -165,7 +169,7 @@ def start(out: Path, steps: int) -> subprocess.Popen:
     code += "sys.exit(toy.train(toy.Path(sys.argv[2]), '--steps', sys.argv[3], '--checkpoint-interval', '20'))"
     return subprocess.Popen(
         [sys.executable, "-c", code, __file__, str(out), str(steps)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT_OF_PROCESSES,
     )  # fmt: skip
 
 
@@ -262,7 +266,7 @@ def torchrun(folder: Path, steps: int) -> subprocess.Popen:
     return subprocess.Popen(
         [*launcher, str(folder / "script.py"), __file__, str(folder), str(steps)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT_OF_PROCESSES,
     )  # fmt: skip
 
 
