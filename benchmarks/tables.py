@@ -42,7 +42,7 @@ def main() -> int:
         print(f"{options.readme} does not exist.", file=sys.stderr)
         return 1
     before = options.readme.read_text()
-    makers = {"iqe": iqe_tables, "ops": ops_tables, "agents": agents_table}
+    makers = {"iqe": iqe_tables, "ops": ops_tables, "agents": agents_table, "training_step": training_step_table}
     after, count = replace_blocks(before, {name: make(options.results) for name, make in makers.items()})
     if count != len(makers):
         wanted = ", ".join(f"<!-- results:{name} -->" for name in makers)
@@ -188,6 +188,38 @@ def agents_provenance(seeds: list[dict]) -> str:
         f"Run at commit {first['commit']} with `--seed` {numbers} by `benchmarks/measure_agents.py`, one thread on "
         f"{first['machine']}, {versions}."
     )
+
+
+def training_step_table(results: Path) -> str:
+    """QRL's whole update, measured by measure_training_step.py: each case with every head."""
+    path = results / "training_step_cpu.csv"
+    if not path.exists():
+        return "No measurements are stored yet.\n"
+    with path.open(newline="") as file:
+        cases = latest_by_case(csv.DictReader(file), ("case",))
+    others = [name for name in dict.fromkeys(name for case in cases for name in case) if name != "ours"]
+    runs = {tuple(case["ours"][field] for field in ("date", "commit")): case["ours"] for case in cases}
+    lines = [
+        "Median time of one `agent.update(batch)`, each other contender taking turns with ours; in brackets its time "
+        "divided by ours, the median over the rounds, and its peak memory. The *ceiling* is the same networks with a "
+        "head that compares a single number.",
+        "",
+        f"| step | ours | {' | '.join(others)} | ours, of the ceiling's speed |",
+        f"|---|{'--:|' * (len(others) + 2)}",
+    ]
+    for case in cases:
+        cells = [next(iter(case.values()))["case"], *(step_cell(case, name) for name in ("ours", *others))]
+        share = case.get("ceiling", {}).get("times_ours")
+        lines.append(f"| {' | '.join(cells)} | {f'{100 * float(share):.0f}%' if share else ''} |")
+    return "\n".join([*lines, "", *(provenance(run) for run in runs.values()), ""])
+
+
+def step_cell(case: dict[str, Row], contender: str) -> str:
+    row = case.get(contender, {})
+    if not row.get("median_ms"):
+        return "not run"
+    times = "" if contender == "ours" else f"{float(row['times_ours']):.2f}x, "
+    return f"{row['median_ms']} ms ({times}{row['peak_mib']} MiB)"
 
 
 def device_tables(cases: list[dict[str, Row]], has_targets: bool) -> str:

@@ -198,3 +198,17 @@ def test_the_results_tables_come_from_the_last_run_and_check_finds_a_stale_readm
     assert run("--check") == 0
     text = readme.read_text()
     assert "2500x [1500x]" in text and "77" not in text and "not run: needs 20 GiB" in text and text.endswith("after\n")
+
+
+def test_the_table_of_training_steps_says_what_share_of_the_ceilings_speed_ours_has(tmp_path):
+    tables = load_tables()
+    run = {"date": "2020-01-01T00:00:00Z", "case": "batch 7", "peak_mib": "5.00"}
+    run |= {name: "?" for name in ("commit", "machine", "cores", "threads", "isa", "torch", "python", "command")}
+    with (tmp_path / tables.TRAINING_STEP).open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*run, "contender", "median_ms", "times_ours"])
+        writer.writeheader()
+        writer.writerow({**run, "contender": "ours", "median_ms": "20", "times_ours": "1"})
+        writer.writerow({**run, "contender": "ceiling", "median_ms": "17", "times_ours": "0.93"})
+        writer.writerow({**run, "contender": "torchqmet"})
+    text = tables.training_step_table(tmp_path)
+    assert "| batch 7 | 20 ms (5.00 MiB) | 17 ms (0.93x, 5.00 MiB) | not run | 93% |" in text

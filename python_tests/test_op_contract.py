@@ -286,6 +286,19 @@ def test_broadcasting_and_both_directions_equal_expanded_inputs(name, x_shape, y
     torch.testing.assert_close(both.y_to_x, function(wide_y, wide_x))
 
 
+@pytest.mark.parametrize("function", [qm.iqe, qm.mrn, qm.pqe])
+@pytest.mark.parametrize("rows", [7, 1 + 2**15 // 96], ids=["stacked", "one after the other"])
+def test_both_directions_and_their_gradients_at_any_size(function, rows):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(rows, 96, generator=generator, requires_grad=True) for _ in range(2))
+    weights = torch.randn(2, rows, generator=generator)
+    found = torch.stack(function(x, y, 8, bidirectional=True))
+    expected = torch.stack([function(x, y, 8), function(y, x, 8)])
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad((weights * each).sum(), (x, y)) for each in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("pairwise", [qm.iqe_pairwise, qm.mrn_pairwise, qm.pqe_pairwise])
 def test_pairwise_takes_batches_ensembles_and_both_directions(pairwise, backend):
     x, y = torch.randn(3, 5, 16, dtype=torch.float64), torch.randn(6, 16, dtype=torch.float64)

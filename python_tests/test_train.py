@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run_two
 
 from qmkernels.train import INTERRUPTED, NEEDED, run
 
@@ -174,6 +175,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more,
     assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
 
 
+# This file is imported there, and imports its neighbours.
+ENVIRONMENT_OF_PROCESSES = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+
+
 def start(out: Path, steps: int) -> subprocess.Popen:
     """The command in a process of its own, which registers the environment as this one did."""
     code = "import importlib.util, sys; spec = importlib.util.spec_from_file_location('toy', sys.argv[1]); "
@@ -181,7 +186,7 @@ def start(out: Path, steps: int) -> subprocess.Popen:
     code += "sys.exit(toy.train(toy.Path(sys.argv[2]), '--steps', sys.argv[3], '--checkpoint-interval', '20'))"
     return subprocess.Popen(
         [sys.executable, "-c", code, __file__, str(out), str(steps)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT_OF_PROCESSES,
     )  # fmt: skip
 
 
@@ -199,6 +204,103 @@ def test_a_process_ended_by_a_signal_leaves_a_checkpoint_to_go_on_from(tmp_path,
     assert (tmp_path / "metrics.json").exists() == (number != signal.SIGKILL)
     assert train(tmp_path, "--steps", str(step + 3), "--checkpoint-interval", "20") == 0
     assert checkpoint_of(tmp_path)["step"] == step + 3
+
+
+@pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
+def test_two_processes_train_the_same_networks_on_batches_of_their_own(tmp_path, capsys, more):
+    update = training.QRL.update
+
+    def worker(rank: int) -> list:
+        agents, sums = set(), []
+
+        def watched(agent, batch):
+            agents.add(agent)
+            sums.append(batch["observation"].sum().item())
+            return update(agent, batch)
+
+        training.QRL.update = watched
+        status = train(tmp_path / "run", "--steps", "12", *more)
+        (agent,) = agents
+        return [status, sums, agent.networks.state_dict()]
+
+    (status, sums, networks), other = run_two(worker, tmp_path)
+    assert status == other[0] == 0
+    assert len(sums) == len(other[1]) == 12 and not set(sums) & set(other[1])
+    assert_same(dict(networks), dict(other[2]))
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [entry["step"] for entry in found["curve"]] == [0, 10, 12] and "success" in found["final"]
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    state = checkpoint_of(tmp_path / "run")
+    assert len(state["of_processes"]) == 2
+    if not more:
+        buffers = [own["buffer"] for own in state["of_processes"]]
+        assert state["episodes"] == 8 and state["environment_steps"] == sum(each["num_added"] for each in buffers)
+        one, two = (each["arrays"]["observation"][:24] for each in buffers)
+        assert not torch.equal(one, two)
+    assert train(tmp_path / "run", "--steps", "15", *more) == 2
+    assert "processes was 2, is 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
+def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, more):
+    update = training.QRL.update
+
+    def worker(rank: int) -> list:
+        count = 0
+
+        def deadly(agent, batch):
+            nonlocal count
+            count += 1
+            if count == 14:
+                raise Killed
+            return update(agent, batch)
+
+        status = [train(tmp_path / "whole", "--steps", "20", *more)]
+        training.QRL.update = deadly
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", "--steps", "20", *more)
+        training.QRL.update = update
+        torch.manual_seed(12345)
+        return [*status, train(tmp_path / "killed", "--steps", "20", *more)]
+
+    assert run_two(worker, tmp_path) == [[0, 0], [0, 0]]
+    assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
+
+
+TORCHRUN = """
+import importlib.util, os, pathlib, sys
+(pathlib.Path(sys.argv[2]) / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+spec = importlib.util.spec_from_file_location("toy", sys.argv[1])
+toy = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
+sys.exit(toy.train(pathlib.Path(sys.argv[2]) / "run", "--steps", sys.argv[3], "--checkpoint-interval", "20"))
+"""
+
+
+def torchrun(folder: Path, steps: int) -> subprocess.Popen:
+    (folder / "script.py").write_text(TORCHRUN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*launcher, str(folder / "script.py"), __file__, str(folder), str(steps)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=ENVIRONMENT_OF_PROCESSES,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_under_torchrun_a_signal_to_one_process_stops_all_and_they_go_on_together(tmp_path):
+    process = torchrun(tmp_path, 10**6)
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert process.poll() is None, process.communicate()[0]
+    os.kill(int((tmp_path / "1.pid").read_text()), signal.SIGTERM)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode != 0 and f"exitcode  : {INTERRUPTED}" in said and "Stopped after" in said, said
+    step = checkpoint_of(tmp_path / "run")["step"]
+    assert step >= 20 and json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == step
+    process = torchrun(tmp_path, step + 3)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and said.count(f"Going on from step {step}") == said.count("Trained") == 1, said
+    assert checkpoint_of(tmp_path / "run")["step"] == step + 3
 
 
 def test_a_finished_run_can_be_made_longer_and_restarted(tmp_path, capsys):
@@ -234,6 +336,9 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, capsys):
         ("Endless-v0", [], "max_episode_steps"),
         ("WalkDiscrete-v0", OFFLINE, "give --dataset"),
         ("Walk-v0", ["--batch-size", "1"], "batch_size must be at least 2"),
+        ("Walk-v0", ["--evaluate-with", "actor", "actor"], "each once"),
+        ("Walk-v0", ["--mppi.samples", "0"], "samples must be positive"),
+        ("WalkDiscrete-v0", ["--evaluate-with", "mppi"], "WalkDiscrete-v0 has discrete actions"),
         ("Walk-v0", ["--agent.epsilon", "0"], "epsilon must be positive"),
         ("Walk-v0", ["--steps", "many"], "--steps"),
         ("Walk-v0", ["--nosuch", "1"], "nosuch"),
@@ -244,6 +349,21 @@ def test_what_is_wrong_is_one_message_and_status_2(tmp_path, monkeypatch, capsys
     assert train(tmp_path, *arguments, env=env) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_ways_to_act_are_evaluated_on_the_same_episodes_and_change_nothing_else(tmp_path):
+    assert train(tmp_path / "actor", "--steps", "10") == 0
+    ways = ["--evaluate-with", "mppi", "actor", "greedy", "--mppi.samples", "8", "--mppi.horizon", "2"]
+    assert train(tmp_path / "all", "--steps", "10", *ways) == 0
+    one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("actor", "all"))
+    assert other["final"].keys() == one["final"].keys() | {"success_actor", "success_greedy"}
+    for before, after in zip(one["curve"], other["curve"], strict=True):
+        assert before["success"] == after["success_actor"]
+    states = [checkpoint_of(tmp_path / name) for name in ("actor", "all")]
+    for name in ("agent", "of_processes"):
+        assert_same(*(state[name] for state in states))
+    assert train(tmp_path / "all", "--steps", "12", "--evaluate-with", "greedy") == 0
+    assert checkpoint_of(tmp_path / "all")["curve"][-1].keys() == one["final"].keys()
 
 
 def test_an_agent_that_there_is_not_is_status_2(capsys):

@@ -19,6 +19,7 @@ from torch.nn import functional
 from ..losses import latent_dynamics, qrl_critic
 from ..nn import IQE
 from ..ops.broadcasting import every_pair
+from .mppi import MPPI, first_actions
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -376,21 +377,40 @@ class QRL:
         )
 
     @torch.no_grad()
-    def plan(self, observation: Tensor, goal: Tensor, candidate_actions: Tensor | None = None) -> Tensor:
-        """Of candidate actions the one after which the goal is nearest, by the latent dynamics.
+    def plan(
+        self,
+        observation: Tensor,
+        goal: Tensor,
+        candidate_actions: Tensor | None = None,
+        *,
+        mppi: MPPI | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Of candidate actions the one after which the goal is nearest, by the latent dynamics; or the first action of
+        a plan of several.
 
         Args:
             observation, goal: (..., size); leading sizes broadcast.
             candidate_actions: (N, action_size), or (..., N, action_size) with candidates of each row's own; with
                 ``discrete``, (N,) or (..., N) int64, and None stands for all.
+            mppi: plans so instead of by candidates; not with ``discrete``. A plan costs the sum of the distances to the
+                goal after each of its actions, all but the last times ``step_weight``.
+            generator: of MPPI's noise, on the agent's device: the same state gives the same actions.
 
         Returns:
             (..., action_size), or (...) int64 with ``discrete``: the first of the best.
         """
         observation, goal = _expanded(observation, goal)
+        if mppi is not None:
+            if self.discrete or candidate_actions is not None:
+                raise ValueError("QRL.plan: MPPI is for continuous actions, and takes no candidate_actions.")
+            cost = self._plan_cost(self.state_inputs(observation), self.goal_inputs(goal), mppi)
+            return first_actions(
+                cost, self.actor.centre, self.actor.half_range, observation.shape[:-1], mppi, generator
+            )
         if candidate_actions is None:
             if not self.discrete:
-                raise ValueError("QRL.plan: give candidate_actions; there is no finite set of all.")
+                raise ValueError("QRL.plan: give candidate_actions, of which there is no finite set, or mppi.")
             candidate_actions = torch.arange(self.action_size, device=observation.device)
         inner = 1 if self.discrete else 2
         count = candidate_actions.shape[-inner]
@@ -406,6 +426,27 @@ class QRL:
         if self.discrete:
             return candidates.gather(-1, best.unsqueeze(-1)).squeeze(-1)
         return candidates.gather(-2, best[..., None, None].expand(*best.shape, 1, self.action_size)).squeeze(-2)
+
+    def _plan_cost(self, state: Tensor, target: Tensor, mppi: MPPI) -> Callable[[Tensor], Tensor]:
+        """Plans (..., samples, horizon, action_size) to their costs (..., samples), states and goals embedded once."""
+        begun = [critic.encoder(state).unsqueeze(-2) for critic in self.critics]
+        goals = [critic.embed(target).unsqueeze(-2) for critic in self.critics]
+        compared = mppi.horizon if mppi.step_weight else 1
+
+        def along(critic: Critic, latent: Tensor, goal: Tensor, plans: Tensor) -> Tensor:
+            latent, passed = latent.expand(*plans.shape[:-2], -1), []
+            for action in plans.unbind(dim=-2):
+                latent = critic.dynamics(latent, action)
+                passed.append(latent)
+            reached = critic.projector(torch.cat(passed[-compared:], dim=-2))
+            return every_pair(critic.head, reached, goal).squeeze(-1).unflatten(-1, (compared, -1))
+
+        def cost(plans: Tensor) -> Tensor:
+            parts = zip(self.critics, begun, goals, strict=True)
+            distances = self._largest(along(critic, latent, goal, plans) for critic, latent, goal in parts)
+            return distances[..., -1, :] + mppi.step_weight * distances[..., :-1, :].sum(dim=-2)
+
+        return cost
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics, list[tuple[Tensor, Tensor]]]:
         """The critics' losses added; metrics; of each critic the detached latents of states and of their goals."""
@@ -423,12 +464,14 @@ class QRL:
             encoded = critic.encoder(inputs)
             state, following, *goal = encoded.split(size)
             embedded = critic.projector(torch.cat([encoded, critic.dynamics(state, action)]))
-            x, y, predicted = embedded[: -2 * size], embedded[size:-size], embedded[-size:]
+            # Parts, not slices: a slice's gradient is as large as the whole.
+            x, next_y, *goal_y, predicted = embedded.split(size)
+            x, y = (torch.cat([x, next_y]), torch.cat([next_y, *goal_y])) if goal_y else (x, next_y)
             found = qrl_critic(
                 critic.head, x, y, critic.raw_multiplier, cost=cost, epsilon=config.epsilon,
                 softplus_beta=config.softplus_beta, softplus_offset=config.softplus_offset,
             )  # fmt: skip
-            dynamics = latent_dynamics(critic.head, predicted, embedded[size : 2 * size])
+            dynamics = latent_dynamics(critic.head, predicted, next_y)
             losses.append(found.loss + config.dynamics_weight * dynamics.loss)
             latents.append((state.detach(), (goal[0] if goal else following).detach()))
             for name, value in found._asdict().items():
@@ -526,7 +569,9 @@ class QRL:
                 {"params": _without(self.actor, weight), "lr": config.actor_learning_rate},
                 {"params": weight, "lr": config.entropy_learning_rate},
             ]
-        return {name: torch.optim.AdamW(each, weight_decay=0.0) for name, each in groups.items()}
+        # One pass over parameters, gradients and moments, where torch has that.
+        fused = next(self.networks.parameters()).device.type in ("cpu", "cuda")
+        return {name: torch.optim.AdamW(each, weight_decay=0.0, fused=fused) for name, each in groups.items()}
 
     def _send(self, *modules: nn.Module) -> None:
         """Gives a group's processes what the first of them has."""

@@ -80,7 +80,7 @@ class KernelHead(QuasimetricBase):
         return self._distance("elementwise", x, y, bidirectional=False)
 
     def bidirectional(self, x: Tensor, y: Tensor) -> BothWays:
-        """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``, from one kernel call."""
+        """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
         if self._own_components or self._own_forward:
             return super().bidirectional(x, y)
         self._check_sizes(x, y)

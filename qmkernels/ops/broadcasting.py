@@ -13,6 +13,8 @@ from torch import Tensor
 
 # Below this many rows on either side a matrix is not worth its own kernel: the rows are repeated instead.
 _SMALLEST_MATRIX_SIDE = 8
+# From this many values on, copies of x and y for one call in both directions take longer than a second call.
+_LARGEST_STACK = 2**15
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,10 @@ def elementwise(op: str, x: Tensor, y: Tensor, rows: Run, pairs: Run, bidirectio
     ``rows`` and ``pairs`` are the distance's two forms; matrices are what broadcasting makes them of.
     """
     if x.shape == y.shape:
-        if bidirectional:
+        if bidirectional and x.numel() < _LARGEST_STACK:
             return BothWays(*rows(torch.stack([x, y]), torch.stack([y, x])).unbind(0))
+        if bidirectional:
+            return BothWays(rows(x, y), rows(y, x))
         return rows(x, y)
     shape = broadcast_shape(op, x, y)
     plan = matrix_plan(x, y, shape)

@@ -75,7 +75,7 @@ def iqe(
         max_weight: for "maxmean", a number or a 0-d tensor, through which gradients flow. torchqmet's convention is
             ``sigmoid(raw)`` with raw from -1, and None stands for its initial value, 0.269; OGBench's and TMD's is
             ``1 - sigmoid(raw)`` with raw from 0.
-        bidirectional: return both directions, a named tuple (x_to_y, y_to_x), from one call of the kernel.
+        bidirectional: return both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
     Returns:

@@ -173,7 +173,7 @@ def mrn(
         eps_form: where eps sits: "add" to the squares, "max" with the squares, or added to every "difference".
         reduction: of components, "sum", "mean" or "none". Default "sum".
         scale: the distance is multiplied by this. Default 1.
-        bidirectional: return both directions, a named tuple (x_to_y, y_to_x), from one call of the kernel.
+        bidirectional: return both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
     Returns:

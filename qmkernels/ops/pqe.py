@@ -110,7 +110,7 @@ def pqe(
         dim_per_component: K, at least 1. Default 4.
         weights: ``(C,)``, through which gradients flow; the paper's are learned (`nn.PQELH`). Default: ones.
         reduction: "sum", which weights belong to, "mean", or "none".
-        bidirectional: return both directions, a named tuple (x_to_y, y_to_x), from one call of the kernel.
+        bidirectional: return both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
     Returns:

@@ -18,6 +18,8 @@ def run(argv: Sequence[str]) -> int:
 
     0: done. 1: a package is missing. 2: an argument is wrong, or does not suit the environment, the data or the
     checkpoint. 130: Ctrl-C or a termination signal; a checkpoint is written, and the same command goes on from it.
+
+    ``torchrun -m qmkernels.cli train ...`` trains with several processes.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -29,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         return 0 if asked else 2
     import tyro
 
-    from . import report
+    from . import processes, report
     from .presets import PRESETS, defaults
     from .settings import Settings
     from .trainer import Trainer
@@ -48,11 +50,13 @@ def run(argv: Sequence[str]) -> int:
         print(f"qmkernels train: {error}", file=sys.stderr)
         return 2
     try:
-        trainer = Trainer(settings)
-        finished = trainer.run()
-        report.write(trainer)
+        with processes.joined(processes.device_of(settings.device)) as together:
+            trainer = Trainer(settings, together)
+            finished = trainer.run()
+            if together.is_first:
+                report.write(trainer)
+                print(report.summary(trainer, finished), flush=True)
     except (ValueError, ImportError, FileExistsError, NotADirectoryError) as error:
         print(f"qmkernels train: {error}", file=sys.stderr)
         return 2
-    print(report.summary(trainer, finished))
     return 0 if finished else INTERRUPTED

@@ -25,8 +25,9 @@ def metrics(trainer: Trainer) -> dict[str, Any]:
     """What metrics.json holds; ``curve`` has an entry for each evaluation, the last is ``final``.
 
     success: share of evaluation episodes with a success at any step; success_end_to_end: of those between the two ends
-    of a maze. random: the same of uniformly random actions. seconds: wall-clock time of updates, collections and
-    evaluations, of all parts of a resumed run.
+    of a maze; success_WAY, success_end_to_end_WAY: of the further ways to act in evaluate_with. random: the same of
+    uniformly random actions. seconds: wall-clock time of updates, collections and evaluations, of all parts of a
+    resumed run.
     """
     return {
         "final": trainer.curve[-1] if trainer.curve else None,
@@ -47,11 +48,12 @@ def figure(trainer: Trainer) -> Figure:
     has_maze = trainer.maze is not None and len(trainer.maze.maze_map) > 0
     drawn = Figure(figsize=(11 if has_maze else 6, 4.4), dpi=150, layout="constrained")
     panels = drawn.subplots(1, 2 if has_maze else 1, squeeze=False)[0]
-    names = {"success": "starts and goals of the environment", "success_end_to_end": "between opposite ends"}
-    for key, name in names.items():
+    kinds = {"success_end_to_end": "between opposite ends", "success": "starts and goals of the environment"}
+    for key in dict.fromkeys(name for entry in trainer.curve for name in entry if name.startswith("success")):
+        kind = next(kind for kind in kinds if key.startswith(kind))
         points = [(entry["step"], entry[key]) for entry in trainer.curve if key in entry]
-        if points:
-            panels[0].plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        label = ", ".join([kinds[kind], key.removeprefix(kind).removeprefix("_")]).removesuffix(", ")
+        panels[0].plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
     panels[0].set(xlabel="updates", ylabel="share of episodes with a success", ylim=(-0.03, 1.03))
     panels[0].set_title(f"{trainer.settings.env}, seed {trainer.settings.seed}", fontsize=11)
     panels[0].legend(loc="lower right", fontsize=8)
@@ -95,7 +97,7 @@ def write(trainer: Trainer) -> None:
 def summary(trainer: Trainer, finished: bool) -> str:
     """What the command prints at the end."""
     final = trainer.curve[-1] if trainer.curve else {}
-    rates = ", ".join(f"{name} {final[name]:.2f}" for name in ("success", "success_end_to_end") if name in final)
+    rates = ", ".join(f"{name} {final[name]:.2f}" for name in final if name.startswith("success"))
     lines = [f"{'Trained' if finished else 'Stopped after'} {trainer.step} steps in {trainer.seconds:.0f} s: {rates}."]
     if not finished:
         lines.append("The same command goes on from here.")

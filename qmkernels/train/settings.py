@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..agents import QRLConfig
+from ..agents import MPPI, QRLConfig
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Train QRL on a gymnasium environment with goals. The same command again goes on from the last checkpoint."""
+    """Train QRL on a gymnasium environment with goals. The same command again goes on from the last checkpoint.
+
+    Under torchrun the processes train together: gradients are averaged, and counts of transitions in a batch or a
+    buffer and of episodes collected are each process's own. They share the folder of --out.
+    """
 
     env: str
     """Name of a gymnasium environment whose observations have observation, achieved_goal and desired_goal."""
@@ -76,6 +80,12 @@ class Settings:
     """Updates between two evaluations."""
     evaluation_episodes: int = 50
     """Episodes in an evaluation, the same in each; success is any step's (QRL: 50)."""
+    evaluate_with: tuple[Literal["actor", "greedy", "mppi"], ...] = ("actor",)
+    """One or more ways to act, compared on the same episodes; the first is "success", others have their name behind.
+    actor: the actor's mode. greedy: of 256 random actions, drawn once, the one after which the goal is nearest by the
+    latent dynamics. mppi: plans through them. Discrete agents have no actor, and are greedy over all actions."""
+    mppi: MPPI = field(default_factory=MPPI)
+    """Of plans."""
     checkpoint_interval: int = 2_000
     """Updates between two checkpoints."""
     log_interval: int = 250
@@ -96,6 +106,8 @@ class Settings:
         for name in ("steps", "seed", "exploration", "noise_scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if not self.evaluate_with or len(set(self.evaluate_with)) < len(self.evaluate_with):
+            raise ValueError(f"evaluate_with must be one or more ways, each once, got {self.evaluate_with}.")
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: a transition's goal is another one's state.")
         if not 0 <= self.noise_reversion <= 1:
@@ -104,9 +116,10 @@ class Settings:
             raise ValueError(f"future_discount must be from 0 to 1, got {self.future_discount}.")
 
     def plain(self) -> dict[str, Any]:
-        """As numbers, strings and lists, those of the agent as ``agent.NAME``."""
+        """As numbers, strings and lists, those of parts as ``agent.NAME`` and ``mppi.NAME``."""
         flat = dataclasses.asdict(self)
-        flat |= {f"agent.{name}": value for name, value in flat.pop("agent").items()}
+        for part in ("mppi", "agent"):
+            flat |= {f"{part}.{name}": value for name, value in flat.pop(part).items()}
         return {
             k: list(v) if isinstance(v, tuple) else v if isinstance(v, int | float) else str(v) for k, v in flat.items()
         }
