@@ -27,9 +27,12 @@ _CLONING = "--agent.actor-distance-weight 0 --agent.behaviour-cloning-weight 1"
 EXPERIMENTS = {
     "umaze_qrl": "--env PointMaze_UMaze-v3 --steps 1500",
     "umaze_cloning": f"--env PointMaze_UMaze-v3 --steps 1500 {_CLONING}",
-    "medium_qrl": "--env PointMaze_Medium-v3 --steps 4000",
-    "medium_cloning": f"--env PointMaze_Medium-v3 --steps 4000 {_CLONING}",
+    "umaze_planning": "--env PointMaze_UMaze-v3 --steps 1500 --evaluation-interval 1500 "
+    "--evaluate-with actor greedy mppi",
     "fetchreach_qrl": "--env FetchReach-v4 --preset small --steps 2000",
+    "fetchreach_not_standardised": "--env FetchReach-v4 --preset small --steps 2000 --no-standardise",
+    "medium_qrl": "--env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",
+    "medium_cloning": f"--env PointMaze_Medium-v3 --steps 6000 {_CLONING}",
 }
 
 

@@ -164,17 +164,23 @@ def seeds_of(folder: Path) -> list[dict]:
 
 
 def agents_row(seeds: list[dict]) -> str:
+    first = seeds[0]
+    ways = {way: "" if number == 0 else f"_{way}" for number, way in enumerate(first["settings"]["evaluate_with"])}
+
     def each(part: str, key: str) -> str:
         return " / ".join(f"{seed[part][key]:.2f}" for seed in seeds if key in seed[part])
 
-    first = seeds[0]
+    def by_way(key: str) -> str:
+        found = {way: each("final", key + suffix) for way, suffix in ways.items()}
+        return "; ".join(f"{way} {shares}" if len(ways) > 1 else shares for way, shares in found.items() if shares)
+
     shown = re.sub(r" --seed \d+", "", first["command"])
     chance = "; ".join(filter(None, (each("random", key) for key in ("success", "success_end_to_end"))))
     # A dataset is collected before the first update; online the buffer's steps are counted.
     collected = first["settings"]["collect_steps"] * first["settings"]["action_repeat"]
     steps = collected if first["settings"]["offline"] else first["environment_steps"]
     cells = [
-        f"`{shown}`", each("final", "success"), each("final", "success_end_to_end"), chance, f"{first['step']:,}",
+        f"`{shown}`", by_way("success"), by_way("success_end_to_end"), chance, f"{first['step']:,}",
         f"{steps:,}", f"{sum(seed['seconds'] for seed in seeds) / len(seeds) / 60:.1f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
