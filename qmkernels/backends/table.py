@@ -19,7 +19,7 @@ from types import ModuleType
 
 from . import native
 
-OPS = ("iqe", "mrn", "pqe", "poisson", "nearest", "qrl", "fsq")
+OPS = ("iqe", "mrn", "pqe", "poisson", "nearest", "qrl", "fsq", "pair_loss")
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 _AUTO_ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
 _MODULES = {"cuda": "compiled", "cpu": "compiled", "triton": "triton", "reference": "reference"}
