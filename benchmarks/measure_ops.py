@@ -21,6 +21,7 @@ import bench_fsq
 import bench_losses
 import bench_mrn
 import bench_nearest
+import bench_pair_loss
 import bench_poisson
 import bench_pqe
 import bench_qrl
@@ -39,7 +40,7 @@ from comparison import (
 
 from qmkernels.bench import interleaved_times_ms
 
-MODULES = (bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq)
+MODULES = (bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq, bench_pair_loss)
 CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": bench_nearest.PARTS}
 COLUMNS = (

@@ -16,6 +16,7 @@ from triton.compiler import ASTSource
 
 from qmkernels.backends.triton import component_tiles
 from qmkernels.reference.mrn import MrnForm
+from qmkernels.reference.pair_loss import KINDS, PairForm
 from qmkernels.reference.poisson import FORMS
 
 TYPES_OF_THEIR_OWN = {
@@ -144,7 +145,16 @@ def fsq(dtype: torch.dtype) -> Iterator[Launch]:
         yield kernels.fsq_backward_kernel, kernels.backward_constants(levels), 4
 
 
-LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq)}
+def pair_loss(dtype: torch.dtype) -> Iterator[Launch]:
+    kernels = module("pair_loss")
+    for kind in KINDS:
+        form = PairForm(kind, 0.05, 0.1, log_discount=-0.01)
+        for missing in ({}, {"log_discounts_ptr": None}, {"after_ptr": None, "log_discounts_ptr": None}):
+            yield kernels.pair_loss_forward_kernel, kernels.forward_constants(form) | missing, 4
+            yield kernels.pair_loss_backward_kernel, kernels.backward_constants(form) | missing, 4
+
+
+LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq, pair_loss)}
 
 
 def main(op: str, target: str, dtype: str) -> None:

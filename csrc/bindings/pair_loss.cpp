@@ -82,7 +82,7 @@ void bind_pair_loss(pybind11::module_& cpu, pybind11::module_* cuda) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 cuda::pair_loss_forward<T>(as<T>(distance), as<T>(after), as<T>(log_discounts), as<T>(loss),
-                                           as<T>(stats), as<T>(row_sums), as<T>(column_sums), as<T>(workspace),
+                                           as<T>(stats), as<T>(row_sums), as<T>(column_sums), as<void>(workspace),
                                            {batch, rows, columns}, form, {device, as<void>(stream)});
             });
         },

@@ -6,7 +6,7 @@
 // so far. A column of which that leaves next to nothing, far below the rows' maxima, is summed again below its own.
 // LINEX takes one exponential more. The columns' sums of all tasks are then put together.
 //
-// Backward: one exponential a pair and softmax, and one for LINEX.
+// Backward: one exponential a pair, of both directions where their log-sum-exps are near, and one for LINEX.
 //
 // Memory: three values a task and column where columns are summed. Precision: arithmetic in T, up to 128 terms are
 // added in T, then in double, in an order that does not depend on the number of threads; logarithms in double.
@@ -46,6 +46,12 @@ QMK_INLINE T exp_of(T x) {
     return std::exp(x);
 }
 
+// Of what is at most 0, but for rounding.
+template <class T>
+QMK_INLINE Lanes<T> share_of(Lanes<T> x) {
+    return exponential_of_nonpositive<T, IndexLanes<T>>(x).value();
+}
+
 template <class T>
 QMK_INLINE Lanes<T> larger(Lanes<T> a, Lanes<T> b) {
     return a > b ? a : b;
@@ -71,14 +77,11 @@ QMK_INLINE Lanes<double> part_in_double(Lanes<T> v, int part) {
     return __builtin_convertvector(values, Lanes<double>);
 }
 
-// The logarithm of the product of a vector's halves, or of a vector of doubles; -inf is not expected.
-template <class T>
-QMK_INLINE Lanes<double> log_of_parts(Lanes<T> v) {
-    Lanes<double> product = part_in_double<T>(v, 0);
-    for (int part = 1; part < num_parts<T>; ++part) product *= part_in_double<T>(v, part);
-    const Lanes<double> one = broadcast(1.0), nan = broadcast(double(NAN));
-    const auto is_normal = (product >= 0x1p-1022) & (product <= Limits<double>::highest);
-    return is_normal ? logarithm(is_normal ? product : one) : product > 0 ? product : nan;
+// Of positive numbers and infinity, else NaN.
+QMK_INLINE Lanes<double> logarithm_of_any(Lanes<double> x) {
+    const auto is_normal = (x >= 0x1p-1022) & (x <= Limits<double>::highest);
+    const Lanes<double> not_normal = x > 0 ? x : broadcast(double(NAN));
+    return is_normal ? logarithm(is_normal ? x : broadcast(1.0)) : not_normal;
 }
 
 template <class T>
@@ -87,7 +90,7 @@ struct ForwardTask {
     T* row_sums;
     // Of each column: the greatest logit, what its exponentials are below, and their sum.
     T *most, *shift, *sum;
-    int64_t first_row, rows, columns;
+    int64_t first_row, rows, columns, matches;
 };
 
 template <class T, PairKind kind, bool has_after>
@@ -141,6 +144,7 @@ struct Forward {
     template <int count>
     void together(int64_t row) {
         T most[count], shift[count], share[count], shrink = T(1);
+        bool is_infinite = false;  // a logit
         if constexpr (has_logits) {
             V maxima[count];
             for (V& one : maxima) one = broadcast(T(-INFINITY));
@@ -159,6 +163,7 @@ struct Forward {
             for (int r = 0; r < count; ++r) {
                 most[r] = max_of_lanes<T>(maxima[r]);
                 shift[r] = finite_or_nan(most[r], Limits<T>::highest);
+                is_infinite |= most[r] > Limits<T>::highest;
                 highest = shift[r] > highest ? shift[r] : highest;
             }
             if constexpr (over_columns(kind)) {
@@ -168,40 +173,55 @@ struct Forward {
         }
 
         double row_sum[count] = {};
+        is_infinite ? add<count, true>(row, shift, share, shrink, row_sum)
+                    : add<count, false>(row, shift, share, shrink, row_sum);
+        for (int r = 0; r < count; ++r)
+            finish_row(row + r, most[has_logits ? r : 0], shift[has_logits ? r : 0], row_sum[r]);
+    }
+
+    QMK_INLINE T log_discount_of(int64_t row) const {
+        return task.log_discounts ? task.log_discounts[row] : T(form.log_discount);
+    }
+
+    // Everything but the maxima and the matches.
+    template <int count, bool is_infinite>
+    void add(int64_t row, const T* shift, const T* share, T shrink, double* row_sum) {
         T log_discount[count];
         const V clip = broadcast(T(form.clip));
-        for (int r = 0; r < count; ++r)
-            log_discount[r] = task.log_discounts ? task.log_discounts[row + r] : T(form.log_discount);
+        for (int r = 0; r < count; ++r) log_discount[r] = log_discount_of(row + r);
         for (int64_t begin = 0; begin < task.columns; begin += strip) {
             const int64_t end = begin + strip < task.columns ? begin + strip : task.columns;
             V exponentials[count] = {}, distances{}, positives{}, divergences{}, differences{};
             Lanes<double> terms{};
             for_columns(begin, end, [&](int64_t j, auto is_tail, auto&& kept) {
                 V column{};
-                Lanes<double> product{};  // of 1 + exp(-|l|), less 1
+                V product{};  // of 1 + exp(-|l|), less 1
+                Lanes<double> values = broadcast(1.0);
                 if constexpr (over_columns(kind)) column = load<V>(task.sum + j) * shrink;
                 for (int r = 0; r < count; ++r) {
                     const V distance = at<is_tail.value>(task.distance, row + r, j);
                     distances += distance;
                     if constexpr (is_softmax(kind)) {
-                        const V e = exp_of<T>(scale * distance - shift[r]);
+                        const V below = rounded(scale * distance) - shift[r];
+                        const V e = is_infinite ? exp_of<T>(below) : share_of<T>(below);
                         if constexpr (over_rows(kind)) exponentials[r] += kept(e);
                         if constexpr (over_columns(kind)) column += e * share[r];
                     }
                     if constexpr (kind == PairKind::sigmoid) {
                         const V logit = scale * distance;
-                        const V e = kept(exp_of<T>(logit < 0 ? logit : -logit));
+                        const V e = kept(share_of<T>(logit < 0 ? logit : -logit));
                         positives += kept(logit < 0 ? V{} : logit);
-                        for (int part = 0; part < num_parts<T>; ++part) {
-                            const auto more = part_in_double<T>(e, part);
-                            product += more + product * more;
-                        }
+                        product += e + product * e;
                     }
                     if constexpr (kind == PairKind::repulsion) {
                         V value = distance + T(pair_eps);
                         if constexpr (is_tail.value)
                             for (int64_t lane = end - j; lane < n; ++lane) value[lane] = T(1);
-                        terms += log_of_parts<T>(value);
+                        // Eight floats' product is a double.
+                        if constexpr (sizeof(T) == sizeof(float))
+                            for (int part = 0; part < num_parts<T>; ++part) values *= part_in_double<T>(value, part);
+                        else
+                            terms += logarithm_of_any(value);
                     }
                     if constexpr (has_after) {
                         const V delta = distance - at<is_tail.value>(task.after, row + r, j);
@@ -211,7 +231,16 @@ struct Forward {
                     }
                 }
                 if constexpr (over_columns(kind)) store(task.sum + j, column);
-                if constexpr (kind == PairKind::sigmoid) terms += log_one_plus(product);
+                if constexpr (kind == PairKind::sigmoid) {
+                    auto whole = part_in_double<T>(product, 0);
+                    for (int part = 1; part < num_parts<T>; ++part) {
+                        const auto other = part_in_double<T>(product, part);
+                        whole += other + whole * other;
+                    }
+                    terms += log_one_plus(whole);
+                }
+                if constexpr (kind == PairKind::repulsion && sizeof(T) == sizeof(float))
+                    terms += logarithm_of_any(values);
             });
             for (int r = 0; r < count; ++r) row_sum[r] += double(sum_of_lanes<T>(exponentials[r]));
             sums.distance += double(sum_of_lanes<T>(distances));
@@ -219,11 +248,9 @@ struct Forward {
             sums.difference += double(sum_of_lanes<T>(differences));
             sums.terms += double(sum_of_lanes<T>(positives)) + sum_of_lanes<double>(terms);
         }
-        for (int r = 0; r < count; ++r)
-            finish_row(row + r, most[has_logits ? r : 0], shift[has_logits ? r : 0], row_sum[r], log_discount[r]);
     }
 
-    void finish_row(int64_t row, T most, T shift, double exponentials, T log_discount) {
+    void finish_row(int64_t row, T most, T shift, double exponentials) {
         const int64_t match = task.first_row + row + form.offset;
         const T* distances = task.distance + row * task.columns;
         const T distance = distances[match];
@@ -242,17 +269,15 @@ struct Forward {
         }
         if constexpr (has_after) {
             const T delta = distance - task.after[row * task.columns + match], clip = T(form.clip);
-            const T grown = exp_of((delta > clip ? clip : delta) + log_discount);
+            const T grown = exp_of((delta > clip ? clip : delta) + log_discount_of(row));
             sums.match_divergence += double(Linex<T>(distance, delta, grown, clip).value);
         }
         if constexpr (over_columns(kind)) {
-            const int64_t matches_begin = form.offset, matches_end = form.offset + num_matches;
+            const int64_t matches_begin = form.offset, matches_end = form.offset + task.matches;
             for (int64_t j = 0; j < matches_begin; ++j) sums.outside += double(distances[j]);
             for (int64_t j = matches_end; j < task.columns; ++j) sums.outside += double(distances[j]);
         }
     }
-
-    int64_t num_matches = 0;
 
     // A column's shift; and its sum below its own maximum where the common one leaves too little of it, or no number.
     void finish_columns(int64_t column) {
@@ -264,10 +289,9 @@ struct Forward {
         if (all) return;
         const V own = finite_or_nan(load<V>(task.most + column), broadcast(Limits<T>::highest));
         V again{};
+        const int64_t exist = task.columns - column < n ? task.columns - column : n;
         for (int64_t row = 0; row < task.rows; ++row)
-            again += exp_of<T>(scale * load_some(task.distance + row * task.columns + column,
-                                                 task.columns - column < n ? task.columns - column : n) -
-                               own);
+            again += exp_of<T>(rounded(scale * load_some(task.distance + row * task.columns + column, exist)) - own);
         store(task.shift + column, is_fine ? broadcast(highest) : own);
         store(task.sum + column, is_fine ? sum : again);
     }
@@ -339,11 +363,10 @@ void forward(const T* distance, const T* after, const T* log_discounts, T* loss,
                                   lines + 2 * memory.line,
                                   row,
                                   rows,
-                                  shape.columns};
+                                  shape.columns,
+                                  shape.rows};
         PairSums<double> sums{};
-        Forward<T, kind, has_after> run(form, task, sums);
-        run.num_matches = shape.rows;
-        run.run();
+        Forward<T, kind, has_after>(form, task, sums).run();
         memory.sums[index] = sums;
     });
     if constexpr (over_columns(kind))
@@ -363,45 +386,34 @@ void forward(const T* distance, const T* after, const T* log_discounts, T* loss,
     finish_pair_loss(all, form, shape, has_after, loss, stats);
 }
 
-// Of one row: everything but its match, then that.
+// What the columns of a matrix are in its gradient.
+template <class T>
+struct Columns {
+    const T *logsumexp, *slope;
+    const T* weight;  // slope * exp(middle - logsumexp)
+    T middle;
+    bool are_near;  // are their log-sum-exps to the middle
+};
+
+// So near each other, e^40 at most apart, one exponential is as good as the other's.
+constexpr double nearness = 20;
+
 template <class T, PairKind kind, bool has_after>
 struct Backward {
     using V = Lanes<T>;
 
     const PairForm& form;
     const PairWeights<T> weights;
-    int64_t columns;
+    int64_t num_columns;
 
-    void run(const T* distance, const T* after, T log_discount, T row_sum, const T* column_sums, const T* column_slopes,
-             int64_t match, T* grad) const {
-        constexpr int n = num_lanes<T>;
-        const T row_slope = weights.softmax * (T(1) + weights.squares * row_sum);
-        const auto derivative = [&](V d, V a, V column_sum, V column_slope) {
-            const V logit = T(-form.scale) * d;
-            V sum{};
-            if constexpr (over_rows(kind)) sum += row_slope * exp_of<T>(logit - row_sum);
-            if constexpr (over_columns(kind)) sum += column_slope * exp_of<T>(logit - column_sum);
-            if constexpr (kind == PairKind::sigmoid) {
-                const V e = exp_of<T>(logit < 0 ? logit : -logit);
-                sum += weights.sigmoid * (logit < 0 ? e : T(1) - V{}) / (1 + e);
-            }
-            if constexpr (kind == PairKind::repulsion) sum += weights.repulsion / (d + T(pair_eps));
-            if constexpr (has_after) sum += weights.everywhere * slope(d, a, log_discount);
-            return sum;
-        };
-        const auto column_values = [](const T* line, int64_t j) {
-            return over_columns(kind) ? load<V>(line + j) : V{};
-        };
-        int64_t j = 0;
-        for (; j + n <= columns; j += n)
-            store(grad + j, derivative(load<V>(distance + j), has_after ? load<V>(after + j) : V{},
-                                       column_values(column_sums, j), column_values(column_slopes, j)));
-        if (j < columns) {
-            const V last =
-                derivative(load_some(distance + j, columns - j), has_after ? load_some(after + j, columns - j) : V{},
-                           column_values(column_sums, j), column_values(column_slopes, j));
-            __builtin_memcpy(grad + j, &last, (columns - j) * sizeof(T));
-        }
+    // One row: everything but its match, then that.
+    void run(const T* distance, const T* after, T log_discount, T row_sum, const Columns<T>& columns, int64_t match,
+             T* grad) const {
+        const T apart = row_sum - columns.middle;
+        if (kind == PairKind::symmetric && columns.are_near && apart >= T(-nearness) && apart <= T(nearness))
+            run_columns<true>(distance, after, log_discount, row_sum, columns, grad);
+        else
+            run_columns<false>(distance, after, log_discount, row_sum, columns, grad);
         if constexpr (kind == PairKind::repulsion) {
             grad[match] = weights.steps * (distance[match] - T(form.step));
             if constexpr (has_after)
@@ -412,6 +424,40 @@ struct Backward {
         if constexpr (has_after) grad[match] += weights.diagonal * slope(distance[match], after[match], log_discount);
     }
 
+    // With `shares`, the column's probability is the row's times exp(row_sum - column's log-sum-exp).
+    template <bool shares>
+    void run_columns(const T* distance, const T* after, T log_discount, T row_sum, const Columns<T>& columns,
+                     T* grad) const {
+        constexpr int n = num_lanes<T>;
+        const T row_slope = weights.softmax * (T(1) + weights.squares * row_sum);
+        const T ratio = shares ? exp_of(row_sum - columns.middle) : T(0);
+        const auto derivative = [&](int64_t j, V d, V a) {
+            const V logit = rounded(T(-form.scale) * d);
+            V sum{};
+            if constexpr (shares) {
+                sum += share_of<T>(logit - row_sum) * (row_slope + ratio * load<V>(columns.weight + j));
+            } else {
+                if constexpr (over_rows(kind)) sum += row_slope * share_of<T>(logit - row_sum);
+                if constexpr (over_columns(kind))
+                    sum += load<V>(columns.slope + j) * share_of<T>(logit - load<V>(columns.logsumexp + j));
+            }
+            if constexpr (kind == PairKind::sigmoid) {
+                const V e = share_of<T>(logit < 0 ? logit : -logit);
+                sum += weights.sigmoid * (logit < 0 ? e : T(1) - V{}) / (1 + e);
+            }
+            if constexpr (kind == PairKind::repulsion) sum += weights.repulsion / (d + T(pair_eps));
+            if constexpr (has_after) sum += weights.everywhere * slope(d, a, log_discount);
+            return sum;
+        };
+        int64_t j = 0;
+        for (; j + n <= num_columns; j += n)
+            store(grad + j, derivative(j, load<V>(distance + j), has_after ? load<V>(after + j) : V{}));
+        if (j == num_columns) return;
+        const int64_t rest = num_columns - j;
+        const V last = derivative(j, load_some(distance + j, rest), has_after ? load_some(after + j, rest) : V{});
+        __builtin_memcpy(grad + j, &last, rest * sizeof(T));
+    }
+
     template <class W>
     QMK_INLINE W slope(W distance, W after, T log_discount) const {
         const W delta = distance - after, clip = W{} + T(form.clip);
@@ -419,21 +465,58 @@ struct Backward {
     }
 };
 
+// What the columns of each matrix are, and three lines a matrix.
+template <class T>
+struct BackwardMemory {
+    int64_t line;
+    Columns<T>* columns;
+    T* lines;
+    int64_t bytes;
+
+    BackwardMemory(void* memory, const PairShape& shape, PairKind kind) {
+        Workspace workspace{static_cast<char*>(memory)};
+        const int64_t matrices = over_columns(kind) ? shape.batch : 0;
+        line = padded(shape.columns);
+        columns = workspace.take<Columns<T>>(matrices);
+        lines = workspace.take<T>(matrices * 3 * line);
+        bytes = workspace.used;
+    }
+};
+
+// Columns without a match: exponentials of -infinity, times 0.
+template <class T>
+Columns<T> prepare_columns(const T* column_sums, T* lines, int64_t line, int64_t rows, const PairForm& form,
+                           const PairWeights<T>& weights) {
+    T lowest = column_sums[0], highest = column_sums[0];
+    for (int64_t row = 0; row < rows; ++row) {
+        lowest = column_sums[row] < lowest ? column_sums[row] : lowest;
+        highest = column_sums[row] > highest ? column_sums[row] : highest;
+    }
+    const T middle = (lowest + highest) / 2;
+    T *logsumexp = lines, *slope = lines + line, *weight = lines + 2 * line;
+    for (int64_t j = 0; j < line; ++j) {
+        logsumexp[j] = T(INFINITY);
+        slope[j] = weight[j] = T(0);
+    }
+    for (int64_t row = 0, j = form.offset; row < rows; ++row, ++j) {
+        logsumexp[j] = column_sums[row];
+        slope[j] = weights.softmax * (T(1) + weights.squares * column_sums[row]);
+        if (form.kind == PairKind::symmetric) weight[j] = slope[j] * exp_of(middle - column_sums[row]);
+    }
+    return {logsumexp, slope, weight, middle, highest - lowest <= T(2 * nearness)};
+}
+
 template <class T, PairKind kind, bool has_after>
 void backward(const T* grad_loss, const T* distance, const T* after, const T* log_discounts, const T* row_sums,
               const T* column_sums, T* grad_distance, void* workspace, PairShape shape, PairForm form, int threads) {
     const Backward<T, kind, has_after> run{form, PairWeights<T>(form, shape, *grad_loss), shape.columns};
-    const int64_t all_rows = shape.batch * shape.rows, line = padded(shape.columns);
-    // Columns without a match: exponentials of -infinity, times 0.
-    T *sums = static_cast<T*>(workspace), *slopes = sums + shape.batch * line;
-    if constexpr (over_columns(kind)) {
-        for (int64_t at = 0; at < shape.batch * line; ++at) sums[at] = T(INFINITY), slopes[at] = T(0);
-        for (int64_t row = 0; row < all_rows; ++row) {
-            const int64_t at = row / shape.rows * line + form.offset + row % shape.rows;
-            sums[at] = column_sums[row];
-            slopes[at] = run.weights.softmax * (T(1) + run.weights.squares * column_sums[row]);
-        }
-    }
+    const BackwardMemory<T> memory(workspace, shape, kind);
+    const int64_t all_rows = shape.batch * shape.rows;
+    if constexpr (over_columns(kind))
+        for (int64_t sample = 0; sample < shape.batch; ++sample)
+            memory.columns[sample] =
+                prepare_columns(column_sums + sample * shape.rows, memory.lines + sample * 3 * memory.line, memory.line,
+                                shape.rows, form, run.weights);
     parallel_for(divide_up(all_rows, rows_per_task), threads_for(all_rows * shape.columns, pairs_per_thread, threads),
                  [&](int64_t task) {
                      const int64_t end = (task + 1) * rows_per_task < all_rows ? (task + 1) * rows_per_task : all_rows;
@@ -441,7 +524,8 @@ void backward(const T* grad_loss, const T* distance, const T* after, const T* lo
                          const int64_t sample = row / shape.rows, at = row * shape.columns;
                          run.run(distance + at, has_after ? after + at : nullptr,
                                  log_discounts ? log_discounts[row] : T(form.log_discount),
-                                 over_rows(kind) ? row_sums[row] : T(0), sums + sample * line, slopes + sample * line,
+                                 over_rows(kind) ? row_sums[row] : T(0),
+                                 over_columns(kind) ? memory.columns[sample] : Columns<T>{},
                                  row % shape.rows + form.offset, grad_distance + at);
                      }
                  });
@@ -469,8 +553,7 @@ void with_constants(PairKind kind, bool has_after, Function&& function) {
 
 template <class T>
 int64_t workspace_bytes(PairShape shape, PairKind kind, bool backward) {
-    if (!backward) return ForwardMemory<T>(nullptr, shape, kind).bytes;
-    return over_columns(kind) ? 2 * shape.batch * padded(shape.columns) * int64_t(sizeof(T)) : 0;
+    return backward ? BackwardMemory<T>(nullptr, shape, kind).bytes : ForwardMemory<T>(nullptr, shape, kind).bytes;
 }
 
 template <class T>

@@ -2,6 +2,8 @@
 // lanes. Source: qmkernels/reference/pair_loss.py.
 #pragma once
 
+#include <math.h>
+
 #include "target.h"
 
 namespace qmk {
