@@ -147,11 +147,11 @@ def fsq(dtype: torch.dtype) -> Iterator[Launch]:
 
 def pair_loss(dtype: torch.dtype) -> Iterator[Launch]:
     kernels = module("pair_loss")
-    for kind in KINDS:
+    number, alone = {"log_discounts_ptr": None}, {"after_ptr": None, "log_discounts_ptr": None}
+    for kind, missing in (*((kind, {}) for kind in KINDS), ("backward", number), ("symmetric", alone)):
         form = PairForm(kind, 0.05, 0.1, log_discount=-0.01)
-        for missing in ({}, {"log_discounts_ptr": None}, {"after_ptr": None, "log_discounts_ptr": None}):
-            yield kernels.pair_loss_forward_kernel, kernels.forward_constants(form) | missing, 4
-            yield kernels.pair_loss_backward_kernel, kernels.backward_constants(form) | missing, 4
+        yield kernels.pair_loss_forward_kernel, kernels.forward_constants(form) | missing, 4
+        yield kernels.pair_loss_backward_kernel, kernels.backward_constants(form) | missing, 4
 
 
 LAUNCHES = {function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq, pair_loss)}
