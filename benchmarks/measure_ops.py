@@ -23,6 +23,7 @@ import bench_losses
 import bench_metra
 import bench_mrn
 import bench_nearest
+import bench_pair_loss
 import bench_poisson
 import bench_pqe
 import bench_qrl
@@ -44,7 +45,7 @@ from qmkernels.bench import interleaved_times_ms
 
 MODULES = (
     bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq, bench_latent_dynamics,
-    bench_metra, bench_temporal_consistency,
+    bench_metra, bench_pair_loss, bench_temporal_consistency,
 )  # fmt: skip
 CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": bench_nearest.PARTS}

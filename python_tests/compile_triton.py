@@ -16,6 +16,7 @@ from triton.compiler import ASTSource
 
 from qmkernels.backends.triton import component_tiles
 from qmkernels.reference.mrn import MrnForm
+from qmkernels.reference.pair_loss import KINDS, PairForm
 from qmkernels.reference.poisson import FORMS
 
 TYPES_OF_THEIR_OWN = {
@@ -163,8 +164,18 @@ def temporal_consistency(dtype: torch.dtype) -> Iterator[Launch]:
             yield kernels.temporal_consistency_backward_kernel, kernels.tile(size), 4
 
 
+def pair_loss(dtype: torch.dtype) -> Iterator[Launch]:
+    kernels = module("pair_loss")
+    number, alone = {"log_discounts_ptr": None}, {"after_ptr": None, "log_discounts_ptr": None}
+    for kind, missing in (*((kind, {}) for kind in KINDS), ("backward", number), ("symmetric", alone)):
+        form = PairForm(kind, 0.05, 0.1, log_discount=-0.01)
+        yield kernels.pair_loss_forward_kernel, kernels.forward_constants(form) | missing, 4
+        yield kernels.pair_loss_backward_kernel, kernels.backward_constants(form) | missing, 4
+
+
 LAUNCHES = {
-    function.__name__: function for function in (iqe, mrn, pqe, poisson, nearest, fsq, metra, temporal_consistency)
+    function.__name__: function
+    for function in (iqe, mrn, pqe, poisson, nearest, fsq, metra, pair_loss, temporal_consistency)
 }
 
 

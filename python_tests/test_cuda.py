@@ -13,9 +13,11 @@ import torch
 import qmkernels as qm
 from qmkernels.backends import table
 from qmkernels.ops.latent_dynamics import latent_dynamics
+from qmkernels.ops.pair_loss import pair_loss
 from qmkernels.ops.qrl import qrl
 from qmkernels.reference import nearest as nearest_definition
 from qmkernels.reference.latent_dynamics import LatentDynamicsForm
+from qmkernels.reference.pair_loss import KINDS, PairForm
 from qmkernels.reference.qrl import QrlForm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
@@ -340,6 +342,52 @@ def _qrl_and_gradients(backend: str, tensors, size: int, reduction: str = "maxme
     form = QrlForm(size, reduction, 0.7, 3.0, **options)
     loss, stats = qrl(x, y, goal[0] if goal else None, max_weight, raw, cost, form, backend)
     return [loss.detach(), stats, *torch.autograd.grad(loss, tensors)]
+
+
+def _pair_loss_and_gradient(backend: str, kind: str, distance, after) -> list[torch.Tensor]:
+    distance = distance.detach().requires_grad_()
+    form = PairForm(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, 3)
+    with qm.use_backend(backend):
+        loss, stats = pair_loss(distance, after, None, form)
+    return [loss.detach(), torch.stack(stats), *torch.autograd.grad(loss, distance)]
+
+
+def _pair_distances(dtype: torch.dtype) -> torch.Tensor:
+    """Distances (2, 507, 1023) of an ensemble, and those after a step."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    return (6 * torch.rand(2, 2, 507, 1023, generator=generator, device="cuda", dtype=torch.float64)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("with_after", (False, True))
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_pair_losses_error_is_no_worse_than_that_of_plain_torch(kind, with_after, dtype, backend):
+    distance, after = _pair_distances(dtype)
+    after = after if with_after else None
+    exact = None if after is None else after.double()
+    truth = _pair_loss_and_gradient("reference", kind, distance.double(), exact)
+    plain = _pair_loss_and_gradient("reference", kind, distance, after)
+    kernel = _pair_loss_and_gradient(backend, kind, distance, after)
+    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
+        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
+        assert (got - wanted).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_two_runs_of_pair_loss_give_the_same_bits_and_a_graph_replays_it(kind, backend):
+    distance, after = _pair_distances(torch.float32)
+    runs = [_pair_loss_and_gradient(backend, kind, distance, after) for _ in "ab"]
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = _pair_loss_and_gradient(backend, kind, distance, after)
+    distance.mul_(0.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, wanted in zip(captured, _pair_loss_and_gradient(backend, kind, distance, after), strict=True):
+        assert torch.equal(got, wanted)
 
 
 WITH_GOAL = pytest.mark.parametrize("with_goal", (False, True), ids=("rolled", "goal"))

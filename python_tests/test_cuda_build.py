@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc was not found")
 FEWEST_KERNELS = {
     "iqe": 24, "iqe_pairwise_forward": 30, "iqe_pairwise_backward": 30, "mrn": 8, "mrn_pairwise": 8, "pqe": 8,
     "pqe_pairwise": 8, "poisson": 4, "nearest": 6, "qrl": 17, "fsq": 20, "latent_dynamics": 17,
-    "metra": 10, "temporal_consistency": 10,
+    "metra": 10, "temporal_consistency": 10, "pair_loss": 28,
 }  # fmt: skip
 
 # One line a kernel: its name, then "N bytes stack frame, N bytes spill stores, N bytes spill loads".

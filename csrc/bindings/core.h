@@ -40,6 +40,7 @@ void bind_latent_dynamics(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_metra(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_nearest(pybind11::module_& cpu, pybind11::module_* cuda);
+void bind_pair_loss(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_poisson(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_pqe(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_qrl(pybind11::module_& cpu, pybind11::module_* cuda);

@@ -45,6 +45,7 @@ PYBIND11_MODULE(_core, module) {
     qmk::bind_metra(cpu, cuda_or_null);
     qmk::bind_mrn(cpu, cuda_or_null);
     qmk::bind_nearest(cpu, cuda_or_null);
+    qmk::bind_pair_loss(cpu, cuda_or_null);
     qmk::bind_poisson(cpu, cuda_or_null);
     qmk::bind_pqe(cpu, cuda_or_null);
     qmk::bind_qrl(cpu, cuda_or_null);

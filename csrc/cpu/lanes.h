@@ -54,6 +54,17 @@ struct FusedAddDifference {
 using FusedAddDifference = AddDifference;
 #endif
 
+// A product as it is rounded: what is added to it is not made one multiply-add with it.
+template <class V>
+QMK_INLINE V rounded(V product) {
+#if defined(__FMA__)
+    asm("" : "+v"(product));
+#elif defined(__aarch64__)
+    asm("" : "+w"(product));
+#endif
+    return product;
+}
+
 template <class Vector, class T>
 QMK_INLINE Vector load(const T* from) {
     Vector vector;

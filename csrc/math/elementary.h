@@ -1,8 +1,9 @@
 // exp, expm1, log, log1p and sqrt for a number or a vector of lanes; C++ has them for numbers alone.
 //
-// Exponentials are of numbers that are at most 0: x = k log 2 + r with |r| <= log(2) / 2, exp(x) = 2^k + 2^k expm1(r),
-// expm1(r) = r + r^2 q(r), q fitted for the least largest error (float: 1.4e-9, double: 1.1e-16). Errors: at most about
-// one unit in the last place of exp; of expm1 two, also where x, and so expm1(x), is tiny. Fifteen operations (float).
+// Exponentials, but for one, are of numbers that are at most 0: x = k log 2 + r with |r| <= log(2) / 2, exp(x) = 2^k +
+// 2^k expm1(r), expm1(r) = r + r^2 q(r), q fitted for the least largest error (float: 1.4e-9, double: 1.1e-16). Errors:
+// at most about one unit in the last place of exp; of expm1 two, also where x, and so expm1(x), is tiny. Fifteen
+// operations (float).
 //
 // Logarithms, in double, are those of fdlibm: x = 2^k (1 + f), log(1 + f) from powers of (f / (2 + f))^2.
 #pragma once
@@ -22,10 +23,11 @@ template <class T>
 struct ExponentialConstants;
 
 // log_2 = high + low; high has so few bits that k * high is exact. magic + k holds the integer k in its lowest bits.
-// Below `lowest`, 2^k is no normal number and exp counts as 0.
+// Below `lowest`, 2^k is no normal number and exp counts as 0; at `highest` exp is more than the largest number.
 template <>
 struct ExponentialConstants<float> {
-    static constexpr float magic = 0x1.8p23f, log2_high = 0x1.62e4p-1f, log2_low = 0x1.7f7d1cp-20f, lowest = -87.33f;
+    static constexpr float magic = 0x1.8p23f, log2_high = 0x1.62e4p-1f, log2_low = 0x1.7f7d1cp-20f, lowest = -87.33f,
+                           highest = 88.8f;
     static constexpr int32_t one_bits = 0x3f800000, mantissa_bits = 23;
     template <class V>
     QMK_INLINE static V quotient(V r) {
@@ -39,7 +41,7 @@ struct ExponentialConstants<float> {
 template <>
 struct ExponentialConstants<double> {
     static constexpr double magic = 0x1.8p52, log2_high = 0x1.62e42fee00000p-1, log2_low = 1.9082149292705877e-10,
-                            lowest = -708.39;
+                            lowest = -708.39, highest = 709.8;
     static constexpr int64_t one_bits = 0x3ff0000000000000, mantissa_bits = 52;
     template <class V>
     QMK_INLINE static V quotient(V r) {
@@ -72,8 +74,9 @@ QMK_INLINE V from_bits(Bits bits) {
     return value;
 }
 
-// `Bits` is an integer, or a vector of integers, of V's size. NaN gives NaN.
-template <class T, class Bits, class V>
+// `Bits` is an integer, or a vector of integers, of V's size. NaN gives NaN. With `halvings` it is the exponential
+// divided by 2 so many times.
+template <class T, class Bits, int halvings = 0, class V>
 QMK_INLINE Exponential<T, V> exponential_of_nonpositive(V x) {
     using C = ExponentialConstants<T>;
     const V zero{};
@@ -82,9 +85,17 @@ QMK_INLINE Exponential<T, V> exponential_of_nonpositive(V x) {
     const V k = shifted - C::magic;
     const V r = (x - k * C::log2_high) - k * C::log2_low;
     const V expm1 = r + r * r * C::template quotient<V>(r);
-    const Bits bits = (from_bits<Bits>(shifted) << C::mantissa_bits) + C::one_bits;
+    const Bits bits = (from_bits<Bits>(shifted) << C::mantissa_bits) +
+                      (C::one_bits - (decltype(C::one_bits)(halvings) << C::mantissa_bits));
     const V power = vanishes ? zero : from_bits<V>(bits);
     return {power, vanishes ? zero : power * expm1};
+}
+
+// Of any number, infinity where it is too large. Half of it first, because 2^k may be too large where it is not.
+template <class T, class Bits, class V>
+QMK_INLINE V exponential_of_any(V x) {
+    const V most = ExponentialConstants<T>::highest - V{};
+    return 2 * exponential_of_nonpositive<T, Bits, 1>(x > most ? most : x).value();
 }
 
 QMK_INLINE double exponential(double x) {

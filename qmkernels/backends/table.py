@@ -20,8 +20,8 @@ from types import ModuleType
 from . import native
 
 OPS = (
-    "iqe", "mrn", "pqe", "poisson", "nearest", "qrl", "fsq", "latent_dynamics", "metra",
-    "temporal_consistency",
+    "iqe", "mrn", "pqe", "poisson", "nearest", "qrl", "fsq", "latent_dynamics", "metra", "temporal_consistency",
+    "pair_loss",
 )  # fmt: skip
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 _AUTO_ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}

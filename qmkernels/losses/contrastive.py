@@ -7,10 +7,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..distributed import gather_rows
 from ..ops.broadcasting import every_pair
+from ..ops.pair_loss import pair_loss
+from ..reference.pair_loss import (
+    Contrast,
+    PairForm,
+    Softmaxes,
+    contrast_of_sides,
+    contrast_of_sigmoids,
+    matching,
+    over,
+    softplus_over_goals,
+)
 from . import common, tiles
 
 _DIRECTIONS = ("backward", "forward", "symmetric")
@@ -90,110 +100,73 @@ def contrastive(
         if value not in choices:
             raise ValueError(f"contrastive: {name} must be one of {', '.join(choices)}, got {value!r}.")
     scale = 1.0 / math.sqrt(x.shape[-1]) if scale is None else float(scale)
-    if form == "sigmoid":
-        return _sigmoid(head, x, y, scale, offset, streaming)
-    sides = []
-    if direction != "backward":
-        sides.append(_over_goals(head, x, y, scale, offset, streaming))
-    if direction != "forward":
-        sides.append(_over_states(head, x, y, scale, offset, streaming, group))
-    parts = [
-        torch.stack(part).mean() for part in zip(*(summary(*side, logsumexp_weight) for side in sides), strict=True)
-    ]
-    return Contrastive(*parts)
+    kind, count = ("sigmoid" if form == "sigmoid" else direction), x.shape[-2]
+    if kind == "backward" and group is None:
+        y, offset = matches_of(y, offset, count), 0
+    streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
+    if group is None and not streaming:
+        settings = PairForm(kind, scale, float(logsumexp_weight), offset=offset)
+        loss, stats = pair_loss(every_pair(head, x, y), None, None, settings)
+        return Contrastive(loss, stats.positive, stats.negative, stats.logsumexp, stats.accuracy)
+    found = _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, group)
+    return Contrastive(*found)
 
 
-class Softmaxes(NamedTuple):
-    """Of every softmax, (..., S): the matching logit, log-sum-exp, sum, largest and number of its logits."""
-
-    positive: Tensor
-    logsumexp: Tensor
-    total: Tensor
-    largest: Tensor
-    count: int
+def matches_of(y: Tensor, offset: int, count: int) -> Tensor:
+    """The goals that have a match here."""
+    return y if y.shape[-2] == count else y[..., offset : offset + count, :]
 
 
-def summary(
-    positive: Tensor, logsumexp: Tensor, total: Tensor, largest: Tensor, count: int, logsumexp_weight: float
-) -> Contrastive:
-    """The loss and its diagnostics from what is known of every softmax."""
-    loss = (logsumexp - positive).mean()
-    if logsumexp_weight:
-        loss = loss + logsumexp_weight * logsumexp.square().mean()
-    with torch.no_grad():
-        negative = (total - positive).mean() / max(1, count - 1)
-        accuracy = (positive >= largest).to(loss.dtype).mean()
-        return Contrastive(loss, positive.mean(), negative, logsumexp.mean(), accuracy)
+def _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, group) -> Contrast:
+    """Composed, as backward softmaxes a tile is some goals, else some states; each pair is computed once."""
+    count, columns = x.shape[-2], y.shape[-2]
+    if kind == "backward":
 
+        def part(begin, block, x):
+            logits = -scale * every_pair(head, x, block)
+            return matching(logits, begin - offset, -2), *over(logits, -2)
 
-def matching(matrix: Tensor, first: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Of each row or column of a matrix (..., N, M) the entry that is ``first`` plus its place along ``dim``, the other
-    dimension, and whether there is one; the entry is 0 where there is not."""
-    kept = -1 if dim == -2 else -2
-    place = first + torch.arange(matrix.shape[kept], device=matrix.device)
-    exists = (place >= 0) & (place < matrix.shape[dim])
-    place = place.clamp(0, matrix.shape[dim] - 1).unsqueeze(dim)
-    found = matrix.gather(dim, place.expand(*matrix.shape[:-2], *place.shape)).squeeze(dim)
-    return torch.where(exists, found, 0.0), exists
-
-
-def of_logits(logits: Tensor, first: int, dim: int) -> tuple[Tensor, ...]:
-    """What `Softmaxes` needs of a block of logits that are normalised along ``dim``."""
-    positive, _ = matching(logits, first, dim)
-    detached = logits.detach()
-    return positive, logits.logsumexp(dim=dim), detached.sum(dim=dim), detached.amax(dim=dim)
-
-
-def _over_goals(head, x, y, scale, offset, streaming) -> Softmaxes:
-    """A softmax over all goals for each state."""
+        found = tiles.by_tiles(part, (y,), (x,), count, streaming)
+        found[0] = found[0][..., offset : offset + count]
+        return contrast_of_sides([_everywhere(Softmaxes(*found, count), group)], logsumexp_weight)
 
     def part(begin, block, y):
-        return of_logits(-scale * every_pair(head, block, y), begin + offset, -1)
+        logits = -scale * every_pair(head, block, y)
+        positive = matching(logits, begin + offset, -1)
+        if kind == "sigmoid":
+            return positive, *softplus_over_goals(logits)
+        of_goals = (one.unsqueeze(-1) for one in over(logits, -2)) if kind == "symmetric" else ()
+        return positive, *over(logits, -1), *of_goals
 
-    streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
-    return Softmaxes(*tiles.by_tiles(part, (x,), (y,), y.shape[-2], streaming), y.shape[-2])
-
-
-def _over_states(head, x, y, scale, offset, streaming, group) -> Softmaxes:
-    """A softmax over all states for each goal: the goals that have a match here, or with a group all."""
-    first = offset
+    positive, logsumexp, total, largest, *of_goals = tiles.by_tiles(part, (x,), (y,), columns, streaming)
+    rows = Softmaxes(positive, logsumexp, total, largest, columns)
+    if kind == "sigmoid":
+        return contrast_of_sigmoids(rows)
+    if kind == "forward":
+        return contrast_of_sides([rows], logsumexp_weight)
+    # What every tile of states knows of the goals.
+    logsumexp, total, largest = of_goals
+    goals = logsumexp.logsumexp(dim=-1), total.sum(dim=-1), largest.amax(dim=-1)
     if group is None:
-        y, first = y[..., offset : offset + x.shape[-2], :], 0
-
-    def part(begin, block, x):
-        return of_logits(-scale * every_pair(head, x, block), begin - first, -2)
-
-    streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
-    found = Softmaxes(*tiles.by_tiles(part, (y,), (x,), x.shape[-2], streaming), x.shape[-2])
-    return found if group is None else over_processes(found, first, x.shape[-2], group)
+        goals = (one[..., offset : offset + count] for one in goals)
+    return contrast_of_sides([rows, _everywhere(Softmaxes(positive, *goals, count), group)], logsumexp_weight)
 
 
-def over_processes(local: Softmaxes, first: int, num_states: int, group) -> Softmaxes:
-    """Softmaxes over the states of all processes from those over the states of each, for all goals alike."""
+def _everywhere(local: Softmaxes, group) -> Softmaxes:
+    return local if group is None else over_processes(local, group)
+
+
+def over_processes(local: Softmaxes, group) -> Softmaxes:
+    """Softmaxes over the states of all processes from those over the states of each, for all goals alike; of the
+    matching logits each process has its own."""
 
     def gathered(part: Tensor) -> Tensor:
         return gather_rows(part.unsqueeze(0), dim=0, group=group)
 
-    positive = gather_rows(local.positive[..., first : first + num_states], dim=-1, group=group)
+    positive = gather_rows(local.positive, dim=-1, group=group)
     largest, total = gathered(local.largest).amax(dim=0), gathered(local.total).sum(dim=0)
     logsumexp = gathered(local.logsumexp)
     return Softmaxes(positive, logsumexp.logsumexp(dim=0), total, largest, local.count * logsumexp.shape[0])
-
-
-def _sigmoid(head, x, y, scale, offset, streaming) -> Contrastive:
-    def part(begin, block, y):
-        logits = -scale * every_pair(head, block, y)
-        positive, _ = matching(logits, begin + offset, -1)
-        detached = logits.detach()
-        # softplus(-l) = softplus(l) - l
-        return positive, functional.softplus(logits).sum(dim=-1), detached.sum(dim=-1), detached.amax(dim=-1)
-
-    count = y.shape[-2]
-    streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * count, x.device)
-    found = Softmaxes(*tiles.by_tiles(part, (x,), (y,), count, streaming), count)
-    diagnostics = summary(*found, 0.0)
-    loss = (found.logsumexp - found.positive).mean() / count
-    return diagnostics._replace(loss=loss, logsumexp=torch.zeros_like(diagnostics.logsumexp))
 
 
 def check_pairs(loss: str, x: Tensor, y: Tensor, offset: int) -> None:

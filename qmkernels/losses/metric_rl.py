@@ -7,11 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..ops.mrn import euclidean_pairwise
+from ..ops.pair_loss import pair_loss
+from ..reference.pair_loss import PairForm, log_distance, matching
 from . import common, tiles
-from .contrastive import matching
-
-# Added to a distance before its logarithm.
-_EPS = 1e-6
 
 
 class MetricContrastive(NamedTuple):
@@ -49,14 +47,17 @@ def metric_contrastive(
     common.check_rows("metric_contrastive", z=z, z_next=z_next)
     count = z.shape[-2]
 
+    streaming = tiles.should_stream(streaming, z.shape[:-1].numel() * count, z.device)
+    if not streaming:
+        form = PairForm("repulsion", step=float(step), repulsion_weight=float(weight))
+        loss, stats = pair_loss(euclidean_pairwise(z, z_next), None, None, form)
+        return MetricContrastive(loss, stats.steps, stats.repulsion, stats.length)
+
     def part(begin, block, z_next):
         distance = euclidean_pairwise(block, z_next)
-        logs = (distance + _EPS).log()
-        length, _ = matching(distance, begin, -1)
-        own, _ = matching(logs, begin, -1)
-        return length, logs.sum(dim=-1) - own
+        logs = log_distance(distance)
+        return matching(distance, begin, -1), logs.sum(dim=-1) - matching(logs, begin, -1)
 
-    streaming = tiles.should_stream(streaming, z.shape[:-1].numel() * count, z.device)
     length, logs = tiles.by_tiles(part, (z,), (z_next,), count, streaming)
     steps, repulsion = (length - step).square().mean(), -logs.mean() / max(1, count - 1)
     loss = steps + weight * repulsion

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..ops.broadcasting import every_pair
+from ..ops.pair_loss import pair_loss
+from ..reference.pair_loss import PairForm, Softmaxes, contrast, divergence, matching, over
 from . import common, tiles
-from .contrastive import Softmaxes, check_pairs, matching, of_logits, over_processes, summary
+from .contrastive import check_pairs, matches_of, over_processes
 
 
 class Linex(NamedTuple):
@@ -21,14 +23,6 @@ class Linex(NamedTuple):
     everywhere: Tensor
     diagonal: Tensor
     difference: Tensor
-
-
-def _divergence(distance: Tensor, following: Tensor, log_discount: Tensor | float, clip: float) -> Tensor:
-    """discount * exp(delta) - distance where delta = distance - following is at most ``clip``, else delta."""
-    delta = distance - following
-    is_clipped = delta > clip
-    grown = torch.exp(torch.where(is_clipped, clip, delta) + log_discount) - distance
-    return torch.where(is_clipped, delta, grown)
 
 
 def linex(
@@ -75,23 +69,36 @@ def linex(
     check_pairs("linex", x, y, offset)
     common.check_rows("linex", x=x, next=next)
     log_discount = common.per_row("linex", "log_discount", log_discount, x[..., 0])
-    with_rows = isinstance(log_discount, Tensor)
-    per_row = (log_discount.expand(x.shape[:-1]).unsqueeze(-1),) if with_rows else ()
+    per_row = log_discount.expand(x.shape[:-1]) if isinstance(log_discount, Tensor) else None
+    streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
+    if not streaming:
+        distance, after = distances(head, x, y, next)
+        number = log_discount if per_row is None else 0.0
+        form = PairForm(
+            clip=float(clip), diagonal_weight=float(diagonal_weight), log_discount=number, offset=offset
+        )  # fmt: skip
+        loss, stats = pair_loss(distance, after, per_row, form)
+        return Linex(loss, stats.everywhere, stats.diagonal, stats.difference)
 
     def part(begin, x, following, *rest):
         *discount, y = rest
-        distance = every_pair(head, x, y)
-        with torch.no_grad():
-            after = every_pair(head, following, y)
-        divergence = _divergence(distance, after, discount[0] if discount else log_discount, clip)
-        diagonal, _ = matching(divergence, begin + offset, -1)
-        return divergence.mean(dim=-1), diagonal, (distance - after).detach().mean(dim=-1)
+        distance, after = distances(head, x, y, following)
+        terms = divergence(distance, after, discount[0] if discount else log_discount, clip)
+        difference = (distance - after).detach().mean(dim=-1)
+        return terms.mean(dim=-1), matching(terms, begin + offset, -1), difference
 
-    streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
-    everywhere, diagonal, difference = tiles.by_tiles(part, (x, next, *per_row), (y,), y.shape[-2], streaming)
+    rows = (x, next) if per_row is None else (x, next, per_row.unsqueeze(-1))
+    everywhere, diagonal, difference = tiles.by_tiles(part, rows, (y,), y.shape[-2], streaming)
     everywhere, diagonal = everywhere.mean(), diagonal.mean()
     loss = everywhere + diagonal_weight * (diagonal - everywhere)
     return Linex(loss, everywhere.detach(), diagonal.detach(), difference.mean())
+
+
+def distances(head: common.Head, x: Tensor, y: Tensor, next: Tensor) -> tuple[Tensor, Tensor]:
+    """Those from x to y, and those from next, held fixed."""
+    distance = every_pair(head, x, y)
+    with torch.no_grad():
+        return distance, every_pair(head, next, y)
 
 
 class TMDCritic(NamedTuple):
@@ -157,28 +164,38 @@ def tmd_critic(
         raise ValueError(f"tmd_critic: discount must be in (0, 1], got {discount}.")
     scale = 1.0 / math.sqrt(phi.shape[-1]) if scale is None else float(scale)
     count, log_discount = phi.shape[-2], math.log(discount)
-    goals, first = (psi_goal, offset) if group is not None else (psi_goal[..., offset : offset + count, :], 0)
+    streaming = tiles.should_stream(streaming, phi.shape[:-1].numel() * count, phi.device)
+    action = head(psi, phi).mean()
+    if group is None:
+        psi_goal, offset = matches_of(psi_goal, offset, count), 0
+    if group is None and not streaming:
+        distance, after = distances(head, phi, psi_goal, psi_next)
+        form = PairForm("backward", scale, 0.0, float(zeta), float(clip), float(diagonal_weight), log_discount)
+        loss, stats = pair_loss(distance, after, None, form)
+        return TMDCritic(
+            loss + action, stats.contrastive, action.detach(), stats.linex, stats.positive, stats.negative,
+            stats.accuracy, stats.difference,
+        )  # fmt: skip
 
     def part(begin, goals, phi, psi_next):
-        distance = every_pair(head, phi, goals)
-        with torch.no_grad():
-            after = every_pair(head, psi_next, goals)
-        divergence = _divergence(distance, after, log_discount, clip)
-        diagonal, _ = matching(divergence, begin - first, -2)
+        distance, after = distances(head, phi, goals, psi_next)
+        terms = divergence(distance, after, log_discount, clip)
         difference = (distance - after).detach().mean(dim=-2)
-        return *of_logits(-scale * distance, begin - first, -2), divergence.mean(dim=-2), diagonal, difference
+        logits = -scale * distance
+        matches = (matching(one, begin - offset, -2) for one in (logits, terms))
+        return *matches, *over(logits, -2), terms.mean(dim=-2), difference
 
-    streaming = tiles.should_stream(streaming, phi.shape[:-1].numel() * goals.shape[-2], phi.device)
-    *found, everywhere, diagonal, difference = tiles.by_tiles(part, (goals,), (phi, psi_next), count, streaming)
-    softmaxes = Softmaxes(*found, count)
+    positive, diagonal, *found, everywhere, difference = tiles.by_tiles(
+        part, (psi_goal,), (phi, psi_next), count, streaming
+    )
+    # Of a global batch only this process's goals have their match here.
+    positive, diagonal = (one[..., offset : offset + count] for one in (positive, diagonal))
+    softmaxes = Softmaxes(positive, *found, count)
     if group is not None:
-        softmaxes = over_processes(softmaxes, first, count, group)
-    contrastive = summary(*softmaxes, 0.0)
-    everywhere = everywhere.mean()
-    # Of a global batch only this process's goals have their match here: the mean is over those.
-    diagonal = diagonal.sum() / phi.shape[:-1].numel()
+        softmaxes = over_processes(softmaxes, group)
+    contrastive = contrast(softmaxes, 0.0)
+    everywhere, diagonal = everywhere.mean(), diagonal.mean()
     temporal = everywhere + diagonal_weight * (diagonal - everywhere)
-    action = head(psi, phi).mean()
     loss = contrastive.loss + action + zeta * temporal
     return TMDCritic(
         loss, contrastive.loss.detach(), action.detach(), temporal.detach(), contrastive.positive,

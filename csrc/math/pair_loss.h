@@ -1,0 +1,143 @@
+// The terms of the pairwise losses for one pair, and what each is worth in the gradient. V is a number or a vector of
+// lanes. Source: qmkernels/reference/pair_loss.py.
+#pragma once
+
+#include <math.h>
+
+#include "target.h"
+
+namespace qmk {
+
+// The order is that of reference/pair_loss.py's KINDS.
+enum class PairKind : int { none, backward, forward, symmetric, sigmoid, repulsion };
+
+constexpr bool over_rows(PairKind kind) {
+    return kind == PairKind::forward || kind == PairKind::symmetric;
+}
+constexpr bool over_columns(PairKind kind) {
+    return kind == PairKind::backward || kind == PairKind::symmetric;
+}
+constexpr bool is_softmax(PairKind kind) {
+    return over_rows(kind) || over_columns(kind);
+}
+
+struct PairForm {
+    PairKind kind;
+    double scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step, repulsion_weight;
+    int64_t offset;
+};
+
+struct PairShape {
+    int64_t batch, rows, columns;
+};
+
+constexpr double pair_eps = 1e-6;  // added to a distance before its logarithm
+constexpr int num_pair_stats = 12;
+
+// Sums over all pairs, over matches, over rows (index 0) and over matching columns (1).
+template <class T>
+struct PairSums {
+    T distance, outside, terms, divergence, difference;  // outside: distances to columns without a match
+    T match_distance, match_steps, match_terms, match_divergence;
+    T logsumexp[2], squares[2], hits[2];
+};
+
+// The terms are sums of softplus, or of logarithms for `repulsion`.
+template <class T>
+constexpr int num_pair_sums = int(sizeof(PairSums<T>) / sizeof(T));
+
+}  // namespace qmk
+
+namespace qmk::QMK_TARGET {
+
+// The divergence of one pair and its derivative by the distance; `grown` is discount * exp(min(delta, clip)).
+template <class V>
+struct Linex {
+    V value, slope;
+
+    QMK_INLINE Linex(V distance, V delta, V grown, V clip) {
+        const V one = V{} + 1;
+        value = delta > clip ? delta : grown - distance;
+        slope = delta > clip ? one : grown - one;
+    }
+};
+
+// Loss and diagnostics, in the order of PairStats, from the sums.
+template <class S, class T>
+QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairForm& form, const PairShape& shape, bool has_after,
+                                 T* loss, T* stats) {
+    const S rows = S(shape.batch) * S(shape.rows), columns = S(shape.columns), pairs = rows * columns;
+    const S scale = S(form.scale), length = sums.match_distance / rows, positive = -scale * length;
+    S total = S(0), contrastive = S(0), logsumexp = S(0), negative = S(0), accuracy = S(0);
+    S steps = S(0), repulsion = S(0);
+    const S others = columns > 1 ? columns - 1 : S(1);
+    const S all = -scale * sums.distance / rows;
+    for (int side = 0; side < 2; ++side) {
+        if (side == 0 ? !over_rows(form.kind) : !over_columns(form.kind)) continue;
+        const S share = form.kind == PairKind::symmetric ? S(0.5) : S(1);
+        const S mean = sums.logsumexp[side] / rows;
+        contrastive += share * (mean - positive);
+        if (form.logsumexp_weight != 0) contrastive += share * S(form.logsumexp_weight) * (sums.squares[side] / rows);
+        logsumexp += share * mean;
+        accuracy += share * (sums.hits[side] / rows);
+        const S inside = shape.rows == shape.columns ? all : -scale * (sums.distance - sums.outside) / rows;
+        negative += share * (side == 0 ? (all - positive) / others
+                                       : (inside - positive) / (shape.rows > 1 ? S(shape.rows - 1) : S(1)));
+    }
+    if (form.kind == PairKind::sigmoid) {
+        contrastive = (sums.terms / rows - positive) / columns;
+        negative = (all - positive) / others;
+        accuracy = sums.hits[0] / rows;
+    }
+    total = contrastive;
+    if (form.kind == PairKind::repulsion) {
+        steps = sums.match_steps / rows;
+        repulsion = -(sums.terms - sums.match_terms) / rows / others;
+        total = steps + S(form.repulsion_weight) * repulsion;
+    }
+    const bool is_contrast = is_softmax(form.kind) || form.kind == PairKind::sigmoid;
+    const S everywhere = sums.divergence / pairs, diagonal = sums.match_divergence / rows;
+    const S linex = everywhere + S(form.diagonal_weight) * (diagonal - everywhere);
+    if (has_after) total += S(form.linex_weight) * linex;
+    *loss = T(total);
+    stats[0] = T(contrastive);
+    stats[1] = T(is_contrast ? positive : S(0));
+    stats[2] = T(negative);
+    stats[3] = T(logsumexp);
+    stats[4] = T(accuracy);
+    stats[5] = T(has_after ? linex : S(0));
+    stats[6] = T(has_after ? everywhere : S(0));
+    stats[7] = T(has_after ? diagonal : S(0));
+    stats[8] = T(has_after ? sums.difference / pairs : S(0));
+    stats[9] = T(steps);
+    stats[10] = T(repulsion);
+    stats[11] = T(length);
+}
+
+// What the terms' derivatives by a distance are multiplied by.
+template <class T>
+struct PairWeights {
+    T softmax;     // of a probability; times (1 + squares * log-sum-exp)
+    T squares;     //
+    T sigmoid;     // of a sigmoid
+    T match;       // of matches, constant
+    T everywhere;  // of a divergence's slope
+    T diagonal;    // and once more of a match's
+    T steps;       // of a match's distance - step
+    T repulsion;   // of 1 / (distance + eps)
+
+    QMK_INLINE PairWeights(const PairForm& form, const PairShape& shape, T grad) {
+        const T rows = T(shape.batch) * T(shape.rows), pairs = rows * T(shape.columns);
+        const T others = shape.columns > 1 ? T(shape.columns - 1) : T(1);
+        softmax = -grad * T(form.scale) / rows * (form.kind == PairKind::symmetric ? T(0.5) : T(1));
+        squares = T(2 * form.logsumexp_weight);
+        sigmoid = -grad * T(form.scale) / pairs;
+        match = is_softmax(form.kind) ? grad * T(form.scale) / rows : form.kind == PairKind::sigmoid ? -sigmoid : T(0);
+        everywhere = grad * T(form.linex_weight * (1 - form.diagonal_weight)) / pairs;
+        diagonal = grad * T(form.linex_weight * form.diagonal_weight) / rows;
+        steps = 2 * grad / rows;
+        repulsion = -grad * T(form.repulsion_weight) / (rows * others);
+    }
+};
+
+}  // namespace qmk::QMK_TARGET

@@ -1,0 +1,123 @@
+// Losses over a matrix of distances against their formula in double, and the gradient by differences of that; from one
+// and from three threads, with columns that have no match.
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "../cpu/pair_loss.h"
+#include "testing.h"
+
+using namespace qmk;
+using namespace qmk::QMK_TARGET;
+
+namespace {
+
+struct Problem {
+    PairShape shape;
+    PairForm form;
+    bool has_after;
+    std::vector<double> distance, after, log_discounts;
+
+    double at(int64_t sample, int64_t i, int64_t j) const {
+        return distance[(sample * shape.rows + i) * shape.columns + j];
+    }
+};
+
+// log(sum of exp) of count numbers.
+template <class Value>
+double logsumexp(int64_t count, Value&& value) {
+    double most = -INFINITY, sum = 0;
+    for (int64_t n = 0; n < count; ++n) most = std::fmax(most, value(n));
+    for (int64_t n = 0; n < count; ++n) sum += std::exp(value(n) - most);
+    return most + std::log(sum);
+}
+
+double loss_of(const Problem& problem) {
+    const auto& [shape, form, has_after, distance, after, log_discounts] = problem;
+    const double rows = double(shape.batch * shape.rows), columns = double(shape.columns);
+    double loss = 0;
+    for (int64_t sample = 0; sample < shape.batch; ++sample)
+        for (int64_t i = 0; i < shape.rows; ++i) {
+            const int64_t match = i + form.offset;
+            const auto logit = [&, scale = form.scale](int64_t row, int64_t column) {
+                return -scale * problem.at(sample, row, column);
+            };
+            const double share = (form.kind == PairKind::symmetric ? 0.5 : 1) / rows;
+            const auto add = [&, weight = form.logsumexp_weight](double sum) {
+                loss += share * (sum - logit(i, match) + weight * sum * sum);
+            };
+            if (over_rows(form.kind)) add(logsumexp(shape.columns, [&](int64_t j) { return logit(i, j); }));
+            if (over_columns(form.kind)) add(logsumexp(shape.rows, [&](int64_t row) { return logit(row, match); }));
+            for (int64_t j = 0; j < shape.columns; ++j) {
+                const double d = problem.at(sample, i, j), l = logit(i, j);
+                if (form.kind == PairKind::sigmoid)
+                    loss += std::log1p(std::exp(j == match ? -l : l)) / (rows * columns);
+                if (form.kind == PairKind::repulsion)
+                    loss += j == match ? (d - form.step) * (d - form.step) / rows
+                                       : -form.repulsion_weight * std::log(d + 1e-6) / (rows * (columns - 1));
+                if (!has_after) continue;
+                const double delta = d - after[(sample * shape.rows + i) * shape.columns + j];
+                const double discount = log_discounts[sample * shape.rows + i];
+                const double divergence = delta > form.clip ? delta : std::exp(delta + discount) - d;
+                const double weight = (1 - form.diagonal_weight) / (rows * columns);
+                loss += form.linex_weight * (weight + (j == match ? form.diagonal_weight / rows : 0)) * divergence;
+            }
+        }
+    return loss;
+}
+
+template <class T>
+void the_kernels_equal_the_formula(const PairLossCpu<T>& kernels, Problem problem, double tolerance) {
+    const PairShape shape = problem.shape;
+    const PairForm form = problem.form;
+    const int64_t rows = shape.batch * shape.rows, pairs = rows * shape.columns;
+    std::mt19937 random{unsigned(pairs)};
+    std::uniform_real_distribution<double> uniform(0, 6);
+    const auto draw = [&](std::vector<double>& values, int64_t count) {
+        values.resize(count);
+        for (auto& value : values) value = double(float(uniform(random)));
+        return std::vector<T>(values.begin(), values.end());
+    };
+    const auto distance = draw(problem.distance, pairs), after = draw(problem.after, pairs);
+    const auto log_discounts = draw(problem.log_discounts, rows);
+    const T* afters = problem.has_after ? after.data() : nullptr;
+    const T grad_loss = T(0.5);
+    for (int threads : {1, 3}) {
+        T loss;
+        std::vector<T> stats(num_pair_stats), row_sums(rows), column_sums(rows), grad(pairs);
+        std::vector<double> forward(kernels.workspace(shape, form.kind, false) / sizeof(double) + 1);
+        kernels.forward(distance.data(), afters, log_discounts.data(), &loss, stats.data(), row_sums.data(),
+                        column_sums.data(), forward.data(), shape, form, threads);
+        check(std::fabs(double(loss) - loss_of(problem)) <= tolerance * (1 + std::fabs(double(loss))), "loss");
+
+        std::vector<double> backward(kernels.workspace(shape, form.kind, true) / sizeof(double) + 1);
+        kernels.backward(&grad_loss, distance.data(), afters, log_discounts.data(), row_sums.data(), column_sums.data(),
+                         grad.data(), backward.data(), shape, form, threads);
+        bool holds = true;
+        for (int64_t at = 0; at < pairs; at += pairs / 40 + 1) {
+            const double step = 1e-6, before = problem.distance[at];
+            problem.distance[at] = before + step;
+            const double above = loss_of(problem);
+            problem.distance[at] = before - step;
+            const double derivative = (above - loss_of(problem)) / (2 * step);
+            problem.distance[at] = before;
+            holds = holds && std::fabs(double(grad[at]) - 0.5 * derivative) <= tolerance + 1e-7;
+        }
+        check(holds, "gradient of kind " + std::to_string(int(form.kind)));
+    }
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+    if (!runs_here(arguments[1])) return skipped;
+    for (int kind = 0; kind < 6; ++kind)
+        for (bool has_after : {false, true})
+            for (const PairShape shape : {PairShape{1, 3, 3}, {2, 37, 41}, {1, 5, 150}}) {
+                const PairForm form{PairKind(kind), 0.7, 0.1, 0.6, 2.0, 0.4, -0.1, 1.3, 0.6, shape.columns > 3 ? 2 : 0};
+                const Problem problem{shape, form, has_after, {}, {}, {}};
+                the_kernels_equal_the_formula(qmk::QMK_TARGET::pair_loss_float, problem, 3e-5);
+                the_kernels_equal_the_formula(qmk::QMK_TARGET::pair_loss_double, problem, 1e-11);
+            }
+    return report();
+}

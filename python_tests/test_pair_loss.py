@@ -1,0 +1,221 @@
+"""Losses over a matrix of distances as one op: against torch's composition, on every backend, under torch."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+import qmkernels as qm
+from qmkernels.backends import table
+from qmkernels.ops.pair_loss import pair_loss
+from qmkernels.reference import pair_loss as definition
+from qmkernels.reference.pair_loss import KINDS, PairForm
+
+# Ensemble, rows, columns, offset: one pair, less than a vector, tasks of rows left unfilled, strips of columns, columns
+# without a match.
+SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (3, 33, 40, 5), (1, 5, 100, 50), (2, 70, 1100, 3), (1, 513, 513, 0)]
+TERMS = [
+    (kind, terms)
+    for kind in KINDS
+    for terms in ("alone", "linex", "linex, a row")
+    if (kind, terms) != ("none", "alone")
+]
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def backend(request):
+    if request.param == "cpu" and (reason := table.why_not("cpu", "pair_loss", "cpu")):
+        pytest.skip(reason)
+    with qm.use_backend(request.param):
+        yield request.param
+
+
+def problem(shape, kind, terms, dtype=torch.float64, scale=0.7):
+    *shape, offset = shape
+    generator = torch.Generator().manual_seed(sum(shape))
+    distance, after = (6 * torch.rand(2, *shape, dtype=torch.float64, generator=generator)).to(dtype)
+    log_discounts = -torch.rand(shape[:2], dtype=torch.float64, generator=generator).to(dtype)
+    # Divergences on both sides of the clip.
+    form = PairForm(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    return (
+        distance.requires_grad_(),
+        after if terms != "alone" else None,
+        log_discounts if terms == "linex, a row" else None,
+        form,
+    )
+
+
+def loss_and_gradient(function, distance, *rest):
+    loss, stats, *_ = function(distance, *rest)
+    return loss.detach(), torch.stack(stats), *torch.autograd.grad(loss, distance)
+
+
+def in_double(distance, after, log_discounts, form):
+    tensors = (None if one is None else one.detach().double() for one in (after, log_discounts))
+    return distance.detach().double().requires_grad_(), *tensors, form
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind, terms", TERMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_diagnostics_and_gradient_are_those_of_the_definition(shape, kind, terms, dtype, backend):
+    arguments = problem(shape, kind, terms, dtype)
+    actual = loss_and_gradient(pair_loss, *arguments)
+    expected = loss_and_gradient(definition.pair_loss, *in_double(*arguments))
+    tolerance = 1e-11 if dtype == torch.float64 else 3e-6
+    for one, truth in zip(actual, expected, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.double(), truth, rtol=0, atol=tolerance * max(1, truth.abs().max().item()))
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("scale", [0.05, 1.0, 300.0])
+def test_float32_is_no_worse_than_plain_torch(scale, kind, backend):
+    """Of log-sum-exps over many terms, near each other and far apart."""
+    arguments = problem((2, 300, 700, 11), kind, "alone", torch.float32, scale)
+    truth = loss_and_gradient(definition.pair_loss, *in_double(*arguments))
+    plain = loss_and_gradient(definition.pair_loss, *arguments)
+    ours = loss_and_gradient(pair_loss, *arguments)
+    for one, other, exact in zip(ours, plain, truth, strict=True):
+        error, plain_error = ((result.double() - exact).abs().max() for result in (one, other))
+        assert error <= plain_error + 3e-7 * exact.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["backward", "forward", "symmetric"])
+def test_a_row_and_a_column_far_below_the_others_keep_their_digits(kind, backend):
+    distance, _, _, form = problem((1, 40, 40, 0), kind, "alone", torch.float32, 1.0)
+    with torch.no_grad():
+        distance[0, 3] += 500
+        distance[0, :, 5] += 400
+    actual = loss_and_gradient(pair_loss, distance, None, None, form)
+    expected = loss_and_gradient(definition.pair_loss, *in_double(distance, None, None, form))
+    torch.testing.assert_close(actual, tuple(one.float() for one in expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("terms", ["alone", "linex"])
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("where", [(0, 3, 4), (0, 3), (0, slice(None), 4)])
+def test_what_is_not_finite_gives_what_torch_gives(where, value, kind, terms, backend):
+    distance, *rest = problem((1, 12, 12, 0), kind, terms)
+    with torch.no_grad():
+        distance[where] = value
+    ours, plain = (loss_and_gradient(function, distance, *rest) for function in (pair_loss, definition.pair_loss))
+    torch.testing.assert_close(ours[0], plain[0], equal_nan=True)
+    # torch multiplies infinite probabilities by zero here and there; where it has numbers, so have we.
+    finite = plain[2].isfinite()
+    torch.testing.assert_close(ours[2][finite], plain[2][finite])
+
+
+def test_distances_too_large_to_be_told_apart_give_finite_losses(backend):
+    distance = (1e9 * torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    loss, _ = pair_loss(distance, None, None, PairForm("symmetric"))
+    expected, *_ = definition.pair_loss(distance.double(), None, None, PairForm("symmetric"))
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    assert torch.autograd.grad(loss, distance)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kind, terms", TERMS)
+def test_derivatives_pass_gradcheck_and_gradgradcheck(kind, terms):
+    distance, *rest = problem((2, 5, 7, 1), kind, terms)
+
+    def call(distance):
+        return pair_loss(distance, *rest)[0]
+
+    assert gradcheck(call, distance)
+    assert gradgradcheck(call, distance)
+
+
+@pytest.mark.parametrize("kind, terms", TERMS)
+def test_registered_ops_pass_opcheck(kind, terms):
+    distance, after, log_discounts, form = problem((2, 5, 7, 1), kind, terms)
+    tensors = (distance.detach(), after, log_discounts)
+    torch.library.opcheck(torch.ops.qmkernels.pair_loss_forward.default, (*tensors, *form, "auto"))
+    loss, _, *sums = torch.ops.qmkernels.pair_loss_forward(*tensors, *form, "auto")
+    arguments = (torch.ones_like(loss), *tensors, *sums, *form, "auto")
+    torch.library.opcheck(torch.ops.qmkernels.pair_loss_backward.default, arguments)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_traces_the_whole_graph(dynamic):
+    torch._dynamo.reset()
+    form = PairForm("symmetric", 0.7, 0.1)
+
+    def call(distance, after):
+        return pair_loss(distance, after, None, form)[0]
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for rows in (5, 9):
+        distance, after, *_ = problem((2, rows, rows, 0), "symmetric", "linex")
+        torch.testing.assert_close(
+            torch.autograd.grad(compiled(distance, after), distance),
+            torch.autograd.grad(call(distance, after), distance),
+        )
+
+
+def test_func_transforms_equal_autograd():
+    distance, *rest = problem((2, 5, 7, 1), "symmetric", "linex, a row")
+    expected = torch.autograd.grad(pair_loss(distance, *rest)[0], distance)[0]
+    gradient = torch.func.grad(lambda distance: pair_loss(distance, *rest)[0])
+    torch.testing.assert_close(gradient(distance.detach()), expected)
+    twice = torch.vmap(gradient)(torch.stack([distance.detach(), 0.5 * distance.detach()]))
+    torch.testing.assert_close(twice[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["backward", "forward", "symmetric"])
+@pytest.mark.parametrize("forward, backward", [("cpu", "reference"), ("reference", "cpu")])
+def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward, kind):
+    if reason := table.why_not("cpu", "pair_loss", "cpu"):
+        pytest.skip(reason)
+    distance, after, log_discounts, form = problem((2, 33, 40, 5), kind, "linex")
+    tensors = (distance.detach(), after, log_discounts)
+    here, there = (table.resolve("pair_loss", "cpu", name) for name in (forward, backward))
+    kept = here.pair_loss_forward(*tensors, *form)
+    torch.testing.assert_close(kept, there.pair_loss_forward(*tensors, *form))
+    grads = [
+        module.pair_loss_backward(torch.ones_like(kept[0]), *tensors, *kept[2:], *form) for module in (here, there)
+    ]
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("kind, terms", TERMS)
+def test_results_do_not_depend_on_the_number_of_threads(kind, terms):
+    threads, runs = torch.get_num_threads(), []
+    arguments = problem((2, 301, 307, 2), kind, terms, torch.float32)
+    try:
+        for count in (1, 3, threads):
+            torch.set_num_threads(count)
+            runs.append(loss_and_gradient(pair_loss, *arguments))
+    finally:
+        torch.set_num_threads(threads)
+    for other in runs[1:]:
+        assert all(torch.equal(first, second) for first, second in zip(runs[0], other, strict=True))
+
+
+def test_half_distances_and_views_are_taken(backend):
+    distance, after, *_ = problem((2, 6, 6, 0), "symmetric", "linex", torch.float32)
+    form = PairForm("symmetric", 0.7)
+    expected = loss_and_gradient(pair_loss, distance, after, None, form)
+    transposed = distance.detach().mT.contiguous().mT.requires_grad_()
+    torch.testing.assert_close(loss_and_gradient(pair_loss, transposed, after, None, form), expected)
+    half = distance.detach().bfloat16().requires_grad_()
+    loss, _, grad = loss_and_gradient(pair_loss, half, after, None, form)
+    assert loss.dtype == torch.float32 and grad.dtype == torch.bfloat16
+    torch.testing.assert_close(loss, expected[0], rtol=1e-2, atol=1e-2)
+
+
+def test_a_log_discount_may_have_a_gradient():
+    distance, after, log_discounts, form = problem((2, 5, 7, 1), "none", "linex, a row")
+    loss, _ = pair_loss(distance, after, log_discounts.requires_grad_(), form)
+    assert torch.autograd.grad(loss, log_discounts)[0].abs().min() > 0
+
+
+def test_a_symmetric_loss_measures_each_pair_once():
+    calls = []
+
+    def head(x, y):
+        calls.append(None)
+        return (x - y).abs().sum(dim=-1)
+
+    x = torch.randn(6, 4, requires_grad=True)
+    qm.losses.contrastive(head, x, x.detach(), direction="symmetric")
+    assert len(calls) == 1

@@ -1,0 +1,77 @@
+"""The Triton functions of losses over a matrix of distances, on a GPU or else under the interpreter."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from triton_testing import (  # noqa: E402
+    DEVICE,
+    DTYPES,
+    TARGETS,
+    assert_alike,
+    compiled_ahead_of_time,
+    import_kernels,
+    interpreter,  # noqa: F401
+    only_where,
+    run_in_own_process,
+)
+
+kernels, RUNS_HERE = import_kernels("pair_loss", "pair_loss_forward_kernel")
+runs_here = only_where(RUNS_HERE)
+
+import qmkernels as qm  # noqa: E402
+from qmkernels.backends.reference import pair_loss as reference  # noqa: E402
+from qmkernels.reference.pair_loss import KINDS, PairForm  # noqa: E402
+
+# One tile, tiles that rows and columns leave unfilled, columns without a match.
+SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (2, 33, 150, 5)]
+TERMS = ("alone", "linex", "linex, a row")
+
+
+@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
+def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
+    run_in_own_process(__file__)
+
+
+@runs_here
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward_and_backward_return_what_the_reference_returns(shape, kind, terms, dtype):
+    *shape, offset = shape
+    generator = torch.Generator().manual_seed(sum(shape))
+    distance, after = (6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64)).to(DEVICE, dtype)
+    discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(DEVICE, dtype)
+    tensors = (distance, after if terms != "alone" else None, discounts if terms == "linex, a row" else None)
+    form = PairForm(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    got, wanted = (module.pair_loss_forward(*tensors, *form) for module in (kernels, reference))
+    assert_alike(got, wanted)
+    grad = distance.new_tensor(0.37)
+    grads = [module.pair_loss_backward(grad, *tensors, *wanted[2:], *form) for module in (kernels, reference)]
+    assert_alike(*((one,) for one in grads))
+
+
+@runs_here
+def test_public_function_runs_on_this_backend():
+    head = qm.nn.IQE(16, 8).to(DEVICE)
+    x, y = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    results = []
+    for backend in ("triton", "reference"):
+        leaf = x.clone().requires_grad_()
+        with qm.use_backend(backend):
+            found = qm.losses.contrastive(head, leaf, y, direction="symmetric")
+            results.append((*found, *torch.autograd.grad(found.loss, leaf)))
+    assert_alike(*([one.detach() for one in result] for result in results))
+
+
+@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
+    assert compiled_ahead_of_time("pair_loss", target, dtype, tmp_path) == 8 * 2

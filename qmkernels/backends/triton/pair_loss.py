@@ -1,0 +1,273 @@
+"""Losses over a matrix of distances in Triton: the functions of backends/reference/pair_loss.py, and in the same order.
+
+A program has a tile of one matrix. Forward it writes the log-sum-exp, sum and largest of its logits over each of its
+rows and columns, as far as the form needs them, and three sums over each row, which torch puts together; backward it
+writes its part of the gradient. Bound by memory: forward reads one or two matrices, backward the same and writes one.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...reference.pair_loss import (
+    EPS,
+    PairForm,
+    PairStats,
+    Softmaxes,
+    contrast_of_sides,
+    contrast_of_sigmoids,
+    divergence,
+)
+
+ROWS, COLUMNS = 32, 128
+EPSILON = tl.constexpr(EPS)
+
+
+@triton.jit
+def _softplus(logits):
+    return tl.maximum(logits, 0) + tl.log(1 + tl.exp(-tl.abs(logits)))
+
+
+@triton.jit
+def _grown(distance, after, log_discount, CLIP: tl.constexpr):
+    """delta, and discount * exp(min(delta, clip))."""
+    delta = distance - after
+    return delta, tl.exp(tl.where(delta > CLIP, CLIP, delta) + log_discount)
+
+
+@triton.jit
+def _logsumexp(logits, most, AXIS: tl.constexpr):
+    shift = tl.where(tl.abs(most) == float("inf"), 0.0, most)
+    return tl.log(tl.sum(tl.exp(logits - tl.expand_dims(shift, AXIS)), axis=AXIS)) + shift
+
+
+@triton.jit
+def pair_loss_forward_kernel(
+    distance_ptr,  # (B, N, M)
+    after_ptr,  # (B, N, M), None without the LINEX term
+    log_discounts_ptr,  # (B, N), None for one number
+    of_rows_ptr,  # (3, tiles across, B, N): log-sum-exp or sum of softplus or of logarithms, largest, sum of logits
+    of_columns_ptr,  # (3, tiles down, B, M): the same down the columns
+    of_linex_ptr,  # (2, tiles across, B, N): sums of divergences and of differences
+    batch,
+    num_rows,
+    num_columns,
+    KIND: tl.constexpr,
+    SCALE: tl.constexpr,
+    CLIP: tl.constexpr,
+    LOG_DISCOUNT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    dtype: tl.constexpr = distance_ptr.dtype.element_ty
+    sample = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    at_row = sample * num_rows + row
+    mask = (row < num_rows)[:, None] & (column < num_columns)[None, :]
+    here = at_row[:, None] * num_columns + column[None, :]
+    distance = tl.load(distance_ptr + here, mask=mask, other=0)
+    logits = distance * (-SCALE)
+    below = tl.where(mask, logits, float("-inf"))
+
+    rows_in_all = batch.to(tl.int64) * num_rows
+    line = tl.program_id(1) * rows_in_all + at_row
+    part = tl.num_programs(1) * rows_in_all
+    if KIND == "repulsion":
+        logs = tl.where(mask, tl.log(distance + EPSILON), 0.0)
+        tl.store(of_rows_ptr + line, tl.sum(logs, axis=1), mask=row < num_rows)
+    elif KIND != "none":
+        most = tl.max(below, axis=1)
+        if KIND == "sigmoid":
+            total = tl.sum(tl.where(mask, _softplus(logits), 0.0), axis=1)
+        else:
+            total = _logsumexp(below, most, 1)
+        tl.store(of_rows_ptr + line, total, mask=row < num_rows)
+        tl.store(of_rows_ptr + part + line, tl.sum(logits, axis=1), mask=row < num_rows)
+        tl.store(of_rows_ptr + 2 * part + line, most, mask=row < num_rows)
+    if KIND == "backward" or KIND == "symmetric":
+        columns_in_all = batch.to(tl.int64) * num_columns
+        column_line = tl.program_id(0) * columns_in_all + sample * num_columns + column
+        column_part = tl.num_programs(0) * columns_in_all
+        most_down = tl.max(below, axis=0)
+        exists = column < num_columns
+        tl.store(of_columns_ptr + column_line, _logsumexp(below, most_down, 0), mask=exists)
+        tl.store(of_columns_ptr + column_part + column_line, tl.sum(logits, axis=0), mask=exists)
+        tl.store(of_columns_ptr + 2 * column_part + column_line, most_down, mask=exists)
+    if after_ptr is not None:
+        after = tl.load(after_ptr + here, mask=mask, other=0)
+        discount = tl.zeros([ROWS, 1], dtype) + LOG_DISCOUNT
+        if log_discounts_ptr is not None:
+            discount = tl.load(log_discounts_ptr + at_row, mask=row < num_rows, other=0)[:, None]
+        delta, grown = _grown(distance, after, discount, CLIP)
+        terms = tl.where(mask, tl.where(delta > CLIP, delta, grown - distance), 0.0)
+        tl.store(of_linex_ptr + line, tl.sum(terms, axis=1), mask=row < num_rows)
+        tl.store(of_linex_ptr + part + line, tl.sum(delta, axis=1), mask=row < num_rows)
+
+
+@triton.jit
+def pair_loss_backward_kernel(
+    grad_loss_ptr,  # ()
+    distance_ptr,  # (B, N, M)
+    after_ptr,  # (B, N, M), None without the LINEX term
+    log_discounts_ptr,  # (B, N), None for one number
+    row_sums_ptr,  # (B, N)
+    column_sums_ptr,  # (B, N)
+    grad_distance_ptr,  # (B, N, M)
+    num_rows,
+    num_columns,
+    offset,
+    all_rows,  # B * N
+    KIND: tl.constexpr,
+    SCALE: tl.constexpr,
+    LOGSUMEXP_WEIGHT: tl.constexpr,
+    LINEX_WEIGHT: tl.constexpr,
+    CLIP: tl.constexpr,
+    DIAGONAL_WEIGHT: tl.constexpr,
+    LOG_DISCOUNT: tl.constexpr,
+    STEP: tl.constexpr,
+    REPULSION_WEIGHT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    dtype: tl.constexpr = distance_ptr.dtype.element_ty
+    sample = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    at_row = sample * num_rows + row
+    mask = (row < num_rows)[:, None] & (column < num_columns)[None, :]
+    here = at_row[:, None] * num_columns + column[None, :]
+    match = (column - offset)[None, :] == row[:, None]
+    distance = tl.load(distance_ptr + here, mask=mask, other=1)
+    logits = distance * (-SCALE)
+    grad = tl.zeros([ROWS, COLUMNS], dtype)
+    of_row = 1 / all_rows.to(dtype)
+    of_pair = of_row / num_columns.to(dtype)
+    of_softmax = of_row * (-SCALE / 2 if KIND == "symmetric" else -SCALE)
+    if KIND == "forward" or KIND == "symmetric":
+        sums = tl.load(row_sums_ptr + at_row, mask=row < num_rows, other=0)[:, None]
+        grad += of_softmax * (1 + sums * (2 * LOGSUMEXP_WEIGHT)) * tl.exp(logits - sums)
+        grad -= tl.where(match, of_softmax, 0.0)
+    if KIND == "backward" or KIND == "symmetric":
+        place = column - offset
+        has_match = (place >= 0) & (place < num_rows)
+        sums = tl.load(column_sums_ptr + sample * num_rows + place, mask=has_match, other=0)[None, :]
+        slope = of_softmax * (1 + sums * (2 * LOGSUMEXP_WEIGHT)) * tl.exp(logits - sums)
+        grad += tl.where(has_match[None, :], slope, 0.0)
+        grad -= tl.where(match, of_softmax, 0.0)
+    if KIND == "sigmoid":
+        e = tl.exp(-tl.abs(logits))
+        grad += of_pair * (-SCALE) * (tl.where(logits < 0, e, 1.0) / (1 + e) - tl.where(match, 1.0, 0.0))
+    if KIND == "repulsion":
+        others = tl.maximum(num_columns - 1, 1).to(dtype)
+        of_others = of_row * (-REPULSION_WEIGHT) / (others * (distance + EPSILON))
+        grad += tl.where(match, of_row * 2 * (distance - STEP), of_others)
+    if after_ptr is not None:
+        after = tl.load(after_ptr + here, mask=mask, other=0)
+        discount = tl.zeros([ROWS, 1], dtype) + LOG_DISCOUNT
+        if log_discounts_ptr is not None:
+            discount = tl.load(log_discounts_ptr + at_row, mask=row < num_rows, other=0)[:, None]
+        delta, grown = _grown(distance, after, discount, CLIP)
+        slope = tl.where(delta > CLIP, 1.0, grown - 1)
+        everywhere = of_pair * (LINEX_WEIGHT * (1 - DIAGONAL_WEIGHT))
+        grad += (everywhere + tl.where(match, of_row * (LINEX_WEIGHT * DIAGONAL_WEIGHT), 0.0)) * slope
+    grad *= tl.load(grad_loss_ptr)
+    tl.store(grad_distance_ptr + here, grad.to(dtype), mask=mask)
+
+
+def forward_constants(form: PairForm) -> dict:
+    """The constants of the forward kernel."""
+    return {
+        "KIND": form.kind, "SCALE": form.scale, "CLIP": form.clip, "LOG_DISCOUNT": form.log_discount,
+        "ROWS": ROWS, "COLUMNS": COLUMNS,
+    }  # fmt: skip
+
+
+def backward_constants(form: PairForm) -> dict:
+    """Those of the backward kernel."""
+    return {name.upper(): value for name, value in form._asdict().items() if name != "offset"} | {
+        "ROWS": ROWS,
+        "COLUMNS": COLUMNS,
+    }
+
+
+def _grid(distance: Tensor) -> tuple[int, int, int]:
+    batch, rows, columns = distance.shape
+    return triton.cdiv(rows, ROWS), triton.cdiv(columns, COLUMNS), batch
+
+
+def pair_loss_forward(
+    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *form
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    form = PairForm(*form)
+    batch, rows, columns = distance.shape
+    down, across, _ = grid = _grid(distance)
+    of_rows = distance.new_empty(3, across, batch, rows)
+    of_columns = distance.new_empty(3, down, batch, columns if form.kind in ("backward", "symmetric") else 0)
+    of_linex = distance.new_empty(2, across, batch, rows if after is not None else 0)
+    with torch.cuda.device_of(distance):
+        pair_loss_forward_kernel[grid](
+            distance, after, log_discounts, of_rows, of_columns, of_linex, batch, rows, columns,
+            **forward_constants(form),
+        )  # fmt: skip
+    length = distance.diagonal(offset=form.offset, dim1=1, dim2=2)
+    loss, row_sums, column_sums = distance.new_zeros(()), distance.new_empty(0), distance.new_empty(0)
+    stats = PairStats(*(loss,) * len(PairStats._fields))._replace(length=length.mean())
+    if form.kind == "repulsion":
+        others = of_rows[0].sum(dim=0) - (length + EPS).log()
+        steps, repulsion = (length - form.step).square().mean(), -others.mean() / max(1, columns - 1)
+        loss = steps + form.repulsion_weight * repulsion
+        stats = stats._replace(steps=steps, repulsion=repulsion)
+    elif form.kind != "none":
+        positive, sums, total = -form.scale * length, of_rows[0], of_rows[1].sum(dim=0)
+        largest = of_rows[2].amax(dim=0)
+        if form.kind == "sigmoid":
+            found = contrast_of_sigmoids(Softmaxes(positive, sums.sum(dim=0), total, largest, columns))
+        else:
+            sides = []
+            if form.kind != "backward":
+                row_sums = sums.logsumexp(dim=0)
+                sides.append(Softmaxes(positive, row_sums, total, largest, columns))
+            if form.kind != "forward":
+                of_matches = of_columns[..., form.offset : form.offset + rows]
+                column_sums = of_matches[0].logsumexp(dim=0)
+                total, largest = of_matches[1].sum(dim=0), of_matches[2].amax(dim=0)
+                sides.append(Softmaxes(positive, column_sums, total, largest, rows))
+            found = contrast_of_sides(sides, form.logsumexp_weight)
+        loss = found.loss
+        stats = stats._replace(
+            contrastive=loss, positive=found.positive, negative=found.negative, logsumexp=found.logsumexp,
+            accuracy=found.accuracy,
+        )  # fmt: skip
+    if after is not None:
+        everywhere, difference = (one.sum(dim=0).mean() / columns for one in of_linex)
+        discount = form.log_discount if log_discounts is None else log_discounts
+        following = after.diagonal(offset=form.offset, dim1=1, dim2=2)
+        diagonal = divergence(length, following, discount, form.clip).mean()
+        linex = everywhere + form.diagonal_weight * (diagonal - everywhere)
+        loss = loss + form.linex_weight * linex
+        stats = stats._replace(linex=linex, everywhere=everywhere, diagonal=diagonal, difference=difference)
+    return loss, torch.stack(stats), row_sums, column_sums
+
+
+def pair_loss_backward(
+    grad_loss: Tensor,
+    distance: Tensor,
+    after: Tensor | None,
+    log_discounts: Tensor | None,
+    row_sums: Tensor,
+    column_sums: Tensor,
+    *form,
+) -> Tensor:
+    form = PairForm(*form)
+    batch, rows, columns = distance.shape
+    grad_distance = torch.empty_like(distance)
+    with torch.cuda.device_of(distance):
+        pair_loss_backward_kernel[_grid(distance)](
+            grad_loss, distance, after, log_discounts, row_sums, column_sums, grad_distance, rows, columns,
+            form.offset, batch * rows, **backward_constants(form),
+        )  # fmt: skip
+    return grad_distance
