@@ -9,13 +9,13 @@ namespace qmk::cuda {
 
 namespace {
 
+// Threads of a block that does nothing but sum.
 constexpr int sum_threads = 512;
 
-// The sums over a block of sum_threads, in its first thread. The others have their own values or parts of the sums.
-template <class T, int count>
-__device__ __forceinline__ void sum_over_block(T (&values)[count]) {
-    constexpr int warps = sum_threads / 32;
-    __shared__ T of_warps[count][warps];
+// The sums over a block of whole warps, in its first thread; the others keep their own values or parts of the sums.
+template <int count, class T>
+__device__ __forceinline__ void sum_over_block(T* values) {
+    __shared__ T of_warps[count][32];
     __syncthreads();  // the sums before have been read
 #pragma unroll
     for (int n = 0; n < count; ++n) {
@@ -25,7 +25,12 @@ __device__ __forceinline__ void sum_over_block(T (&values)[count]) {
     __syncthreads();
     if (threadIdx.x >= 32) return;
 #pragma unroll
-    for (int n = 0; n < count; ++n) values[n] = sum_of_threads(of_warps[n][threadIdx.x % warps], warps);
+    for (int n = 0; n < count; ++n)
+        values[n] = sum_of_threads(threadIdx.x < blockDim.x / 32 ? of_warps[n][threadIdx.x] : T(0));
+}
+template <int count, class T>
+__device__ __forceinline__ void sum_over_block(T (&values)[count]) {
+    sum_over_block<count>(&values[0]);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 // sums of tiles are added up in double. The order of every sum is fixed, without atomics: the same input gives the same
 // bits.
 #include "../math/iqe.h"
+#include "block_sum.cuh"
 #include "launch.cuh"
 #include "pair_loss.h"
 #include "warp.cuh"
@@ -61,26 +62,6 @@ __device__ __forceinline__ T max_of_threads(T value) {
         value = other > value ? other : value;
     }
     return value;
-}
-
-// The sums over a block, in its first thread.
-template <int count, class T>
-__device__ __forceinline__ void sum_over_block(T* values) {
-    __shared__ T of_warps[count][32];
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-        const T of_warp = sum_of_threads(values[i]);
-        if (threadIdx.x % 32 == 0) of_warps[i][threadIdx.x / 32] = of_warp;
-    }
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-        T sum = T(0);
-        for (int warp = 0; warp < int(blockDim.x) / 32; ++warp) sum += of_warps[i][warp];
-        values[i] = sum;
-    }
 }
 
 struct Tiles {
@@ -301,7 +282,7 @@ __global__ void __launch_bounds__(block_threads) pair_loss_merge_kernel(PairMerg
                 found[1] = found[0] * found[0];
             }
         }
-        sum_over_block<3>(found);
+        sum_over_block(found);
         if (threadIdx.x != 0) continue;
         PairSums<T> sums{};
 #pragma unroll
