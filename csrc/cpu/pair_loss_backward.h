@@ -1,0 +1,162 @@
+// Losses over a matrix of distances, the pass back; included by pair_loss.cpp.
+//
+// One exponential a pair, of both directions where their log-sum-exps are near, and one for LINEX.
+#pragma once
+
+#include "pair_loss.h"
+#include "pair_loss_lanes.h"
+#include "parallel.h"
+#include "workspace.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+// What the columns of a matrix are in its gradient.
+template <class T>
+struct Columns {
+    const T *logsumexp, *slope;
+    const T* weight;  // slope * exp(middle - logsumexp)
+    T middle;
+    bool are_near;  // are their log-sum-exps to the middle
+};
+
+// So near each other, e^40 at most apart, one exponential is as good as the other's.
+constexpr double nearness = 20;
+
+template <class T, PairKind kind, bool has_after>
+struct Backward {
+    using V = Lanes<T>;
+
+    const PairForm& form;
+    const PairWeights<T> weights;
+    int64_t num_columns;
+
+    // One row: everything but its match, then that.
+    void run(const T* distance, const T* after, T log_discount, T row_sum, const Columns<T>& columns, int64_t match,
+             T* grad) const {
+        const T apart = row_sum - columns.middle;
+        if (kind == PairKind::symmetric && columns.are_near && apart >= T(-nearness) && apart <= T(nearness))
+            run_columns<true>(distance, after, log_discount, row_sum, columns, grad);
+        else
+            run_columns<false>(distance, after, log_discount, row_sum, columns, grad);
+        if constexpr (kind == PairKind::repulsion) {
+            grad[match] = weights.steps * (distance[match] - T(form.step));
+            if constexpr (has_after)
+                grad[match] += weights.everywhere * slope(distance[match], after[match], log_discount);
+        } else {
+            grad[match] += weights.match;
+        }
+        if constexpr (has_after) grad[match] += weights.diagonal * slope(distance[match], after[match], log_discount);
+    }
+
+    // With `shares`, the column's probability is the row's times exp(row_sum - column's log-sum-exp).
+    template <bool shares>
+    void run_columns(const T* distance, const T* after, T log_discount, T row_sum, const Columns<T>& columns,
+                     T* grad) const {
+        constexpr int n = num_lanes<T>;
+        const T row_slope = weights.softmax * (T(1) + weights.squares * row_sum);
+        const T ratio = shares ? exp_of(row_sum - columns.middle) : T(0);
+        const auto derivative = [&](int64_t j, V d, V a) {
+            const V logit = rounded(T(-form.scale) * d);
+            V sum{};
+            if constexpr (shares) {
+                sum += share_of<T>(logit - row_sum) * (row_slope + ratio * load<V>(columns.weight + j));
+            } else {
+                if constexpr (over_rows(kind)) sum += row_slope * share_of<T>(logit - row_sum);
+                if constexpr (over_columns(kind))
+                    sum += load<V>(columns.slope + j) * share_of<T>(logit - load<V>(columns.logsumexp + j));
+            }
+            if constexpr (kind == PairKind::sigmoid) {
+                const V e = share_of<T>(logit < 0 ? logit : -logit);
+                sum += weights.sigmoid * (logit < 0 ? e : T(1) - V{}) / (1 + e);
+            }
+            if constexpr (kind == PairKind::repulsion) sum += weights.repulsion / (d + T(pair_eps));
+            if constexpr (has_after) sum += weights.everywhere * slope(d, a, log_discount);
+            return sum;
+        };
+        int64_t j = 0;
+        for (; j + n <= num_columns; j += n)
+            store(grad + j, derivative(j, load<V>(distance + j), has_after ? load<V>(after + j) : V{}));
+        if (j == num_columns) return;
+        const int64_t rest = num_columns - j;
+        const V last = derivative(j, load_some(distance + j, rest), has_after ? load_some(after + j, rest) : V{});
+        __builtin_memcpy(grad + j, &last, rest * sizeof(T));
+    }
+
+    template <class W>
+    QMK_INLINE W slope(W distance, W after, T log_discount) const {
+        const W delta = distance - after, clip = W{} + T(form.clip);
+        return Linex<W>(distance, delta, exp_of<T>(W((delta > clip ? clip : delta) + log_discount)), clip).slope;
+    }
+};
+
+// What the columns of each matrix are, and three lines a matrix.
+template <class T>
+struct BackwardMemory {
+    int64_t line;
+    Columns<T>* columns;
+    T* lines;
+    int64_t bytes;
+
+    BackwardMemory(void* memory, const PairShape& shape, PairKind kind) {
+        Workspace workspace{static_cast<char*>(memory)};
+        const int64_t matrices = over_columns(kind) ? shape.batch : 0;
+        line = padded(shape.columns);
+        columns = workspace.take<Columns<T>>(matrices);
+        lines = workspace.take<T>(matrices * 3 * line);
+        bytes = workspace.used;
+    }
+};
+
+// Columns without a match: exponentials of -infinity, times 0.
+template <class T>
+Columns<T> prepare_columns(const T* column_sums, T* lines, int64_t line, int64_t rows, const PairForm& form,
+                           const PairWeights<T>& weights) {
+    T lowest = column_sums[0], highest = column_sums[0];
+    for (int64_t row = 0; row < rows; ++row) {
+        lowest = column_sums[row] < lowest ? column_sums[row] : lowest;
+        highest = column_sums[row] > highest ? column_sums[row] : highest;
+    }
+    const T middle = (lowest + highest) / 2;
+    T *logsumexp = lines, *slope = lines + line, *weight = lines + 2 * line;
+    for (int64_t j = 0; j < line; ++j) {
+        logsumexp[j] = T(INFINITY);
+        slope[j] = weight[j] = T(0);
+    }
+    for (int64_t row = 0, j = form.offset; row < rows; ++row, ++j) {
+        logsumexp[j] = column_sums[row];
+        slope[j] = weights.softmax * (T(1) + weights.squares * column_sums[row]);
+        if (form.kind == PairKind::symmetric) weight[j] = slope[j] * exp_of(middle - column_sums[row]);
+    }
+    return {logsumexp, slope, weight, middle, highest - lowest <= T(2 * nearness)};
+}
+
+template <class T, PairKind kind, bool has_after>
+void backward(const T* grad_loss, const T* distance, const T* after, const T* log_discounts, const T* row_sums,
+              const T* column_sums, T* grad_distance, void* workspace, PairShape shape, PairForm form, int threads) {
+    const Backward<T, kind, has_after> run{form, PairWeights<T>(form, shape, *grad_loss), shape.columns};
+    const BackwardMemory<T> memory(workspace, shape, kind);
+    const int64_t all_rows = shape.batch * shape.rows;
+    if constexpr (over_columns(kind))
+        for (int64_t sample = 0; sample < shape.batch; ++sample)
+            memory.columns[sample] =
+                prepare_columns(column_sums + sample * shape.rows, memory.lines + sample * 3 * memory.line, memory.line,
+                                shape.rows, form, run.weights);
+    parallel_for(divide_up(all_rows, rows_per_task), threads_for(all_rows * shape.columns, pairs_per_thread, threads),
+                 [&](int64_t task) {
+                     const int64_t end = (task + 1) * rows_per_task < all_rows ? (task + 1) * rows_per_task : all_rows;
+                     for (int64_t row = task * rows_per_task; row < end; ++row) {
+                         const int64_t sample = row / shape.rows, at = row * shape.columns;
+                         run.run(distance + at, has_after ? after + at : nullptr,
+                                 log_discounts ? log_discounts[row] : T(form.log_discount),
+                                 over_rows(kind) ? row_sums[row] : T(0),
+                                 over_columns(kind) ? memory.columns[sample] : Columns<T>{},
+                                 row % shape.rows + form.offset, grad_distance + at);
+                     }
+                 });
+}
+
+}  // namespace
+
+}  // namespace qmk::QMK_TARGET

@@ -1,0 +1,326 @@
+// Losses over a matrix of distances, the pass forward; included by pair_loss.cpp.
+//
+// A task is 32 rows of one matrix. Four rows at a time are read twice, the second time from the nearest cache: for
+// their maxima, then for everything else. One exponential a pair serves both directions: E = exp(l - m) with the
+// maximum m of the row is summed along the row, and times exp(m - c) down the columns, where c is the task's greatest m
+// so far. A column of which that leaves next to nothing, far below the rows' maxima, is summed again below its own.
+// LINEX takes one exponential more. The columns' sums of all tasks are then put together.
+#pragma once
+
+#include "pair_loss.h"
+#include "pair_loss_lanes.h"
+#include "parallel.h"
+#include "workspace.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+constexpr int64_t matches_per_task = 256;
+constexpr int rows_at_once = 4;
+
+template <class T>
+struct ForwardTask {
+    const T *distance, *after, *log_discounts;  // of the task's rows
+    T* row_sums;
+    // Of each column: the greatest logit, what its exponentials are below, and their sum.
+    T *most, *shift, *sum;
+    int64_t first_row, rows, columns, matches;
+};
+
+template <class T, PairKind kind, bool has_after>
+struct Forward {
+    using V = Lanes<T>;
+    static constexpr int n = num_lanes<T>;
+    static constexpr int64_t strip = 32 * n;  // columns whose terms are added up in T
+    static constexpr bool has_logits = is_softmax(kind) || kind == PairKind::sigmoid;
+
+    const PairForm& form;
+    const ForwardTask<T>& task;
+    PairSums<double>& sums;
+    T scale;      // of the logits
+    T highest{};  // c
+
+    Forward(const PairForm& form, const ForwardTask<T>& task, PairSums<double>& sums)
+        : form(form), task(task), sums(sums), scale(T(-form.scale)), highest(-Limits<T>::highest) {}
+
+    void run() {
+        const V lowest = broadcast(T(-INFINITY));
+        if constexpr (over_columns(kind))
+            for (int64_t j = 0; j < task.columns; j += n) {
+                store(task.most + j, lowest);
+                store(task.sum + j, V{});
+            }
+        int64_t row = 0;
+        for (; row + rows_at_once <= task.rows; row += rows_at_once) together<rows_at_once>(row);
+        for (; row < task.rows; ++row) together<1>(row);
+        if constexpr (over_columns(kind))
+            for (int64_t j = 0; j < task.columns; j += n) finish_columns(j);
+    }
+
+    // Calls visit(column, is_tail, kept) for every vector of columns; kept(v) is v without what is beyond the last.
+    template <class Visit>
+    QMK_INLINE void for_columns(int64_t begin, int64_t end, Visit&& visit) {
+        int64_t j = begin;
+        for (; j + n <= end; j += n) visit(j, std::false_type{}, [](V v) { return v; });
+        if (j == end) return;
+        IndexLanes<T> exists{};
+        for (int lane = 0; lane < end - j; ++lane) exists[lane] = -1;
+        visit(j, std::true_type{}, [=](V v) { return exists ? v : V{}; });
+    }
+
+    template <bool is_tail>
+    QMK_INLINE V at(const T* matrix, int64_t row, int64_t column) const {
+        const T* from = matrix + row * task.columns + column;
+        if constexpr (is_tail) return load_some(from, task.columns - column);
+        return load<V>(from);
+    }
+
+    template <int count>
+    void together(int64_t row) {
+        T most[count], shift[count], share[count], shrink = T(1);
+        bool is_infinite = false;  // a logit
+        if constexpr (has_logits) {
+            V maxima[count];
+            for (V& one : maxima) one = broadcast(T(-INFINITY));
+            for_columns(0, task.columns, [&](int64_t j, auto is_tail, auto&&) {
+                V column = over_columns(kind) ? load<V>(task.most + j) : V{};
+                for (int r = 0; r < count; ++r) {
+                    V logit = scale * at<is_tail.value>(task.distance, row + r, j);
+                    if constexpr (over_columns(kind)) column = larger<T>(logit, column);
+                    if constexpr (is_tail.value)
+                        for (int64_t lane = task.columns - j; lane < n; ++lane) logit[lane] = T(-INFINITY);
+                    maxima[r] = larger<T>(logit, maxima[r]);
+                }
+                if constexpr (over_columns(kind)) store(task.most + j, column);
+            });
+            const T before = highest;
+            for (int r = 0; r < count; ++r) {
+                most[r] = max_of_lanes<T>(maxima[r]);
+                shift[r] = finite_or_nan(most[r], Limits<T>::highest);
+                is_infinite |= most[r] > Limits<T>::highest;
+                highest = shift[r] > highest ? shift[r] : highest;
+            }
+            if constexpr (over_columns(kind)) {
+                shrink = exp_of(before - highest);
+                for (int r = 0; r < count; ++r) share[r] = exp_of(shift[r] - highest);
+            }
+        }
+
+        double row_sum[count] = {};
+        is_infinite ? add<count, true>(row, shift, share, shrink, row_sum)
+                    : add<count, false>(row, shift, share, shrink, row_sum);
+        for (int r = 0; r < count; ++r)
+            finish_row(row + r, most[has_logits ? r : 0], shift[has_logits ? r : 0], row_sum[r]);
+    }
+
+    QMK_INLINE T log_discount_of(int64_t row) const {
+        return task.log_discounts ? task.log_discounts[row] : T(form.log_discount);
+    }
+
+    // Everything but the maxima and the matches.
+    template <int count, bool is_infinite>
+    void add(int64_t row, const T* shift, const T* share, T shrink, double* row_sum) {
+        T log_discount[count];
+        const V clip = broadcast(T(form.clip));
+        for (int r = 0; r < count; ++r) log_discount[r] = log_discount_of(row + r);
+        for (int64_t begin = 0; begin < task.columns; begin += strip) {
+            const int64_t end = begin + strip < task.columns ? begin + strip : task.columns;
+            V exponentials[count] = {}, distances{}, positives{}, divergences{}, differences{};
+            Lanes<double> terms{};
+            for_columns(begin, end, [&](int64_t j, auto is_tail, auto&& kept) {
+                V column{};
+                V product{};  // of 1 + exp(-|l|), less 1
+                Lanes<double> values = broadcast(1.0);
+                if constexpr (over_columns(kind)) column = load<V>(task.sum + j) * shrink;
+                for (int r = 0; r < count; ++r) {
+                    const V distance = at<is_tail.value>(task.distance, row + r, j);
+                    distances += distance;
+                    if constexpr (is_softmax(kind)) {
+                        const V below = rounded(scale * distance) - shift[r];
+                        const V e = is_infinite ? exp_of<T>(below) : share_of<T>(below);
+                        if constexpr (over_rows(kind)) exponentials[r] += kept(e);
+                        if constexpr (over_columns(kind)) column += e * share[r];
+                    }
+                    if constexpr (kind == PairKind::sigmoid) {
+                        const V logit = scale * distance;
+                        const V e = kept(share_of<T>(logit < 0 ? logit : -logit));
+                        positives += kept(logit < 0 ? V{} : logit);
+                        product += e + product * e;
+                    }
+                    if constexpr (kind == PairKind::repulsion) {
+                        V value = distance + T(pair_eps);
+                        if constexpr (is_tail.value)
+                            for (int64_t lane = end - j; lane < n; ++lane) value[lane] = T(1);
+                        // Eight floats' product is a double.
+                        if constexpr (sizeof(T) == sizeof(float))
+                            for (int part = 0; part < num_parts<T>; ++part) values *= part_in_double<T>(value, part);
+                        else
+                            terms += logarithm_of_any(value);
+                    }
+                    if constexpr (has_after) {
+                        const V delta = distance - at<is_tail.value>(task.after, row + r, j);
+                        const V grown = exp_of<T>((delta > clip ? clip : delta) + log_discount[r]);
+                        divergences += kept(Linex<V>(distance, delta, grown, clip).value);
+                        differences += delta;
+                    }
+                }
+                if constexpr (over_columns(kind)) store(task.sum + j, column);
+                if constexpr (kind == PairKind::sigmoid) {
+                    auto whole = part_in_double<T>(product, 0);
+                    for (int part = 1; part < num_parts<T>; ++part) {
+                        const auto other = part_in_double<T>(product, part);
+                        whole += other + whole * other;
+                    }
+                    terms += log_one_plus(whole);
+                }
+                if constexpr (kind == PairKind::repulsion && sizeof(T) == sizeof(float))
+                    terms += logarithm_of_any(values);
+            });
+            for (int r = 0; r < count; ++r) row_sum[r] += double(sum_of_lanes<T>(exponentials[r]));
+            sums.distance += double(sum_of_lanes<T>(distances));
+            sums.divergence += double(sum_of_lanes<T>(divergences));
+            sums.difference += double(sum_of_lanes<T>(differences));
+            sums.terms += double(sum_of_lanes<T>(positives)) + sum_of_lanes<double>(terms);
+        }
+    }
+
+    void finish_row(int64_t row, T most, T shift, double exponentials) {
+        const int64_t match = task.first_row + row + form.offset;
+        const T* distances = task.distance + row * task.columns;
+        const T distance = distances[match];
+        sums.match_distance += double(distance);
+        if constexpr (has_logits) sums.hits[0] += scale * distance >= most && exponentials == exponentials;
+        if constexpr (over_rows(kind)) {
+            const double logsumexp = double(shift) + std::log(exponentials);
+            task.row_sums[row] = T(logsumexp);
+            sums.logsumexp[0] += logsumexp;
+            sums.squares[0] += logsumexp * logsumexp;
+        }
+        if constexpr (kind == PairKind::repulsion) {
+            const double beyond = double(distance) - form.step;
+            sums.match_steps += beyond * beyond;
+            sums.match_terms += std::log(double(distance + T(pair_eps)));
+        }
+        if constexpr (has_after) {
+            const T delta = distance - task.after[row * task.columns + match], clip = T(form.clip);
+            const T grown = exp_of((delta > clip ? clip : delta) + log_discount_of(row));
+            sums.match_divergence += double(Linex<T>(distance, delta, grown, clip).value);
+        }
+        if constexpr (over_columns(kind)) {
+            const int64_t matches_begin = form.offset, matches_end = form.offset + task.matches;
+            for (int64_t j = 0; j < matches_begin; ++j) sums.outside += double(distances[j]);
+            for (int64_t j = matches_end; j < task.columns; ++j) sums.outside += double(distances[j]);
+        }
+    }
+
+    // A column's shift; and its sum below its own maximum where the common one leaves too little of it, or no number.
+    void finish_columns(int64_t column) {
+        const V sum = load<V>(task.sum + column);
+        const auto is_fine = (sum >= T(1e-18)) & (sum <= T(1e18));
+        bool all = true;
+        for (int lane = 0; lane < n && column + lane < task.columns; ++lane) all &= bool(is_fine[lane]);
+        store(task.shift + column, broadcast(highest));
+        if (all) return;
+        const V own = finite_or_nan(load<V>(task.most + column), broadcast(Limits<T>::highest));
+        V again{};
+        const int64_t exist = task.columns - column < n ? task.columns - column : n;
+        for (int64_t row = 0; row < task.rows; ++row)
+            again += exp_of<T>(rounded(scale * load_some(task.distance + row * task.columns + column, exist)) - own);
+        store(task.shift + column, is_fine ? broadcast(highest) : own);
+        store(task.sum + column, is_fine ? sum : again);
+    }
+};
+
+// Puts together what the tasks of a matrix know of the columns of matches first .. end.
+template <class T>
+void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t line, T* column_sums, int64_t first,
+                   int64_t end, const PairShape& shape, const PairForm& form, PairSums<double>& sums) {
+    using V = Lanes<T>;
+    constexpr int n = num_lanes<T>;
+    for (int64_t i = first; i < end; i += n) {
+        const T* from = lines + form.offset + i;
+        V top = broadcast(-Limits<T>::highest), most = broadcast(T(-INFINITY)), sum{};
+        for (int64_t block = 0; block < blocks; ++block) {
+            most = larger<T>(load<V>(from + 3 * block * line), most);
+            top = larger<T>(load<V>(from + (3 * block + 1) * line), top);
+        }
+        for (int64_t block = 0; block < blocks; ++block)
+            sum += load<V>(from + (3 * block + 2) * line) * exp_of<T>(load<V>(from + (3 * block + 1) * line) - top);
+        for (int lane = 0; lane < n && i + lane < end; ++lane) {
+            const int64_t row = i + lane;
+            const double logsumexp = double(top[lane]) + std::log(double(sum[lane]));
+            const T positive = T(-form.scale) * distance[row * shape.columns + form.offset + row];
+            column_sums[row] = T(logsumexp);
+            sums.logsumexp[1] += logsumexp;
+            sums.squares[1] += logsumexp * logsumexp;
+            sums.hits[1] += positive >= most[lane] && logsumexp == logsumexp;
+        }
+    }
+}
+
+// What a call's tasks write: sums of each task of rows, then of matches, and three lines a task of rows.
+template <class T>
+struct ForwardMemory {
+    int64_t row_tasks, match_tasks, line;
+    PairSums<double>* sums;
+    T* lines;
+    int64_t bytes;
+
+    ForwardMemory(void* memory, const PairShape& shape, PairKind kind) {
+        Workspace workspace{static_cast<char*>(memory)};
+        row_tasks = divide_up(shape.rows, rows_per_task);
+        match_tasks = over_columns(kind) ? divide_up(shape.rows, matches_per_task) : 0;
+        line = over_columns(kind) ? padded(shape.columns) : 0;
+        sums = workspace.take<PairSums<double>>(shape.batch * (row_tasks + match_tasks));
+        lines = workspace.take<T>(shape.batch * row_tasks * 3 * line);
+        bytes = workspace.used;
+    }
+};
+
+template <class T, PairKind kind, bool has_after>
+void forward(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums, T* column_sums,
+             void* workspace, PairShape shape, PairForm form, int threads) {
+    const ForwardMemory<T> memory(workspace, shape, kind);
+    const int64_t pairs = shape.rows * shape.columns, row_tasks = shape.batch * memory.row_tasks;
+    threads = threads_for(shape.batch * pairs, pairs_per_thread, threads);
+    parallel_for(row_tasks, threads, [&](int64_t index) {
+        const int64_t sample = index / memory.row_tasks, row = index % memory.row_tasks * rows_per_task;
+        const int64_t rows = shape.rows - row < rows_per_task ? shape.rows - row : rows_per_task;
+        const int64_t first = sample * shape.rows + row, at = first * shape.columns;
+        T* lines = memory.lines + index * 3 * memory.line;
+        const ForwardTask<T> task{distance + at,
+                                  has_after ? after + at : nullptr,
+                                  log_discounts ? log_discounts + first : nullptr,
+                                  over_rows(kind) ? row_sums + first : nullptr,
+                                  lines,
+                                  lines + memory.line,
+                                  lines + 2 * memory.line,
+                                  row,
+                                  rows,
+                                  shape.columns,
+                                  shape.rows};
+        PairSums<double> sums{};
+        Forward<T, kind, has_after>(form, task, sums).run();
+        memory.sums[index] = sums;
+    });
+    if constexpr (over_columns(kind))
+        parallel_for(shape.batch * memory.match_tasks, threads, [&](int64_t index) {
+            const int64_t sample = index / memory.match_tasks, first = index % memory.match_tasks * matches_per_task;
+            const int64_t end = first + matches_per_task < shape.rows ? first + matches_per_task : shape.rows;
+            PairSums<double> sums{};
+            merge_columns(distance + sample * pairs, memory.lines + sample * memory.row_tasks * 3 * memory.line,
+                          memory.row_tasks, memory.line, column_sums + sample * shape.rows, first, end, shape, form,
+                          sums);
+            memory.sums[row_tasks + index] = sums;
+        });
+    PairSums<double> all{};
+    for (int64_t index = 0; index < row_tasks + shape.batch * memory.match_tasks; ++index)
+        for (int i = 0; i < num_pair_sums<double>; ++i)
+            reinterpret_cast<double*>(&all)[i] += reinterpret_cast<const double*>(&memory.sums[index])[i];
+    finish_pair_loss(all, form, shape, has_after, loss, stats);
+}
+
+}  // namespace
+
+}  // namespace qmk::QMK_TARGET

@@ -1,0 +1,75 @@
+// What the passes over a matrix of distances share: tasks, vectors of its values, their exponentials and logarithms.
+#pragma once
+
+#include <cmath>
+
+#include "../math/elementary.h"
+#include "lanes.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+constexpr int64_t rows_per_task = 32;
+constexpr int64_t pairs_per_thread = 1 << 14;
+
+inline int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+// A line of values a column, with room for a vector that begins at any of them.
+inline int64_t padded(int64_t columns) {
+    return (columns + 31) / 16 * 16;
+}
+
+template <class T>
+QMK_INLINE Lanes<T> exp_of(Lanes<T> x) {
+    return exponential_of_any<T, IndexLanes<T>>(x);
+}
+
+template <class T>
+QMK_INLINE T exp_of(T x) {
+    return std::exp(x);
+}
+
+// Of what is at most 0, but for rounding.
+template <class T>
+QMK_INLINE Lanes<T> share_of(Lanes<T> x) {
+    return exponential_of_nonpositive<T, IndexLanes<T>>(x).value();
+}
+
+template <class T>
+QMK_INLINE Lanes<T> larger(Lanes<T> a, Lanes<T> b) {
+    return a > b ? a : b;
+}
+
+// The first `count` of a vector's values, zeros behind them.
+template <class T>
+QMK_INLINE Lanes<T> load_some(const T* from, int64_t count) {
+    Lanes<T> values{};
+    __builtin_memcpy(&values, from, count * sizeof(T));
+    return values;
+}
+
+// A vector in double: one of them, or two of half as many lanes.
+template <class T>
+constexpr int num_parts = int(sizeof(double) / sizeof(T));
+
+template <class T>
+QMK_INLINE Lanes<double> part_in_double(Lanes<T> v, int part) {
+    typedef T Part __attribute__((vector_size(QMK_LANE_BYTES * sizeof(T) / sizeof(double))));
+    Part values;
+    __builtin_memcpy(&values, reinterpret_cast<const char*>(&v) + part * sizeof(Part), sizeof(Part));
+    return __builtin_convertvector(values, Lanes<double>);
+}
+
+// Of positive numbers and infinity, else NaN.
+QMK_INLINE Lanes<double> logarithm_of_any(Lanes<double> x) {
+    const auto is_normal = (x >= 0x1p-1022) & (x <= Limits<double>::highest);
+    const Lanes<double> not_normal = x > 0 ? x : broadcast(double(NAN));
+    return is_normal ? logarithm(is_normal ? x : broadcast(1.0)) : not_normal;
+}
+
+}  // namespace
+
+}  // namespace qmk::QMK_TARGET
