@@ -32,7 +32,6 @@ EXPERIMENTS = {
     "fetchreach_qrl": "--env FetchReach-v4 --preset small --steps 2000",
     "fetchreach_not_standardised": "--env FetchReach-v4 --preset small --steps 2000 --no-standardise",
     "medium_qrl": "--env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",
-    "medium_cloning": f"--env PointMaze_Medium-v3 --steps 6000 {_CLONING}",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -185,14 +186,15 @@ def test_the_results_tables_come_from_the_last_run_and_check_finds_a_stale_readm
         writer.writeheader()
         writer.writerows(stored)
     readme = tmp_path / "README.md"
-    readme.write_text(
-        "before\n<!-- results:ops -->\n<!-- /results -->\n<!-- results:iqe -->\n<!-- /results -->\nafter\n"
-    )
+    blocks = "".join(f"<!-- results:{name} -->\n<!-- /results -->\n" for name in ("ops", "iqe", "agents"))
+    readme.write_text(f"before\n{blocks}after\n")
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["tables.py", "--readme", str(readme), "--results", str(tmp_path), *arguments])
         return tables.main()
 
+    assert run() == 1  # a block is missing
+    readme.write_text(readme.read_text().replace("after", "<!-- results:training_step -->\n<!-- /results -->\nafter"))
     assert run("--check") == 1
     assert run() == 0
     assert run("--check") == 0
@@ -204,7 +206,7 @@ def test_the_table_of_training_steps_says_what_share_of_the_ceilings_speed_ours_
     tables = load_tables()
     run = {"date": "2020-01-01T00:00:00Z", "case": "batch 7", "peak_mib": "5.00"}
     run |= {name: "?" for name in ("commit", "machine", "cores", "threads", "isa", "torch", "python", "command")}
-    with (tmp_path / tables.TRAINING_STEP).open("w", newline="") as file:
+    with (tmp_path / "training_step_cpu.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [*run, "contender", "median_ms", "times_ours"])
         writer.writeheader()
         writer.writerow({**run, "contender": "ours", "median_ms": "20", "times_ours": "1"})
@@ -212,3 +214,22 @@ def test_the_table_of_training_steps_says_what_share_of_the_ceilings_speed_ours_
         writer.writerow({**run, "contender": "torchqmet"})
     text = tables.training_step_table(tmp_path)
     assert "| batch 7 | 20 ms (5.00 MiB) | 17 ms (0.93x, 5.00 MiB) | not run | 93% |" in text
+
+
+def test_the_table_of_agents_has_every_seed_and_every_way_to_act(tmp_path):
+    tables = load_tables()
+    folder = tmp_path / "agents" / "some"
+    folder.mkdir(parents=True)
+    versions = dict.fromkeys(("gymnasium-robotics", "mujoco", "torch"), "1.2")
+    settings = {"evaluate_with": ["actor", "mppi"], "offline": True, "collect_steps": 300, "action_repeat": 5}
+    for seed, success in ((0, 0.5), (1, 0.75)):
+        run = {
+            "command": f"qmkernels train qrl --env Some-v0 --seed {seed}", "commit": "abc", "machine": "a CPU",
+            "final": {"success": success, "success_mppi": 1.0}, "random": {"success": 0.25}, "step": 4000,
+            "environment_steps": 0, "seconds": 90, "settings": {**settings, "seed": seed}, "versions": versions,
+        }  # fmt: skip
+        (folder / f"seed_{seed}.json").write_text(json.dumps(run))
+    text = tables.agents_table(tmp_path)
+    success = "actor 0.50 / 0.75; mppi 1.00 / 1.00"
+    assert f"| `qmkernels train qrl --env Some-v0` | {success} |  | 0.25 / 0.25 | 4,000 | 1,500 | 1.5 |" in text
+    assert "Run at commit abc with `--seed` 0, 1 by" in text
