@@ -26,6 +26,32 @@ REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 FUNCTIONS = ("iqe", "iqe_pairwise")
 
 
+def assert_no_worse(found, usual, truth, dtype: torch.dtype) -> None:
+    """Found tensors err no more than the usual ones, plain torch in the same dtype, and some roundings."""
+    for got, plain, wanted in zip(found, usual, truth, strict=True):
+        # Sums in another order: as many roundings, of other numbers. A hundred of the last place of the largest.
+        allowed = (plain - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
+        assert (got - wanted).abs().max() <= allowed
+
+
+def assert_graph_replays(step, change) -> None:
+    """A graph captured of ``step()``, once ``change()`` has put other numbers into its inputs, gives what it gives."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        change()
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, wanted in zip(captured, step(), strict=True):
+        assert torch.equal(got, wanted)
+
+
 # Heads besides IQE: function and options. Components of one value, of whole and of broken packs of 16 bytes, of several
 # slices of 32; every form of MRN's eps and exponent.
 HEADS = {
@@ -87,10 +113,7 @@ def test_error_is_no_worse_than_that_of_plain_torch(function, backend, dim_per_c
     truth = _with_gradients(function, "reference", exact_points, exact_weight, grad, **options)
     plain = _with_gradients(function, "reference", points, max_weight, grad, **options)
     kernel = _with_gradients(function, backend, points, max_weight, grad, **options)
-    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
-        # Sums in another order: as many roundings, of other numbers. A hundred of the last place of the largest.
-        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
-        assert (got - wanted).abs().max() <= allowed
+    assert_no_worse(kernel, plain, truth, dtype)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -112,21 +135,11 @@ def test_a_graph_replays_forward_and_backward_with_new_numbers(function, backend
         out = getattr(qm, function)(*points, 16, max_weight=max_weight, backend=backend)
         return [out, *torch.autograd.grad(out.sum(), [*points, max_weight])]
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
+    def change() -> None:
         points[0].mul_(0.5)
         max_weight.fill_(0.7)
-    graph.replay()
-    torch.cuda.synchronize()
-    for got, wanted in zip(captured, step(), strict=True):
-        assert torch.equal(got, wanted)
+
+    assert_graph_replays(step, change)
 
 
 @pytest.mark.parametrize("dim_per_component", (8, 33))
@@ -242,10 +255,7 @@ def test_a_heads_error_is_no_worse_than_that_of_plain_torch(name, pairwise, shap
     truth = _head_and_gradients(name, pairwise, "reference", exact, grad)
     plain = _head_and_gradients(name, pairwise, "reference", tensors, grad)
     kernel = _head_and_gradients(name, pairwise, backend, tensors, grad)
-    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
-        # Sums in another order: as many roundings, of other numbers. A hundred of the last place of the largest.
-        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
-        assert (got - wanted).abs().max() <= allowed
+    assert_no_worse(kernel, plain, truth, dtype)
 
 
 @pytest.mark.parametrize("pairwise", (False, True), ids=("rows", "pairs"))
@@ -266,19 +276,10 @@ def test_a_graph_replays_a_head_with_new_numbers(name, pairwise, backend):
     def step() -> list[torch.Tensor]:
         return _head_and_gradients(name, pairwise, backend, tensors)
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    points[0].mul_(0.5)
-    graph.replay()
-    torch.cuda.synchronize()
-    for got, wanted in zip(captured, step(), strict=True):
-        assert torch.equal(got, wanted)
+    def change() -> None:
+        points[0].mul_(0.5)
+
+    assert_graph_replays(step, change)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -368,9 +369,7 @@ def test_pair_losses_error_is_no_worse_than_that_of_plain_torch(kind, with_after
     truth = _pair_loss_and_gradient("reference", kind, distance.double(), exact)
     plain = _pair_loss_and_gradient("reference", kind, distance, after)
     kernel = _pair_loss_and_gradient(backend, kind, distance, after)
-    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
-        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
-        assert (got - wanted).abs().max() <= allowed
+    assert_no_worse(kernel, plain, truth, dtype)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -404,9 +403,7 @@ def test_qrls_error_is_no_worse_than_that_of_plain_torch(dim_per_component, redu
     truth = _qrl_and_gradients("reference", [one.double() for one in tensors], *arguments, **options)
     plain = _qrl_and_gradients("reference", tensors, *arguments, **options)
     kernel = _qrl_and_gradients(backend, tensors, *arguments, **options)
-    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
-        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
-        assert (got - wanted).abs().max() <= allowed
+    assert_no_worse(kernel, plain, truth, dtype)
 
 
 @WITH_GOAL
@@ -417,20 +414,11 @@ def test_a_graph_replays_qrl_with_new_numbers(dim_per_component, with_goal, back
     def step() -> list[torch.Tensor]:
         return _qrl_and_gradients(backend, tensors, dim_per_component)
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for one in tensors:
-        one.mul_(0.5)
-    graph.replay()
-    torch.cuda.synchronize()
-    for got, wanted in zip(captured, step(), strict=True):
-        assert torch.equal(got, wanted)
+    def change() -> None:
+        for one in tensors:
+            one.mul_(0.5)
+
+    assert_graph_replays(step, change)
 
 
 @WITH_GOAL
@@ -511,20 +499,15 @@ def test_metras_error_is_no_worse_than_that_of_plain_torch(size, norm, dtype, ba
 @pytest.mark.parametrize("size", (2, 512))
 def test_a_graph_replays_metra_with_new_numbers(size, backend):
     tensors = _metra_tensors(size, torch.float32)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            _metra_and_gradients(backend, tensors)
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = _metra_and_gradients(backend, tensors)
-    for one in tensors:
-        one.mul_(0.5)
-    graph.replay()
-    torch.cuda.synchronize()
-    for got, wanted in zip(captured, _metra_and_gradients(backend, tensors), strict=True):
-        assert torch.equal(got, wanted)
+
+    def step() -> list[torch.Tensor]:
+        return _metra_and_gradients(backend, tensors)
+
+    def change() -> None:
+        for one in tensors:
+            one.mul_(0.5)
+
+    assert_graph_replays(step, change)
 
 
 @pytest.mark.parametrize("size", (2, 33))
@@ -566,9 +549,7 @@ def test_the_error_of_latent_dynamics_is_no_worse_than_that_of_plain_torch(
     truth = _dynamics_and_gradients("reference", [one.double() for one in tensors], *form)
     plain = _dynamics_and_gradients("reference", tensors, *form)
     kernel = _dynamics_and_gradients(backend, tensors, *form)
-    for got, usual, wanted in zip(kernel, plain, truth, strict=True):
-        allowed = (usual - wanted).abs().max() + 100 * torch.finfo(dtype).eps * wanted.abs().max()
-        assert (got - wanted).abs().max() <= allowed
+    assert_no_worse(kernel, plain, truth, dtype)
 
 
 @pytest.mark.parametrize("dim_per_component", (8, 33))
@@ -578,20 +559,11 @@ def test_a_graph_replays_latent_dynamics_with_new_numbers(dim_per_component, bac
     def step() -> list[torch.Tensor]:
         return _dynamics_and_gradients(backend, tensors, dim_per_component)
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for one in tensors:
-        one.mul_(0.5)
-    graph.replay()
-    torch.cuda.synchronize()
-    for got, wanted in zip(captured, step(), strict=True):
-        assert torch.equal(got, wanted)
+    def change() -> None:
+        for one in tensors:
+            one.mul_(0.5)
+
+    assert_graph_replays(step, change)
 
 
 @pytest.mark.parametrize("dim_per_component", (8, 33))
@@ -655,19 +627,10 @@ def test_a_graph_replays_temporal_consistency_with_new_numbers(size, backend):
     def step() -> list[torch.Tensor]:
         return _temporal_and_gradient(backend, tensors)
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    tensors[0].sub_(0.5)
-    graph.replay()
-    torch.cuda.synchronize()
-    for got, wanted in zip(captured, step(), strict=True):
-        assert torch.equal(got, wanted)
+    def change() -> None:
+        tensors[0].sub_(0.5)
+
+    assert_graph_replays(step, change)
 
 
 @pytest.mark.parametrize("size", (33, 512))
