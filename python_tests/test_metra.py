@@ -125,7 +125,7 @@ def test_a_gradient_for_one_input_only(wanted, backend):
 def test_second_derivatives_are_those_of_the_formula(backend):
     inputs = problem(5, dim=3)
     results = []
-    for loss in (qm.losses.metra(*inputs).loss, composed(*inputs, MetraForm(SLACK))):
+    for loss in (qm.losses.metra(*inputs).loss, composed(*inputs, *MetraForm(SLACK))):
         first = torch.autograd.grad(loss, inputs, create_graph=True)
         results.append(torch.autograd.grad(sum(one.sin().sum() for one in first[:3]), inputs[:3]))
     torch.testing.assert_close(*results)
@@ -135,7 +135,7 @@ def test_forward_mode_differentiates_the_formula(backend):
     inputs = [one.detach() for one in problem(5, dim=3)]
     tangents = tuple(torch.ones_like(one) for one in inputs)
     _, found = torch.func.jvp(lambda *a: qm.losses.metra(*a).loss, tuple(inputs), tangents)
-    _, wanted = torch.func.jvp(lambda *a: composed(*a, MetraForm(SLACK)), tuple(inputs), tangents)
+    _, wanted = torch.func.jvp(lambda *a: composed(*a, *MetraForm(SLACK)), tuple(inputs), tangents)
     torch.testing.assert_close(found, wanted)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ..reference import latent_dynamics as definition
 from ..reference.latent_dynamics import LatentDynamicsForm
 from .kernel_function import on_backend
+from .loss_function import loss_function
 from .registration import register
-from .transforms import apply, can_call_op_directly, records_derivative
 
 
 def _fake_forward(predicted, target, max_weight, dim_per_component, reduction, power, backend):
@@ -44,48 +43,25 @@ latent_dynamics_backward = register(
 )
 
 
-def composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, form: LatentDynamicsForm) -> Tensor:
+def composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings) -> Tensor:
     """The loss in plain PyTorch, for derivatives of derivatives."""
+    form = LatentDynamicsForm(*settings)
     return definition.loss_of(definition.distances(predicted, target, max_weight, form), form.power)
 
 
-class LatentDynamics(Function):
-    """(predicted, target, max_weight, *form, backend) to (loss, stats)."""
+def _gradients(grad_loss, tensors, kept, settings, needs):
+    size, reduction, _, backend = settings
+    return latent_dynamics_backward(grad_loss, *kept, tensors[2], size, reduction, backend)
 
-    @staticmethod
-    def forward(*arguments):
-        return latent_dynamics_forward(*arguments)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        predicted, target, max_weight, *form, ctx.backend = inputs
-        ctx.form = LatentDynamicsForm(*form)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(predicted, target, max_weight, *output[2:])
-
-    @staticmethod
-    def backward(ctx, grad_loss, *_):
-        needs, rest = ctx.needs_input_grad[:3], (None,) * 4
-        if grad_loss is None:
-            return (None,) * 7
-        *inputs, slopes, ends, largest, spread = ctx.saved_tensors
-        form = ctx.form
-        if can_call_op_directly():
-            grads = latent_dynamics_backward(
-                grad_loss, slopes, ends, largest, spread, inputs[2], form.dim_per_component, form.reduction, ctx.backend
-            )
-            return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), *rest
-        wanted = [tensor for tensor, need in zip(inputs, needs, strict=True) if need]
-        found = iter(torch.autograd.grad(composed(*inputs, form), wanted, grad_loss, create_graph=True))
-        return *(next(found) if need else None for need in needs), *rest
+_latent_dynamics = loss_function(
+    "LatentDynamics", latent_dynamics_forward, _gradients, composed, num_tensors=3, kept_from=2
+)
 
 
 def latent_dynamics(
     predicted: Tensor, target: Tensor, max_weight: Tensor | None, form: LatentDynamicsForm, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Loss and stats (backends/reference/latent_dynamics.py) of checked arguments in the dtype of computation."""
-    arguments = (predicted, target, max_weight, *form, backend)
-    recorded = records_derivative(predicted, target, max_weight)
-    loss, stats, *_ = apply(LatentDynamics, *arguments) if recorded else latent_dynamics_forward(*arguments)
+    loss, stats, *_ = _latent_dynamics(predicted, target, max_weight, *form, backend)
     return loss, stats

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ..reference import metra as definition
 from ..reference.metra import MetraForm
 from .kernel_function import on_backend
+from .loss_function import loss_function
 from .registration import register
-from .transforms import apply, can_call_op_directly, records_derivative
 
 
 def _fake_forward(phi, phi_next, skill, log_multiplier, slack, norm, backend):
@@ -37,49 +35,24 @@ metra_backward = register(
 )
 
 
-def composed(phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, form: MetraForm) -> Tensor:
+def composed(phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, *settings) -> Tensor:
     """The loss in plain PyTorch, for derivatives of derivatives."""
+    form = MetraForm(*settings)
     step = phi_next - phi
     squared = definition.squared_distance(step, form.norm)
     terms = definition.terms(step, skill, squared, log_multiplier, form.slack)
     return definition.loss_of(*terms, log_multiplier)
 
 
-class Metra(Function):
-    """(phi, phi_next, skill, log_multiplier, *form, backend) to (loss, reward, stats, slopes); the loss alone has a
-    gradient."""
+def _gradients(grad_loss, tensors, kept, settings, needs):
+    return metra_backward(grad_loss, *tensors[:3], *kept, needs[2], settings[-1])
 
-    @staticmethod
-    def forward(*arguments):
-        return metra_forward(*arguments)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        phi, phi_next, skill, log_multiplier, *form, ctx.backend = inputs
-        ctx.form = MetraForm(*form)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(phi, phi_next, skill, log_multiplier, *output[2:])
-
-    @staticmethod
-    def backward(ctx, grad_loss, *_):
-        needs, rest = ctx.needs_input_grad[:4], (None,) * 3
-        if grad_loss is None:
-            return (None,) * 7
-        *inputs, stats, slopes = ctx.saved_tensors
-        if can_call_op_directly():
-            grads = metra_backward(grad_loss, *inputs[:3], stats, slopes, needs[2], ctx.backend)
-            return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), *rest
-        wanted = [tensor for tensor, need in zip(inputs, needs, strict=True) if need]
-        found = iter(torch.autograd.grad(composed(*inputs, ctx.form), wanted, grad_loss, create_graph=True))
-        return *(next(found) if need else None for need in needs), *rest
+_metra = loss_function("Metra", metra_forward, _gradients, composed, num_tensors=4, kept_from=2)
 
 
 def metra(
     phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, form: MetraForm, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, reward and stats (backends/reference/metra.py) of checked arguments in the dtype of computation."""
-    arguments = (phi, phi_next, skill, log_multiplier, *form, backend)
-    recorded = records_derivative(phi, phi_next, skill, log_multiplier)
-    loss, reward, stats, _ = apply(Metra, *arguments) if recorded else metra_forward(*arguments)
-    return loss, reward, stats
+    return _metra(phi, phi_next, skill, log_multiplier, *form, backend)[:3]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ..backends import table
 from ..reference import pair_loss as definition
 from ..reference.pair_loss import PairForm, PairStats
 from .arguments import in_compute_dtype
 from .kernel_function import on_backend
+from .loss_function import loss_function
 from .registration import register
-from .transforms import apply, can_call_op_directly, in_function_transform, records_derivative
+from .transforms import in_function_transform
 
 _FORM = (
     "str kind, float scale, float logsumexp_weight, float linex_weight, float clip, float diagonal_weight, "
@@ -48,30 +47,16 @@ pair_loss_backward = register(
 )
 
 
-class PairLoss(Function):
-    """(distance, after, log_discounts, *form, backend) to (loss, stats, ...); by distance alone."""
+def _gradients(grad_loss, tensors, kept, settings, needs):
+    """Of the distances alone."""
+    return pair_loss_backward(grad_loss, *tensors, *kept, *settings), None, None
 
-    @staticmethod
-    def forward(*arguments):
-        return pair_loss_forward(*arguments)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        distance, after, log_discounts, *ctx.settings = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(distance, after, log_discounts, *output[2:])
+def _composed(distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings) -> Tensor:
+    return definition.pair_loss(distance, after, log_discounts, PairForm(*settings))[0]
 
-    @staticmethod
-    def backward(ctx, grad_loss, *_):
-        rest = (None,) * (2 + len(ctx.settings))
-        if grad_loss is None:
-            return None, *rest
-        distance, after, log_discounts, *sums = ctx.saved_tensors
-        if can_call_op_directly():
-            return pair_loss_backward(grad_loss, distance, after, log_discounts, *sums, *ctx.settings), *rest
-        loss, *_ = definition.pair_loss(distance, after, log_discounts, PairForm(*ctx.settings[:-1]))
-        return *torch.autograd.grad(loss, distance, grad_loss, create_graph=True), *rest
+
+_pair_loss = loss_function("PairLoss", pair_loss_forward, _gradients, _composed, num_tensors=3, kept_from=2)
 
 
 def pair_loss(
@@ -92,6 +77,5 @@ def pair_loss(
         after = after.to(distance.dtype).reshape(distance.shape)
     if log_discounts is not None:
         log_discounts = log_discounts.to(distance.dtype).reshape(distance.shape[:2])
-    arguments = (distance, after, log_discounts, *form, table.requested(None))
-    loss, stats, *_ = apply(PairLoss, *arguments) if records_derivative(distance) else pair_loss_forward(*arguments)
+    loss, stats, *_ = _pair_loss(distance, after, log_discounts, *form, table.requested(None))
     return loss, PairStats(*stats.unbind())

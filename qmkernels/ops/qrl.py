@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ..reference import qrl as definition
 from ..reference.qrl import QrlForm
 from .kernel_function import on_backend
+from .loss_function import loss_function
 from .registration import register
-from .transforms import apply, can_call_op_directly, records_derivative
 
 _FORM = (
     "int dim_per_component, str reduction, float softplus_beta, float softplus_offset, str multiplier, float threshold"
@@ -58,43 +57,22 @@ qrl_backward = register(
 
 
 def composed(
-    x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, raw: Tensor, cost: Tensor, form: QrlForm
+    x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, raw: Tensor, cost: Tensor, *settings
 ) -> Tensor:
     """The loss in plain PyTorch, for derivatives of derivatives."""
+    form = QrlForm(*settings)
     to_goal, local = definition.distances(x, y, goal, max_weight, form)
     return definition.loss_of(*definition.terms(to_goal, local, raw, cost, form), form.threshold)
 
 
-class Qrl(Function):
-    """(x, y, goal, max_weight, raw, cost, *form, backend) to (loss, stats); cost has no gradient."""
+def _gradients(grad_loss, tensors, kept, settings, needs):
+    """Of all but cost, which has none."""
+    _, _, goal, max_weight, _, _ = tensors
+    size, reduction, *_, backend = settings
+    return *qrl_backward(grad_loss, *kept, max_weight, goal is not None, size, reduction, backend), None
 
-    @staticmethod
-    def forward(*arguments):
-        return qrl_forward(*arguments)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, y, goal, max_weight, raw, cost, *form, ctx.backend = inputs
-        ctx.form, ctx.has_goal = QrlForm(*form), goal is not None
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, y, goal, max_weight, raw, cost, *output[1:])
-
-    @staticmethod
-    def backward(ctx, grad_loss, *_):
-        needs, rest = ctx.needs_input_grad[:5], (None,) * 8
-        if grad_loss is None:
-            return (None,) * 13
-        *inputs, stats, slopes, ends, largest, spread = ctx.saved_tensors
-        if can_call_op_directly():
-            grads = qrl_backward(
-                grad_loss, stats, slopes, ends, largest, spread, inputs[3], ctx.has_goal,
-                ctx.form.dim_per_component, ctx.form.reduction, ctx.backend,
-            )  # fmt: skip
-            return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), *rest
-        wanted = [tensor for tensor, need in zip(inputs[:5], needs, strict=True) if need]
-        found = iter(torch.autograd.grad(composed(*inputs, ctx.form), wanted, grad_loss, create_graph=True))
-        return *(next(found) if need else None for need in needs), *rest
+_qrl = loss_function("Qrl", qrl_forward, _gradients, composed, num_tensors=6, kept_from=1)
 
 
 def qrl(
@@ -108,7 +86,5 @@ def qrl(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Loss and stats (backends/reference/qrl.py) of checked arguments in the dtype of computation."""
-    arguments = (x, y, goal, max_weight, raw, cost, *form, backend)
-    recorded = records_derivative(x, y, goal, max_weight, raw)
-    loss, stats, *_ = apply(Qrl, *arguments) if recorded else qrl_forward(*arguments)
+    loss, stats, *_ = _qrl(x, y, goal, max_weight, raw, cost, *form, backend)
     return loss, stats

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ..reference import temporal_consistency as definition
 from .kernel_function import on_backend
+from .loss_function import loss_function
 from .registration import register
-from .transforms import apply, can_call_op_directly, records_derivative
 
 
 def _fake_forward(predicted, target, mask, discount, backend):
@@ -42,38 +40,24 @@ def composed(predicted: Tensor, target: Tensor, mask: Tensor | None, discount: f
     return definition.loss_of(cosine, mask, discount), cosine.detach().mean(dim=-1)
 
 
-class TemporalConsistency(Function):
-    """(predicted, target, mask, discount, backend) to (loss, similarity); predicted alone has a gradient."""
+def _gradients(grad_loss, tensors, kept, settings, needs):
+    """Of predicted alone."""
+    predicted, target, _ = tensors
+    return temporal_consistency_backward(grad_loss, *kept, predicted, target, settings[-1]), None, None
 
-    @staticmethod
-    def forward(*arguments):
-        return temporal_consistency_forward(*arguments)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        predicted, target, mask, ctx.discount, ctx.backend = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(predicted, target, mask, output[2])
-
-    @staticmethod
-    def backward(ctx, grad_loss, *_):
-        if grad_loss is None:
-            return (None,) * 5
-        predicted, target, mask, slopes = ctx.saved_tensors
-        if can_call_op_directly():
-            grad = temporal_consistency_backward(grad_loss, slopes, predicted, target, ctx.backend)
-        else:
-            loss, _ = composed(predicted, target, mask, ctx.discount)
-            (grad,) = torch.autograd.grad(loss, predicted, grad_loss, create_graph=True)
-        return grad, None, None, None, None
+_temporal_consistency = loss_function(
+    "TemporalConsistency",
+    temporal_consistency_forward,
+    _gradients,
+    lambda *given: composed(*given)[0],
+    num_tensors=3,
+    kept_from=2,
+)
 
 
 def temporal_consistency(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Loss and similarity of checked arguments in the dtype of computation; target and mask require no gradient."""
-    arguments = (predicted, target, mask, discount, backend)
-    if records_derivative(predicted):
-        return apply(TemporalConsistency, *arguments)[:2]
-    return temporal_consistency_forward(*arguments)[:2]
+    return _temporal_consistency(predicted, target, mask, discount, backend)[:2]
