@@ -75,21 +75,9 @@ void forward_sized(const T* x, const T* y, const T* max_weight, T* out, uint8_t*
 template <class T>
 void forward_any(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
                  IqeShape shape, Reduction reduction, int threads) {
-    const auto sized = [&] {
-        switch (shape.dim_per_component) {
-            case 4:
-                return forward_sized<T, 4>;
-            case 8:
-                return forward_sized<T, 8>;
-            case 16:
-                return forward_sized<T, 16>;
-            case 32:
-                return forward_sized<T, 32>;
-            default:
-                return forward_sized<T, 0>;
-        }
-    }();
-    sized(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
+    with_constant_size(shape.dim_per_component, [&](auto size) {
+        forward_sized<T, size.value>(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
+    });
 }
 
 template <class T>

@@ -16,6 +16,23 @@ int64_t ends_bytes(int64_t dim_per_component) {
     return (2 * dim_per_component + 7) / 8;
 }
 
+// Calls run with the size of a component as a constant, where its sort is unrolled, and with 0 for any other.
+template <class Run>
+void with_constant_size(int64_t dim_per_component, Run&& run) {
+    switch (dim_per_component) {
+        case 4:
+            return run(std::integral_constant<int, 4>{});
+        case 8:
+            return run(std::integral_constant<int, 8>{});
+        case 16:
+            return run(std::integral_constant<int, 16>{});
+        case 32:
+            return run(std::integral_constant<int, 32>{});
+        default:
+            return run(std::integral_constant<int, 0>{});
+    }
+}
+
 // Writes each lane's two sets of ends, K <= 32 marks each, as the bytes of left | right << K.
 template <class T, class Word>
 QMK_INLINE void store_end_words(IndexLanes<T> left, IndexLanes<T> right, int num_right_shift, int count, uint8_t* to) {

@@ -73,21 +73,10 @@ template <class T>
 void forward_any(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes, uint8_t* ends,
                  int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape, LatentDynamicsForm form,
                  int threads) {
-    const auto sized = [&] {
-        switch (form.dim_per_component) {
-            case 4:
-                return forward<T, 4>;
-            case 8:
-                return forward<T, 8>;
-            case 16:
-                return forward<T, 16>;
-            case 32:
-                return forward<T, 32>;
-            default:
-                return forward<T, 0>;
-        }
-    }();
-    sized(predicted, target, max_weight, loss, stats, slopes, ends, largest, spread, scratch, shape, form, threads);
+    with_constant_size(form.dim_per_component, [&](auto size) {
+        forward<T, size.value>(predicted, target, max_weight, loss, stats, slopes, ends, largest, spread, scratch,
+                               shape, form, threads);
+    });
 }
 
 template <class T>

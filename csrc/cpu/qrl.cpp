@@ -100,22 +100,10 @@ template <class T>
 void forward_any(const T* x, const T* y, const T* goal, const T* max_weight, const T* raw, const T* cost,
                  int64_t num_costs, T* loss, T* stats, T* slopes, uint8_t* ends, int32_t* largest, T* spread,
                  T* scratch, QrlShape shape, QrlForm form, int threads) {
-    const auto sized = [&] {
-        switch (form.dim_per_component) {
-            case 4:
-                return forward<T, 4>;
-            case 8:
-                return forward<T, 8>;
-            case 16:
-                return forward<T, 16>;
-            case 32:
-                return forward<T, 32>;
-            default:
-                return forward<T, 0>;
-        }
-    }();
-    sized(x, y, goal, max_weight, raw, cost, num_costs, loss, stats, slopes, ends, largest, spread, scratch, shape,
-          form, threads);
+    with_constant_size(form.dim_per_component, [&](auto size) {
+        forward<T, size.value>(x, y, goal, max_weight, raw, cost, num_costs, loss, stats, slopes, ends, largest, spread,
+                               scratch, shape, form, threads);
+    });
 }
 
 template <class T>
