@@ -17,7 +17,7 @@ from comparison import DIRECTIONS, Unavailable, torchqmet
 from torch import Tensor, nn
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 def _ours(backend: str) -> Callable[[Case, torch.device], tuple[Distance, list[Tensor]]]:
     def build(case: Case, device: torch.device) -> tuple[Distance, list[Tensor]]:
-        reason = None if backend == "auto" else table.why_not(backend, "iqe", device.type)
+        reason = None if backend == "auto" else dispatch.why_not(backend, "iqe", device.type)
         if reason is not None:
             raise Unavailable(reason)
         if backend == "reference" and case.whole_matrix_mib > LARGEST_MATRIX_FOR_REFERENCE_MIB:

@@ -15,8 +15,8 @@ from comparison import Case, compiled, parametrised, randn, run_benchmark
 from torch import Tensor
 from torch.nn import functional
 
+from qmkernels.definitions.pair_loss import PairLossSettings
 from qmkernels.ops.pair_loss import pair_loss
-from qmkernels.reference.pair_loss import PairForm
 
 BACKWARD = "forward+backward"
 SCALE, LOG_DISCOUNT = 1 / math.sqrt(512), math.log(0.99)
@@ -44,10 +44,10 @@ PLAIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tmd": lambda distance, after: _softmaxes(distance, 1) + 0.05 * _linex(distance, after),
 }
 FORMS = {
-    "backward": PairForm("backward", SCALE),
-    "symmetric": PairForm("symmetric", SCALE),
-    "linex": PairForm(log_discount=LOG_DISCOUNT),
-    "tmd": PairForm("backward", SCALE, linex_weight=0.05, log_discount=LOG_DISCOUNT),
+    "backward": PairLossSettings("backward", SCALE),
+    "symmetric": PairLossSettings("symmetric", SCALE),
+    "linex": PairLossSettings(log_discount=LOG_DISCOUNT),
+    "tmd": PairLossSettings("backward", SCALE, linex_weight=0.05, log_discount=LOG_DISCOUNT),
 }
 
 

@@ -12,7 +12,7 @@ from comparison import Case, compiled, parametrised, run_benchmark
 from torch import Tensor
 
 import qmkernels as qm
-from qmkernels.reference import poisson as definition
+from qmkernels.definitions import poisson as definition
 
 
 def rates(count: int) -> list[Tensor]:

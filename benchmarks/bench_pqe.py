@@ -12,7 +12,7 @@ from comparison import Case, compiled, parametrised, randn, run_benchmark
 from torch import Tensor
 
 import qmkernels as qm
-from qmkernels.reference import pqe as definition
+from qmkernels.definitions import pqe as definition
 
 BACKWARD = "forward+backward"
 

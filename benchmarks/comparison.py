@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmkernels.backends import native
+from qmkernels.backends.native import core
 from qmkernels.info import cpu_model, usable_cores, version_of
 
 HERE = Path(__file__).resolve().parent
@@ -138,7 +138,7 @@ def run_columns(device: str) -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "qmkernels": version_of("qmkernels"),
-        "isa": native.isa_in_use() or "none",
+        "isa": core.isa_in_use() or "none",
         "command": environment + shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
     }
 

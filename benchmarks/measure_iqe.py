@@ -36,9 +36,9 @@ from comparison import (
 from torch import Tensor
 
 import qmkernels as qm
-from qmkernels.backends import native
+from qmkernels.backends.native import core
 from qmkernels.bench import interleaved_times_ms
-from qmkernels.reference import iqe as definition
+from qmkernels.definitions import iqe as definition
 
 COLUMNS = (
     "date", "commit", "machine", "cores", "threads", "load_average", "python", "torch", "qmkernels", "isa", "command",
@@ -155,9 +155,9 @@ def floor_step(case: Case, direction: str, device: torch.device) -> tuple[str, C
         target = torch.empty_like(source)
         return "bytes moved", lambda: target.copy_(source)
     clock = megahertz()
-    if device.type != "cpu" or clock is None or native.why_not("cpu"):
+    if device.type != "cpu" or clock is None or core.why_not("cpu"):
         return "not known", 0.0
-    lanes = {"avx512": 16, "avx2": 8}.get(native.isa_in_use(), 4)
+    lanes = {"avx512": 16, "avx2": 8}.get(core.isa_in_use(), 4)
     cycles = 2.0 * case.elements / lanes * (1 if direction == "forward" else 2) / torch.get_num_threads()
     return f"operations at {clock:.0f} MHz", cycles / (1e3 * clock)
 

@@ -26,7 +26,7 @@ import bench_nearest
 import bench_pair_loss
 import bench_poisson
 import bench_pqe
-import bench_qrl
+import bench_qrl_critic
 import bench_temporal_consistency
 import torch
 from comparison import (
@@ -44,8 +44,8 @@ from comparison import (
 from qmkernels.bench import interleaved_times_ms
 
 MODULES = (
-    bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl, bench_losses, bench_fsq, bench_latent_dynamics,
-    bench_metra, bench_pair_loss, bench_temporal_consistency,
+    bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl_critic, bench_losses, bench_fsq,
+    bench_latent_dynamics, bench_metra, bench_pair_loss, bench_temporal_consistency,
 )  # fmt: skip
 CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": bench_nearest.PARTS}

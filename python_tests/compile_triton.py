@@ -15,9 +15,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from qmkernels.backends.triton import component_tiles
-from qmkernels.reference.mrn import MrnForm
-from qmkernels.reference.pair_loss import KINDS, PairForm
-from qmkernels.reference.poisson import FORMS
+from qmkernels.definitions.mrn import MrnSettings
+from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
+from qmkernels.definitions.poisson import COMPARISONS
 
 TYPES_OF_THEIR_OWN = {
     "ends_ptr": "*u8",
@@ -87,10 +87,10 @@ def mrn(dtype: torch.dtype) -> Iterator[Launch]:
     rows, pairs, common = module("mrn"), module("mrn_pairwise"), module("mrn_common")
     block_x, block_y = component_tiles.pair_tile(1000, 1000, dtype.itemsize)
     for form, size in (
-        (MrnForm(8, eps=1e-6, reduction="mean"), 64),
-        (MrnForm(asymmetric="second", squares="mean", eps=1e-12, eps_form="max", reduction="none"), 512),
-        (MrnForm(100, "none", exponent=2.0, eps=1e-8, eps_form="difference"), 1),
-        (MrnForm(exponent=1.5), 2047),
+        (MrnSettings(8, eps=1e-6, reduction="mean"), 64),
+        (MrnSettings(asymmetric="second", squares="mean", eps=1e-12, eps_form="max", reduction="none"), 512),
+        (MrnSettings(100, "none", exponent=2.0, eps=1e-8, eps_form="difference"), 1),
+        (MrnSettings(exponent=1.5), 2047),
     ):
         constants = common.constants(form, size)
         tile = component_tiles.component_tile(form.num_components, size)
@@ -126,7 +126,7 @@ def pqe(dtype: torch.dtype) -> Iterator[Launch]:
 
 def poisson(dtype: torch.dtype) -> Iterator[Launch]:
     kernels = module("poisson")
-    for form in FORMS:
+    for form in COMPARISONS:
         constants = {"FORM": form, "BLOCK": kernels.BLOCK}
         yield kernels.poisson_forward_kernel, constants, 4
         yield kernels.poisson_backward_kernel, constants, 4
@@ -168,7 +168,7 @@ def pair_loss(dtype: torch.dtype) -> Iterator[Launch]:
     kernels = module("pair_loss")
     number, alone = {"log_discounts_ptr": None}, {"after_ptr": None, "log_discounts_ptr": None}
     for kind, missing in (*((kind, {}) for kind in KINDS), ("backward", number), ("symmetric", alone)):
-        form = PairForm(kind, 0.05, 0.1, log_discount=-0.01)
+        form = PairLossSettings(kind, 0.05, 0.1, log_discount=-0.01)
         yield kernels.pair_loss_forward_kernel, kernels.forward_constants(form) | missing, 4
         yield kernels.pair_loss_backward_kernel, kernels.backward_constants(form) | missing, 4
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qmkernels.backends import native
+from qmkernels.backends.native import core
 
 SOURCES = Path(__file__).parents[1] / "csrc" / "tests" / "cuda_on_cpu"
 COMPILER = shutil.which("g++")
@@ -68,9 +68,9 @@ def kernels(op: str, *macros: str) -> Callable:
         assert filled, "torch fills new tensors where algorithms are deterministic"
         torch.use_deterministic_algorithms(True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(native, "call", call)
-            patch.setattr(native, "launch", call)
-            patch.setattr(native, "scratch", scratch)
+            patch.setattr(core, "call", call)
+            patch.setattr(core, "launch", call)
+            patch.setattr(core, "scratch", scratch)
             yield
         torch.use_deterministic_algorithms(False)
 

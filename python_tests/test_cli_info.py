@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from qmkernels import bench, cli, info
-from qmkernels.backends import native, table
+from qmkernels.backends import dispatch
+from qmkernels.backends.native import core
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,8 +53,8 @@ def test_info_reports_versions_machine_and_every_op_on_every_backend(capsys):
     printed = capsys.readouterr().out
     assert torch.__version__ in printed
     assert info.cpu_model() in printed
-    for op in table.OPS:
-        for backend in table.BACKENDS:
+    for op in dispatch.OPS:
+        for backend in dispatch.BACKENDS:
             assert f"{op:6} cpu tensor on {backend}" in printed
     assert "iqe    cpu tensor on reference" in printed and "yes" in printed
 
@@ -62,11 +63,11 @@ def test_info_reports_versions_machine_and_every_op_on_every_backend(capsys):
 def broken_core(monkeypatch):
     """A core whose import failed with a loader's message."""
     reason = "the compiled core failed to load: undefined symbol: frobnicate"
-    monkeypatch.setattr(native, "why_not", lambda device_type: reason)
-    monkeypatch.setattr(native, "build_info", lambda: None)
-    table.why_not.cache_clear()
+    monkeypatch.setattr(core, "why_not", lambda device_type: reason)
+    monkeypatch.setattr(core, "build_info", lambda: None)
+    dispatch.why_not.cache_clear()
     yield reason
-    table.why_not.cache_clear()
+    dispatch.why_not.cache_clear()
 
 
 def test_info_exits_0_and_says_why_where_the_core_is_broken(capsys, broken_core):
@@ -81,13 +82,13 @@ def test_info_exits_0_where_a_section_cannot_be_found_out(capsys, monkeypatch):
     def fail(*_):
         raise OSError("no such thing")
 
-    monkeypatch.setattr(native, "why_not", fail)
-    table.why_not.cache_clear()
+    monkeypatch.setattr(core, "why_not", fail)
+    dispatch.why_not.cache_clear()
     monkeypatch.setattr(info, "cpu_model", fail)
     try:
         assert cli.main(["info"]) == 0
     finally:
-        table.why_not.cache_clear()
+        dispatch.why_not.cache_clear()
     assert capsys.readouterr().out.count("OSError: no such thing") >= 2
 
 

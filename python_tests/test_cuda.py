@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
+from qmkernels.definitions import nearest as nearest_definition
+from qmkernels.definitions.latent_dynamics import LatentDynamicsSettings
+from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
+from qmkernels.definitions.qrl_critic import QrlCriticSettings
 from qmkernels.ops.latent_dynamics import latent_dynamics
 from qmkernels.ops.pair_loss import pair_loss
-from qmkernels.ops.qrl import qrl
-from qmkernels.reference import nearest as nearest_definition
-from qmkernels.reference.latent_dynamics import LatentDynamicsForm
-from qmkernels.reference.pair_loss import KINDS, PairForm
-from qmkernels.reference.qrl import QrlForm
+from qmkernels.ops.qrl_critic import qrl_critic
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 
@@ -71,8 +71,8 @@ SIZE = 1848  # a multiple of 7, 8, 33, 231
 
 @pytest.fixture(params=("cuda", "triton"))
 def backend(request) -> str:
-    for op in table.OPS:
-        reason = table.why_not(request.param, op, "cuda")
+    for op in dispatch.OPS:
+        reason = dispatch.why_not(request.param, op, "cuda")
         if reason is not None:
             pytest.skip(f"backend {request.param}: {reason}")
     return request.param
@@ -340,14 +340,14 @@ def _qrl_and_gradients(backend: str, tensors, size: int, reduction: str = "maxme
         max_weight = None
         del tensors[1]
     cost = torch.linspace(0.5, 4, len(x), device="cuda", dtype=x.dtype)
-    form = QrlForm(size, reduction, 0.7, 3.0, **options)
-    loss, stats = qrl(x, y, goal[0] if goal else None, max_weight, raw, cost, form, backend)
+    form = QrlCriticSettings(size, reduction, 0.7, 3.0, **options)
+    loss, stats = qrl_critic(x, y, goal[0] if goal else None, max_weight, raw, cost, form, backend)
     return [loss.detach(), stats, *torch.autograd.grad(loss, tensors)]
 
 
 def _pair_loss_and_gradient(backend: str, kind: str, distance, after) -> list[torch.Tensor]:
     distance = distance.detach().requires_grad_()
-    form = PairForm(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, 3)
+    form = PairLossSettings(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, 3)
     with qm.use_backend(backend):
         loss, stats = pair_loss(distance, after, None, form)
     return [loss.detach(), torch.stack(stats), *torch.autograd.grad(loss, distance)]
@@ -448,10 +448,14 @@ def test_more_than_2_to_the_31_values_of_qrl(backend):
     _skip_without_memory(60)
     rows, size = 2**22 + 3, 512
     x, y = (torch.empty(rows, size, device="cuda").normal_().requires_grad_() for _ in "xy")
-    raw, cost, form = torch.zeros((), device="cuda"), torch.ones(1, device="cuda"), QrlForm(8, "mean", threshold=1.0)
-    loss, _ = qrl(x, y, None, None, raw, cost, form, backend)
+    raw, cost, form = (
+        torch.zeros((), device="cuda"),
+        torch.ones(1, device="cuda"),
+        QrlCriticSettings(8, "mean", threshold=1.0),
+    )
+    loss, _ = qrl_critic(x, y, None, None, raw, cost, form, backend)
     last = [one.detach()[-5:].requires_grad_() for one in (x, y)]
-    wanted, _ = qrl(*last, None, None, raw, cost, form, "reference")
+    wanted, _ = qrl_critic(*last, None, None, raw, cost, form, "reference")
     # The first of these rows has another goal here, and the last is one.
     kept = slice(1, 4)
     expected = [one[kept] * 5 for one in torch.autograd.grad(wanted, last)]
@@ -531,7 +535,7 @@ def test_what_is_not_finite_in_metra_gives_what_the_reference_gives(place, value
 def _dynamics_and_gradients(backend: str, tensors, *form) -> list[torch.Tensor]:
     """The loss, the statistics and the gradients by all tensors that take part, of `_qrl_tensors` without raw."""
     max_weight, x, y = tensors = [one.detach().requires_grad_() for one in tensors[1:]]
-    form = LatentDynamicsForm(*form)
+    form = LatentDynamicsSettings(*form)
     if form.reduction != "maxmean":
         max_weight, tensors = None, [x, y]
     loss, stats = latent_dynamics(x, y, max_weight, form, backend)
@@ -685,7 +689,7 @@ def test_poisson_comparisons_agree_with_the_reference(function, backend, dtype):
 
 
 def _merged(distances: torch.Tensor, k: int, backend: str, tile: int) -> tuple[torch.Tensor, torch.Tensor]:
-    functions = table.resolve("nearest", "cuda", backend)
+    functions = dispatch.resolve("nearest", "cuda", backend)
     values = distances.new_full((distances.shape[0], k), torch.inf)
     indices = torch.full(values.shape, -1, device="cuda")
     for first in range(0, distances.shape[1], tile):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary
 
-from qmkernels.backends.compiled import fsq as compiled
+from qmkernels.backends.native import fsq as native
 from qmkernels.backends.reference import fsq as reference
 
 pytestmark = needs_compiler
@@ -31,7 +31,7 @@ def _values(levels: list[int], dtype: torch.dtype, seed: int = 0) -> torch.Tenso
 def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
     z = _values(levels, dtype)
     for moved in (z, off_a_boundary(z)):
-        codes, indices = compiled.fsq_forward(moved, levels)
+        codes, indices = native.fsq_forward(moved, levels)
         wanted, wanted_indices = reference.fsq_forward(z, levels)
         assert torch.equal(codes, wanted) and torch.equal(indices, wanted_indices)
 
@@ -41,14 +41,14 @@ def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
 def test_gradients_are_those_of_the_reference(levels, dtype):
     z, grad = _values(levels, dtype), _values(levels, dtype, seed=1)
     for moved in (z, off_a_boundary(z)):
-        assert_alike((compiled.fsq_backward(grad, moved, levels),), (reference.fsq_backward(grad, z, levels),))
+        assert_alike((native.fsq_backward(grad, moved, levels),), (reference.fsq_backward(grad, z, levels),))
 
 
 @pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_nan_stays_in_its_group(levels):
     z = _values(levels, torch.float64)
     z[5, 0] = z[400, -1] = torch.nan
-    codes, indices = compiled.fsq_forward(z, levels)
+    codes, indices = native.fsq_forward(z, levels)
     assert torch.equal(codes.isnan(), z.isnan())
     assert (indices == -1).nonzero()[:, 0].tolist() == [5, 400]
-    assert torch.equal(compiled.fsq_backward(torch.ones_like(z), z, levels).isnan(), z.isnan())
+    assert torch.equal(native.fsq_backward(torch.ones_like(z), z, levels).isnan(), z.isnan())

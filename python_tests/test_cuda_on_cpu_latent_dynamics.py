@@ -6,11 +6,11 @@ import pytest
 import torch
 from cuda_on_cpu import assert_alike, kernels, needs_compiler, off_a_boundary, points
 
-from qmkernels.backends.compiled import latent_dynamics as compiled
+from qmkernels.backends.native import latent_dynamics as native
 from qmkernels.backends.reference import iqe as iqe_reference
 from qmkernels.backends.reference import latent_dynamics as reference
-from qmkernels.reference import iqe as iqe_definition
-from qmkernels.reference.latent_dynamics import LatentDynamicsForm
+from qmkernels.definitions import iqe as iqe_definition
+from qmkernels.definitions.latent_dynamics import LatentDynamicsSettings
 
 pytestmark = needs_compiler
 latent_dynamics_kernels = kernels("latent_dynamics")
@@ -25,14 +25,14 @@ def _inputs(rows, num_components, dim_per_component, dtype, reduction="maxmean",
     """What the two forward functions take."""
     x, y = points(rows, size=num_components * dim_per_component, dtype=dtype)
     max_weight = torch.tensor(0.3, dtype=dtype) if reduction == "maxmean" else None
-    return [x, y, max_weight, *LatentDynamicsForm(dim_per_component, reduction, power)]
+    return [x, y, max_weight, *LatentDynamicsSettings(dim_per_component, reduction, power)]
 
 
 def _agree(inputs: list) -> None:
     kept = reference.latent_dynamics_forward(*inputs)
-    assert_alike(compiled.latent_dynamics_forward(*inputs), kept)
+    assert_alike(native.latent_dynamics_forward(*inputs), kept)
     arguments = torch.tensor(-1.7, dtype=kept[0].dtype), *kept[2:], *inputs[2:5]
-    assert_alike(compiled.latent_dynamics_backward(*arguments), reference.latent_dynamics_backward(*arguments))
+    assert_alike(native.latent_dynamics_backward(*arguments), reference.latent_dynamics_backward(*arguments))
 
 
 @pytest.mark.parametrize("power", (1, 2))
@@ -73,7 +73,7 @@ def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(moved):
 def test_nan_reaches_the_loss_and_both_slopes_of_its_row_alone(dim_per_component, reduction, side):
     inputs = _inputs(7, 3, dim_per_component, torch.float64, reduction)
     inputs[side][2, dim_per_component + 1] = torch.nan
-    got, wanted = compiled.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
+    got, wanted = native.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
     assert got[0].isnan()
     assert wanted[2].isnan().sum() == 2
     for place in (0, 1, 2, 5):  # loss, stats, slopes, spread; which ends a NaN leaves does not matter
@@ -86,7 +86,7 @@ def test_nan_reaches_the_loss_and_both_slopes_of_its_row_alone(dim_per_component
 def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, infinity):
     inputs = _inputs(5, 3, dim_per_component, torch.float32, "max", 1)
     inputs[side][2, dim_per_component + 1] = infinity
-    got, wanted = compiled.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
+    got, wanted = native.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
     assert_alike(got, wanted)
 
 
@@ -94,8 +94,8 @@ def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, i
 def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).double()
-    form = LatentDynamicsForm(dim_per_component, "max")
-    got = compiled.latent_dynamics_forward(x, y, None, *form)
+    form = LatentDynamicsSettings(dim_per_component, "max")
+    got = native.latent_dynamics_forward(x, y, None, *form)
     wanted = reference.latent_dynamics_forward(x, y, None, *form)
     assert_alike([*got[:3], got[4]], [*wanted[:3], wanted[4]])
     both = torch.stack([x, y]), torch.stack([y, x])
@@ -110,6 +110,6 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
 def test_two_runs_give_the_same_bits():
     inputs = _inputs(600, 3, 5, torch.float32)
     for one, other in zip(
-        compiled.latent_dynamics_forward(*inputs), compiled.latent_dynamics_forward(*inputs), strict=True
+        native.latent_dynamics_forward(*inputs), native.latent_dynamics_forward(*inputs), strict=True
     ):
         assert torch.equal(one, other)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, points
 
-from qmkernels.backends.compiled import metra as compiled
+from qmkernels.backends.native import metra as native
 from qmkernels.backends.reference import metra as reference
-from qmkernels.reference.metra import NORMS
+from qmkernels.definitions.metra import NORMS
 
 pytestmark = needs_compiler
 metra_kernels = kernels("metra")
@@ -26,9 +26,9 @@ def _inputs(*rows, size, dtype, norm="sum"):
 
 def _agree(inputs: list, needs_skill: bool = True) -> None:
     kept = reference.metra_forward(*inputs)
-    assert_alike(compiled.metra_forward(*inputs), kept)
+    assert_alike(native.metra_forward(*inputs), kept)
     arguments = torch.tensor(-1.7, dtype=kept[0].dtype), *inputs[:3], *kept[2:], needs_skill
-    assert_alike(compiled.metra_backward(*arguments), reference.metra_backward(*arguments))
+    assert_alike(native.metra_backward(*arguments), reference.metra_backward(*arguments))
 
 
 # Rows that one thread, some, and all of a warp share, by packs of 16 bytes and one by one.
@@ -74,5 +74,5 @@ def test_a_row_whose_constraint_is_the_slack_itself_has_a_gradient(slack):
 
 def test_two_runs_give_the_same_bits():
     inputs = _inputs(600, size=33, dtype=torch.float32)
-    for one, other in zip(compiled.metra_forward(*inputs), compiled.metra_forward(*inputs), strict=True):
+    for one, other in zip(native.metra_forward(*inputs), native.metra_forward(*inputs), strict=True):
         assert torch.equal(one, other)

@@ -6,38 +6,38 @@ import pytest
 import torch
 from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, pair_points, points
 
-from qmkernels.backends.compiled import mrn as compiled
+from qmkernels.backends.native import mrn as native
 from qmkernels.backends.reference import mrn as reference
+from qmkernels.definitions.mrn import ASYMMETRIC, EPS_FORMS, SQUARES, MrnSettings
 from qmkernels.ops.mrn import PRESETS
-from qmkernels.reference.mrn import ASYMMETRIC, EPS_FORMS, SQUARES, MrnForm
 
 pytestmark = needs_compiler
 mrn_kernels = kernels("mrn")
 
 FORMS = {
     **PRESETS,
-    **{f"{half}-{squares}": MrnForm(3, half, squares) for half in ASYMMETRIC for squares in SQUARES},
-    **{f"{name}-1.5": MrnForm(3, "first", "mean", 1.5, 0.3, name, "none", 0.7) for name in EPS_FORMS},
-    **{f"{name}-2": MrnForm(2, "second", "sum", 2.0, 0.3, name, "mean") for name in EPS_FORMS},
-    "exponent 0.5": MrnForm(2, "none", "sum", 0.5, 0.0, "add", "sum"),
+    **{f"{half}-{squares}": MrnSettings(3, half, squares) for half in ASYMMETRIC for squares in SQUARES},
+    **{f"{name}-1.5": MrnSettings(3, "first", "mean", 1.5, 0.3, name, "none", 0.7) for name in EPS_FORMS},
+    **{f"{name}-2": MrnSettings(2, "second", "sum", 2.0, 0.3, name, "mean") for name in EPS_FORMS},
+    "exponent 0.5": MrnSettings(2, "none", "sum", 0.5, 0.0, "add", "sum"),
 }
-SUM, COMPONENTS = MrnForm(3, "first"), MrnForm(3, "second", reduction="none")
+SUM, COMPONENTS = MrnSettings(3, "first"), MrnSettings(3, "second", reduction="none")
 # Values a component: none or one in a half, halves that are whole packs of 16 bytes and not, several slices of 32.
 SIZES = (1, 2, 5, 8, 16, 33, 64, 150)
 
 
-def _rows_agree(x: torch.Tensor, y: torch.Tensor, form: MrnForm) -> None:
+def _rows_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
     out = reference.mrn_forward(x, y, *form)
-    assert_alike((compiled.mrn_forward(x, y, *form),), (out,))
+    assert_alike((native.mrn_forward(x, y, *form),), (out,))
     grad_out = torch.randn_like(out)
-    assert_alike(compiled.mrn_backward(grad_out, x, y, *form), reference.mrn_backward(grad_out, x, y, *form))
+    assert_alike(native.mrn_backward(grad_out, x, y, *form), reference.mrn_backward(grad_out, x, y, *form))
 
 
-def _pairs_agree(x: torch.Tensor, y: torch.Tensor, form: MrnForm) -> None:
+def _pairs_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
     out = reference.mrn_pairwise_forward(x, y, *form)
-    assert_alike((compiled.mrn_pairwise_forward(x, y, *form),), (out,))
+    assert_alike((native.mrn_pairwise_forward(x, y, *form),), (out,))
     grad_out = torch.randn_like(out)
-    got = compiled.mrn_pairwise_backward(grad_out, x, y, *form)
+    got = native.mrn_pairwise_backward(grad_out, x, y, *form)
     assert_alike(got, reference.mrn_pairwise_backward(grad_out, x, y, *form))
 
 
@@ -56,7 +56,7 @@ def test_rows_agree_with_the_reference_at_every_size(size, form, dtype):
 
 @pytest.mark.parametrize("num_components", (1, 2, 31, 129))
 def test_any_number_of_components_is_reduced(num_components):
-    _rows_agree(*points(5, size=num_components * 8, dtype=torch.float64), MrnForm(num_components, reduction="mean"))
+    _rows_agree(*points(5, size=num_components * 8, dtype=torch.float64), MrnSettings(num_components, reduction="mean"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -79,7 +79,7 @@ def test_pairs_agree_with_the_reference_at_every_size(size, form, dtype):
 @pytest.mark.parametrize("reduction", ("none", "mean"))
 def test_pairs_agree_however_the_work_is_split_over_blocks(reduction, batch, num_components, size):
     x, y = points(batch, 3, size=num_components * size, dtype=torch.float32)
-    _pairs_agree(x, y, MrnForm(num_components, reduction=reduction))
+    _pairs_agree(x, y, MrnSettings(num_components, reduction=reduction))
 
 
 @pytest.mark.parametrize("size", (8, 40))
@@ -106,12 +106,12 @@ def test_of_equal_largest_differences_the_first_has_the_gradient(size, form):
 @pytest.mark.parametrize("name", EPS_FORMS)
 @pytest.mark.parametrize("eps", (0.0, 1e-3))
 def test_where_x_equals_y_the_gradient_is_finite(eps, name):
-    form = MrnForm(3, eps=eps, eps_form=name)
+    form = MrnSettings(3, eps=eps, eps_form=name)
     x, _ = pair_points(5, 5, 3 * 16, torch.float64)
     _rows_agree(x, x.clone(), form)
     _pairs_agree(x, x.clone(), form)
     ones = torch.ones(2, 5, 5, dtype=torch.float64)
-    assert all(grad.isfinite().all() for grad in compiled.mrn_pairwise_backward(ones, x, x, *form))
+    assert all(grad.isfinite().all() for grad in native.mrn_pairwise_backward(ones, x, x, *form))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -129,5 +129,5 @@ def test_nan_and_infinity_reach_what_they_reach_in_the_reference(side, value, pl
 def test_two_runs_give_the_same_bits():
     x, y = pair_points(33, 65, 3 * 40, torch.float32)
     grad_out = torch.randn(2, 33, 65)
-    runs = [compiled.mrn_pairwise_backward(grad_out, x, y, *SUM) for _ in range(2)]
+    runs = [native.mrn_pairwise_backward(grad_out, x, y, *SUM) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cuda_on_cpu import DTYPES, kernels, needs_compiler
 
-from qmkernels.backends.compiled import nearest as compiled
+from qmkernels.backends.native import nearest as native
 from qmkernels.backends.reference import nearest as reference
 
 pytestmark = needs_compiler
@@ -25,7 +25,7 @@ def _merged(module, tiles: list[torch.Tensor], k: int) -> tuple[torch.Tensor, to
 
 
 def _agrees(tiles: list[torch.Tensor], k: int) -> None:
-    (values, indices), (wanted_values, wanted_indices) = (_merged(module, tiles, k) for module in (compiled, reference))
+    (values, indices), (wanted_values, wanted_indices) = (_merged(module, tiles, k) for module in (native, reference))
     assert torch.equal(indices, wanted_indices)
     taken = indices >= 0  # the value of an empty place says nothing
     torch.testing.assert_close(values[taken], wanted_values[taken], rtol=0, atol=0, equal_nan=True)
@@ -79,7 +79,7 @@ def test_nan_comes_after_every_number_and_before_empty_places(k):
 def test_arguments_are_left_as_they_were(k):
     (distances,) = _tiles(4, 90, dtype=torch.float32)
     values, indices = torch.full((4, k), torch.inf), torch.full((4, k), -1)
-    compiled.nearest_merge(distances, values, indices, 0)
+    native.nearest_merge(distances, values, indices, 0)
     assert values.isinf().all()
     assert (indices == -1).all()
 
@@ -89,7 +89,7 @@ def test_indices_beyond_32_bits_are_kept(k):
     (distances,) = _tiles(2, 80, dtype=torch.float32)
     values, indices = torch.full((2, k), torch.inf), torch.full((2, k), -1)
     first = 2**40
-    got = compiled.nearest_merge(distances, values, indices, first)
+    got = native.nearest_merge(distances, values, indices, first)
     wanted = distances.sort(dim=1, stable=True)
     assert torch.equal(got[0], wanted.values[:, :k])
     assert torch.equal(got[1], wanted.indices[:, :k] + first)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler
 
-from qmkernels.backends.compiled import pair_loss as compiled
+from qmkernels.backends.native import pair_loss as native
 from qmkernels.backends.reference import pair_loss as reference
-from qmkernels.reference.pair_loss import KINDS, PairForm
+from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
 
 pytestmark = needs_compiler
 pair_loss_kernels = kernels("pair_loss")
@@ -28,16 +28,16 @@ def _problem(shape, kind: str, terms: str, dtype: torch.dtype, scale: float = 0.
     generator = torch.Generator().manual_seed(sum(shape))
     distance, after = 6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
     log_discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(dtype)
-    form = PairForm(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
     return distance, after if terms != "alone" else None, log_discounts if terms == "linex, a row" else None, *form
 
 
 def _agree(arguments) -> None:
     tensors, form = arguments[:3], arguments[3:]
-    got, wanted = (module.pair_loss_forward(*arguments) for module in (compiled, reference))
+    got, wanted = (module.pair_loss_forward(*arguments) for module in (native, reference))
     assert_alike(got, wanted)
     grad = tensors[0].new_tensor(0.37)
-    got, wanted = (module.pair_loss_backward(grad, *tensors, *wanted[2:], *form) for module in (compiled, reference))
+    got, wanted = (module.pair_loss_backward(grad, *tensors, *wanted[2:], *form) for module in (native, reference))
     assert_alike((got,), (wanted,))
 
 

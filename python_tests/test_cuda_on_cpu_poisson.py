@@ -6,9 +6,9 @@ import pytest
 import torch
 from cuda_on_cpu import DTYPES, kernels, needs_compiler
 
-from qmkernels.backends.compiled import poisson as compiled
+from qmkernels.backends.native import poisson as native
 from qmkernels.backends.reference import poisson as reference
-from qmkernels.reference.poisson import FORMS
+from qmkernels.definitions.poisson import COMPARISONS
 
 pytestmark = needs_compiler
 poisson_kernels = kernels("poisson")
@@ -28,38 +28,38 @@ def _rates(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _forward_agrees(a: torch.Tensor, b: torch.Tensor, form: str) -> None:
     tolerance = TOLERANCE[a.dtype] | ({"atol": LOGARITHM_ERROR} if form == "log_le" else {})
-    got, wanted = (module.poisson_forward(a, b, form) for module in (compiled, reference))
+    got, wanted = (module.poisson_forward(a, b, form) for module in (native, reference))
     torch.testing.assert_close(got, wanted, equal_nan=True, **tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_forward_returns_what_the_reference_returns(form, dtype):
     _forward_agrees(*_rates(dtype), form)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_backward_returns_what_the_reference_returns(form, dtype):
     a, b = _rates(dtype)
     grad_out = torch.randn(a.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    got, wanted = (module.poisson_backward(grad_out, a, b, form) for module in (compiled, reference))
+    got, wanted = (module.poisson_backward(grad_out, a, b, form) for module in (native, reference))
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, equal_nan=True, **TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_more_elements_than_a_grid_has_threads(form):
     # Three blocks of 128 threads: a thread does several elements.
     a, b = 10 * torch.rand(2, 1001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     _forward_agrees(a, b, form)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_nan_stays_in_its_element(form):
     a, b = torch.rand(2, 7, dtype=torch.float64)
     a[2] = b[5] = torch.nan
-    out = compiled.poisson_forward(a, b, form)
-    grads = compiled.poisson_backward(torch.ones_like(a), a, b, form)
+    out = native.poisson_forward(a, b, form)
+    grads = native.poisson_backward(torch.ones_like(a), a, b, form)
     for one in (out, *grads):
         assert one.isnan().nonzero().flatten().tolist() == [2, 5]

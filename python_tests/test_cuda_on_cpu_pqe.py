@@ -6,7 +6,7 @@ import pytest
 import torch
 from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, pair_points, points
 
-from qmkernels.backends.compiled import pqe as compiled
+from qmkernels.backends.native import pqe as native
 from qmkernels.backends.reference import pqe as reference
 
 pytestmark = needs_compiler
@@ -34,21 +34,21 @@ def _gradients_alike(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, 
 def _rows_agree(x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weighted: bool) -> None:
     weights = _weights(x, dim_per_component, weighted)
     out = reference.pqe_forward(x, y, weights, dim_per_component)
-    assert_alike((compiled.pqe_forward(x, y, weights, dim_per_component),), (out,))
+    assert_alike((native.pqe_forward(x, y, weights, dim_per_component),), (out,))
     grad_out = torch.randn_like(out)
     for need_weights in {False, weighted}:
         arguments = grad_out, x, y, weights, dim_per_component, need_weights
-        _gradients_alike(compiled.pqe_backward(*arguments), reference.pqe_backward(*arguments))
+        _gradients_alike(native.pqe_backward(*arguments), reference.pqe_backward(*arguments))
 
 
 def _pairs_agree(x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weighted: bool) -> None:
     weights = _weights(x, dim_per_component, weighted)
     out = reference.pqe_pairwise_forward(x, y, weights, dim_per_component)
-    assert_alike((compiled.pqe_pairwise_forward(x, y, weights, dim_per_component),), (out,))
+    assert_alike((native.pqe_pairwise_forward(x, y, weights, dim_per_component),), (out,))
     grad_out = torch.randn_like(out)
     for need_weights in {False, weighted}:
         arguments = grad_out, x, y, weights, dim_per_component, need_weights
-        _gradients_alike(compiled.pqe_pairwise_backward(*arguments), reference.pqe_pairwise_backward(*arguments))
+        _gradients_alike(native.pqe_pairwise_backward(*arguments), reference.pqe_pairwise_backward(*arguments))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,7 +105,7 @@ def test_where_values_are_equal_the_gradient_is_that_from_above(dim_per_componen
     x, y = torch.randint(0, 3, (2, 2, 9, 3 * dim_per_component), generator=generator).double()
     _rows_agree(x, y, dim_per_component, weighted)
     _pairs_agree(x, y, dim_per_component, weighted)
-    assert torch.equal(compiled.pqe_forward(x, x, None, dim_per_component), torch.zeros(2, 9, 3).double())
+    assert torch.equal(native.pqe_forward(x, x, None, dim_per_component), torch.zeros(2, 9, 3).double())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -122,5 +122,5 @@ def test_nan_and_infinity_reach_what_they_reach_in_the_reference(side, value, we
 def test_two_runs_give_the_same_bits():
     x, y = pair_points(33, 65, 3 * 40, torch.float32)
     grad_out = torch.randn(2, 33, 65)
-    runs = [compiled.pqe_pairwise_backward(grad_out, x, y, torch.ones(3), 40, True) for _ in range(2)]
+    runs = [native.pqe_pairwise_backward(grad_out, x, y, torch.ones(3), 40, True) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, points
 
-from qmkernels.backends.compiled import temporal_consistency as compiled
+from qmkernels.backends.native import temporal_consistency as native
 from qmkernels.backends.reference import temporal_consistency as reference
 
 pytestmark = needs_compiler
@@ -20,9 +20,9 @@ def _mask(steps: int, batch: int, dtype: torch.dtype) -> torch.Tensor:
 def _agree(predicted, target, mask=None, discount=0.9) -> None:
     inputs = predicted, target, mask, discount
     kept = reference.temporal_consistency_forward(*inputs)
-    assert_alike(compiled.temporal_consistency_forward(*inputs), kept)
+    assert_alike(native.temporal_consistency_forward(*inputs), kept)
     arguments = torch.tensor(-1.7, dtype=predicted.dtype), kept[2], predicted, target
-    grads = [module.temporal_consistency_backward(*arguments) for module in (compiled, reference)]
+    grads = [module.temporal_consistency_backward(*arguments) for module in (native, reference)]
     assert_alike(grads[:1], grads[1:])
 
 
@@ -70,5 +70,5 @@ def test_rows_without_a_direction_or_a_number_are_as_in_the_reference(value, cou
 
 def test_two_runs_give_the_same_bits():
     inputs = *points(2, 600, size=5, dtype=torch.float32), None, 0.9
-    for one, other in zip(*(compiled.temporal_consistency_forward(*inputs) for _ in "ab"), strict=True):
+    for one, other in zip(*(native.temporal_consistency_forward(*inputs) for _ in "ab"), strict=True):
         assert torch.equal(one, other)

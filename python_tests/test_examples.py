@@ -12,7 +12,7 @@ import qmkernels as qm
 
 MODULES = [
     "qmkernels.agents.qrl", "qmkernels.data.goals",
-    "qmkernels.distributed", "qmkernels.losses.contrastive", "qmkernels.losses.qrl", "qmkernels.ops.fsq",
+    "qmkernels.distributed", "qmkernels.losses.contrastive", "qmkernels.losses.qrl_critic", "qmkernels.ops.fsq",
     "qmkernels.ops.iqe", "qmkernels.ops.mrn", "qmkernels.ops.nearest", "qmkernels.ops.poisson", "qmkernels.ops.pqe",
 ]  # fmt: skip
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
+from qmkernels.definitions import fsq as definition
 from qmkernels.ops import fsq as module
-from qmkernels.reference import fsq as definition
 
 LEVELS = ([2], [5], [8, 8], [8, 5, 3], [7, 5, 5, 5], [3, 4, 5, 6, 7], [1000, 999], [2] * 62)
 NAMES = [f"{levels[:5]} of {len(levels)}" for levels in LEVELS]
@@ -20,7 +20,7 @@ DTYPES = (torch.float32, torch.float64)
 
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "fsq", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "fsq", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param
@@ -148,7 +148,7 @@ def test_the_gradient_is_that_of_the_bounded_value(levels, dtype, backend):
 
 
 def test_the_gradient_is_accurate_where_the_tanh_is_almost_one():
-    if reason := table.why_not("cpu", "fsq", "cpu"):
+    if reason := dispatch.why_not("cpu", "fsq", "cpu"):
         pytest.skip(reason)
     z = torch.linspace(5, 40, 101).requires_grad_()
     (grad,) = torch.autograd.grad(qm.fsq(z, [5], backend="cpu").codes.sum(), z)

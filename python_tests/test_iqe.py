@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qmkernels as qm
-from qmkernels.reference import iqe as definition
+from qmkernels.definitions import iqe as definition
 
 BACKENDS = ("cpu", "reference")
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
@@ -366,11 +366,11 @@ def test_a_forced_backend_that_cannot_run_says_why_and_which_can():
 
 
 def test_use_backend_holds_within_its_block_and_restores(monkeypatch):
-    from qmkernels.backends import table
+    from qmkernels.backends import dispatch
 
     with qm.use_backend("reference"):
-        assert table.requested(None) == "reference"
+        assert dispatch.requested(None) == "reference"
         with qm.use_backend("cpu"):
-            assert table.requested(None) == "cpu"
-        assert table.requested(None) == "reference" and table.requested("cpu") == "cpu"
-    assert table.requested(None) == "auto"
+            assert dispatch.requested(None) == "cpu"
+        assert dispatch.requested(None) == "reference" and dispatch.requested("cpu") == "cpu"
+    assert dispatch.requested(None) == "auto"

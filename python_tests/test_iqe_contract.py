@@ -8,8 +8,8 @@ import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import qmkernels as qm
+from qmkernels.definitions import iqe as definition
 from qmkernels.ops import iqe_autograd, iqe_pairwise_autograd
-from qmkernels.reference import iqe as definition
 
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 BACKENDS = ("cpu", "reference")

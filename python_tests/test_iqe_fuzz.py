@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import qmkernels as qm
-from qmkernels.reference import iqe as definition
+from qmkernels.definitions import iqe as definition
 
 CASES_PER_SEED = 100
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")

@@ -92,10 +92,10 @@ def test_every_instruction_set_gives_the_reference_numbers(isa):
     result = run_python(
         """
         import sys, torch, qmkernels as qm
-        why = qm.backends.native.why_not("cpu")
+        why = qm.backends.native.core.why_not("cpu")
         if why:
             sys.exit(why)
-        assert qm.backends.native.isa_in_use() == sys.argv[1] if len(sys.argv) > 1 else True
+        assert qm.backends.native.core.isa_in_use() == sys.argv[1] if len(sys.argv) > 1 else True
         torch.manual_seed(0)
         for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
             for size in (1, 4, 5, 8, 16, 32, 33, 64):
@@ -107,7 +107,7 @@ def test_every_instruction_set_gives_the_reference_numbers(isa):
                         runs.append((out, *torch.autograd.grad(out.sum(), leaves)))
                     for mine, reference in zip(*runs):
                         torch.testing.assert_close(mine, reference, atol=tolerance * 37, rtol=tolerance)
-        print("done", qm.backends.native.isa_in_use())
+        print("done", qm.backends.native.core.isa_in_use())
         """,
         QMKERNELS_ISA=isa,
     )

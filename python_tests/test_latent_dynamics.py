@@ -5,18 +5,18 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
 from qmkernels.backends.reference.iqe import unpack_ends
+from qmkernels.definitions import iqe as iqe_definition
+from qmkernels.definitions.latent_dynamics import LatentDynamicsSettings
 from qmkernels.ops.latent_dynamics import latent_dynamics
-from qmkernels.reference import iqe as iqe_definition
-from qmkernels.reference.latent_dynamics import LatentDynamicsForm
 
 SIZES = [(1, 3, 4), (4, 5, 9), (5, 2, 3), (8, 64, 40), (16, 1, 2), (32, 2, 7), (33, 3, 6)]  # K, C, rows
 
 
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "latent_dynamics", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "latent_dynamics", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param
@@ -62,7 +62,7 @@ def test_tied_ends_add_up_to_the_reference_subgradient(size, backend):
     generator = torch.Generator().manual_seed(1)
     # Few values: intervals of both directions that begin, end and touch at the same places, and empty ones.
     x, y = torch.randint(0, 5, (2, 57, 2 * size), generator=generator).double()
-    kernels = table.resolve("latent_dynamics", "cpu", backend)
+    kernels = dispatch.resolve("latent_dynamics", "cpu", backend)
     loss, _, _, ends, *_ = kernels.latent_dynamics_forward(x, y, None, size, "sum", 1)
     kept = [side.bool() for side in unpack_ends(ends, size)]
     there, back = (iqe_definition.components(*pair, size).sum(dim=-1) for pair in ((x, y), (y, x)))
@@ -140,7 +140,7 @@ def test_a_side_without_a_gradient_has_none(backend):
 @pytest.mark.parametrize("power", [1, 2])
 def test_derivatives_pass_gradcheck_and_gradgradcheck(power, reduction, backend):
     weight = [torch.tensor(0.3, dtype=torch.float64, requires_grad=True)] if reduction == "maxmean" else []
-    form = LatentDynamicsForm(4, reduction, power)
+    form = LatentDynamicsSettings(4, reduction, power)
 
     def call(x, y, weight=None):
         return latent_dynamics(x, y, weight, form, backend)[0]
@@ -176,7 +176,7 @@ def test_autocast_computes_in_float32():
 def test_registered_ops_pass_opcheck(reduction):
     x, y = (side.detach() for side in problem(5, 24))
     max_weight = torch.tensor(0.3, dtype=x.dtype) if reduction == "maxmean" else None
-    arguments = (x, y, max_weight, *LatentDynamicsForm(8, reduction), "auto")
+    arguments = (x, y, max_weight, *LatentDynamicsSettings(8, reduction), "auto")
     torch.library.opcheck(torch.ops.qmkernels.latent_dynamics_forward.default, arguments)
     loss, _, *kept = torch.ops.qmkernels.latent_dynamics_forward(*arguments)
     torch.library.opcheck(
@@ -187,12 +187,12 @@ def test_registered_ops_pass_opcheck(reduction):
 
 @pytest.mark.parametrize("size, count, rows", SIZES)
 def test_what_forward_keeps_is_the_same_on_all_backends(size, count, rows):
-    if reason := table.why_not("cpu", "latent_dynamics", "cpu"):
+    if reason := dispatch.why_not("cpu", "latent_dynamics", "cpu"):
         pytest.skip(reason)
     x, y = (side.detach() for side in problem(rows, count * size))
     weight = torch.tensor(0.3, dtype=x.dtype)
-    kernels = [table.resolve("latent_dynamics", "cpu", name) for name in ("cpu", "reference")]
-    kept = [module.latent_dynamics_forward(x, y, weight, *LatentDynamicsForm(size)) for module in kernels]
+    kernels = [dispatch.resolve("latent_dynamics", "cpu", name) for name in ("cpu", "reference")]
+    kept = [module.latent_dynamics_forward(x, y, weight, *LatentDynamicsSettings(size)) for module in kernels]
     torch.testing.assert_close(*kept)
     grad_loss = torch.tensor(-1.7, dtype=x.dtype)
     # Each backward from the other's forward.

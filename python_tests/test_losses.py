@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
 from qmkernels.losses import tiles
 
 BATCH, DIM, SIZE = 6, 12, 4
@@ -39,11 +39,11 @@ def clipped_divergence(distance, following, log_discount, clip=3.0):
 
 
 # Every loss as a function of leaves: ours, and its formula written out with a matrix of distances.
-def _qrl(head, x, y, raw, **options):
+def _qrl_critic(head, x, y, raw, **options):
     return qm.losses.qrl_critic(head, x, y, raw, **options)
 
 
-def _plain_qrl(head, x, y, raw):
+def _plain_qrl_critic(head, x, y, raw):
     to_goal = torch.stack([head(x[i], y[i - 1]) for i in range(len(x))])
     local = torch.stack([head(x[i], y[i]) for i in range(len(x))])
     push = torch.log1p(torch.exp(0.1 * (15 - to_goal))).mean() / 0.1
@@ -89,7 +89,7 @@ def _plain_metric(z, z_next):
 
 
 LOSSES = {
-    "qrl": (2, True, _qrl, _plain_qrl),
+    "qrl_critic": (2, True, _qrl_critic, _plain_qrl_critic),
     "dynamics": (
         2, False,
         lambda head, x, y: qm.losses.latent_dynamics(head, x, y),
@@ -156,7 +156,7 @@ def name(request):
 
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "iqe", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "iqe", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param
@@ -174,7 +174,7 @@ def test_a_loss_and_its_gradients_are_those_of_its_formula(name, kind, backend):
     torch.testing.assert_close(ours.loss, plain)
     assert not any(value.requires_grad for value in ours[1:])
     expected = list(gradients(plain, leaves, head))
-    if name == "qrl":  # the multiplier is maximised
+    if name == "qrl_critic":  # the multiplier is maximised
         expected[2] = -expected[2]
     for actual, wanted in zip(gradients(ours.loss, leaves, head), expected, strict=True):
         torch.testing.assert_close(torch.zeros(()) if actual is None else actual, _zero_like(wanted, actual))
@@ -204,7 +204,7 @@ def test_derivatives_pass_gradcheck_and_gradgradcheck(name):
     """By the inputs whose gradient is the value's: multipliers are not among them, nor goals and next states where one
     of the distances to them is held fixed, nor METRA's."""
     head, leaves = head_of(), leaves_of(name)
-    fixed = {"qrl": (2,), "linex": (1, 2), "tmd": (2, 3)}.get(name, ())
+    fixed = {"qrl_critic": (2,), "linex": (1, 2), "tmd": (2, 3)}.get(name, ())
     varied = [leaf for i, leaf in enumerate(leaves) if i not in fixed]
 
     def call(*inputs):
@@ -332,7 +332,7 @@ def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
             found = function(head, *network(batch).unbind(), *([raw] if with_multiplier else []))
             return getattr(found, "loss", found)
 
-        def after_backward(raw=raw, reverses=name == "qrl" and not ours):
+        def after_backward(raw=raw, reverses=name == "qrl_critic" and not ours):
             if reverses:  # the multiplier is maximised
                 raw.grad.neg_()
 
@@ -373,7 +373,7 @@ def test_two_hundred_steps_of_quantised_temporal_consistency_follow_the_plain_cu
 
 
 def test_streaming_memory_is_that_of_a_tile_not_of_the_matrix():
-    if reason := table.why_not("cpu", "mrn", "cpu"):
+    if reason := dispatch.why_not("cpu", "mrn", "cpu"):
         pytest.skip(reason)
     head = qm.nn.LatentMRN(64, preset="tmd")
     x, y = rows(2, 8192, 64, dtype=torch.float32)  # the matrix: 256 MiB, and the plain loss holds several of its size

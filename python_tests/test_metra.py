@@ -4,16 +4,16 @@ import pytest
 import torch
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
+from qmkernels.definitions.metra import NORMS, MetraSettings
 from qmkernels.ops.metra import composed
-from qmkernels.reference.metra import NORMS, MetraForm
 
 SLACK = 1e-3
 
 
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "metra", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "metra", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param
@@ -90,10 +90,10 @@ def test_registered_ops_pass_opcheck(needs_skill, norm):
 
 @pytest.mark.parametrize("forward, backward", [("cpu", "reference"), ("reference", "cpu")])
 def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward):
-    if reason := table.why_not("cpu", "metra", "cpu"):
+    if reason := dispatch.why_not("cpu", "metra", "cpu"):
         pytest.skip(reason)
     inputs = [one.detach() for one in problem(7, dim=24)]
-    here, there = table.resolve("metra", "cpu", forward), table.resolve("metra", "cpu", backward)
+    here, there = dispatch.resolve("metra", "cpu", forward), dispatch.resolve("metra", "cpu", backward)
     kept = here.metra_forward(*inputs, SLACK, "sum")
     torch.testing.assert_close(kept, there.metra_forward(*inputs, SLACK, "sum"))
     for needs_skill in (False, True):
@@ -125,7 +125,7 @@ def test_a_gradient_for_one_input_only(wanted, backend):
 def test_second_derivatives_are_those_of_the_formula(backend):
     inputs = problem(5, dim=3)
     results = []
-    for loss in (qm.losses.metra(*inputs).loss, composed(*inputs, *MetraForm(SLACK))):
+    for loss in (qm.losses.metra(*inputs).loss, composed(*inputs, *MetraSettings(SLACK))):
         first = torch.autograd.grad(loss, inputs, create_graph=True)
         results.append(torch.autograd.grad(sum(one.sin().sum() for one in first[:3]), inputs[:3]))
     torch.testing.assert_close(*results)
@@ -135,7 +135,7 @@ def test_forward_mode_differentiates_the_formula(backend):
     inputs = [one.detach() for one in problem(5, dim=3)]
     tangents = tuple(torch.ones_like(one) for one in inputs)
     _, found = torch.func.jvp(lambda *a: qm.losses.metra(*a).loss, tuple(inputs), tangents)
-    _, wanted = torch.func.jvp(lambda *a: composed(*a, *MetraForm(SLACK)), tuple(inputs), tangents)
+    _, wanted = torch.func.jvp(lambda *a: composed(*a, *MetraSettings(SLACK)), tuple(inputs), tangents)
     torch.testing.assert_close(found, wanted)
 
 
@@ -174,7 +174,7 @@ def test_half_inputs_are_computed_in_and_returned_as_float32(backend):
 
 
 def test_nothing_of_the_inputs_size_is_kept_or_made_on_the_way():
-    if reason := table.why_not("cpu", "metra", "cpu"):
+    if reason := dispatch.why_not("cpu", "metra", "cpu"):
         pytest.skip(reason)
     inputs = problem(64, dim=512, dtype=torch.float32)[:2] + [torch.randn(64, 512), torch.tensor(0.3)]
     activities = [torch.profiler.ProfilerActivity.CPU]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
+from qmkernels.definitions import mrn as definition
+from qmkernels.definitions.mrn import MrnSettings
 from qmkernels.ops.mrn import PRESETS
-from qmkernels.reference import mrn as definition
-from qmkernels.reference.mrn import MrnForm
 
 BACKENDS = ("cpu", "reference")
 QUASIMETRIC = ({}, {"squares": "mean"}, {"exponent": 0.5}, {"asymmetric": "none"}, {"preset": "torchqmet_fixed"})
@@ -21,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-14, torch.float32: 3e-6}
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "mrn", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "mrn", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param
@@ -77,9 +77,9 @@ def test_explicit_settings_replace_those_of_a_preset():
 
 
 FORMS = [
-    MrnForm(1), MrnForm(3, "second", "mean", 2.0), MrnForm(2, "none", "sum", 1.0, 1e-3, "max", "none", 0.3),
-    MrnForm(2, "first", "mean", 1.5, 0.5, "max", "mean"), MrnForm(4, "second", "sum", 0.5, 1e-2, "difference"),
-    MrnForm(8, "first", "sum", 1.0, 1e-6, "add", "mean"), MrnForm(1, "second", "sum", 1.0, 1e-12, "max"),
+    MrnSettings(1), MrnSettings(3, "second", "mean", 2.0), MrnSettings(2, "none", "sum", 1.0, 1e-3, "max", "none", 0.3),
+    MrnSettings(2, "first", "mean", 1.5, 0.5, "max", "mean"), MrnSettings(4, "second", "sum", 0.5, 1e-2, "difference"),
+    MrnSettings(8, "first", "sum", 1.0, 1e-6, "add", "mean"), MrnSettings(1, "second", "sum", 1.0, 1e-12, "max"),
 ]  # fmt: skip
 
 
@@ -91,9 +91,9 @@ def _error(actual, expected):
 @pytest.mark.parametrize("size", [1, 2, 3, 15, 16, 33, 130])
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form)))
 def test_kernels_are_as_accurate_as_plain_pytorch(form, size, dtype):
-    if reason := table.why_not("cpu", "mrn", "cpu"):
+    if reason := dispatch.why_not("cpu", "mrn", "cpu"):
         pytest.skip(reason)
-    kernels, plain = table.resolve("mrn", "cpu", "cpu"), table.resolve("mrn", "cpu", "reference")
+    kernels, plain = dispatch.resolve("mrn", "cpu", "cpu"), dispatch.resolve("mrn", "cpu", "reference")
     dim = form.num_components * size
     x, y = torch.randn(2, 21, dim, dtype=dtype), torch.randn(2, 38, dim, dtype=dtype)
     y[:, 7] = x[:, 7]
@@ -134,7 +134,7 @@ def test_nan_gives_nan_in_its_row_alone_and_infinities_what_the_formula_gives(as
     x = torch.randn(5, 40)
     x[0, where], x[1, where], x[2, where], y[2, where] = torch.inf, -torch.inf, torch.inf, torch.inf
     for pairs, wide in ((qm.mrn, (x, y)), (qm.mrn_pairwise, (x[:, None], y))):
-        expected = definition.mrn(*wide, MrnForm(asymmetric=asymmetric))
+        expected = definition.mrn(*wide, MrnSettings(asymmetric=asymmetric))
         torch.testing.assert_close(pairs(x, y, asymmetric=asymmetric), expected, equal_nan=True)
 
 
@@ -163,7 +163,7 @@ def test_euclidean_pairwise_is_exact_on_the_diagonal_and_between_near_rows(backe
 
 def test_pairwise_training_memory_stays_far_below_a_tensor_of_pairs():
     """As the issue of memory is why pairwise kernels exist: 512 x 512 pairs of 512 values would be 512 MiB a tensor."""
-    if reason := table.why_not("cpu", "mrn", "cpu"):
+    if reason := dispatch.why_not("cpu", "mrn", "cpu"):
         pytest.skip(reason)
     x, y = torch.randn(2, 512, 512).unbind(0)
     x.requires_grad_(), y.requires_grad_()

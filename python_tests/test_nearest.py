@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
 from qmkernels.ops import nearest as module
 
 METRICS = {
@@ -21,7 +21,7 @@ METRICS = {
 
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "nearest", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "nearest", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param
@@ -70,7 +70,7 @@ def test_merging_tiles_equals_a_stable_sort_with_nan_last(k, columns, rows, seed
     distances[torch.rand(distances.shape, generator=generator) < 0.1] = torch.inf
     k = min(k, columns)
     for name in ("cpu", "reference"):
-        if table.why_not(name, "nearest", "cpu"):
+        if dispatch.why_not(name, "nearest", "cpu"):
             continue
         values = torch.full((rows, k), torch.inf)
         indices = torch.full((rows, k), -1)
@@ -123,7 +123,7 @@ def test_leading_dimensions_empty_queries_half_precision_and_compile():
 
 def test_memory_does_not_depend_on_the_bank(monkeypatch):
     monkeypatch.undo()
-    if reason := table.why_not("cpu", "nearest", "cpu"):
+    if reason := dispatch.why_not("cpu", "nearest", "cpu"):
         pytest.skip(reason)
     metric = functools.partial(qm.iqe, dim_per_component=4)
     x, peaks = torch.randn(700, 16), []

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import qmkernels as qm
+from qmkernels.definitions import iqe as reference
 from qmkernels.nn import reductions, transforms
-from qmkernels.reference import iqe as reference
 
 FUSED = ("sum", "mean", "max", "maxmean", "maxmean_ogbench")
 ALL_REDUCTIONS = (*FUSED, "deep_linear_net_weighted_sum")

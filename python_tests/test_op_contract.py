@@ -11,7 +11,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
 
 BACKENDS = ("cpu", "reference")
 
@@ -89,7 +89,7 @@ ROWS = [name for name in OPS if not name.startswith("poisson")]
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "mrn", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "mrn", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param

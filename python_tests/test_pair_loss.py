@@ -5,10 +5,10 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
+from qmkernels.definitions import pair_loss as definition
+from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
 from qmkernels.ops.pair_loss import pair_loss
-from qmkernels.reference import pair_loss as definition
-from qmkernels.reference.pair_loss import KINDS, PairForm
 
 # Ensemble, rows, columns, offset: one pair, less than a vector, tasks of rows left unfilled, strips of columns, columns
 # without a match.
@@ -23,7 +23,7 @@ TERMS = [
 
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "pair_loss", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "pair_loss", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param
@@ -35,7 +35,7 @@ def problem(shape, kind, terms, dtype=torch.float64, scale=0.7):
     distance, after = (6 * torch.rand(2, *shape, dtype=torch.float64, generator=generator)).to(dtype)
     log_discounts = -torch.rand(shape[:2], dtype=torch.float64, generator=generator).to(dtype)
     # Divergences on both sides of the clip.
-    form = PairForm(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
     return (
         distance.requires_grad_(),
         after if terms != "alone" else None,
@@ -108,8 +108,8 @@ def test_what_is_not_finite_gives_what_torch_gives(where, value, kind, terms, ba
 
 def test_distances_too_large_to_be_told_apart_give_finite_losses(backend):
     distance = (1e9 * torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    loss, _ = pair_loss(distance, None, None, PairForm("symmetric"))
-    expected, *_ = definition.pair_loss(distance.double(), None, None, PairForm("symmetric"))
+    loss, _ = pair_loss(distance, None, None, PairLossSettings("symmetric"))
+    expected, *_ = definition.pair_loss(distance.double(), None, None, PairLossSettings("symmetric"))
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
     assert torch.autograd.grad(loss, distance)[0].isfinite().all()
 
@@ -138,7 +138,7 @@ def test_registered_ops_pass_opcheck(kind, terms):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_torch_compile_traces_the_whole_graph(dynamic):
     torch._dynamo.reset()
-    form = PairForm("symmetric", 0.7, 0.1)
+    form = PairLossSettings("symmetric", 0.7, 0.1)
 
     def call(distance, after):
         return pair_loss(distance, after, None, form)[0]
@@ -164,11 +164,11 @@ def test_func_transforms_equal_autograd():
 @pytest.mark.parametrize("kind", ["backward", "forward", "symmetric"])
 @pytest.mark.parametrize("forward, backward", [("cpu", "reference"), ("reference", "cpu")])
 def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward, kind):
-    if reason := table.why_not("cpu", "pair_loss", "cpu"):
+    if reason := dispatch.why_not("cpu", "pair_loss", "cpu"):
         pytest.skip(reason)
     distance, after, log_discounts, form = problem((2, 33, 40, 5), kind, "linex")
     tensors = (distance.detach(), after, log_discounts)
-    here, there = (table.resolve("pair_loss", "cpu", name) for name in (forward, backward))
+    here, there = (dispatch.resolve("pair_loss", "cpu", name) for name in (forward, backward))
     kept = here.pair_loss_forward(*tensors, *form)
     torch.testing.assert_close(kept, there.pair_loss_forward(*tensors, *form))
     grads = [
@@ -193,7 +193,7 @@ def test_results_do_not_depend_on_the_number_of_threads(kind, terms):
 
 def test_half_distances_and_views_are_taken(backend):
     distance, after, *_ = problem((2, 6, 6, 0), "symmetric", "linex", torch.float32)
-    form = PairForm("symmetric", 0.7)
+    form = PairLossSettings("symmetric", 0.7)
     expected = loss_and_gradient(pair_loss, distance, after, None, form)
     transposed = distance.detach().mT.contiguous().mT.requires_grad_()
     torch.testing.assert_close(loss_and_gradient(pair_loss, transposed, after, None, form), expected)

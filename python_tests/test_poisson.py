@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
 
 FUNCTIONS = {"le": qm.poisson_le, "gt": qm.poisson_gt, "log_le": qm.log_poisson_le}
 RATES = (1e-6, 1e-3, 0.1, 1.0, 1.999, 2.001, 14.9, 15.1, 130.0, 1100.0, 1e4)
@@ -82,7 +82,7 @@ def values_and_derivatives(form, a, b, **keywords):
 @pytest.mark.parametrize("dtype", RELATIVE_ERROR)
 @pytest.mark.parametrize("form", FUNCTIONS)
 def test_values_and_derivatives_are_relatively_accurate_however_small(form, dtype, exact):
-    if reason := table.why_not("cpu", "poisson", "cpu"):
+    if reason := dispatch.why_not("cpu", "poisson", "cpu"):
         pytest.skip(reason)
     results = values_and_derivatives(form, *(rate.to(dtype) for rate in rates()), backend="cpu")
     smallest = torch.finfo(dtype).tiny
@@ -97,7 +97,7 @@ def test_values_and_derivatives_are_relatively_accurate_however_small(form, dtyp
 
 @pytest.mark.parametrize("form", FUNCTIONS)
 def test_backends_agree_on_a_vector_of_mixed_rates(form):
-    if reason := table.why_not("cpu", "poisson", "cpu"):
+    if reason := dispatch.why_not("cpu", "poisson", "cpu"):
         pytest.skip(reason)
     generator = torch.Generator().manual_seed(0)
     a, b = (10 ** (5 * torch.rand(2, 1003, dtype=torch.float64, generator=generator) - 3)).unbind(0)
@@ -121,7 +121,7 @@ def test_le_and_gt_add_up_to_one_and_broadcast():
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_rates_of_zero(backend):
-    if reason := table.why_not(backend, "poisson", "cpu"):
+    if reason := dispatch.why_not(backend, "poisson", "cpu"):
         pytest.skip(reason)
     a, b = torch.tensor([0.0, 0.0, 3.0]).double(), torch.tensor([0.0, 2.0, 0.0]).double()
     value, by_a, by_b = values_and_derivatives("le", a, b, backend=backend)
@@ -131,7 +131,7 @@ def test_rates_of_zero(backend):
 
 
 def test_negative_and_nan_rates_give_nan_in_their_place_alone_and_infinite_ones_the_limit():
-    if reason := table.why_not("cpu", "poisson", "cpu"):
+    if reason := dispatch.why_not("cpu", "poisson", "cpu"):
         pytest.skip(reason)
     inf, nan = math.inf, math.nan
     a = torch.tensor([1.0, -1.0, 2.0, nan, 1.0, inf, 3.0, inf, -inf])

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qmkernels as qm
-from qmkernels.backends import table
-from qmkernels.reference import pqe as definition
+from qmkernels.backends import dispatch
+from qmkernels.definitions import pqe as definition
 
 BACKENDS = ("cpu", "reference")
 # Errors relative to the largest value, beyond those of plain PyTorch in the same dtype: sums are in another order.
@@ -17,7 +17,7 @@ TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-6}
 
 
 def skip_without_kernels():
-    if reason := table.why_not("cpu", "pqe", "cpu"):
+    if reason := dispatch.why_not("cpu", "pqe", "cpu"):
         pytest.skip(reason)
 
 
@@ -61,7 +61,7 @@ def _error(actual, expected):
 )
 def test_kernels_are_as_accurate_as_plain_pytorch(dim_per_component, weighted, num_components, dtype):
     skip_without_kernels()
-    kernels, plain = table.resolve("pqe", "cpu", "cpu"), table.resolve("pqe", "cpu", "reference")
+    kernels, plain = dispatch.resolve("pqe", "cpu", "cpu"), dispatch.resolve("pqe", "cpu", "reference")
     dim = num_components * dim_per_component
     x, y = torch.randn(2, 21, dim, dtype=dtype), torch.randn(2, 38, dim, dtype=dtype)
     y[:, 7] = x[:, 7]

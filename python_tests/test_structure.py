@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qmkernels"
 
-# What each layer may import of ours: reference <- backends <- ops <- nn, losses <- agents, compat, command line.
+# What each layer may import of ours: definitions <- backends <- ops <- nn, losses <- agents, compat, command line.
 LAYERS = {
-    "reference": set(),
-    "backends": {"reference"},
-    "ops": {"reference", "backends"},
-    "nn": {"reference", "backends", "ops"},
-    "losses": {"nn", "ops", "reference", "backends"},
-    "compat": {"nn", "ops", "reference", "backends"},
-    "agents": {"losses", "nn", "ops", "reference", "backends"},
+    "definitions": set(),
+    "backends": {"definitions"},
+    "ops": {"definitions", "backends"},
+    "nn": {"definitions", "backends", "ops"},
+    "losses": {"nn", "ops", "definitions", "backends"},
+    "compat": {"nn", "ops", "definitions", "backends"},
+    "agents": {"losses", "nn", "ops", "definitions", "backends"},
     "data": set(),
 }
 
@@ -49,15 +49,15 @@ def test_imports_point_one_way(layer):
 
 def test_the_python_and_the_native_side_list_the_same_ops():
     listed = re.search(r"set\(QMK_OPS ([^)]*)\)", (ROOT / "csrc" / "ops.cmake").read_text())[1].split()
-    assert tuple(listed) == table.OPS
+    assert tuple(listed) == dispatch.OPS
 
 
-@pytest.mark.parametrize("op", table.OPS)
+@pytest.mark.parametrize("op", dispatch.OPS)
 @pytest.mark.parametrize(
     "path",
     [
-        "csrc/math/{}.h", "csrc/cpu/{}.cpp", "csrc/cuda/{}.cu", "csrc/bindings/{}.cpp", "qmkernels/reference/{}.py",
-        "qmkernels/backends/reference/{}.py", "qmkernels/backends/compiled/{}.py", "qmkernels/backends/triton/{}.py",
+        "csrc/math/{}.h", "csrc/cpu/{}.cpp", "csrc/cuda/{}.cu", "csrc/bindings/{}.cpp", "qmkernels/definitions/{}.py",
+        "qmkernels/backends/reference/{}.py", "qmkernels/backends/native/{}.py", "qmkernels/backends/triton/{}.py",
         "qmkernels/ops/{}.py", "csrc/tests/test_{}.cpp", "python_tests/test_{}.py", "benchmarks/bench_{}.py",
     ],
 )  # fmt: skip
@@ -67,7 +67,7 @@ def test_an_op_has_a_file_of_its_name_in_every_layer(op, path):
 
 def test_only_native_touches_addresses():
     for path in PACKAGE.rglob("*.py"):
-        if path.name != "native.py":
+        if path.name != "core.py":
             assert "data_ptr" not in path.read_text(), path
 
 
@@ -79,7 +79,7 @@ def test_the_core_includes_no_torch_header():
 
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="needs g++ and nm")
 @pytest.mark.parametrize("isa, flags", [("baseline", []), ("avx2", ["-mavx2", "-mfma"])])
-@pytest.mark.parametrize("op", table.OPS)
+@pytest.mark.parametrize("op", dispatch.OPS)
 def test_an_instruction_set_defines_no_symbol_outside_its_namespace(op, isa, flags, tmp_path):
     if flags and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("another processor family")

@@ -7,9 +7,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.backends import table
+from qmkernels.backends import dispatch
+from qmkernels.definitions import temporal_consistency as definition
 from qmkernels.ops.temporal_consistency import composed
-from qmkernels.reference import temporal_consistency as definition
 
 DTYPES = (torch.float32, torch.float64)
 TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-13}}
@@ -19,7 +19,7 @@ SHAPES = [(1, 1, 1), (2, 3, 7), (5, 2, 16), (3, 4, 33), (1, 9, 123), (4, 1, 507)
 
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
-    if request.param == "cpu" and (reason := table.why_not("cpu", "temporal_consistency", "cpu")):
+    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "temporal_consistency", "cpu")):
         pytest.skip(reason)
     with qm.use_backend(request.param):
         yield request.param
@@ -158,10 +158,10 @@ def test_registered_ops_pass_opcheck():
 
 
 def test_what_forward_keeps_is_the_same_on_all_backends():
-    if reason := table.why_not("cpu", "temporal_consistency", "cpu"):
+    if reason := dispatch.why_not("cpu", "temporal_consistency", "cpu"):
         pytest.skip(reason)
     predicted, target, mask = (one.detach() for one in latents(3, 5, 24))
-    modules = [table.resolve("temporal_consistency", "cpu", name) for name in ("cpu", "reference")]
+    modules = [dispatch.resolve("temporal_consistency", "cpu", name) for name in ("cpu", "reference")]
     kept = [module.temporal_consistency_forward(predicted, target, mask, 0.9) for module in modules]
     torch.testing.assert_close(*kept)
     grad_loss = torch.tensor(0.7, dtype=torch.float64)
@@ -257,7 +257,7 @@ def test_autocast_runs_a_network_and_the_loss_in_mixed_precision(backend):
         found = qm.losses.temporal_consistency(predicted, target.to(predicted.dtype), mask)
     assert predicted.dtype == torch.bfloat16 and found.loss.dtype == torch.float32
     wanted = composed(predicted.float(), target.bfloat16().float(), mask, 0.9)
-    torch.testing.assert_close(found, qm.losses.iqrl.TemporalConsistency(*wanted))
+    torch.testing.assert_close(found, type(found)(*wanted))
     found.loss.backward()
     assert network.weight.grad.isfinite().all() and network.weight.grad.any()
 

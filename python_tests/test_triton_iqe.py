@@ -31,7 +31,7 @@ pairwise_kernels, _ = import_kernels("iqe_pairwise", "iqe_pairwise_forward_kerne
 runs_here = only_where(RUNS_HERE)
 
 from qmkernels.backends.reference import iqe as reference  # noqa: E402
-from qmkernels.reference import iqe as definition  # noqa: E402
+from qmkernels.definitions import iqe as definition  # noqa: E402
 
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 33, 64)
 

@@ -28,7 +28,7 @@ runs_here = only_where(RUNS_HERE)
 
 import qmkernels as qm  # noqa: E402
 from qmkernels.backends.reference import metra as reference  # noqa: E402
-from qmkernels.reference.metra import NORMS  # noqa: E402
+from qmkernels.definitions.metra import NORMS  # noqa: E402
 
 
 @pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")

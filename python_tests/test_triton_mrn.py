@@ -29,16 +29,16 @@ runs_here = only_where(RUNS_HERE)
 
 import qmkernels as qm  # noqa: E402
 from qmkernels.backends.reference import mrn as reference  # noqa: E402
+from qmkernels.definitions.mrn import ASYMMETRIC, EPS_FORMS, REDUCTIONS, SQUARES, MrnSettings  # noqa: E402
 from qmkernels.ops.mrn import PRESETS  # noqa: E402
-from qmkernels.reference.mrn import ASYMMETRIC, EPS_FORMS, REDUCTIONS, SQUARES, MrnForm  # noqa: E402
 
 FORMS = {
     **PRESETS,
     "mqe": PRESETS["mqe"]._replace(scale=0.125),
-    **{f"{half}-{squares}": MrnForm(3, half, squares) for half in ASYMMETRIC for squares in SQUARES},
-    **{f"{name}-1.5": MrnForm(3, "first", "mean", 1.5, 0.3, name, "none", 0.7) for name in EPS_FORMS},
-    **{f"{name}-2": MrnForm(2, "second", "sum", 2.0, 0.3, name, "mean") for name in EPS_FORMS},
-    "exponent 0.5": MrnForm(2, "none", "sum", 0.5, 0.0, "add", "sum"),
+    **{f"{half}-{squares}": MrnSettings(3, half, squares) for half in ASYMMETRIC for squares in SQUARES},
+    **{f"{name}-1.5": MrnSettings(3, "first", "mean", 1.5, 0.3, name, "none", 0.7) for name in EPS_FORMS},
+    **{f"{name}-2": MrnSettings(2, "second", "sum", 2.0, 0.3, name, "mean") for name in EPS_FORMS},
+    "exponent 0.5": MrnSettings(2, "none", "sum", 0.5, 0.0, "add", "sum"),
 }
 SIZES = (1, 2, 5, 16, 33)  # values a component
 
@@ -48,14 +48,14 @@ def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
     run_in_own_process(__file__)
 
 
-def _rows_agree(x: torch.Tensor, y: torch.Tensor, form: MrnForm) -> None:
+def _rows_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
     out = reference.mrn_forward(x, y, *form)
     assert_alike((kernels.mrn_forward(x, y, *form),), (out,))
     grad_out = torch.randn_like(out)
     assert_alike(kernels.mrn_backward(grad_out, x, y, *form), reference.mrn_backward(grad_out, x, y, *form))
 
 
-def _pairs_agree(x: torch.Tensor, y: torch.Tensor, form: MrnForm) -> None:
+def _pairs_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
     out = reference.mrn_pairwise_forward(x, y, *form)
     assert_alike((kernels.mrn_pairwise_forward(x, y, *form),), (out,))
     grad_out = torch.randn_like(out)
@@ -84,7 +84,7 @@ def test_pairs_are_those_of_the_reference(name, size, dtype):
 @runs_here
 @pytest.mark.parametrize("num_components, size", ((1, 1), (1, 1500), (129, 3), (1100, 1), (3, 507)))
 def test_any_size_is_computed(num_components, size):
-    form = MrnForm(num_components, eps=1e-6, reduction="mean")
+    form = MrnSettings(num_components, eps=1e-6, reduction="mean")
     _rows_agree(*points(3, size=num_components * size, dtype=torch.float64), form)
     _pairs_agree(*(side[None] for side in points(2, size=num_components * size, dtype=torch.float64)), form)
 
@@ -92,7 +92,7 @@ def test_any_size_is_computed(num_components, size):
 @runs_here
 @pytest.mark.parametrize("num_x, num_y", ((1, 1), (1, 33), (33, 1), (17, 131)))
 def test_pairs_hold_where_points_pass_a_tile(num_x, num_y):
-    _pairs_agree(*pair_points(num_x, num_y, 2 * 3, torch.float64), MrnForm(2))
+    _pairs_agree(*pair_points(num_x, num_y, 2 * 3, torch.float64), MrnSettings(2))
 
 
 @runs_here
@@ -124,7 +124,7 @@ def test_nan_and_infinity_give_what_the_reference_gives(name, place, value):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("value", (torch.nan, torch.inf))
 def test_nan_and_infinity_in_grad_out_reach_what_they_reach_in_the_reference(value, reduction):
-    form = MrnForm(2, reduction=reduction)
+    form = MrnSettings(2, reduction=reduction)
     x, y = points(5, size=8, dtype=torch.float64)
     grad_out = torch.ones_like(reference.mrn_forward(x, y, *form))
     grad_out[2] = value
@@ -134,20 +134,20 @@ def test_nan_and_infinity_in_grad_out_reach_what_they_reach_in_the_reference(val
 @runs_here
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_empty_batch_returns_empty_tensors_of_the_right_shape(reduction):
-    _rows_agree(*points(0, size=8, dtype=torch.float32), MrnForm(2, reduction=reduction))
-    _rows_agree(*points(3, 0, size=8, dtype=torch.float32), MrnForm(2, reduction=reduction))
+    _rows_agree(*points(0, size=8, dtype=torch.float32), MrnSettings(2, reduction=reduction))
+    _rows_agree(*points(3, 0, size=8, dtype=torch.float32), MrnSettings(2, reduction=reduction))
 
 
 @runs_here
 @pytest.mark.parametrize("shape_x, shape_y", (((0, 3, 8), (0, 2, 8)), ((2, 0, 8), (2, 3, 8)), ((2, 3, 8), (2, 0, 8))))
 def test_pairwise_with_an_empty_side_returns_zero_gradients(shape_x, shape_y):
-    _pairs_agree(torch.ones(shape_x, device=DEVICE), torch.ones(shape_y, device=DEVICE), MrnForm(2))
+    _pairs_agree(torch.ones(shape_x, device=DEVICE), torch.ones(shape_y, device=DEVICE), MrnSettings(2))
 
 
 @runs_here
 def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     x, y = pair_points(9, 35, 3 * 8, torch.float32)
-    form = MrnForm(3)
+    form = MrnSettings(3)
     grad_out = torch.randn_like(reference.mrn_pairwise_forward(x, y, *form))
     once, again = (kernels.mrn_pairwise_backward(grad_out, x, y, *form) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))

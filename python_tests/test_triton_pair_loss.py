@@ -27,7 +27,7 @@ runs_here = only_where(RUNS_HERE)
 
 import qmkernels as qm  # noqa: E402
 from qmkernels.backends.reference import pair_loss as reference  # noqa: E402
-from qmkernels.reference.pair_loss import KINDS, PairForm  # noqa: E402
+from qmkernels.definitions.pair_loss import KINDS, PairLossSettings  # noqa: E402
 
 # One tile, tiles that rows and columns leave unfilled, columns without a match.
 SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (2, 33, 150, 5)]
@@ -50,7 +50,7 @@ def test_forward_and_backward_return_what_the_reference_returns(shape, kind, ter
     distance, after = (6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64)).to(DEVICE, dtype)
     discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(DEVICE, dtype)
     tensors = (distance, after if terms != "alone" else None, discounts if terms == "linex, a row" else None)
-    form = PairForm(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    form = PairLossSettings(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
     got, wanted = (module.pair_loss_forward(*tensors, *form) for module in (kernels, reference))
     assert_alike(got, wanted)
     grad = distance.new_tensor(0.37)

@@ -32,7 +32,7 @@ runs_here = only_where(RUNS_HERE)
 
 import qmkernels as qm  # noqa: E402
 from qmkernels.backends.reference import poisson as reference  # noqa: E402
-from qmkernels.reference.poisson import FORMS  # noqa: E402
+from qmkernels.definitions.poisson import COMPARISONS  # noqa: E402
 
 RATES = (0.0, 1e-6, 3e-4, 0.02, 0.3, 1.0, 1.9999, 2.0001, 3.7, 11.9, 12.1, 17.0, 55.5, 300.0, 1111.0, 9999.0, 1e4)
 # float64: the reference has 9 digits, as many as torch.special.gammainc; log_le of a probability near 1 is that small.
@@ -57,7 +57,7 @@ def _rates() -> list[tuple[float, float]]:
 def _truth() -> dict[str, list[float]]:
     """By mpmath with 60 digits: both probabilities, the logarithm, and Pr[X = Y] and Pr[X = Y + 1]."""
     mpmath = pytest.importorskip("mpmath")
-    result = {name: [] for name in (*FORMS, "equal", "one_more")}
+    result = {name: [] for name in (*COMPARISONS, "equal", "one_more")}
     with mpmath.workdps(60):
         for a, b in _rates():
             a, b = mpmath.mpf(a), mpmath.mpf(b)
@@ -94,7 +94,7 @@ def _largest_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 @runs_here
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_probabilities_are_accurate_to_12_digits(form):
     a, b = torch.tensor(_rates(), dtype=torch.float64, device=DEVICE).T
     got = kernels.poisson_forward(a.contiguous(), b.contiguous(), form)
@@ -102,7 +102,7 @@ def test_probabilities_are_accurate_to_12_digits(form):
 
 
 @runs_here
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_derivatives_are_accurate_to_12_digits(form):
     a, b = torch.tensor(_rates(), dtype=torch.float64, device=DEVICE).T
     truth = _truth()
@@ -116,7 +116,7 @@ def test_derivatives_are_accurate_to_12_digits(form):
 
 @runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_values_and_gradients_are_those_of_the_reference(form, dtype):
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(2, 3, 67, generator=generator, dtype=torch.float64) * 40).to(DEVICE, dtype)
@@ -140,7 +140,7 @@ def test_blocks_of_one_method_and_of_both_give_the_same_bits(rates):
 
 
 @runs_here
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_rates_without_meaning_give_nan_in_their_own_place_alone(form):
     bad = torch.tensor([-1.0, torch.nan, 1.0, 1.0, torch.inf, 1.0], dtype=torch.float64, device=DEVICE)
     also = torch.tensor([1.0, 1.0, -0.5, torch.nan, torch.inf, 1.0], dtype=torch.float64, device=DEVICE)
@@ -161,7 +161,7 @@ def test_an_infinite_rate_decides():
 
 
 @runs_here
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMPARISONS)
 def test_empty_tensors_give_empty_tensors(form):
     empty = torch.zeros(0, 3, device=DEVICE)
     assert_alike((kernels.poisson_forward(empty, empty, form),), (empty,))

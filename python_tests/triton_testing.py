@@ -63,14 +63,14 @@ def interpreter(monkeypatch):
 
     Import it into a test file, whose every test then has it.
     """
-    from qmkernels.backends import table
+    from qmkernels.backends import dispatch
 
     if not ON_GPU:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for function in (table.why_not, table.resolve):
+    for function in (dispatch.why_not, dispatch.resolve):
         function.cache_clear()
     yield
-    for function in (table.why_not, table.resolve):
+    for function in (dispatch.why_not, dispatch.resolve):
         function.cache_clear()
 
 

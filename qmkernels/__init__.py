@@ -3,7 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from . import agents, backends, compat, data, distributed, losses, nn
-from .backends.table import use_backend
+from .backends.dispatch import use_backend
 from .ops.fsq import fsq, fsq_codes
 from .ops.iqe import iqe, iqe_pairwise
 from .ops.mrn import euclidean_pairwise, mrn, mrn_pairwise

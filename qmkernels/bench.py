@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .backends import table
+from .backends import dispatch
 from .nn import IQE
 from .reference import iqe as definition
 
@@ -32,20 +32,20 @@ def run(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; the median is shown (default 15)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads, for both sides")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--backend", default=table.requested(None), help=f"auto, {', '.join(table.BACKENDS)}")
+    parser.add_argument("--backend", default=dispatch.requested(None), help=f"auto, {', '.join(dispatch.BACKENDS)}")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
     try:
-        with table.use_backend(options.backend):
-            table.resolve("iqe", torch.device(options.device).type, table.requested(None))
+        with dispatch.use_backend(options.backend):
+            dispatch.resolve("iqe", torch.device(options.device).type, dispatch.requested(None))
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
 
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        with table.use_backend(options.backend):
+        with dispatch.use_backend(options.backend):
             _print_table(options.rounds, options.device, options.backend)
     finally:
         torch.set_num_threads(before)

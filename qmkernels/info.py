@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from .backends import native, table
+from .backends import dispatch
+from .backends.native import core
 
 Rows = list[tuple[str, str]]
 
@@ -66,10 +67,10 @@ def version_rows() -> Rows:
 
 def core_rows() -> Rows:
     """What the core says of itself, or why it is not in use."""
-    build = native.build_info() or {}
+    build = core.build_info() or {}
     rows = [(str(key).replace("_", " "), _as_text(value)) for key, value in build.items()]
-    reason = native.why_not("cpu")
-    return [*rows, ("isa in use", str(native.isa_in_use()))] if reason is None else [("not in use", reason), *rows]
+    reason = core.why_not("cpu")
+    return [*rows, ("isa in use", str(core.isa_in_use()))] if reason is None else [("not in use", reason), *rows]
 
 
 def _as_text(value: object) -> str:
@@ -134,14 +135,14 @@ def backend_rows() -> Rows:
     """One row for each op, kind of tensor and backend: "yes" or the reason why not."""
     return [
         (f"{op:6} {device_type} tensor on {backend}", _runs(backend, op, device_type))
-        for op in table.OPS
+        for op in dispatch.OPS
         for device_type in ("cpu", "cuda")
-        for backend in table.BACKENDS
+        for backend in dispatch.BACKENDS
     ]
 
 
 def _runs(backend: str, op: str, device_type: str) -> str:
-    reason = table.why_not(backend, op, device_type)
+    reason = dispatch.why_not(backend, op, device_type)
     if reason is None and device_type == "cuda" and not torch.cuda.is_available():
         reason = "torch finds no GPU"
     return "yes" if reason is None else f"no: {reason}"

@@ -43,7 +43,7 @@ void bind_nearest(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_pair_loss(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_poisson(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_pqe(pybind11::module_& cpu, pybind11::module_* cuda);
-void bind_qrl(pybind11::module_& cpu, pybind11::module_* cuda);
+void bind_qrl_critic(pybind11::module_& cpu, pybind11::module_* cuda);
 void bind_temporal_consistency(pybind11::module_& cpu, pybind11::module_* cuda);
 
 }  // namespace qmk

@@ -31,12 +31,13 @@ void bind_latent_dynamics(pybind11::module_& cpu, pybind11::module_* cuda) {
         [](int item_size, Pointer predicted, Pointer target, Pointer max_weight, Pointer loss, Pointer stats,
            Pointer slopes, Pointer ends, Pointer largest, Pointer spread, Pointer scratch, int64_t rows,
            int64_t num_components, int64_t dim_per_component, int reduction, int64_t power, int threads) {
-            const LatentDynamicsForm form{dim_per_component, Reduction(reduction), power};
+            const LatentDynamicsSettings settings{dim_per_component, Reduction(reduction), power};
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 latent_dynamics_cpu<T>().forward(as<T>(predicted), as<T>(target), as<T>(max_weight), as<T>(loss),
                                                  as<T>(stats), as<T>(slopes), as<uint8_t>(ends), as<int32_t>(largest),
-                                                 as<T>(spread), as<T>(scratch), {rows, num_components}, form, threads);
+                                                 as<T>(spread), as<T>(scratch), {rows, num_components}, settings,
+                                                 threads);
             });
         },
         release());
@@ -62,12 +63,12 @@ void bind_latent_dynamics(pybind11::module_& cpu, pybind11::module_* cuda) {
            Pointer slopes, Pointer ends, Pointer largest, Pointer spread, Pointer scratch, int64_t rows,
            int64_t num_components, int64_t dim_per_component, int reduction, int64_t power, int device,
            Pointer stream) {
-            const LatentDynamicsForm form{dim_per_component, Reduction(reduction), power};
+            const LatentDynamicsSettings settings{dim_per_component, Reduction(reduction), power};
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 cuda::latent_dynamics_forward<T>(as<T>(predicted), as<T>(target), as<T>(max_weight), as<T>(loss),
                                                  as<T>(stats), as<T>(slopes), as<uint8_t>(ends), as<int32_t>(largest),
-                                                 as<T>(spread), as<T>(scratch), rows, num_components, form,
+                                                 as<T>(spread), as<T>(scratch), rows, num_components, settings,
                                                  {device, as<void>(stream)});
             });
         },

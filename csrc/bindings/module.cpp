@@ -48,6 +48,6 @@ PYBIND11_MODULE(_core, module) {
     qmk::bind_pair_loss(cpu, cuda_or_null);
     qmk::bind_poisson(cpu, cuda_or_null);
     qmk::bind_pqe(cpu, cuda_or_null);
-    qmk::bind_qrl(cpu, cuda_or_null);
+    qmk::bind_qrl_critic(cpu, cuda_or_null);
     qmk::bind_temporal_consistency(cpu, cuda_or_null);
 }

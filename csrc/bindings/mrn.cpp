@@ -1,5 +1,5 @@
 // MRN's functions for Python: the same arguments for `cpu` and `cuda`, but for what comes last: the number of threads
-// on the CPU, the device and the stream on a GPU. The form is spread out in the order of reference.mrn.MrnForm.
+// on the CPU, the device and the stream on a GPU. The form is spread out in the order of definitions.mrn.MrnSettings.
 #include "../cpu/mrn.h"
 
 #include "core.h"
@@ -21,8 +21,8 @@ const MrnCpu<T>& mrn_cpu() {
 #undef X
 }
 
-MrnForm form_of(int64_t num_components, int asymmetric, bool mean_of_squares, double exponent, double eps, int eps_form,
-                int reduction, double scale) {
+MrnSettings form_of(int64_t num_components, int asymmetric, bool mean_of_squares, double exponent, double eps,
+                    int eps_form, int reduction, double scale) {
     return {num_components,
             MrnAsymmetric(asymmetric),
             mean_of_squares,
@@ -43,11 +43,11 @@ void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda) {
         [](int item_size, Pointer x, Pointer y, Pointer out, int64_t rows, int64_t dim, int64_t num_components,
            int asymmetric, bool mean_of_squares, double exponent, double eps, int eps_form, int reduction, double scale,
            int threads) {
-            const auto form =
+            const auto settings =
                 form_of(num_components, asymmetric, mean_of_squares, exponent, eps, eps_form, reduction, scale);
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
-                mrn_cpu<T>().forward(as<T>(x), as<T>(y), as<T>(out), rows, dim, form, threads);
+                mrn_cpu<T>().forward(as<T>(x), as<T>(y), as<T>(out), rows, dim, settings, threads);
             });
         },
         release());
@@ -56,12 +56,12 @@ void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda) {
         [](int item_size, Pointer grad_out, Pointer x, Pointer y, Pointer grad_x, Pointer grad_y, int64_t rows,
            int64_t dim, int64_t num_components, int asymmetric, bool mean_of_squares, double exponent, double eps,
            int eps_form, int reduction, double scale, int threads) {
-            const auto form =
+            const auto settings =
                 form_of(num_components, asymmetric, mean_of_squares, exponent, eps, eps_form, reduction, scale);
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 mrn_cpu<T>().backward(as<T>(grad_out), as<T>(x), as<T>(y), as<T>(grad_x), as<T>(grad_y), rows, dim,
-                                      form, threads);
+                                      settings, threads);
             });
         },
         release());
@@ -76,12 +76,12 @@ void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda) {
         [](int item_size, Pointer x, Pointer y, Pointer out, Pointer workspace, int64_t batch, int64_t num_x,
            int64_t num_y, int64_t dim, int64_t num_components, int asymmetric, bool mean_of_squares, double exponent,
            double eps, int eps_form, int reduction, double scale, int threads) {
-            const auto form =
+            const auto settings =
                 form_of(num_components, asymmetric, mean_of_squares, exponent, eps, eps_form, reduction, scale);
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 mrn_cpu<T>().pairwise_forward(as<T>(x), as<T>(y), as<T>(out), as<void>(workspace),
-                                              {batch, num_x, num_y, dim}, form, threads);
+                                              {batch, num_x, num_y, dim}, settings, threads);
             });
         },
         release());
@@ -90,12 +90,12 @@ void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda) {
         [](int item_size, Pointer grad_out, Pointer x, Pointer y, Pointer grad_x, Pointer grad_y, Pointer workspace,
            int64_t batch, int64_t num_x, int64_t num_y, int64_t dim, int64_t num_components, int asymmetric,
            bool mean_of_squares, double exponent, double eps, int eps_form, int reduction, double scale, int threads) {
-            const auto form =
+            const auto settings =
                 form_of(num_components, asymmetric, mean_of_squares, exponent, eps, eps_form, reduction, scale);
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 mrn_cpu<T>().pairwise_backward(as<T>(grad_out), as<T>(x), as<T>(y), as<T>(grad_x), as<T>(grad_y),
-                                               as<void>(workspace), {batch, num_x, num_y, dim}, form, threads);
+                                               as<void>(workspace), {batch, num_x, num_y, dim}, settings, threads);
             });
         },
         release());
@@ -106,11 +106,11 @@ void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda) {
         [](int item_size, Pointer x, Pointer y, Pointer out, int64_t rows, int64_t dim, int64_t num_components,
            int asymmetric, bool mean_of_squares, double exponent, double eps, int eps_form, int reduction, double scale,
            int device, Pointer stream) {
-            const auto form =
+            const auto settings =
                 form_of(num_components, asymmetric, mean_of_squares, exponent, eps, eps_form, reduction, scale);
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
-                cuda::mrn_forward<T>(as<T>(x), as<T>(y), as<T>(out), rows, dim, form, {device, as<void>(stream)});
+                cuda::mrn_forward<T>(as<T>(x), as<T>(y), as<T>(out), rows, dim, settings, {device, as<void>(stream)});
             });
         },
         release());
@@ -119,12 +119,12 @@ void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda) {
         [](int item_size, Pointer grad_out, Pointer x, Pointer y, Pointer grad_x, Pointer grad_y, int64_t rows,
            int64_t dim, int64_t num_components, int asymmetric, bool mean_of_squares, double exponent, double eps,
            int eps_form, int reduction, double scale, int device, Pointer stream) {
-            const auto form =
+            const auto settings =
                 form_of(num_components, asymmetric, mean_of_squares, exponent, eps, eps_form, reduction, scale);
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 cuda::mrn_backward<T>(as<T>(grad_out), as<T>(x), as<T>(y), as<T>(grad_x), as<T>(grad_y), rows, dim,
-                                      form, {device, as<void>(stream)});
+                                      settings, {device, as<void>(stream)});
             });
         },
         release());
@@ -137,12 +137,12 @@ void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda) {
         [](int item_size, Pointer x, Pointer y, Pointer out, Pointer workspace, int64_t batch, int64_t num_x,
            int64_t num_y, int64_t dim, int64_t num_components, int asymmetric, bool mean_of_squares, double exponent,
            double eps, int eps_form, int reduction, double scale, int device, Pointer stream) {
-            const auto form =
+            const auto settings =
                 form_of(num_components, asymmetric, mean_of_squares, exponent, eps, eps_form, reduction, scale);
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 cuda::mrn_pairwise_forward<T>(as<T>(x), as<T>(y), as<T>(out), as<void>(workspace), batch, num_x, num_y,
-                                              dim, form, {device, as<void>(stream)});
+                                              dim, settings, {device, as<void>(stream)});
             });
         },
         release());
@@ -152,12 +152,12 @@ void bind_mrn(pybind11::module_& cpu, pybind11::module_* cuda) {
            int64_t batch, int64_t num_x, int64_t num_y, int64_t dim, int64_t num_components, int asymmetric,
            bool mean_of_squares, double exponent, double eps, int eps_form, int reduction, double scale, int device,
            Pointer stream) {
-            const auto form =
+            const auto settings =
                 form_of(num_components, asymmetric, mean_of_squares, exponent, eps, eps_form, reduction, scale);
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 cuda::mrn_pairwise_backward<T>(as<T>(grad_out), as<T>(x), as<T>(y), as<T>(grad_x), as<T>(grad_y),
-                                               as<void>(workspace), batch, num_x, num_y, dim, form,
+                                               as<void>(workspace), batch, num_x, num_y, dim, settings,
                                                {device, as<void>(stream)});
             });
         },

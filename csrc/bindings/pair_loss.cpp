@@ -1,6 +1,6 @@
 // Losses over a matrix of distances for Python: the same arguments for `cpu` and `cuda`, but for what comes last: the
 // number of threads on the CPU, the device and the stream on a GPU. The form is spread out in the order of
-// reference.pair_loss.PairForm.
+// definitions.pair_loss.PairLossSettings.
 #include "../cpu/pair_loss.h"
 
 #include "core.h"
@@ -39,13 +39,14 @@ void bind_pair_loss(pybind11::module_& cpu, pybind11::module_* cuda) {
            Pointer row_sums, Pointer column_sums, Pointer workspace, int64_t batch, int64_t rows, int64_t columns,
            int kind, double scale, double logsumexp_weight, double linex_weight, double clip, double diagonal_weight,
            double log_discount, double step, double repulsion_weight, int64_t offset, int threads) {
-            const PairForm form{PairKind(kind), scale, logsumexp_weight, linex_weight, clip, diagonal_weight,
-                                log_discount,   step,  repulsion_weight, offset};
+            const PairLossSettings settings{
+                PairKind(kind), scale, logsumexp_weight, linex_weight, clip, diagonal_weight,
+                log_discount,   step,  repulsion_weight, offset};
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 pair_loss_cpu<T>().forward(as<T>(distance), as<T>(after), as<T>(log_discounts), as<T>(loss),
                                            as<T>(stats), as<T>(row_sums), as<T>(column_sums), as<void>(workspace),
-                                           {batch, rows, columns}, form, threads);
+                                           {batch, rows, columns}, settings, threads);
             });
         },
         release());
@@ -55,13 +56,14 @@ void bind_pair_loss(pybind11::module_& cpu, pybind11::module_* cuda) {
            Pointer column_sums, Pointer grad_distance, Pointer workspace, int64_t batch, int64_t rows, int64_t columns,
            int kind, double scale, double logsumexp_weight, double linex_weight, double clip, double diagonal_weight,
            double log_discount, double step, double repulsion_weight, int64_t offset, int threads) {
-            const PairForm form{PairKind(kind), scale, logsumexp_weight, linex_weight, clip, diagonal_weight,
-                                log_discount,   step,  repulsion_weight, offset};
+            const PairLossSettings settings{
+                PairKind(kind), scale, logsumexp_weight, linex_weight, clip, diagonal_weight,
+                log_discount,   step,  repulsion_weight, offset};
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 pair_loss_cpu<T>().backward(as<T>(grad_loss), as<T>(distance), as<T>(after), as<T>(log_discounts),
                                             as<T>(row_sums), as<T>(column_sums), as<T>(grad_distance),
-                                            as<void>(workspace), {batch, rows, columns}, form, threads);
+                                            as<void>(workspace), {batch, rows, columns}, settings, threads);
             });
         },
         release());
@@ -77,13 +79,14 @@ void bind_pair_loss(pybind11::module_& cpu, pybind11::module_* cuda) {
            Pointer row_sums, Pointer column_sums, Pointer workspace, int64_t batch, int64_t rows, int64_t columns,
            int kind, double scale, double logsumexp_weight, double linex_weight, double clip, double diagonal_weight,
            double log_discount, double step, double repulsion_weight, int64_t offset, int device, Pointer stream) {
-            const PairForm form{PairKind(kind), scale, logsumexp_weight, linex_weight, clip, diagonal_weight,
-                                log_discount,   step,  repulsion_weight, offset};
+            const PairLossSettings settings{
+                PairKind(kind), scale, logsumexp_weight, linex_weight, clip, diagonal_weight,
+                log_discount,   step,  repulsion_weight, offset};
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 cuda::pair_loss_forward<T>(as<T>(distance), as<T>(after), as<T>(log_discounts), as<T>(loss),
                                            as<T>(stats), as<T>(row_sums), as<T>(column_sums), as<void>(workspace),
-                                           {batch, rows, columns}, form, {device, as<void>(stream)});
+                                           {batch, rows, columns}, settings, {device, as<void>(stream)});
             });
         },
         release());
@@ -93,13 +96,14 @@ void bind_pair_loss(pybind11::module_& cpu, pybind11::module_* cuda) {
            Pointer column_sums, Pointer grad_distance, Pointer, int64_t batch, int64_t rows, int64_t columns, int kind,
            double scale, double logsumexp_weight, double linex_weight, double clip, double diagonal_weight,
            double log_discount, double step, double repulsion_weight, int64_t offset, int device, Pointer stream) {
-            const PairForm form{PairKind(kind), scale, logsumexp_weight, linex_weight, clip, diagonal_weight,
-                                log_discount,   step,  repulsion_weight, offset};
+            const PairLossSettings settings{
+                PairKind(kind), scale, logsumexp_weight, linex_weight, clip, diagonal_weight,
+                log_discount,   step,  repulsion_weight, offset};
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 cuda::pair_loss_backward<T>(as<T>(grad_loss), as<T>(distance), as<T>(after), as<T>(log_discounts),
                                             as<T>(row_sums), as<T>(column_sums), as<T>(grad_distance),
-                                            {batch, rows, columns}, form, {device, as<void>(stream)});
+                                            {batch, rows, columns}, settings, {device, as<void>(stream)});
             });
         },
         release());

@@ -28,21 +28,21 @@ void bind_poisson(pybind11::module_& cpu, pybind11::module_* cuda) {
 
     cpu.def(
         "poisson_forward",
-        [](int item_size, Pointer a, Pointer b, Pointer out, int64_t count, int form, int threads) {
+        [](int item_size, Pointer a, Pointer b, Pointer out, int64_t count, int comparison, int threads) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
-                poisson_cpu<T>().forward(as<T>(a), as<T>(b), as<T>(out), count, PoissonForm(form), threads);
+                poisson_cpu<T>().forward(as<T>(a), as<T>(b), as<T>(out), count, PoissonComparison(comparison), threads);
             });
         },
         release());
     cpu.def(
         "poisson_backward",
         [](int item_size, Pointer grad_out, Pointer a, Pointer b, Pointer grad_a, Pointer grad_b, int64_t count,
-           int form, int threads) {
+           int comparison, int threads) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 poisson_cpu<T>().backward(as<T>(grad_out), as<T>(a), as<T>(b), as<T>(grad_a), as<T>(grad_b), count,
-                                          PoissonForm(form), threads);
+                                          PoissonComparison(comparison), threads);
             });
         },
         release());
@@ -50,21 +50,22 @@ void bind_poisson(pybind11::module_& cpu, pybind11::module_* cuda) {
 #ifdef QMK_CUDA
     cuda->def(
         "poisson_forward",
-        [](int item_size, Pointer a, Pointer b, Pointer out, int64_t count, int form, int device, Pointer stream) {
+        [](int item_size, Pointer a, Pointer b, Pointer out, int64_t count, int comparison, int device,
+           Pointer stream) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
-                cuda::poisson_forward<T>(as<T>(a), as<T>(b), as<T>(out), count, form, {device, as<void>(stream)});
+                cuda::poisson_forward<T>(as<T>(a), as<T>(b), as<T>(out), count, comparison, {device, as<void>(stream)});
             });
         },
         release());
     cuda->def(
         "poisson_backward",
         [](int item_size, Pointer grad_out, Pointer a, Pointer b, Pointer grad_a, Pointer grad_b, int64_t count,
-           int form, int device, Pointer stream) {
+           int comparison, int device, Pointer stream) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 cuda::poisson_backward<T>(as<T>(grad_out), as<T>(a), as<T>(b), as<T>(grad_a), as<T>(grad_b), count,
-                                          form, {device, as<void>(stream)});
+                                          comparison, {device, as<void>(stream)});
             });
         },
         release());

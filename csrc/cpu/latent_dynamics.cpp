@@ -30,8 +30,10 @@ QMK_INLINE TwoLengths<T> block_lengths_both_ways(const T* x, const T* y, int las
 
 template <class T, int K>
 void forward(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes, uint8_t* ends,
-             int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape, LatentDynamicsForm form, int threads) {
-    const int64_t size = form.dim_per_component, count = shape.num_components, dim = count * size, rows = shape.rows;
+             int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape, LatentDynamicsSettings settings,
+             int threads) {
+    const int64_t size = settings.dim_per_component, count = shape.num_components, dim = count * size,
+                  rows = shape.rows;
     const int64_t bytes = ends_bytes(size), rows_per_task = components_per_task / 2 / count + 1;
     const int64_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
     const T share = T(1) / T(rows);
@@ -51,9 +53,9 @@ void forward(const T* predicted, const T* target, const T* max_weight, T* loss, 
         measure_rows<T, K>(num_rows, count, size, measure, [&](int64_t r, const T* const* lengths) {
             for (int pair = 0; pair < 2; ++pair) {
                 const int64_t at = pair * rows + first_row + r;
-                scratch[at] = distance_of_row(lengths[pair], count, form.reduction, max_weight,
+                scratch[at] = distance_of_row(lengths[pair], count, settings.reduction, max_weight,
                                               largest ? largest + at : nullptr, spread ? spread + at : nullptr);
-                slopes[at] = LatentDynamicsTerm<T>(scratch[at], form).slope * share;
+                slopes[at] = LatentDynamicsTerm<T>(scratch[at], settings).slope * share;
             }
         });
     });
@@ -63,7 +65,7 @@ void forward(const T* predicted, const T* target, const T* max_weight, T* loss, 
         for (int64_t i = 0; i < rows; ++i) {
             const T distance = scratch[pair * rows + i];
             distances[pair] += distance;
-            sum += LatentDynamicsTerm<T>(distance, form).value;
+            sum += LatentDynamicsTerm<T>(distance, settings).value;
         }
     *loss = T(sum / double(rows));
     for (int pair = 0; pair < 2; ++pair) stats[pair] = T(distances[pair] / double(rows));
@@ -71,11 +73,11 @@ void forward(const T* predicted, const T* target, const T* max_weight, T* loss, 
 
 template <class T>
 void forward_any(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes, uint8_t* ends,
-                 int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape, LatentDynamicsForm form,
+                 int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape, LatentDynamicsSettings settings,
                  int threads) {
-    with_constant_size(form.dim_per_component, [&](auto size) {
+    with_constant_size(settings.dim_per_component, [&](auto size) {
         forward<T, size.value>(predicted, target, max_weight, loss, stats, slopes, ends, largest, spread, scratch,
-                               shape, form, threads);
+                               shape, settings, threads);
     });
 }
 

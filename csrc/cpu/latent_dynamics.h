@@ -20,7 +20,7 @@ struct LatentDynamicsCpu {
     // scratch: 2 * rows values.
     void (*forward)(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes,
                     uint8_t* ends, int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape,
-                    LatentDynamicsForm form, int threads);
+                    LatentDynamicsSettings settings, int threads);
     void (*backward)(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest, const T* spread,
                      const T* max_weight, T* grad_predicted, T* grad_target, T* grad_max_weight,
                      LatentDynamicsShape shape, int64_t dim_per_component, Reduction reduction, int threads);

@@ -72,10 +72,10 @@ QMK_INLINE void store_some(T* to, Lanes<T> vector, int count) {
 
 template <class T>
 void forward(const T* phi, const T* phi_next, const T* skill, const T* log_multiplier, T* loss, T* reward, T* stats,
-             T* slopes, T* scratch, MetraShape shape, MetraForm form, int threads) {
+             T* slopes, T* scratch, MetraShape shape, MetraSettings settings, int threads) {
     constexpr int n = num_lanes<T>;
     const int64_t rows = shape.rows, dim = shape.dim;
-    const MetraConstraint<T> constraint(*log_multiplier, shape, form);
+    const MetraConstraint<T> constraint(*log_multiplier, shape, settings);
     for_each_task<T>(shape, threads, [&](int64_t task, int64_t first, int64_t end) {
         Lanes<T> rewards{}, constraints{}, distances{};
         for (int64_t i = first; i < end; i += n) {

@@ -12,7 +12,7 @@ template <class T>
 struct MetraCpu {
     // scratch: 3 * rows values.
     void (*forward)(const T* phi, const T* phi_next, const T* skill, const T* log_multiplier, T* loss, T* reward,
-                    T* stats, T* slopes, T* scratch, MetraShape shape, MetraForm form, int threads);
+                    T* stats, T* slopes, T* scratch, MetraShape shape, MetraSettings settings, int threads);
     // grad_skill may be null.
     void (*backward)(const T* grad_loss, const T* phi, const T* phi_next, const T* skill, const T* stats,
                      const T* slopes, T* grad_phi, T* grad_next, T* grad_skill, T* grad_log_multiplier,

@@ -82,12 +82,12 @@ QMK_INLINE Lanes<T> sums_of_squares(const Block<T>& block, MrnPart part, T shift
 constexpr int64_t values_per_task = 1 << 14;
 
 template <class T>
-void forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnForm form, int threads) {
+void forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnSettings settings, int threads) {
     constexpr int n = num_lanes<T>;
-    const int64_t count = form.num_components, size = dim / count, rows_per_task = values_per_task / dim + 1;
-    const MrnRoot<T> root(form, size);
-    const MrnPart asymmetric = mrn_asymmetric_part(form, size), symmetric = mrn_symmetric_part(form, size);
-    const T shift = mrn_shift<T>(form), weight = mrn_component_weight<T>(form);
+    const int64_t count = settings.num_components, size = dim / count, rows_per_task = values_per_task / dim + 1;
+    const MrnRoot<T> root(settings, size);
+    const MrnPart asymmetric = mrn_asymmetric_part(settings, size), symmetric = mrn_symmetric_part(settings, size);
+    const T shift = mrn_shift<T>(settings), weight = mrn_component_weight<T>(settings);
     const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
     parallel_for(tasks, threads_for(rows * dim, 1 << 15, threads), [&](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
@@ -98,7 +98,7 @@ void forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnForm 
                                  int(end * count - item < n ? end * count - item : n)};
             const Lanes<T> values =
                 largest_differences(block, asymmetric) + root.value(sums_of_squares(block, symmetric, shift));
-            if (form.reduction == MrnReduction::none) {
+            if (settings.reduction == MrnReduction::none) {
                 store_lanes(out + item, 1, block.count, values * weight);
                 continue;
             }
@@ -115,13 +115,13 @@ void forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnForm 
 }
 
 template <class T>
-void backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, int64_t rows, int64_t dim, MrnForm form,
-              int threads) {
+void backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, int64_t rows, int64_t dim,
+              MrnSettings settings, int threads) {
     constexpr int n = num_lanes<T>;
-    const int64_t count = form.num_components, size = dim / count, rows_per_task = values_per_task / dim + 1;
-    const MrnRoot<T> root(form, size);
-    const MrnPart asymmetric = mrn_asymmetric_part(form, size), symmetric = mrn_symmetric_part(form, size);
-    const T shift = mrn_shift<T>(form), weight = mrn_component_weight<T>(form);
+    const int64_t count = settings.num_components, size = dim / count, rows_per_task = values_per_task / dim + 1;
+    const MrnRoot<T> root(settings, size);
+    const MrnPart asymmetric = mrn_asymmetric_part(settings, size), symmetric = mrn_symmetric_part(settings, size);
+    const T shift = mrn_shift<T>(settings), weight = mrn_component_weight<T>(settings);
     const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
     parallel_for(tasks, threads_for(rows * dim, 1 << 15, threads), [&](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
@@ -132,7 +132,7 @@ void backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, i
             const Lanes<T> slopes = root.slope(sums_of_squares(block, symmetric, shift));
             for (int c = 0; c < block.count; ++c) {
                 T *to_x = grad_x + (item + c) * size, *to_y = grad_y + (item + c) * size;
-                const int64_t from = form.reduction == MrnReduction::none ? item + c : (item + c) / count;
+                const int64_t from = settings.reduction == MrnReduction::none ? item + c : (item + c) / count;
                 const T upstream = grad_out[from] * weight, slope = upstream * slopes[c];
                 int64_t d = symmetric.begin;
                 for (; d + n <= symmetric.end; d += n) {

@@ -15,15 +15,15 @@ struct MrnPairwiseShape {
 
 template <class T>
 struct MrnCpu {
-    void (*forward)(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnForm form, int threads);
+    void (*forward)(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnSettings settings, int threads);
     void (*backward)(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, int64_t rows, int64_t dim,
-                     MrnForm form, int threads);
+                     MrnSettings settings, int threads);
     // Bytes of scratch memory that a pairwise call needs.
     int64_t (*pairwise_workspace)(MrnPairwiseShape shape, bool backward);
-    void (*pairwise_forward)(const T* x, const T* y, T* out, void* workspace, MrnPairwiseShape shape, MrnForm form,
-                             int threads);
+    void (*pairwise_forward)(const T* x, const T* y, T* out, void* workspace, MrnPairwiseShape shape,
+                             MrnSettings settings, int threads);
     void (*pairwise_backward)(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, void* workspace,
-                              MrnPairwiseShape shape, MrnForm form, int threads);
+                              MrnPairwiseShape shape, MrnSettings settings, int threads);
 };
 
 #define X(isa)                              \

@@ -132,23 +132,23 @@ QMK_INLINE Lanes<T> load_lanes(const T* from, int64_t stride, int64_t count) {
 
 // The distances of R rows to V blocks of lanes from `first_lane` on; `valid` lanes are left.
 template <class T, int R, int V, bool lanes_are_x, bool finite>
-void distances_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_lane, const MrnForm& form,
+void distances_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_lane, const MrnSettings& settings,
                        const MrnRoot<T>& root, T* out, Strides strides) {
     constexpr int n = num_lanes<T>;
-    const int64_t size = sides.dim / form.num_components, block_stride = n * sides.dim;
-    const MrnPart asymmetric = mrn_asymmetric_part(form, size), symmetric = mrn_symmetric_part(form, size);
-    const T shift = mrn_shift<T>(form), weight = mrn_component_weight<T>(form);
+    const int64_t size = sides.dim / settings.num_components, block_stride = n * sides.dim;
+    const MrnPart asymmetric = mrn_asymmetric_part(settings, size), symmetric = mrn_symmetric_part(settings, size);
+    const T shift = mrn_shift<T>(settings), weight = mrn_component_weight<T>(settings);
     const T *row = sides.rows + first_row * sides.dim, *lanes = sides.lanes + first_lane * sides.dim;
     const int64_t valid = sides.num_lane_rows - first_lane;
     Lanes<T> totals[R][V]{};
-    for (int64_t c = 0; c < form.num_components; ++c, row += size, lanes += n * size) {
+    for (int64_t c = 0; c < settings.num_components; ++c, row += size, lanes += n * size) {
         Lanes<T> largest[R][V]{}, sums[R][V]{};
         find_largest<T, R, V, lanes_are_x, finite>(row, sides.dim, lanes, block_stride, asymmetric, largest);
         sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, shift, sums);
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) {
                 const Lanes<T> component = largest[r][v] + root.value(sums[r][v]);
-                if (form.reduction == MrnReduction::none) {
+                if (settings.reduction == MrnReduction::none) {
                     T* to = out + (first_row + r) * strides.of_row + (first_lane + v * n) * strides.of_lane + c;
                     store_lanes(to, strides.of_lane, valid - v * n, component * weight);
                 } else {
@@ -156,7 +156,7 @@ void distances_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_l
                 }
             }
     }
-    if (form.reduction == MrnReduction::none) return;
+    if (settings.reduction == MrnReduction::none) return;
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) {
             T* to = out + (first_row + r) * strides.of_row + (first_lane + v * n) * strides.of_lane;
@@ -166,24 +166,24 @@ void distances_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_l
 
 template <class T, int V, bool lanes_are_x, bool finite>
 void distances_of_rows(const Sides<T>& sides, int64_t first_row, int64_t end_row, int64_t first_lane,
-                       const MrnForm& form, const MrnRoot<T>& root, T* out, Strides strides) {
+                       const MrnSettings& settings, const MrnRoot<T>& root, T* out, Strides strides) {
     constexpr int R = 6;
     int64_t row = first_row;
     for (; row + R <= end_row; row += R)
-        distances_of_tile<T, R, V, lanes_are_x, finite>(sides, row, first_lane, form, root, out, strides);
+        distances_of_tile<T, R, V, lanes_are_x, finite>(sides, row, first_lane, settings, root, out, strides);
     for (; row < end_row; ++row)
-        distances_of_tile<T, 1, V, lanes_are_x, finite>(sides, row, first_lane, form, root, out, strides);
+        distances_of_tile<T, 1, V, lanes_are_x, finite>(sides, row, first_lane, settings, root, out, strides);
 }
 
 template <class T, bool lanes_are_x, bool finite>
 void matrix_forward(const T* rows, int64_t num_rows, const T* packed, int64_t num_lane_rows, T* out,
-                    MrnPairwiseShape shape, const MrnForm& form, Strides strides, int threads) {
+                    MrnPairwiseShape shape, const MrnSettings& settings, Strides strides, int threads) {
     constexpr int n = num_lanes<T>, rows_per_task = 96;
-    const MrnRoot<T> root(form, shape.dim / form.num_components);
+    const MrnRoot<T> root(settings, shape.dim / settings.num_components);
     const int64_t pairs = (num_blocks<T>(num_lane_rows) + 1) / 2,
                   chunks = (num_rows + rows_per_task - 1) / rows_per_task;
     const int64_t out_stride =
-        num_rows * num_lane_rows * (form.reduction == MrnReduction::none ? form.num_components : 1);
+        num_rows * num_lane_rows * (settings.reduction == MrnReduction::none ? settings.num_components : 1);
     const int64_t packed_stride = num_blocks<T>(num_lane_rows) * n * shape.dim;
     const int threads_used = threads_for(shape.batch * num_rows * num_lane_rows * shape.dim, 1 << 17, threads);
     parallel_for(shape.batch * pairs * chunks, threads_used, [&](int64_t task) {
@@ -198,7 +198,7 @@ void matrix_forward(const T* rows, int64_t num_rows, const T* packed, int64_t nu
                              lanes_are_x};
         const auto run = first_lane + n < num_lane_rows ? distances_of_rows<T, 2, lanes_are_x, finite>
                                                         : distances_of_rows<T, 1, lanes_are_x, finite>;
-        run(sides, first_row, end_row, first_lane, form, root, out + b * out_stride, strides);
+        run(sides, first_row, end_row, first_lane, settings, root, out + b * out_stride, strides);
     });
 }
 
@@ -231,19 +231,19 @@ bool inputs_are_finite(const T* x, const T* y, MrnPairwiseShape shape, int threa
 }
 
 template <class T>
-void pairwise_forward(const T* x, const T* y, T* out, void* workspace, MrnPairwiseShape shape, MrnForm form,
+void pairwise_forward(const T* x, const T* y, T* out, void* workspace, MrnPairwiseShape shape, MrnSettings settings,
                       int threads) {
-    const int64_t values = form.reduction == MrnReduction::none ? form.num_components : 1;
+    const int64_t values = settings.reduction == MrnReduction::none ? settings.num_components : 1;
     const bool finite = inputs_are_finite(x, y, shape, threads);
     T* packed = aligned_workspace<T>(workspace);
     if (lanes_are_better_x<T>(shape)) {
         pack_lanes(x, shape.batch, shape.num_x, shape.dim, packed, threads);
         const auto run = finite ? matrix_forward<T, true, true> : matrix_forward<T, true, false>;
-        run(y, shape.num_y, packed, shape.num_x, out, shape, form, {values, shape.num_y * values}, threads);
+        run(y, shape.num_y, packed, shape.num_x, out, shape, settings, {values, shape.num_y * values}, threads);
     } else {
         pack_lanes(y, shape.batch, shape.num_y, shape.dim, packed, threads);
         const auto run = finite ? matrix_forward<T, false, true> : matrix_forward<T, false, false>;
-        run(x, shape.num_x, packed, shape.num_y, out, shape, form, {shape.num_y * values, values}, threads);
+        run(x, shape.num_x, packed, shape.num_y, out, shape, settings, {shape.num_y * values, values}, threads);
     }
 }
 
@@ -256,15 +256,15 @@ struct TileSlopes {
 };
 
 template <class T, int R, bool lanes_are_x, bool finite>
-QMK_INLINE void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_lane, const MrnForm& form,
-                               const MrnRoot<T>& root, const T* grad_out, Strides strides, int64_t tile_row,
-                               TileSlopes<T> tile) {
+QMK_INLINE void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_lane,
+                               const MrnSettings& settings, const MrnRoot<T>& root, const T* grad_out, Strides strides,
+                               int64_t tile_row, TileSlopes<T> tile) {
     constexpr int n = num_lanes<T>;
-    const int64_t size = sides.dim / form.num_components, valid = sides.num_lane_rows - first_lane;
-    const MrnPart asymmetric = mrn_asymmetric_part(form, size), symmetric = mrn_symmetric_part(form, size);
-    const T shift = mrn_shift<T>(form), weight = mrn_component_weight<T>(form);
+    const int64_t size = sides.dim / settings.num_components, valid = sides.num_lane_rows - first_lane;
+    const MrnPart asymmetric = mrn_asymmetric_part(settings, size), symmetric = mrn_symmetric_part(settings, size);
+    const T shift = mrn_shift<T>(settings), weight = mrn_component_weight<T>(settings);
     const T *row = sides.rows + first_row * sides.dim, *lanes = sides.lanes + first_lane * sides.dim;
-    for (int64_t c = 0; c < form.num_components; ++c, row += size, lanes += n * size) {
+    for (int64_t c = 0; c < settings.num_components; ++c, row += size, lanes += n * size) {
         Lanes<T> largest[R], sums[R][1]{};
         IndexLanes<T> where[R]{};
         for (int r = 0; r < R; ++r) largest[r] = Lanes<T>{};
@@ -286,10 +286,10 @@ QMK_INLINE void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t
             }
         sum_squares<T, R, 1, lanes_are_x>(row, sides.dim, lanes, 0, symmetric, shift, sums);
         for (int r = 0; r < R; ++r) {
-            const int64_t value = form.reduction == MrnReduction::none ? c : 0;
+            const int64_t value = settings.reduction == MrnReduction::none ? c : 0;
             const T* from = grad_out + (first_row + r) * strides.of_row + first_lane * strides.of_lane + value;
             const Lanes<T> upstream = load_lanes(from, strides.of_lane, valid) * weight;
-            const int64_t at = (tile_row + r) * form.num_components + c;
+            const int64_t at = (tile_row + r) * settings.num_components + c;
             tile.slope[at] = upstream * root.slope(sums[r][0]);
             Lanes<T> of_largest = largest[r] > 0 ? upstream : Lanes<T>{};
             if (!finite) of_largest = largest[r] != largest[r] ? largest[r] : of_largest;
@@ -319,19 +319,19 @@ void add_symmetric(const T* rows, int64_t num_rows, int64_t stride, const T* lan
 // The gradient of the lanes' side, written to `grad`, (batch, num_lane_rows, dim).
 template <class T, bool lanes_are_x, bool finite>
 void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T* packed, int64_t num_lane_rows,
-                     T* grad, MrnPairwiseShape shape, const MrnForm& form, Strides strides, int threads) {
+                     T* grad, MrnPairwiseShape shape, const MrnSettings& settings, Strides strides, int threads) {
     constexpr int n = num_lanes<T>, R = 6;
-    const int64_t dim = shape.dim, count = form.num_components, size = dim / count,
+    const int64_t dim = shape.dim, count = settings.num_components, size = dim / count,
                   blocks = num_blocks<T>(num_lane_rows);
-    const MrnRoot<T> root(form, size);
-    const MrnPart symmetric = mrn_symmetric_part(form, size);
-    const T shift = mrn_shift<T>(form);
+    const MrnRoot<T> root(settings, size);
+    const MrnPart symmetric = mrn_symmetric_part(settings, size);
+    const T shift = mrn_shift<T>(settings);
     const auto add_eight =
         shift == T(0) ? add_symmetric<T, 8, lanes_are_x, false> : add_symmetric<T, 8, lanes_are_x, true>;
     const auto add_one =
         shift == T(0) ? add_symmetric<T, 1, lanes_are_x, false> : add_symmetric<T, 1, lanes_are_x, true>;
     const int64_t tile_rows = count < 32 ? 8 * R : 2 * R;
-    const int64_t pairs_stride = num_rows * num_lane_rows * (form.reduction == MrnReduction::none ? count : 1);
+    const int64_t pairs_stride = num_rows * num_lane_rows * (settings.reduction == MrnReduction::none ? count : 1);
     const int64_t tile_bytes = tile_rows * count * int64_t(sizeof(Lanes<T>));
     const int threads_used = threads_for(shape.batch * num_rows * num_lane_rows * dim, 1 << 17, threads);
     parallel_for(shape.batch * blocks, threads_used, [&](int64_t task) {
@@ -348,11 +348,11 @@ void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T
             const int64_t here = tile_rows < num_rows - first ? tile_rows : num_rows - first;
             int64_t r = 0;
             for (; r + R <= here; r += R)
-                slopes_of_tile<T, R, lanes_are_x, finite>(sides, first + r, first_lane, form, root, upstream, strides,
-                                                          r, tile);
+                slopes_of_tile<T, R, lanes_are_x, finite>(sides, first + r, first_lane, settings, root, upstream,
+                                                          strides, r, tile);
             for (; r < here; ++r)
-                slopes_of_tile<T, 1, lanes_are_x, finite>(sides, first + r, first_lane, form, root, upstream, strides,
-                                                          r, tile);
+                slopes_of_tile<T, 1, lanes_are_x, finite>(sides, first + r, first_lane, settings, root, upstream,
+                                                          strides, r, tile);
             for (int64_t c = 0; c < count; ++c) {
                 int64_t d = c * size + symmetric.begin;
                 const int64_t end = c * size + symmetric.end;
@@ -379,16 +379,18 @@ void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T
 
 template <class T>
 void pairwise_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, void* workspace,
-                       MrnPairwiseShape shape, MrnForm form, int threads) {
-    const int64_t values = form.reduction == MrnReduction::none ? form.num_components : 1;
+                       MrnPairwiseShape shape, MrnSettings settings, int threads) {
+    const int64_t values = settings.reduction == MrnReduction::none ? settings.num_components : 1;
     const bool finite = inputs_are_finite(x, y, shape, threads);
     T* packed = aligned_workspace<T>(workspace);
     pack_lanes(y, shape.batch, shape.num_y, shape.dim, packed, threads);
     const auto of_y = finite ? matrix_backward<T, false, true> : matrix_backward<T, false, false>;
-    of_y(grad_out, x, shape.num_x, packed, shape.num_y, grad_y, shape, form, {shape.num_y * values, values}, threads);
+    of_y(grad_out, x, shape.num_x, packed, shape.num_y, grad_y, shape, settings, {shape.num_y * values, values},
+         threads);
     pack_lanes(x, shape.batch, shape.num_x, shape.dim, packed, threads);
     const auto of_x = finite ? matrix_backward<T, true, true> : matrix_backward<T, true, false>;
-    of_x(grad_out, y, shape.num_y, packed, shape.num_x, grad_x, shape, form, {values, shape.num_y * values}, threads);
+    of_x(grad_out, y, shape.num_y, packed, shape.num_x, grad_x, shape, settings, {values, shape.num_y * values},
+         threads);
 }
 
 }  // namespace

@@ -34,26 +34,26 @@ void with_constants(PairKind kind, bool has_after, Function&& function) {
 }
 
 template <class T>
-int64_t workspace_bytes(PairShape shape, PairKind kind, bool backward) {
+int64_t workspace_bytes(PairLossShape shape, PairKind kind, bool backward) {
     return backward ? BackwardMemory<T>(nullptr, shape, kind).bytes : ForwardMemory<T>(nullptr, shape, kind).bytes;
 }
 
 template <class T>
 void forward_any(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums,
-                 T* column_sums, void* workspace, PairShape shape, PairForm form, int threads) {
-    with_constants(form.kind, after != nullptr, [&](auto kind, auto has_after) {
+                 T* column_sums, void* workspace, PairLossShape shape, PairLossSettings settings, int threads) {
+    with_constants(settings.kind, after != nullptr, [&](auto kind, auto has_after) {
         forward<T, kind.value, has_after.value>(distance, after, log_discounts, loss, stats, row_sums, column_sums,
-                                                workspace, shape, form, threads);
+                                                workspace, shape, settings, threads);
     });
 }
 
 template <class T>
 void backward_any(const T* grad_loss, const T* distance, const T* after, const T* log_discounts, const T* row_sums,
-                  const T* column_sums, T* grad_distance, void* workspace, PairShape shape, PairForm form,
-                  int threads) {
-    with_constants(form.kind, after != nullptr, [&](auto kind, auto has_after) {
+                  const T* column_sums, T* grad_distance, void* workspace, PairLossShape shape,
+                  PairLossSettings settings, int threads) {
+    with_constants(settings.kind, after != nullptr, [&](auto kind, auto has_after) {
         backward<T, kind.value, has_after.value>(grad_loss, distance, after, log_discounts, row_sums, column_sums,
-                                                 grad_distance, workspace, shape, form, threads);
+                                                 grad_distance, workspace, shape, settings, threads);
     });
 }
 

@@ -13,12 +13,12 @@ namespace qmk {
 template <class T>
 struct PairLossCpu {
     // Bytes that `forward` and `backward` need.
-    int64_t (*workspace)(PairShape shape, PairKind kind, bool backward);
+    int64_t (*workspace)(PairLossShape shape, PairKind kind, bool backward);
     void (*forward)(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums,
-                    T* column_sums, void* workspace, PairShape shape, PairForm form, int threads);
+                    T* column_sums, void* workspace, PairLossShape shape, PairLossSettings settings, int threads);
     void (*backward)(const T* grad_loss, const T* distance, const T* after, const T* log_discounts, const T* row_sums,
-                     const T* column_sums, T* grad_distance, void* workspace, PairShape shape, PairForm form,
-                     int threads);
+                     const T* column_sums, T* grad_distance, void* workspace, PairLossShape shape,
+                     PairLossSettings settings, int threads);
 };
 
 #define X(isa)                                         \

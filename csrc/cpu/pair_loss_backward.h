@@ -28,7 +28,7 @@ template <class T, PairKind kind, bool has_after>
 struct Backward {
     using V = Lanes<T>;
 
-    const PairForm& form;
+    const PairLossSettings& settings;
     const PairWeights<T> weights;
     int64_t num_columns;
 
@@ -41,7 +41,7 @@ struct Backward {
         else
             run_columns<false>(distance, after, log_discount, row_sum, columns, grad);
         if constexpr (kind == PairKind::repulsion) {
-            grad[match] = weights.steps * (distance[match] - T(form.step));
+            grad[match] = weights.steps * (distance[match] - T(settings.step));
             if constexpr (has_after)
                 grad[match] += weights.everywhere * slope(distance[match], after[match], log_discount);
         } else {
@@ -58,7 +58,7 @@ struct Backward {
         const T row_slope = weights.softmax * (T(1) + weights.squares * row_sum);
         const T ratio = shares ? exp_of(row_sum - columns.middle) : T(0);
         const auto derivative = [&](int64_t j, V d, V a) {
-            const V logit = rounded(T(-form.scale) * d);
+            const V logit = rounded(T(-settings.scale) * d);
             V sum{};
             if constexpr (shares) {
                 sum += share_of<T>(logit - row_sum) * (row_slope + ratio * load<V>(columns.weight + j));
@@ -86,7 +86,7 @@ struct Backward {
 
     template <class W>
     QMK_INLINE W slope(W distance, W after, T log_discount) const {
-        const W delta = distance - after, clip = W{} + T(form.clip);
+        const W delta = distance - after, clip = W{} + T(settings.clip);
         return Linex<W>(distance, delta, exp_of<T>(W((delta > clip ? clip : delta) + log_discount)), clip).slope;
     }
 };
@@ -99,7 +99,7 @@ struct BackwardMemory {
     T* lines;
     int64_t bytes;
 
-    BackwardMemory(void* memory, const PairShape& shape, PairKind kind) {
+    BackwardMemory(void* memory, const PairLossShape& shape, PairKind kind) {
         Workspace workspace{static_cast<char*>(memory)};
         const int64_t matrices = over_columns(kind) ? shape.batch : 0;
         line = padded(shape.columns);
@@ -111,7 +111,7 @@ struct BackwardMemory {
 
 // Columns without a match: exponentials of -infinity, times 0.
 template <class T>
-Columns<T> prepare_columns(const T* column_sums, T* lines, int64_t line, int64_t rows, const PairForm& form,
+Columns<T> prepare_columns(const T* column_sums, T* lines, int64_t line, int64_t rows, const PairLossSettings& settings,
                            const PairWeights<T>& weights) {
     T lowest = column_sums[0], highest = column_sums[0];
     for (int64_t row = 0; row < rows; ++row) {
@@ -124,35 +124,36 @@ Columns<T> prepare_columns(const T* column_sums, T* lines, int64_t line, int64_t
         logsumexp[j] = T(INFINITY);
         slope[j] = weight[j] = T(0);
     }
-    for (int64_t row = 0, j = form.offset; row < rows; ++row, ++j) {
+    for (int64_t row = 0, j = settings.offset; row < rows; ++row, ++j) {
         logsumexp[j] = column_sums[row];
         slope[j] = weights.softmax * (T(1) + weights.squares * column_sums[row]);
-        if (form.kind == PairKind::symmetric) weight[j] = slope[j] * exp_of(middle - column_sums[row]);
+        if (settings.kind == PairKind::symmetric) weight[j] = slope[j] * exp_of(middle - column_sums[row]);
     }
     return {logsumexp, slope, weight, middle, highest - lowest <= T(2 * nearness)};
 }
 
 template <class T, PairKind kind, bool has_after>
 void backward(const T* grad_loss, const T* distance, const T* after, const T* log_discounts, const T* row_sums,
-              const T* column_sums, T* grad_distance, void* workspace, PairShape shape, PairForm form, int threads) {
-    const Backward<T, kind, has_after> run{form, PairWeights<T>(form, shape, *grad_loss), shape.columns};
+              const T* column_sums, T* grad_distance, void* workspace, PairLossShape shape, PairLossSettings settings,
+              int threads) {
+    const Backward<T, kind, has_after> run{settings, PairWeights<T>(settings, shape, *grad_loss), shape.columns};
     const BackwardMemory<T> memory(workspace, shape, kind);
     const int64_t all_rows = shape.batch * shape.rows;
     if constexpr (over_columns(kind))
         for (int64_t sample = 0; sample < shape.batch; ++sample)
             memory.columns[sample] =
                 prepare_columns(column_sums + sample * shape.rows, memory.lines + sample * 3 * memory.line, memory.line,
-                                shape.rows, form, run.weights);
+                                shape.rows, settings, run.weights);
     parallel_for(divide_up(all_rows, rows_per_task), threads_for(all_rows * shape.columns, pairs_per_thread, threads),
                  [&](int64_t task) {
                      const int64_t end = (task + 1) * rows_per_task < all_rows ? (task + 1) * rows_per_task : all_rows;
                      for (int64_t row = task * rows_per_task; row < end; ++row) {
                          const int64_t sample = row / shape.rows, at = row * shape.columns;
                          run.run(distance + at, has_after ? after + at : nullptr,
-                                 log_discounts ? log_discounts[row] : T(form.log_discount),
+                                 log_discounts ? log_discounts[row] : T(settings.log_discount),
                                  over_rows(kind) ? row_sums[row] : T(0),
                                  over_columns(kind) ? memory.columns[sample] : Columns<T>{},
-                                 row % shape.rows + form.offset, grad_distance + at);
+                                 row % shape.rows + settings.offset, grad_distance + at);
                      }
                  });
 }

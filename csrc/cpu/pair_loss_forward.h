@@ -35,14 +35,14 @@ struct Forward {
     static constexpr int64_t strip = 32 * n;  // columns whose terms are added up in T
     static constexpr bool has_logits = is_softmax(kind) || kind == PairKind::sigmoid;
 
-    const PairForm& form;
+    const PairLossSettings& settings;
     const ForwardTask<T>& task;
     PairSums<double>& sums;
     T scale;      // of the logits
     T highest{};  // c
 
-    Forward(const PairForm& form, const ForwardTask<T>& task, PairSums<double>& sums)
-        : form(form), task(task), sums(sums), scale(T(-form.scale)), highest(-Limits<T>::highest) {}
+    Forward(const PairLossSettings& settings, const ForwardTask<T>& task, PairSums<double>& sums)
+        : settings(settings), task(task), sums(sums), scale(T(-settings.scale)), highest(-Limits<T>::highest) {}
 
     void run() {
         const V lowest = broadcast(T(-INFINITY));
@@ -115,14 +115,14 @@ struct Forward {
     }
 
     QMK_INLINE T log_discount_of(int64_t row) const {
-        return task.log_discounts ? task.log_discounts[row] : T(form.log_discount);
+        return task.log_discounts ? task.log_discounts[row] : T(settings.log_discount);
     }
 
     // Everything but the maxima and the matches.
     template <int count, bool is_infinite>
     void add(int64_t row, const T* shift, const T* share, T shrink, double* row_sum) {
         T log_discount[count];
-        const V clip = broadcast(T(form.clip));
+        const V clip = broadcast(T(settings.clip));
         for (int r = 0; r < count; ++r) log_discount[r] = log_discount_of(row + r);
         for (int64_t begin = 0; begin < task.columns; begin += strip) {
             const int64_t end = begin + strip < task.columns ? begin + strip : task.columns;
@@ -186,7 +186,7 @@ struct Forward {
     }
 
     void finish_row(int64_t row, T most, T shift, double exponentials) {
-        const int64_t match = task.first_row + row + form.offset;
+        const int64_t match = task.first_row + row + settings.offset;
         const T* distances = task.distance + row * task.columns;
         const T distance = distances[match];
         sums.match_distance += double(distance);
@@ -198,17 +198,17 @@ struct Forward {
             sums.squares[0] += logsumexp * logsumexp;
         }
         if constexpr (kind == PairKind::repulsion) {
-            const double beyond = double(distance) - form.step;
+            const double beyond = double(distance) - settings.step;
             sums.match_steps += beyond * beyond;
             sums.match_terms += std::log(double(distance + T(pair_eps)));
         }
         if constexpr (has_after) {
-            const T delta = distance - task.after[row * task.columns + match], clip = T(form.clip);
+            const T delta = distance - task.after[row * task.columns + match], clip = T(settings.clip);
             const T grown = exp_of((delta > clip ? clip : delta) + log_discount_of(row));
             sums.match_divergence += double(Linex<T>(distance, delta, grown, clip).value);
         }
         if constexpr (over_columns(kind)) {
-            const int64_t matches_begin = form.offset, matches_end = form.offset + task.matches;
+            const int64_t matches_begin = settings.offset, matches_end = settings.offset + task.matches;
             for (int64_t j = 0; j < matches_begin; ++j) sums.outside += double(distances[j]);
             for (int64_t j = matches_end; j < task.columns; ++j) sums.outside += double(distances[j]);
         }
@@ -235,11 +235,11 @@ struct Forward {
 // Puts together what the tasks of a matrix know of the columns of matches first .. end.
 template <class T>
 void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t line, T* column_sums, int64_t first,
-                   int64_t end, const PairShape& shape, const PairForm& form, PairSums<double>& sums) {
+                   int64_t end, const PairLossShape& shape, const PairLossSettings& settings, PairSums<double>& sums) {
     using V = Lanes<T>;
     constexpr int n = num_lanes<T>;
     for (int64_t i = first; i < end; i += n) {
-        const T* from = lines + form.offset + i;
+        const T* from = lines + settings.offset + i;
         V top = broadcast(-Limits<T>::highest), most = broadcast(T(-INFINITY)), sum{};
         for (int64_t block = 0; block < blocks; ++block) {
             most = larger<T>(load<V>(from + 3 * block * line), most);
@@ -250,7 +250,7 @@ void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t li
         for (int lane = 0; lane < n && i + lane < end; ++lane) {
             const int64_t row = i + lane;
             const double logsumexp = double(top[lane]) + std::log(double(sum[lane]));
-            const T positive = T(-form.scale) * distance[row * shape.columns + form.offset + row];
+            const T positive = T(-settings.scale) * distance[row * shape.columns + settings.offset + row];
             column_sums[row] = T(logsumexp);
             sums.logsumexp[1] += logsumexp;
             sums.squares[1] += logsumexp * logsumexp;
@@ -267,7 +267,7 @@ struct ForwardMemory {
     T* lines;
     int64_t bytes;
 
-    ForwardMemory(void* memory, const PairShape& shape, PairKind kind) {
+    ForwardMemory(void* memory, const PairLossShape& shape, PairKind kind) {
         Workspace workspace{static_cast<char*>(memory)};
         row_tasks = divide_up(shape.rows, rows_per_task);
         match_tasks = over_columns(kind) ? divide_up(shape.rows, matches_per_task) : 0;
@@ -280,7 +280,7 @@ struct ForwardMemory {
 
 template <class T, PairKind kind, bool has_after>
 void forward(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums, T* column_sums,
-             void* workspace, PairShape shape, PairForm form, int threads) {
+             void* workspace, PairLossShape shape, PairLossSettings settings, int threads) {
     const ForwardMemory<T> memory(workspace, shape, kind);
     const int64_t pairs = shape.rows * shape.columns, row_tasks = shape.batch * memory.row_tasks;
     threads = threads_for(shape.batch * pairs, pairs_per_thread, threads);
@@ -301,7 +301,7 @@ void forward(const T* distance, const T* after, const T* log_discounts, T* loss,
                                   shape.columns,
                                   shape.rows};
         PairSums<double> sums{};
-        Forward<T, kind, has_after>(form, task, sums).run();
+        Forward<T, kind, has_after>(settings, task, sums).run();
         memory.sums[index] = sums;
     });
     if constexpr (over_columns(kind))
@@ -310,7 +310,7 @@ void forward(const T* distance, const T* after, const T* log_discounts, T* loss,
             const int64_t end = first + matches_per_task < shape.rows ? first + matches_per_task : shape.rows;
             PairSums<double> sums{};
             merge_columns(distance + sample * pairs, memory.lines + sample * memory.row_tasks * 3 * memory.line,
-                          memory.row_tasks, memory.line, column_sums + sample * shape.rows, first, end, shape, form,
+                          memory.row_tasks, memory.line, column_sums + sample * shape.rows, first, end, shape, settings,
                           sums);
             memory.sums[row_tasks + index] = sums;
         });
@@ -318,7 +318,7 @@ void forward(const T* distance, const T* after, const T* log_discounts, T* loss,
     for (int64_t index = 0; index < row_tasks + shape.batch * memory.match_tasks; ++index)
         for (int i = 0; i < num_pair_sums<double>; ++i)
             reinterpret_cast<double*>(&all)[i] += reinterpret_cast<const double*>(&memory.sums[index])[i];
-    finish_pair_loss(all, form, shape, has_after, loss, stats);
+    finish_pair_loss(all, settings, shape, has_after, loss, stats);
 }
 
 }  // namespace

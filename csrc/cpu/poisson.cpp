@@ -65,26 +65,28 @@ struct DerivativeLanes {
     DoubleLanes by_a[vectors], by_b[vectors];
 };
 
-QMK_INLINE void probabilities(const DoubleLanes* a, const DoubleLanes* b, PoissonForm form, DoubleLanes* out) {
+QMK_INLINE void probabilities(const DoubleLanes* a, const DoubleLanes* b, PoissonComparison comparison,
+                              DoubleLanes* out) {
     const SeriesLanes series(a, b);
     for (int v = 0; v < vectors; ++v) {
-        out[v] = poisson_probability(series.parts[v], series.of_gt[v], form);
+        out[v] = poisson_probability(series.parts[v], series.of_gt[v], comparison);
         if (!series.all)
             for (int lane = 0; lane < n; ++lane)
-                if (!series.together[v][lane]) out[v][lane] = poisson_probability(a[v][lane], b[v][lane], form);
+                if (!series.together[v][lane]) out[v][lane] = poisson_probability(a[v][lane], b[v][lane], comparison);
     }
 }
 
-QMK_INLINE void derivatives(const DoubleLanes* a, const DoubleLanes* b, PoissonForm form, DerivativeLanes& out) {
+QMK_INLINE void derivatives(const DoubleLanes* a, const DoubleLanes* b, PoissonComparison comparison,
+                            DerivativeLanes& out) {
     const SeriesLanes series(a, b);
     for (int v = 0; v < vectors; ++v) {
-        const DoubleLanes factor = poisson_derivative_factor(series.parts[v], series.of_gt[v], form);
+        const DoubleLanes factor = poisson_derivative_factor(series.parts[v], series.of_gt[v], comparison);
         out.by_a[v] = -factor * series.parts[v].equal;
         out.by_b[v] = factor * series.parts[v].one_more;
         if (!series.all)
             for (int lane = 0; lane < n; ++lane)
                 if (!series.together[v][lane]) {
-                    const auto single = poisson_derivatives(a[v][lane], b[v][lane], form);
+                    const auto single = poisson_derivatives(a[v][lane], b[v][lane], comparison);
                     out.by_a[v][lane] = single.by_a;
                     out.by_b[v][lane] = single.by_b;
                 }
@@ -131,26 +133,26 @@ QMK_INLINE void for_each_block(int64_t count, int threads, Run&& run) {
 }
 
 template <class T>
-void forward(const T* a, const T* b, T* out, int64_t count, PoissonForm form, int threads) {
+void forward(const T* a, const T* b, T* out, int64_t count, PoissonComparison comparison, int threads) {
     for_each_block(count, threads, [=](int64_t i, int pairs) {
         DoubleLanes block_a[vectors], block_b[vectors], block_out[vectors];
         load_block(a + i, pairs, block_a);
         load_block(b + i, pairs, block_b);
-        probabilities(block_a, block_b, form, block_out);
+        probabilities(block_a, block_b, comparison, block_out);
         store_block(out + i, block_out, pairs);
     });
 }
 
 template <class T>
-void backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count, PoissonForm form,
-              int threads) {
+void backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count,
+              PoissonComparison comparison, int threads) {
     for_each_block(count, threads, [=](int64_t i, int pairs) {
         DoubleLanes block_a[vectors], block_b[vectors], grad[vectors];
         load_block(a + i, pairs, block_a);
         load_block(b + i, pairs, block_b);
         load_block(grad_out + i, pairs, grad);
         DerivativeLanes by;
-        derivatives(block_a, block_b, form, by);
+        derivatives(block_a, block_b, comparison, by);
         for (int v = 0; v < vectors; ++v) {
             by.by_a[v] *= grad[v];
             by.by_b[v] *= grad[v];

@@ -12,9 +12,9 @@ namespace qmk {
 // `count` pairs of rates.
 template <class T>
 struct PoissonCpu {
-    void (*forward)(const T* a, const T* b, T* out, int64_t count, PoissonForm form, int threads);
-    void (*backward)(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count, PoissonForm form,
-                     int threads);
+    void (*forward)(const T* a, const T* b, T* out, int64_t count, PoissonComparison comparison, int threads);
+    void (*backward)(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count,
+                     PoissonComparison comparison, int threads);
 };
 
 #define X(isa)                                      \

@@ -54,7 +54,7 @@ QMK_INLINE CosineSums<T> sums_of_row(const T* predicted, const T* target, int64_
 
 template <class T>
 void forward(const T* predicted, const T* target, const T* mask, T* loss, T* similarity, T* slopes, T* scratch,
-             TemporalShape shape, double discount, int threads) {
+             TemporalConsistencyShape shape, double discount, int threads) {
     const int64_t batch = shape.batch, size = shape.size, rows = shape.steps * batch;
     T *cosines = scratch, *weights = scratch + rows;  // a weight is of a row of its step
     for (int64_t h = 0; h < shape.steps; ++h) weights[h] = T(std::pow(discount, double(h)) / double(batch));

@@ -8,7 +8,7 @@
 
 namespace qmk {
 
-struct TemporalShape {
+struct TemporalConsistencyShape {
     int64_t steps, batch, size;
 };
 
@@ -16,7 +16,7 @@ template <class T>
 struct TemporalConsistencyCpu {
     // mask: null where all rows count. scratch: steps * (batch + 1) values.
     void (*forward)(const T* predicted, const T* target, const T* mask, T* loss, T* similarity, T* slopes, T* scratch,
-                    TemporalShape shape, double discount, int threads);
+                    TemporalConsistencyShape shape, double discount, int threads);
     void (*backward)(const T* grad_loss, const T* slopes, const T* predicted, const T* target, T* grad_predicted,
                      int64_t rows, int64_t size, int threads);
 };

@@ -20,7 +20,7 @@ struct LatentDynamicsForward {
     TwoKept<T> kept;
     T* distances;  // (2, rows)
     RowTiles tiles;
-    LatentDynamicsForm form;
+    LatentDynamicsSettings settings;
 
     __device__ __forceinline__ int64_t total() const { return tiles.rows * tiles.num_components; }
 };
@@ -30,9 +30,9 @@ template <class T, class Measure>
 __device__ __forceinline__ void reduce_all(const LatentDynamicsForward<T>& task, const T (*lengths)[block_threads],
                                            Measure&& measure) {
     const int64_t rows = task.tiles.rows;
-    reduce_two(task.tiles, task.form.reduction, task.max_weight, task.kept, lengths, measure,
+    reduce_two(task.tiles, task.settings.reduction, task.max_weight, task.kept, lengths, measure,
                [&](int pair, int64_t i, T distance) {
-                   task.kept.slopes[pair * rows + i] = LatentDynamicsTerm<T>(distance, task.form).slope / T(rows);
+                   task.kept.slopes[pair * rows + i] = LatentDynamicsTerm<T>(distance, task.settings).slope / T(rows);
                    task.distances[pair * rows + i] = distance;
                });
 }
@@ -67,7 +67,7 @@ template <class T>
 __global__ void __launch_bounds__(block_threads) latent_dynamics_forward_any_kernel(LatentDynamicsForward<T> task) {
     extern __shared__ int4 dynamic_shared[];
     __shared__ T lengths[2][block_threads];
-    const int size = int(task.form.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int size = int(task.settings.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int num_bytes = (2 * size + 7) / 8;
     const WarpIntervals<T> intervals(
         reinterpret_cast<unsigned char*>(dynamic_shared) + warp * WarpIntervals<T>::bytes(size), size);
@@ -90,7 +90,7 @@ struct LatentDynamicsSums {
     const T* distances;
     T *loss, *stats;
     int64_t rows;
-    LatentDynamicsForm form;
+    LatentDynamicsSettings settings;
 };
 
 // One block: the loss and the statistics from every row's distances.
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(sum_threads) latent_dynamics_sums_kernel(Laten
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
             const T distance = task.distances[pair * task.rows + i];
-            sums[0] += LatentDynamicsTerm<T>(distance, task.form).value;
+            sums[0] += LatentDynamicsTerm<T>(distance, task.settings).value;
             sums[1 + pair] += distance;
         }
     sum_over_block(sums);
@@ -170,8 +170,8 @@ auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwar
 template <class T>
 void latent_dynamics_forward(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes,
                              uint8_t* ends, int32_t* largest, T* spread, T* scratch, int64_t rows,
-                             int64_t num_components, LatentDynamicsForm form, Context context) {
-    const int64_t size = form.dim_per_component;
+                             int64_t num_components, LatentDynamicsSettings settings, Context context) {
+    const int64_t size = settings.dim_per_component;
     check_row_size("latent_dynamics_forward", num_components, size);
     if (num_components == 0) return;
     const DeviceGuard guard(context.device, "latent_dynamics_forward");
@@ -180,13 +180,13 @@ void latent_dynamics_forward(const T* predicted, const T* target, const T* max_w
     const LatentDynamicsForward<T> task{predicted,  target,
                                         max_weight, {slopes, ends, largest, spread},
                                         scratch,    forward_tiles(rows, num_components, in_registers),
-                                        form};
+                                        settings};
     if (in_registers)
         launch("latent_dynamics_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
     else
         launch_by_warp<T>("latent_dynamics_forward", latent_dynamics_forward_any_kernel<T>, task.tiles.tiles, size,
                           context, task);
-    const LatentDynamicsSums<T> sums{scratch, loss, stats, rows, form};
+    const LatentDynamicsSums<T> sums{scratch, loss, stats, rows, settings};
     launch("latent_dynamics_forward", latent_dynamics_sums_kernel<T>, 1, sum_threads, 0, context, sums);
 }
 
@@ -222,7 +222,7 @@ void latent_dynamics_backward(const T* grad_loss, const T* slopes, const uint8_t
 
 #define QMK_INSTANTIATE(T)                                                                                            \
     template void latent_dynamics_forward<T>(const T*, const T*, const T*, T*, T*, T*, uint8_t*, int32_t*, T*, T*,    \
-                                             int64_t, int64_t, LatentDynamicsForm, Context);                          \
+                                             int64_t, int64_t, LatentDynamicsSettings, Context);                      \
     template void latent_dynamics_backward<T>(const T*, const T*, const uint8_t*, const int32_t*, const T*, const T*, \
                                               T*, T*, T*, int64_t, int64_t, int64_t, Reduction, Context);
 QMK_INSTANTIATE(float)

@@ -15,7 +15,7 @@ namespace qmk::cuda {
 template <class T>
 void latent_dynamics_forward(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes,
                              uint8_t* ends, int32_t* largest, T* spread, T* scratch, int64_t rows,
-                             int64_t num_components, LatentDynamicsForm form, Context context);
+                             int64_t num_components, LatentDynamicsSettings settings, Context context);
 
 template <class T>
 void latent_dynamics_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest,

@@ -26,14 +26,14 @@ struct MetraForward {
     T *reward, *slopes;
     T* scratch;  // (2, rows): constraint, squared distance
     MetraShape shape;
-    MetraForm form;
+    MetraSettings settings;
     int width;  // threads a row, a power of two up to 32
 };
 
 template <class T, int V>
 __global__ void __launch_bounds__(rows_threads, 8) metra_forward_kernel(MetraForward<T> task) {
     const int64_t rows = task.shape.rows, dim = task.shape.dim;
-    const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.form);
+    const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.settings);
     for_each_row(rows, task.width, [&](int64_t row, int member) {
         T squares = T(0), reward = T(0);
         for (int64_t k = member * V; row < rows && k < dim; k += task.width * V) {
@@ -64,7 +64,7 @@ struct MetraSums {
     const T *reward, *scratch, *log_multiplier;
     T *loss, *stats;
     MetraShape shape;
-    MetraForm form;
+    MetraSettings settings;
 };
 
 // One block.
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(sum_threads) metra_sums_kernel(MetraSums<T> ta
     sum_over_block(means);
     if (threadIdx.x != 0) return;
     for (T& mean : means) mean /= T(rows);
-    const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.form);
+    const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.settings);
     *task.loss = constraint.loss(means[0], means[1], *task.log_multiplier);
     task.stats[0] = means[1];
     task.stats[1] = constraint.multiplier;
@@ -136,15 +136,15 @@ int values_at_once(int64_t dim, std::initializer_list<const T*> tensors) {
 
 template <class T>
 void metra_forward(const T* phi, const T* phi_next, const T* skill, const T* log_multiplier, T* loss, T* reward,
-                   T* stats, T* slopes, T* scratch, MetraShape shape, MetraForm form, Context context) {
+                   T* stats, T* slopes, T* scratch, MetraShape shape, MetraSettings settings, Context context) {
     const char* op = "metra_forward";
     const DeviceGuard guard(context.device, op);
     const int values = values_at_once(shape.dim, {phi, phi_next, skill});
     const int width = power_of_two_up_to_32(divide_up(shape.dim, values));
-    const MetraForward<T> task{phi, phi_next, skill, log_multiplier, reward, slopes, scratch, shape, form, width};
+    const MetraForward<T> task{phi, phi_next, skill, log_multiplier, reward, slopes, scratch, shape, settings, width};
     launch(op, values == 1 ? metra_forward_kernel<T, 1> : metra_forward_kernel<T, Pack<T>::size>,
            divide_up(shape.rows, rows_threads / width), rows_threads, 0, context, task);
-    const MetraSums<T> sums{reward, scratch, log_multiplier, loss, stats, shape, form};
+    const MetraSums<T> sums{reward, scratch, log_multiplier, loss, stats, shape, settings};
     launch(op, metra_sums_kernel<T>, 1, sum_threads, 0, context, sums);
 }
 
@@ -163,10 +163,10 @@ void metra_backward(const T* grad_loss, const T* phi, const T* phi_next, const T
            divide_up(shape.rows, rows_threads / width), rows_threads, 0, context, task);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                            \
-    template void metra_forward<T>(const T*, const T*, const T*, const T*, T*, T*, T*, T*, T*, MetraShape, MetraForm, \
-                                   Context);                                                                          \
-    template void metra_backward<T>(const T*, const T*, const T*, const T*, const T*, const T*, T*, T*, T*, T*,       \
+#define QMK_INSTANTIATE(T)                                                                                      \
+    template void metra_forward<T>(const T*, const T*, const T*, const T*, T*, T*, T*, T*, T*, MetraShape,      \
+                                   MetraSettings, Context);                                                     \
+    template void metra_backward<T>(const T*, const T*, const T*, const T*, const T*, const T*, T*, T*, T*, T*, \
                                     MetraShape, Context);
 QMK_INSTANTIATE(float)
 QMK_INSTANTIATE(double)

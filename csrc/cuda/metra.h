@@ -12,7 +12,7 @@ namespace qmk::cuda {
 // scratch: 2 * rows values.
 template <class T>
 void metra_forward(const T* phi, const T* phi_next, const T* skill, const T* log_multiplier, T* loss, T* reward,
-                   T* stats, T* slopes, T* scratch, MetraShape shape, MetraForm form, Context context);
+                   T* stats, T* slopes, T* scratch, MetraShape shape, MetraSettings settings, Context context);
 
 // grad_skill may be null.
 template <class T>

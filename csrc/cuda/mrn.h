@@ -10,11 +10,11 @@
 namespace qmk::cuda {
 
 template <class T>
-void mrn_forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnForm form, Context context);
+void mrn_forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnSettings settings, Context context);
 
 template <class T>
 void mrn_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, int64_t rows, int64_t dim,
-                  MrnForm form, Context context);
+                  MrnSettings settings, Context context);
 
 // Bytes of workspace, on a boundary of 16 bytes, for the pairwise functions.
 int64_t mrn_pairwise_workspace(int64_t item_size, int64_t batch, int64_t num_x, int64_t num_y, int64_t dim,
@@ -22,10 +22,11 @@ int64_t mrn_pairwise_workspace(int64_t item_size, int64_t batch, int64_t num_x, 
 
 template <class T>
 void mrn_pairwise_forward(const T* x, const T* y, T* out, void* workspace, int64_t batch, int64_t num_x, int64_t num_y,
-                          int64_t dim, MrnForm form, Context context);
+                          int64_t dim, MrnSettings settings, Context context);
 
 template <class T>
 void mrn_pairwise_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, void* workspace,
-                           int64_t batch, int64_t num_x, int64_t num_y, int64_t dim, MrnForm form, Context context);
+                           int64_t batch, int64_t num_x, int64_t num_y, int64_t dim, MrnSettings settings,
+                           Context context);
 
 }  // namespace qmk::cuda

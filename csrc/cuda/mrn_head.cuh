@@ -27,14 +27,16 @@ struct MrnHead {
     QMK_TARGET::MrnRoot<T> root;
     T shift, weight;
 
-    MrnHead(const MrnForm& form, int64_t size)
-        : root(form, size), shift(QMK_TARGET::mrn_shift<T>(form)), weight(QMK_TARGET::mrn_component_weight<T>(form)) {}
+    MrnHead(const MrnSettings& settings, int64_t size)
+        : root(settings, size),
+          shift(QMK_TARGET::mrn_shift<T>(settings)),
+          weight(QMK_TARGET::mrn_component_weight<T>(settings)) {}
 
-    static Segments segments(const MrnForm& form, int64_t size) {
-        const int kind = form.eps_form == MrnEps::difference ? shifted : symmetric;
-        if (form.asymmetric == MrnAsymmetric::none) return {{int(size), 0}, {kind, kind}};
+    static Segments segments(const MrnSettings& settings, int64_t size) {
+        const int kind = settings.eps_form == MrnEps::difference ? shifted : symmetric;
+        if (settings.asymmetric == MrnAsymmetric::none) return {{int(size), 0}, {kind, kind}};
         const int first = int(size / 2), second = int(size) - first;
-        const bool is_first = form.asymmetric == MrnAsymmetric::first;
+        const bool is_first = settings.asymmetric == MrnAsymmetric::first;
         return {{first, second}, {is_first ? asymmetric : kind, is_first ? kind : asymmetric}};
     }
 

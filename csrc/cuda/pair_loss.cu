@@ -67,7 +67,7 @@ __device__ __forceinline__ T max_of_threads(T value) {
 struct Tiles {
     int64_t down, across;
 
-    __host__ __device__ explicit Tiles(const PairShape& shape)
+    __host__ __device__ explicit Tiles(const PairLossShape& shape)
         : down((shape.rows + tile_rows - 1) / tile_rows), across((shape.columns + tile_columns - 1) / tile_columns) {}
 };
 
@@ -86,7 +86,7 @@ struct Place {
     }
 };
 
-inline void check_sizes(const char* op, const PairShape& shape) {
+inline void check_sizes(const char* op, const PairLossShape& shape) {
     const Tiles tiles(shape);
     const int64_t most = int64_t(1) << 31;
     if (shape.batch * shape.rows >= most || shape.columns >= most || shape.batch * tiles.down * tiles.across >= most)
@@ -98,14 +98,14 @@ inline void check_sizes(const char* op, const PairShape& shape) {
 template <class T>
 struct Problem {
     const T *distance, *after, *log_discounts;
-    PairShape shape;
-    PairForm form;
+    PairLossShape shape;
+    PairLossSettings settings;
 
     __device__ __forceinline__ T log_discount(int64_t row) const {
-        return log_discounts ? log_discounts[row] : T(form.log_discount);
+        return log_discounts ? log_discounts[row] : T(settings.log_discount);
     }
     __device__ __forceinline__ Linex<T> linex(T distance, T after, T log_discount) const {
-        const T delta = distance - after, clip = T(form.clip);
+        const T delta = distance - after, clip = T(settings.clip);
         return Linex<T>(distance, delta, T(exp((delta > clip ? clip : delta) + log_discount)), clip);
     }
 };
@@ -118,7 +118,7 @@ struct Parts {
     PairSums<T>*sums, *of_softmaxes;
     int64_t num_tiles, num_chunks, bytes;
 
-    Parts(void* memory, const PairShape& shape, PairKind kind) {
+    Parts(void* memory, const PairLossShape& shape, PairKind kind) {
         const Tiles tiles(shape);
         const bool with_rows = over_rows(kind) || kind == PairKind::sigmoid;
         num_tiles = shape.batch * tiles.down * tiles.across;
@@ -150,10 +150,10 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
     constexpr int column_warps = over_columns(kind) ? warps_per_block : 1;
     __shared__ T most_of_warps[column_warps][tile_columns], sum_of_warps[column_warps][tile_columns];
     const Problem<T>& problem = task.problem;
-    const PairShape& shape = problem.shape;
+    const PairLossShape& shape = problem.shape;
     const Tiles tiles(shape);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const T scale = T(-problem.form.scale);
+    const T scale = T(-problem.settings.scale);
     for (int64_t tile = blockIdx.x; tile < task.parts.num_tiles; tile += gridDim.x) {
         const Place place(tile, tiles);
         T logits[rows_per_warp][columns_per_thread];
@@ -167,13 +167,13 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
                 const bool exists = i < shape.rows && j < shape.columns;
                 logits[r][c] = T(-INFINITY);
                 if (!exists) continue;
-                const bool is_match = j == i + problem.form.offset;
+                const bool is_match = j == i + problem.settings.offset;
                 const T distance = problem.distance[at];
                 sums.distance += distance;
                 if (is_match) sums.match_distance += distance;
                 if constexpr (has_logits) logits[r][c] = product(scale, distance);
                 if constexpr (over_columns(kind)) {
-                    const int64_t match = j - problem.form.offset;
+                    const int64_t match = j - problem.settings.offset;
                     if (match < 0 || match >= shape.rows) sums.outside += distance;
                 }
                 if constexpr (kind == PairKind::sigmoid) {
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
                 if constexpr (kind == PairKind::repulsion) {
                     const T value = T(log(distance + T(pair_eps)));
                     sums.terms += value;
-                    const T beyond = distance - T(problem.form.step);
+                    const T beyond = distance - T(problem.settings.step);
                     if (is_match) sums.match_terms += value, sums.match_steps += beyond * beyond;
                 }
                 if (problem.after) {
@@ -251,21 +251,21 @@ struct PairMerge {
     PairSums<T>* sums;
     int side;  // 0: of rows, 1: of columns
     int64_t num_tiles;
-    PairShape shape;
-    PairForm form;
+    PairLossShape shape;
+    PairLossSettings settings;
 };
 
 // A thread a softmax: puts together what the tiles know of it.
 template <class T>
 __global__ void __launch_bounds__(block_threads) pair_loss_merge_kernel(PairMerge<T> task) {
-    const PairShape& shape = task.shape;
+    const PairLossShape& shape = task.shape;
     const int64_t all_rows = shape.batch * shape.rows, all = task.side == 0 ? all_rows : shape.batch * shape.columns;
     for (int64_t chunk = blockIdx.x; chunk * block_threads < all_rows; chunk += gridDim.x) {
         const int64_t row = chunk * block_threads + threadIdx.x;
         T found[3] = {};  // log-sum-exp, its square, is the match the largest
         if (row < all_rows) {
             const int64_t sample = unsigned(row) / unsigned(shape.rows);
-            const int64_t match = task.form.offset + row - sample * shape.rows;
+            const int64_t match = task.settings.offset + row - sample * shape.rows;
             const int64_t at = task.side == 0 ? row : sample * shape.columns + match;
             Below<T> whole;
             for (int64_t tile = 0; tile < task.num_tiles; ++tile) whole.see(task.of_tiles[2 * tile * all + at]);
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(block_threads) pair_loss_merge_kernel(PairMerg
                 part.sum = task.of_tiles[(2 * tile + 1) * all + at];
                 whole.add(part);
             }
-            const T logit = T(-task.form.scale) * task.distance[row * shape.columns + match];
+            const T logit = T(-task.settings.scale) * task.distance[row * shape.columns + match];
             found[2] = logit >= whole.most && whole.sum == whole.sum ? T(1) : T(0);
             if (task.logsumexp) {
                 found[0] = task.logsumexp[row] = whole.logsumexp();
@@ -301,8 +301,8 @@ struct PairFinish {
     T *loss, *stats;
     int64_t count;
     bool has_after;
-    PairShape shape;
-    PairForm form;
+    PairLossShape shape;
+    PairLossSettings settings;
 };
 
 // One block.
@@ -329,7 +329,7 @@ __global__ void __launch_bounds__(block_threads) pair_loss_finish_kernel(PairFin
         }
     }
     sum_over_block<num_pair_sums<double>>(&all.distance);
-    if (threadIdx.x == 0) finish_pair_loss(all, task.form, task.shape, task.has_after, task.loss, task.stats);
+    if (threadIdx.x == 0) finish_pair_loss(all, task.settings, task.shape, task.has_after, task.loss, task.stats);
 }
 
 template <class T>
@@ -343,10 +343,10 @@ struct PairBackward {
 template <class T, PairKind kind>
 __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(PairBackward<T> task) {
     const Problem<T>& problem = task.problem;
-    const PairShape& shape = problem.shape;
+    const PairLossShape& shape = problem.shape;
     const Tiles tiles(shape);
-    const PairWeights<T> weights(problem.form, shape, *task.grad_loss);
-    const T scale = T(-problem.form.scale);
+    const PairWeights<T> weights(problem.settings, shape, *task.grad_loss);
+    const T scale = T(-problem.settings.scale);
     const auto slope_of = [&](T logsumexp) { return weights.softmax * (T(1) + weights.squares * logsumexp); };
     for (int64_t tile = blockIdx.x; tile < task.num_tiles; tile += gridDim.x) {
         const Place place(tile, tiles);
@@ -354,7 +354,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
 #pragma unroll
         for (int c = 0; c < columns_per_thread; ++c) {
             column_sum[c] = column_slope[c] = T(0);
-            const int64_t match = place.first_column + 32 * c - problem.form.offset;
+            const int64_t match = place.first_column + 32 * c - problem.settings.offset;
             const bool has_match = over_columns(kind) && match >= 0 && match < shape.rows;
             column_sum[c] = has_match ? task.column_sums[place.sample * shape.rows + match] : T(INFINITY);
             column_slope[c] = has_match ? slope_of(column_sum[c]) : T(0);
@@ -369,7 +369,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
             for (int c = 0; c < columns_per_thread; ++c) {
                 const int64_t j = place.first_column + 32 * c, at = row * shape.columns + j;
                 if (j >= shape.columns) break;
-                const bool is_match = j == i + problem.form.offset;
+                const bool is_match = j == i + problem.settings.offset;
                 const T distance = problem.distance[at], logit = product(scale, distance);
                 T grad = is_match ? weights.match : T(0);
                 if constexpr (over_rows(kind)) grad += row_slope * T(exp(logit - row_sum));
@@ -379,7 +379,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
                     grad += weights.sigmoid * (logit < T(0) ? e : T(1)) / (T(1) + e);
                 }
                 if constexpr (kind == PairKind::repulsion)
-                    grad = is_match ? weights.steps * (distance - T(problem.form.step))
+                    grad = is_match ? weights.steps * (distance - T(problem.settings.step))
                                     : weights.repulsion / (distance + T(pair_eps));
                 if (problem.after) {
                     const T slope = problem.linex(distance, problem.after[at], log_discount).slope;
@@ -406,62 +406,67 @@ QMK_KERNELS(pair_loss_backward_kernel)
 
 }  // namespace
 
-int64_t pair_loss_workspace(int64_t item_size, PairShape shape, PairKind kind) {
+int64_t pair_loss_workspace(int64_t item_size, PairLossShape shape, PairKind kind) {
     return item_size == sizeof(float) ? Parts<float>(nullptr, shape, kind).bytes
                                       : Parts<double>(nullptr, shape, kind).bytes;
 }
 
 template <class T>
 void pair_loss_forward(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums,
-                       T* column_sums, void* workspace, PairShape shape, PairForm form, Context context) {
+                       T* column_sums, void* workspace, PairLossShape shape, PairLossSettings settings,
+                       Context context) {
     const char* op = "pair_loss_forward";
     check_sizes(op, shape);
     const DeviceGuard guard(context.device, op);
     const Tiles tiles(shape);
-    const Parts<T> parts(workspace, shape, form.kind);
-    const PairForward<T> task{{distance, after, log_discounts, shape, form}, parts};
-    launch(op, pair_loss_forward_kernel_of<T>(form.kind), parts.num_tiles, block_threads, 0, context, task);
+    const Parts<T> parts(workspace, shape, settings.kind);
+    const PairForward<T> task{{distance, after, log_discounts, shape, settings}, parts};
+    launch(op, pair_loss_forward_kernel_of<T>(settings.kind), parts.num_tiles, block_threads, 0, context, task);
     const int64_t chunks = divide_up(shape.batch * shape.rows, block_threads);
     PairSums<T>* of_softmaxes = parts.of_softmaxes;
     for (int side = 0; side < 2; ++side) {
-        if (side == 0 ? !over_rows(form.kind) && form.kind != PairKind::sigmoid : !over_columns(form.kind)) continue;
+        if (side == 0 ? !over_rows(settings.kind) && settings.kind != PairKind::sigmoid : !over_columns(settings.kind))
+            continue;
         const PairMerge<T> merge{distance,
                                  side == 0 ? parts.of_rows : parts.of_columns,
-                                 form.kind == PairKind::sigmoid ? nullptr
-                                 : side == 0                    ? row_sums
-                                                                : column_sums,
+                                 settings.kind == PairKind::sigmoid ? nullptr
+                                 : side == 0                        ? row_sums
+                                                                    : column_sums,
                                  of_softmaxes,
                                  side,
                                  side == 0 ? tiles.across : tiles.down,
                                  shape,
-                                 form};
+                                 settings};
         launch(op, pair_loss_merge_kernel<T>, chunks, block_threads, 0, context, merge);
         of_softmaxes += chunks;
     }
-    const PairFinish<T> finish{parts.sums,       loss,  stats, parts.num_tiles + parts.num_chunks,
-                               after != nullptr, shape, form};
+    const PairFinish<T> finish{parts.sums,       loss,  stats,   parts.num_tiles + parts.num_chunks,
+                               after != nullptr, shape, settings};
     launch(op, pair_loss_finish_kernel<T>, 1, block_threads, 0, context, finish);
 }
 
 template <class T>
 void pair_loss_backward(const T* grad_loss, const T* distance, const T* after, const T* log_discounts,
-                        const T* row_sums, const T* column_sums, T* grad_distance, PairShape shape, PairForm form,
-                        Context context) {
+                        const T* row_sums, const T* column_sums, T* grad_distance, PairLossShape shape,
+                        PairLossSettings settings, Context context) {
     check_sizes("pair_loss_backward", shape);
     const DeviceGuard guard(context.device, "pair_loss_backward");
     const Tiles tiles(shape);
-    const PairBackward<T> task{
-        {distance, after, log_discounts, shape, form}, grad_loss, row_sums, column_sums, grad_distance,
-        shape.batch * tiles.down * tiles.across};
-    launch("pair_loss_backward", pair_loss_backward_kernel_of<T>(form.kind), task.num_tiles, block_threads, 0, context,
-           task);
+    const PairBackward<T> task{{distance, after, log_discounts, shape, settings},
+                               grad_loss,
+                               row_sums,
+                               column_sums,
+                               grad_distance,
+                               shape.batch * tiles.down * tiles.across};
+    launch("pair_loss_backward", pair_loss_backward_kernel_of<T>(settings.kind), task.num_tiles, block_threads, 0,
+           context, task);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                         \
-    template void pair_loss_forward<T>(const T*, const T*, const T*, T*, T*, T*, T*, void*, PairShape, PairForm,   \
-                                       Context);                                                                   \
-    template void pair_loss_backward<T>(const T*, const T*, const T*, const T*, const T*, const T*, T*, PairShape, \
-                                        PairForm, Context);
+#define QMK_INSTANTIATE(T)                                                                                             \
+    template void pair_loss_forward<T>(const T*, const T*, const T*, T*, T*, T*, T*, void*, PairLossShape,             \
+                                       PairLossSettings, Context);                                                     \
+    template void pair_loss_backward<T>(const T*, const T*, const T*, const T*, const T*, const T*, T*, PairLossShape, \
+                                        PairLossSettings, Context);
 QMK_INSTANTIATE(float)
 QMK_INSTANTIATE(double)
 #undef QMK_INSTANTIATE

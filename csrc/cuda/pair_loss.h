@@ -11,15 +11,16 @@
 namespace qmk::cuda {
 
 // Bytes that pair_loss_forward needs.
-int64_t pair_loss_workspace(int64_t item_size, PairShape shape, PairKind kind);
+int64_t pair_loss_workspace(int64_t item_size, PairLossShape shape, PairKind kind);
 
 template <class T>
 void pair_loss_forward(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums,
-                       T* column_sums, void* workspace, PairShape shape, PairForm form, Context context);
+                       T* column_sums, void* workspace, PairLossShape shape, PairLossSettings settings,
+                       Context context);
 
 template <class T>
 void pair_loss_backward(const T* grad_loss, const T* distance, const T* after, const T* log_discounts,
-                        const T* row_sums, const T* column_sums, T* grad_distance, PairShape shape, PairForm form,
-                        Context context);
+                        const T* row_sums, const T* column_sums, T* grad_distance, PairLossShape shape,
+                        PairLossSettings settings, Context context);
 
 }  // namespace qmk::cuda

@@ -12,19 +12,19 @@ constexpr int block_threads = 128;
 
 template <class T>
 __global__ void __launch_bounds__(block_threads, 4)
-    poisson_forward_kernel(const T* a, const T* b, T* out, int64_t count, PoissonForm form) {
+    poisson_forward_kernel(const T* a, const T* b, T* out, int64_t count, PoissonComparison comparison) {
     for (int64_t n = int64_t(blockIdx.x) * block_threads + threadIdx.x; n < count;
          n += int64_t(gridDim.x) * block_threads)
-        out[n] = T(QMK_TARGET::poisson_probability(double(a[n]), double(b[n]), form));
+        out[n] = T(QMK_TARGET::poisson_probability(double(a[n]), double(b[n]), comparison));
 }
 
 template <class T>
 __global__ void __launch_bounds__(block_threads, 4)
     poisson_backward_kernel(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count,
-                            PoissonForm form) {
+                            PoissonComparison comparison) {
     for (int64_t n = int64_t(blockIdx.x) * block_threads + threadIdx.x; n < count;
          n += int64_t(gridDim.x) * block_threads) {
-        const auto derivatives = QMK_TARGET::poisson_derivatives(double(a[n]), double(b[n]), form);
+        const auto derivatives = QMK_TARGET::poisson_derivatives(double(a[n]), double(b[n]), comparison);
         const double grad = double(grad_out[n]);
         grad_a[n] = T(grad * derivatives.by_a);
         grad_b[n] = T(grad * derivatives.by_b);
@@ -34,20 +34,20 @@ __global__ void __launch_bounds__(block_threads, 4)
 }  // namespace
 
 template <class T>
-void poisson_forward(const T* a, const T* b, T* out, int64_t count, int form, Context context) {
+void poisson_forward(const T* a, const T* b, T* out, int64_t count, int comparison, Context context) {
     if (count == 0) return;
     const DeviceGuard guard(context.device, "poisson_forward");
     launch("poisson_forward", poisson_forward_kernel<T>, divide_up(count, block_threads), block_threads, 0, context, a,
-           b, out, count, PoissonForm(form));
+           b, out, count, PoissonComparison(comparison));
 }
 
 template <class T>
-void poisson_backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count, int form,
+void poisson_backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count, int comparison,
                       Context context) {
     if (count == 0) return;
     const DeviceGuard guard(context.device, "poisson_backward");
     launch("poisson_backward", poisson_backward_kernel<T>, divide_up(count, block_threads), block_threads, 0, context,
-           grad_out, a, b, grad_a, grad_b, count, PoissonForm(form));
+           grad_out, a, b, grad_a, grad_b, count, PoissonComparison(comparison));
 }
 
 #define QMK_INSTANTIATE(T)                                                           \

@@ -1,5 +1,5 @@
 // QRL's latent dynamics: distances in both directions at once, and what one adds to the loss. Source:
-// qmkernels/losses/qrl.py.
+// qmkernels/losses/qrl_critic.py.
 #pragma once
 
 #include "iqe.h"
@@ -8,7 +8,7 @@
 
 namespace qmk {
 
-struct LatentDynamicsForm {
+struct LatentDynamicsSettings {
     int64_t dim_per_component;
     Reduction reduction;
     int64_t power;  // 1 or 2
@@ -50,9 +50,9 @@ template <class T>
 struct LatentDynamicsTerm {
     T value, slope;
 
-    QMK_INLINE LatentDynamicsTerm(T distance, const LatentDynamicsForm& form)
-        : value(T(0.5) * (form.power == 2 ? distance * distance : distance)),
-          slope(form.power == 2 ? distance : T(0.5)) {}
+    QMK_INLINE LatentDynamicsTerm(T distance, const LatentDynamicsSettings& settings)
+        : value(T(0.5) * (settings.power == 2 ? distance * distance : distance)),
+          slope(settings.power == 2 ? distance : T(0.5)) {}
 };
 
 }  // namespace qmk::QMK_TARGET

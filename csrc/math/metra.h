@@ -7,10 +7,10 @@
 
 namespace qmk {
 
-// The order is that of reference/metra.py's NORMS.
+// The order is that of definitions/metra.py's NORMS.
 enum class MetraNorm : int { sum, mean };
 
-struct MetraForm {
+struct MetraSettings {
     double slack;
     MetraNorm norm;
 };
@@ -33,9 +33,9 @@ template <class T>
 struct MetraConstraint {
     T slack, divisor, multiplier, slope;
 
-    QMK_INLINE MetraConstraint(T log_multiplier, MetraShape shape, MetraForm form)
-        : slack(T(form.slack)),
-          divisor(form.norm == MetraNorm::mean ? T(shape.dim) : T(1)),
+    QMK_INLINE MetraConstraint(T log_multiplier, MetraShape shape, MetraSettings settings)
+        : slack(T(settings.slack)),
+          divisor(settings.norm == MetraNorm::mean ? T(shape.dim) : T(1)),
           multiplier(T(exp(log_multiplier))),
           slope(T(2) * multiplier / (T(shape.rows) * divisor)) {}
 

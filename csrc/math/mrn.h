@@ -1,5 +1,5 @@
 // The arithmetic of one MRN component: the largest of its asymmetric differences and a root of its symmetric squares.
-// What a form is and where its eps sits: qmkernels/reference/mrn.py.
+// What a form is and where its eps sits: qmkernels/definitions/mrn.py.
 #pragma once
 
 #include <math.h>
@@ -10,12 +10,12 @@
 
 namespace qmk {
 
-// The orders are those of reference/mrn.py's ASYMMETRIC, EPS_FORMS and REDUCTIONS.
+// The orders are those of definitions/mrn.py's ASYMMETRIC, EPS_FORMS and REDUCTIONS.
 enum class MrnAsymmetric : int { first, second, none };
 enum class MrnEps : int { add, max, difference };
 enum class MrnReduction : int { none, sum, mean };
 
-struct MrnForm {
+struct MrnSettings {
     int64_t num_components;
     MrnAsymmetric asymmetric;
     bool mean_of_squares;
@@ -35,26 +35,27 @@ struct MrnPart {
     int64_t begin, end;
 };
 
-QMK_INLINE MrnPart mrn_asymmetric_part(const MrnForm& form, int64_t size) {
-    if (form.asymmetric == MrnAsymmetric::none) return {0, 0};
-    return form.asymmetric == MrnAsymmetric::first ? MrnPart{0, size / 2} : MrnPart{size / 2, size};
+QMK_INLINE MrnPart mrn_asymmetric_part(const MrnSettings& settings, int64_t size) {
+    if (settings.asymmetric == MrnAsymmetric::none) return {0, 0};
+    return settings.asymmetric == MrnAsymmetric::first ? MrnPart{0, size / 2} : MrnPart{size / 2, size};
 }
 
-QMK_INLINE MrnPart mrn_symmetric_part(const MrnForm& form, int64_t size) {
-    if (form.asymmetric == MrnAsymmetric::none) return {0, size};
-    return form.asymmetric == MrnAsymmetric::first ? MrnPart{size / 2, size} : MrnPart{0, size / 2};
+QMK_INLINE MrnPart mrn_symmetric_part(const MrnSettings& settings, int64_t size) {
+    if (settings.asymmetric == MrnAsymmetric::none) return {0, size};
+    return settings.asymmetric == MrnAsymmetric::first ? MrnPart{size / 2, size} : MrnPart{0, size / 2};
 }
 
 // What a component counts for in the distance.
 template <class T>
-QMK_INLINE T mrn_component_weight(const MrnForm& form) {
-    return T(form.reduction == MrnReduction::mean ? form.scale / double(form.num_components) : form.scale);
+QMK_INLINE T mrn_component_weight(const MrnSettings& settings) {
+    return T(settings.reduction == MrnReduction::mean ? settings.scale / double(settings.num_components)
+                                                      : settings.scale);
 }
 
 // What is added to a symmetric difference before it is squared.
 template <class T>
-QMK_INLINE T mrn_shift(const MrnForm& form) {
-    return form.eps_form == MrnEps::difference ? T(form.eps) : T(0);
+QMK_INLINE T mrn_shift(const MrnSettings& settings) {
+    return settings.eps_form == MrnEps::difference ? T(settings.eps) : T(0);
 }
 
 // Roots and powers, which a vector of lanes has no operators for; csrc/cpu/roots.h has them for lanes.
@@ -68,13 +69,13 @@ struct Roots {
 template <class T>
 class MrnRoot {
   public:
-    QMK_INLINE MrnRoot(const MrnForm& form, int64_t size)
-        : share_(T(1)), added_(T(0)), least_(T(0)), exponent_(T(form.exponent)) {
-        const MrnPart part = mrn_symmetric_part(form, size);
+    QMK_INLINE MrnRoot(const MrnSettings& settings, int64_t size)
+        : share_(T(1)), added_(T(0)), least_(T(0)), exponent_(T(settings.exponent)) {
+        const MrnPart part = mrn_symmetric_part(settings, size);
         exists_ = part.end > part.begin;
-        if (form.mean_of_squares && exists_) share_ = T(1) / T(part.end - part.begin);
-        if (form.eps_form == MrnEps::add) added_ = T(form.eps);
-        if (form.eps_form == MrnEps::max) least_ = T(form.eps);
+        if (settings.mean_of_squares && exists_) share_ = T(1) / T(part.end - part.begin);
+        if (settings.eps_form == MrnEps::add) added_ = T(settings.eps);
+        if (settings.eps_form == MrnEps::max) least_ = T(settings.eps);
     }
 
     template <class V>

@@ -1,5 +1,5 @@
 // The terms of the pairwise losses for one pair, and what each is worth in the gradient. V is a number or a vector of
-// lanes. Source: qmkernels/reference/pair_loss.py.
+// lanes. Source: qmkernels/definitions/pair_loss.py.
 #pragma once
 
 #include <math.h>
@@ -8,7 +8,7 @@
 
 namespace qmk {
 
-// The order is that of reference/pair_loss.py's KINDS.
+// The order is that of definitions/pair_loss.py's KINDS.
 enum class PairKind : int { none, backward, forward, symmetric, sigmoid, repulsion };
 
 constexpr bool over_rows(PairKind kind) {
@@ -21,13 +21,13 @@ constexpr bool is_softmax(PairKind kind) {
     return over_rows(kind) || over_columns(kind);
 }
 
-struct PairForm {
+struct PairLossSettings {
     PairKind kind;
     double scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step, repulsion_weight;
     int64_t offset;
 };
 
-struct PairShape {
+struct PairLossShape {
     int64_t batch, rows, columns;
 };
 
@@ -62,43 +62,44 @@ struct Linex {
     }
 };
 
-// Loss and diagnostics, in the order of PairStats, from the sums.
+// Loss and diagnostics, in the order of PairLossStats, from the sums.
 template <class S, class T>
-QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairForm& form, const PairShape& shape, bool has_after,
-                                 T* loss, T* stats) {
+QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings& settings, const PairLossShape& shape,
+                                 bool has_after, T* loss, T* stats) {
     const S rows = S(shape.batch) * S(shape.rows), columns = S(shape.columns), pairs = rows * columns;
-    const S scale = S(form.scale), length = sums.match_distance / rows, positive = -scale * length;
+    const S scale = S(settings.scale), length = sums.match_distance / rows, positive = -scale * length;
     S total = S(0), contrastive = S(0), logsumexp = S(0), negative = S(0), accuracy = S(0);
     S steps = S(0), repulsion = S(0);
     const S others = columns > 1 ? columns - 1 : S(1);
     const S all = -scale * sums.distance / rows;
     for (int side = 0; side < 2; ++side) {
-        if (side == 0 ? !over_rows(form.kind) : !over_columns(form.kind)) continue;
-        const S share = form.kind == PairKind::symmetric ? S(0.5) : S(1);
+        if (side == 0 ? !over_rows(settings.kind) : !over_columns(settings.kind)) continue;
+        const S share = settings.kind == PairKind::symmetric ? S(0.5) : S(1);
         const S mean = sums.logsumexp[side] / rows;
         contrastive += share * (mean - positive);
-        if (form.logsumexp_weight != 0) contrastive += share * S(form.logsumexp_weight) * (sums.squares[side] / rows);
+        if (settings.logsumexp_weight != 0)
+            contrastive += share * S(settings.logsumexp_weight) * (sums.squares[side] / rows);
         logsumexp += share * mean;
         accuracy += share * (sums.hits[side] / rows);
         const S inside = shape.rows == shape.columns ? all : -scale * (sums.distance - sums.outside) / rows;
         negative += share * (side == 0 ? (all - positive) / others
                                        : (inside - positive) / (shape.rows > 1 ? S(shape.rows - 1) : S(1)));
     }
-    if (form.kind == PairKind::sigmoid) {
+    if (settings.kind == PairKind::sigmoid) {
         contrastive = (sums.terms / rows - positive) / columns;
         negative = (all - positive) / others;
         accuracy = sums.hits[0] / rows;
     }
     total = contrastive;
-    if (form.kind == PairKind::repulsion) {
+    if (settings.kind == PairKind::repulsion) {
         steps = sums.match_steps / rows;
         repulsion = -(sums.terms - sums.match_terms) / rows / others;
-        total = steps + S(form.repulsion_weight) * repulsion;
+        total = steps + S(settings.repulsion_weight) * repulsion;
     }
-    const bool is_contrast = is_softmax(form.kind) || form.kind == PairKind::sigmoid;
+    const bool is_contrast = is_softmax(settings.kind) || settings.kind == PairKind::sigmoid;
     const S everywhere = sums.divergence / pairs, diagonal = sums.match_divergence / rows;
-    const S linex = everywhere + S(form.diagonal_weight) * (diagonal - everywhere);
-    if (has_after) total += S(form.linex_weight) * linex;
+    const S linex = everywhere + S(settings.diagonal_weight) * (diagonal - everywhere);
+    if (has_after) total += S(settings.linex_weight) * linex;
     *loss = T(total);
     stats[0] = T(contrastive);
     stats[1] = T(is_contrast ? positive : S(0));
@@ -126,17 +127,19 @@ struct PairWeights {
     T steps;       // of a match's distance - step
     T repulsion;   // of 1 / (distance + eps)
 
-    QMK_INLINE PairWeights(const PairForm& form, const PairShape& shape, T grad) {
+    QMK_INLINE PairWeights(const PairLossSettings& settings, const PairLossShape& shape, T grad) {
         const T rows = T(shape.batch) * T(shape.rows), pairs = rows * T(shape.columns);
         const T others = shape.columns > 1 ? T(shape.columns - 1) : T(1);
-        softmax = -grad * T(form.scale) / rows * (form.kind == PairKind::symmetric ? T(0.5) : T(1));
-        squares = T(2 * form.logsumexp_weight);
-        sigmoid = -grad * T(form.scale) / pairs;
-        match = is_softmax(form.kind) ? grad * T(form.scale) / rows : form.kind == PairKind::sigmoid ? -sigmoid : T(0);
-        everywhere = grad * T(form.linex_weight * (1 - form.diagonal_weight)) / pairs;
-        diagonal = grad * T(form.linex_weight * form.diagonal_weight) / rows;
+        softmax = -grad * T(settings.scale) / rows * (settings.kind == PairKind::symmetric ? T(0.5) : T(1));
+        squares = T(2 * settings.logsumexp_weight);
+        sigmoid = -grad * T(settings.scale) / pairs;
+        match = is_softmax(settings.kind)            ? grad * T(settings.scale) / rows
+                : settings.kind == PairKind::sigmoid ? -sigmoid
+                                                     : T(0);
+        everywhere = grad * T(settings.linex_weight * (1 - settings.diagonal_weight)) / pairs;
+        diagonal = grad * T(settings.linex_weight * settings.diagonal_weight) / rows;
         steps = 2 * grad / rows;
-        repulsion = -grad * T(form.repulsion_weight) / (rows * others);
+        repulsion = -grad * T(settings.repulsion_weight) / (rows * others);
     }
 };
 

@@ -1,8 +1,8 @@
 // Pr[X <= Y] and Pr[X > Y] of independent Poisson counts X, Y of rates a, b >= 0, and what their derivatives are made
 // of, Pr[X = Y] = e^-(a+b) I_0(z) and Pr[X = Y + 1] = e^-(a+b) sqrt(a/b) I_1(z), z = 2 sqrt(ab). Always in double.
 //
-//     double poisson_probability(double a, double b, PoissonForm form);
-//     PoissonDerivatives poisson_derivatives(double a, double b, PoissonForm form);    {by_a, by_b}
+//     double poisson_probability(double a, double b, PoissonComparison form);
+//     PoissonDerivatives poisson_derivatives(double a, double b, PoissonComparison form);    {by_a, by_b}
 //
 // and, for lanes, poisson_series. All come from PoissonParts: with w = (sqrt a - sqrt b)^2, each of the three is e^-w
 // times a number of moderate size, so ratios and logarithms do not underflow. Only one of Pr[X > Y] and Pr[X <= Y] is
@@ -27,8 +27,8 @@
 
 namespace qmk {
 
-// The order is that of reference/poisson.py's FORMS: Pr[X <= Y], Pr[X > Y], log Pr[X <= Y].
-enum class PoissonForm : int { le, gt, log_le };
+// The order is that of definitions/poisson.py's COMPARISONS: Pr[X <= Y], Pr[X > Y], log Pr[X <= Y].
+enum class PoissonComparison : int { le, gt, log_le };
 
 }  // namespace qmk
 
@@ -181,37 +181,40 @@ QMK_INLINE bool is_undefined(double a, double b) {
 }
 
 template <class V, class Mask>
-QMK_INLINE V poisson_probability(PoissonParts<V> parts, Mask of_gt, PoissonForm form) {
+QMK_INLINE V poisson_probability(PoissonParts<V> parts, Mask of_gt, PoissonComparison comparison) {
     const V tail = parts.scale * parts.tail;
-    if (form == PoissonForm::log_le) return of_gt ? log_one_plus(-tail) : logarithm(parts.tail) - parts.exponent;
+    if (comparison == PoissonComparison::log_le)
+        return of_gt ? log_one_plus(-tail) : logarithm(parts.tail) - parts.exponent;
     const V rest = 1.0 - tail;
-    return form == PoissonForm::gt ? (of_gt ? tail : rest) : (of_gt ? rest : tail);
+    return comparison == PoissonComparison::gt ? (of_gt ? tail : rest) : (of_gt ? rest : tail);
 }
 
-QMK_INLINE double poisson_probability(double a, double b, PoissonForm form) {
+QMK_INLINE double poisson_probability(double a, double b, PoissonComparison comparison) {
     if (is_undefined(a, b)) return not_a_number();
-    if (is_finite_rate(a) && is_finite_rate(b)) return poisson_probability(poisson_parts(a, b), tail_is_gt(a, b), form);
+    if (is_finite_rate(a) && is_finite_rate(b))
+        return poisson_probability(poisson_parts(a, b), tail_is_gt(a, b), comparison);
     const bool le = is_finite_rate(a);
-    if (form == PoissonForm::log_le) return le ? 0.0 : -__builtin_huge_val();
-    return le == (form == PoissonForm::le) ? 1.0 : 0.0;
+    if (comparison == PoissonComparison::log_le) return le ? 0.0 : -__builtin_huge_val();
+    return le == (comparison == PoissonComparison::le) ? 1.0 : 0.0;
 }
 
 // By how much Pr[X = Y] and Pr[X = Y + 1] count in the derivatives: by_a = -factor * equal, by_b = factor * one_more.
 template <class V, class Mask>
-QMK_INLINE V poisson_derivative_factor(PoissonParts<V> parts, Mask of_gt, PoissonForm form) {
-    if (form == PoissonForm::log_le) return of_gt ? parts.scale / (1.0 - parts.scale * parts.tail) : 1.0 / parts.tail;
-    return form == PoissonForm::gt ? -parts.scale : parts.scale;
+QMK_INLINE V poisson_derivative_factor(PoissonParts<V> parts, Mask of_gt, PoissonComparison comparison) {
+    if (comparison == PoissonComparison::log_le)
+        return of_gt ? parts.scale / (1.0 - parts.scale * parts.tail) : 1.0 / parts.tail;
+    return comparison == PoissonComparison::gt ? -parts.scale : parts.scale;
 }
 
-QMK_INLINE PoissonDerivatives poisson_derivatives(double a, double b, PoissonForm form) {
+QMK_INLINE PoissonDerivatives poisson_derivatives(double a, double b, PoissonComparison comparison) {
     if (is_undefined(a, b)) return {not_a_number(), not_a_number()};
     if (is_finite_rate(a) && is_finite_rate(b)) {
         const auto parts = poisson_parts(a, b);
-        const double factor = poisson_derivative_factor(parts, tail_is_gt(a, b), form);
+        const double factor = poisson_derivative_factor(parts, tail_is_gt(a, b), comparison);
         return {-factor * parts.equal, factor * parts.one_more};
     }
     // In the limit log Pr[X <= Y] = -(sqrt a - sqrt b)^2 where a is infinite.
-    if (form == PoissonForm::log_le && is_finite_rate(b)) return {-1.0, __builtin_huge_val()};
+    if (comparison == PoissonComparison::log_le && is_finite_rate(b)) return {-1.0, __builtin_huge_val()};
     return {0.0, 0.0};
 }
 

@@ -5,7 +5,7 @@
 
 namespace qmk {
 
-// The order is that of reference/iqe.py's REDUCTIONS. spread = max - mean.
+// The order is that of definitions/iqe.py's REDUCTIONS. spread = max - mean.
 enum class Reduction : int { none, sum, mean, max, maxmean, spread };
 
 }  // namespace qmk

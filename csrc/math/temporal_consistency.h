@@ -1,5 +1,5 @@
 // iQRL's temporal consistency for one row: its cosine and what its gradient is made of, from three sums. Source:
-// qmkernels/losses/iqrl.py.
+// qmkernels/losses/temporal_consistency.py.
 #pragma once
 
 #include <math.h>

@@ -16,13 +16,13 @@ namespace {
 
 struct Problem {
     int64_t rows, count;
-    LatentDynamicsForm form;
+    LatentDynamicsSettings settings;
     std::vector<double> predicted, target;
     double max_weight = 0.27;
 };
 
 double distance(const double* x, const double* y, const Problem& problem) {
-    const int64_t size = problem.form.dim_per_component;
+    const int64_t size = problem.settings.dim_per_component;
     double sum = 0, largest = 0;
     for (int64_t c = 0; c < problem.count; ++c) {
         std::vector<double> from(x + c * size, x + (c + 1) * size), to(y + c * size, y + (c + 1) * size);
@@ -32,7 +32,7 @@ double distance(const double* x, const double* y, const Problem& problem) {
         sum += length.length;
         largest = std::fmax(largest, length.length);
     }
-    return reduced(problem.form.reduction, sum, largest, problem.count, &problem.max_weight);
+    return reduced(problem.settings.reduction, sum, largest, problem.count, &problem.max_weight);
 }
 
 // The loss and the mean distance in each direction.
@@ -41,8 +41,8 @@ struct Expected {
 };
 
 Expected expected_of(const Problem& problem) {
-    const int64_t dim = problem.count * problem.form.dim_per_component;
-    const double rows = double(problem.rows), power = double(problem.form.power);
+    const int64_t dim = problem.count * problem.settings.dim_per_component;
+    const double rows = double(problem.rows), power = double(problem.settings.power);
     Expected expected;
     for (int64_t i = 0; i < problem.rows; ++i) {
         const double *x = &problem.predicted[i * dim], *y = &problem.target[i * dim];
@@ -57,8 +57,8 @@ Expected expected_of(const Problem& problem) {
 
 template <class T>
 void the_kernels_equal_the_formula(const LatentDynamicsCpu<T>& kernels, Problem problem, double tolerance) {
-    const int64_t size = problem.form.dim_per_component, rows = problem.rows, dim = problem.count * size;
-    const Reduction reduction = problem.form.reduction;
+    const int64_t size = problem.settings.dim_per_component, rows = problem.rows, dim = problem.count * size;
+    const Reduction reduction = problem.settings.reduction;
     std::mt19937 random{unsigned(dim)};
     std::normal_distribution<double> normal;
     for (auto* values : {&problem.predicted, &problem.target}) {
@@ -76,7 +76,7 @@ void the_kernels_equal_the_formula(const LatentDynamicsCpu<T>& kernels, Problem 
         std::vector<int32_t> largest(2 * rows);
         kernels.forward(predicted.data(), target.data(), &max_weight, &loss, stats.data(), slopes.data(), ends.data(),
                         needs_largest(reduction) ? largest.data() : nullptr, spread.data(), scratch.data(),
-                        {rows, problem.count}, problem.form, threads);
+                        {rows, problem.count}, problem.settings, threads);
         const auto close = [&](T actual, double wanted) {
             return std::fabs(double(actual) - wanted) <= tolerance * (1 + std::fabs(wanted));
         };

@@ -14,7 +14,7 @@ namespace {
 
 struct Problem {
     MetraShape shape;
-    MetraForm form;
+    MetraSettings settings;
     std::vector<double> phi, next, skill;
     double log_multiplier = 0.3;
 };
@@ -30,8 +30,8 @@ double loss_of_rows(const Problem& problem, int64_t first, int64_t end, double m
             squares += step * step;
             rewards += step * problem.skill[at];
         }
-        const double squared = problem.form.norm == MetraNorm::mean ? squares / double(dim) : squares;
-        constraints += std::fmin(problem.form.slack, 1 - squared);
+        const double squared = problem.settings.norm == MetraNorm::mean ? squares / double(dim) : squares;
+        constraints += std::fmin(problem.settings.slack, 1 - squared);
     }
     return (-rewards - multiplier * constraints) / double(problem.shape.rows);
 }
@@ -46,7 +46,7 @@ void the_kernels_equal_the_formula(const MetraCpu<T>& kernels, Problem problem, 
         for (auto& value : values) value = double(float(scale * normal(random)));
     };
     // Some squared distances are above 1, others below.
-    const double scale = problem.form.norm == MetraNorm::mean ? 1 : 1 / std::sqrt(double(dim));
+    const double scale = problem.settings.norm == MetraNorm::mean ? 1 : 1 / std::sqrt(double(dim));
     draw(problem.phi, 0.7 * scale);
     draw(problem.next, 0.7 * scale);
     draw(problem.skill, 1);
@@ -58,7 +58,7 @@ void the_kernels_equal_the_formula(const MetraCpu<T>& kernels, Problem problem, 
         T loss, grad_log_multiplier;
         std::vector<T> reward(rows), stats(3), slopes(rows), scratch(3 * rows);
         kernels.forward(phi.data(), next.data(), skill.data(), &log_multiplier, &loss, reward.data(), stats.data(),
-                        slopes.data(), scratch.data(), problem.shape, problem.form, threads);
+                        slopes.data(), scratch.data(), problem.shape, problem.settings, threads);
         const auto near = [&](T actual, double expected) {
             return std::fabs(double(actual) - expected) <= tolerance * (1 + std::fabs(expected));
         };

@@ -13,8 +13,8 @@ using namespace qmk::QMK_TARGET;
 namespace {
 
 struct Problem {
-    PairShape shape;
-    PairForm form;
+    PairLossShape shape;
+    PairLossSettings settings;
     bool has_after;
     std::vector<double> distance, after, log_discounts;
 
@@ -33,34 +33,35 @@ double logsumexp(int64_t count, Value&& value) {
 }
 
 double loss_of(const Problem& problem) {
-    const auto& [shape, form, has_after, distance, after, log_discounts] = problem;
+    const auto& [shape, settings, has_after, distance, after, log_discounts] = problem;
     const double rows = double(shape.batch * shape.rows), columns = double(shape.columns);
     double loss = 0;
     for (int64_t sample = 0; sample < shape.batch; ++sample)
         for (int64_t i = 0; i < shape.rows; ++i) {
-            const int64_t match = i + form.offset;
-            const auto logit = [&, scale = form.scale](int64_t row, int64_t column) {
+            const int64_t match = i + settings.offset;
+            const auto logit = [&, scale = settings.scale](int64_t row, int64_t column) {
                 return -scale * problem.at(sample, row, column);
             };
-            const double share = (form.kind == PairKind::symmetric ? 0.5 : 1) / rows;
-            const auto add = [&, weight = form.logsumexp_weight](double sum) {
+            const double share = (settings.kind == PairKind::symmetric ? 0.5 : 1) / rows;
+            const auto add = [&, weight = settings.logsumexp_weight](double sum) {
                 loss += share * (sum - logit(i, match) + weight * sum * sum);
             };
-            if (over_rows(form.kind)) add(logsumexp(shape.columns, [&](int64_t j) { return logit(i, j); }));
-            if (over_columns(form.kind)) add(logsumexp(shape.rows, [&](int64_t row) { return logit(row, match); }));
+            if (over_rows(settings.kind)) add(logsumexp(shape.columns, [&](int64_t j) { return logit(i, j); }));
+            if (over_columns(settings.kind)) add(logsumexp(shape.rows, [&](int64_t row) { return logit(row, match); }));
             for (int64_t j = 0; j < shape.columns; ++j) {
                 const double d = problem.at(sample, i, j), l = logit(i, j);
-                if (form.kind == PairKind::sigmoid)
+                if (settings.kind == PairKind::sigmoid)
                     loss += std::log1p(std::exp(j == match ? -l : l)) / (rows * columns);
-                if (form.kind == PairKind::repulsion)
-                    loss += j == match ? (d - form.step) * (d - form.step) / rows
-                                       : -form.repulsion_weight * std::log(d + 1e-6) / (rows * (columns - 1));
+                if (settings.kind == PairKind::repulsion)
+                    loss += j == match ? (d - settings.step) * (d - settings.step) / rows
+                                       : -settings.repulsion_weight * std::log(d + 1e-6) / (rows * (columns - 1));
                 if (!has_after) continue;
                 const double delta = d - after[(sample * shape.rows + i) * shape.columns + j];
                 const double discount = log_discounts[sample * shape.rows + i];
-                const double divergence = delta > form.clip ? delta : std::exp(delta + discount) - d;
-                const double weight = (1 - form.diagonal_weight) / (rows * columns);
-                loss += form.linex_weight * (weight + (j == match ? form.diagonal_weight / rows : 0)) * divergence;
+                const double divergence = delta > settings.clip ? delta : std::exp(delta + discount) - d;
+                const double weight = (1 - settings.diagonal_weight) / (rows * columns);
+                loss +=
+                    settings.linex_weight * (weight + (j == match ? settings.diagonal_weight / rows : 0)) * divergence;
             }
         }
     return loss;
@@ -68,8 +69,8 @@ double loss_of(const Problem& problem) {
 
 template <class T>
 void the_kernels_equal_the_formula(const PairLossCpu<T>& kernels, Problem problem, double tolerance) {
-    const PairShape shape = problem.shape;
-    const PairForm form = problem.form;
+    const PairLossShape shape = problem.shape;
+    const PairLossSettings settings = problem.settings;
     const int64_t rows = shape.batch * shape.rows, pairs = rows * shape.columns;
     std::mt19937 random{unsigned(pairs)};
     std::uniform_real_distribution<double> uniform(0, 6);
@@ -85,14 +86,14 @@ void the_kernels_equal_the_formula(const PairLossCpu<T>& kernels, Problem proble
     for (int threads : {1, 3}) {
         T loss;
         std::vector<T> stats(num_pair_stats), row_sums(rows), column_sums(rows), grad(pairs);
-        std::vector<double> forward(kernels.workspace(shape, form.kind, false) / sizeof(double) + 1);
+        std::vector<double> forward(kernels.workspace(shape, settings.kind, false) / sizeof(double) + 1);
         kernels.forward(distance.data(), afters, log_discounts.data(), &loss, stats.data(), row_sums.data(),
-                        column_sums.data(), forward.data(), shape, form, threads);
+                        column_sums.data(), forward.data(), shape, settings, threads);
         check(std::fabs(double(loss) - loss_of(problem)) <= tolerance * (1 + std::fabs(double(loss))), "loss");
 
-        std::vector<double> backward(kernels.workspace(shape, form.kind, true) / sizeof(double) + 1);
+        std::vector<double> backward(kernels.workspace(shape, settings.kind, true) / sizeof(double) + 1);
         kernels.backward(&grad_loss, distance.data(), afters, log_discounts.data(), row_sums.data(), column_sums.data(),
-                         grad.data(), backward.data(), shape, form, threads);
+                         grad.data(), backward.data(), shape, settings, threads);
         bool holds = true;
         for (int64_t at = 0; at < pairs; at += pairs / 40 + 1) {
             const double step = 1e-6, before = problem.distance[at];
@@ -103,7 +104,7 @@ void the_kernels_equal_the_formula(const PairLossCpu<T>& kernels, Problem proble
             problem.distance[at] = before;
             holds = holds && std::fabs(double(grad[at]) - 0.5 * derivative) <= tolerance + 1e-7;
         }
-        check(holds, "gradient of kind " + std::to_string(int(form.kind)));
+        check(holds, "gradient of kind " + std::to_string(int(settings.kind)));
     }
 }
 
@@ -113,9 +114,10 @@ int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
     for (int kind = 0; kind < 6; ++kind)
         for (bool has_after : {false, true})
-            for (const PairShape shape : {PairShape{1, 3, 3}, {2, 37, 41}, {1, 5, 150}}) {
-                const PairForm form{PairKind(kind), 0.7, 0.1, 0.6, 2.0, 0.4, -0.1, 1.3, 0.6, shape.columns > 3 ? 2 : 0};
-                const Problem problem{shape, form, has_after, {}, {}, {}};
+            for (const PairLossShape shape : {PairLossShape{1, 3, 3}, {2, 37, 41}, {1, 5, 150}}) {
+                const PairLossSettings settings{PairKind(kind),           0.7, 0.1, 0.6, 2.0, 0.4, -0.1, 1.3, 0.6,
+                                                shape.columns > 3 ? 2 : 0};
+                const Problem problem{shape, settings, has_after, {}, {}, {}};
                 the_kernels_equal_the_formula(qmk::QMK_TARGET::pair_loss_float, problem, 3e-5);
                 the_kernels_equal_the_formula(qmk::QMK_TARGET::pair_loss_double, problem, 1e-11);
             }

@@ -43,10 +43,11 @@ static void the_function_equals_the_sums(double a, double b) {
     const std::string rates = " at a=" + std::to_string(a) + " b=" + std::to_string(b);
     const Truth truth = summed(a, b);
     const long double log_le = truth.gt < 0.5L ? std::log1p(-truth.gt) : std::log(truth.le);
-    near(poisson_probability(a, b, PoissonForm::le), truth.le, "le" + rates);
-    near(poisson_probability(a, b, PoissonForm::gt), truth.gt, "gt" + rates);
-    near(poisson_probability(a, b, PoissonForm::log_le), log_le, "log_le" + rates);
-    const auto by = poisson_derivatives(a, b, PoissonForm::le), of_log = poisson_derivatives(a, b, PoissonForm::log_le);
+    near(poisson_probability(a, b, PoissonComparison::le), truth.le, "le" + rates);
+    near(poisson_probability(a, b, PoissonComparison::gt), truth.gt, "gt" + rates);
+    near(poisson_probability(a, b, PoissonComparison::log_le), log_le, "log_le" + rates);
+    const auto by = poisson_derivatives(a, b, PoissonComparison::le),
+               of_log = poisson_derivatives(a, b, PoissonComparison::log_le);
     near(by.by_a, -truth.equal, "le by a" + rates);
     near(by.by_b, truth.one_more, "le by b" + rates);
     near(of_log.by_a, -truth.equal / truth.le, "log_le by a" + rates);
@@ -73,19 +74,19 @@ static void kernels_equal_the_function(const PoissonCpu<T>& kernels, double tole
         b[i] = T(i % 13 == 0 ? odd[i / 13 % 6] : std::pow(10.0, exponent(random)));
         grad[i] = T(unit(random));
     }
-    for (auto form : {PoissonForm::le, PoissonForm::gt, PoissonForm::log_le}) {
+    for (auto comparison : {PoissonComparison::le, PoissonComparison::gt, PoissonComparison::log_le}) {
         std::vector<T> out[2], by_a[2], by_b[2];
         for (int run = 0; run < 2; ++run) {
             for (auto* results : {&out[run], &by_a[run], &by_b[run]}) results->resize(count);
-            kernels.forward(a.data(), b.data(), out[run].data(), count, form, 1 + 2 * run);
-            kernels.backward(grad.data(), a.data(), b.data(), by_a[run].data(), by_b[run].data(), count, form,
+            kernels.forward(a.data(), b.data(), out[run].data(), count, comparison, 1 + 2 * run);
+            kernels.backward(grad.data(), a.data(), b.data(), by_a[run].data(), by_b[run].data(), count, comparison,
                              1 + 2 * run);
         }
         for (int64_t i = 0; i < count; ++i) {
-            const std::string where = " of form " + std::to_string(int(form)) + " at a=" + std::to_string(a[i]) +
-                                      " b=" + std::to_string(b[i]);
-            const auto by = poisson_derivatives(double(a[i]), double(b[i]), form);
-            check(same(out[0][i], T(poisson_probability(double(a[i]), double(b[i]), form)), tolerance),
+            const std::string where = " of comparison " + std::to_string(int(comparison)) +
+                                      " at a=" + std::to_string(a[i]) + " b=" + std::to_string(b[i]);
+            const auto by = poisson_derivatives(double(a[i]), double(b[i]), comparison);
+            check(same(out[0][i], T(poisson_probability(double(a[i]), double(b[i]), comparison)), tolerance),
                   "value" + where);
             check(same(by_a[0][i], T(double(grad[i]) * by.by_a), tolerance), "derivative by a" + where);
             check(same(by_b[0][i], T(double(grad[i]) * by.by_b), tolerance), "derivative by b" + where);

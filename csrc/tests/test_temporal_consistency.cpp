@@ -15,7 +15,7 @@ namespace {
 constexpr double discount = 0.8;
 
 struct Problem {
-    TemporalShape shape;
+    TemporalConsistencyShape shape;
     std::vector<double> predicted, target, mask;
 };
 
@@ -44,7 +44,8 @@ double loss_of(const Problem& problem, bool masked) {
 }
 
 template <class T>
-void the_kernels_equal_the_formula(const TemporalConsistencyCpu<T>& kernels, TemporalShape shape, double tolerance) {
+void the_kernels_equal_the_formula(const TemporalConsistencyCpu<T>& kernels, TemporalConsistencyShape shape,
+                                   double tolerance) {
     const int64_t rows = shape.steps * shape.batch, values = rows * shape.size;
     std::mt19937 random{unsigned(shape.size)};
     std::normal_distribution<double> normal;

@@ -1,5 +1,5 @@
-"""Backends: the same functions of an op on different hardware; `table` chooses, `native` reaches the compiled core."""
+"""Backends: the same functions of an op on different hardware; `dispatch` chooses."""
 
-from . import native, table
+from . import dispatch, native
 
-__all__ = ["native", "table"]
+__all__ = ["dispatch", "native"]

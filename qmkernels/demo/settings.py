@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..backends.table import requested
+from ..backends.dispatch import requested
 
 
 @dataclass(frozen=True)

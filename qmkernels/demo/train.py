@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..backends.table import resolve, use_backend
+from ..backends.dispatch import resolve, use_backend
 from ..nn import IQE
 from .correlation import spearman
 from .mountaincar import FloatArray, Grid, random_actor_transitions

@@ -1,11 +1,13 @@
 """The losses that quasimetric methods are made of: embeddings and a head in, a named tuple with ``loss`` out."""
 
 from .contrastive import contrastive
-from .iqrl import temporal_consistency
+from .latent_dynamics import latent_dynamics
+from .linex import linex
 from .metra import metra
-from .metric_rl import metric_contrastive
-from .qrl import latent_dynamics, qrl_critic
-from .tmd import linex, tmd_critic
+from .metric_contrastive import metric_contrastive
+from .qrl_critic import qrl_critic
+from .temporal_consistency import temporal_consistency
+from .tmd_critic import tmd_critic
 
 __all__ = [
     "contrastive",

@@ -8,12 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..distributed import gather_rows
-from ..ops.broadcasting import every_pair
-from ..ops.pair_loss import pair_loss
-from ..reference.pair_loss import (
+from ..definitions.pair_loss import (
     Contrast,
-    PairForm,
+    PairLossSettings,
     Softmaxes,
     contrast_of_sides,
     contrast_of_sigmoids,
@@ -21,7 +18,10 @@ from ..reference.pair_loss import (
     over,
     softplus_over_goals,
 )
-from . import common, tiles
+from ..distributed import gather_rows
+from ..ops.broadcasting import every_pair
+from ..ops.pair_loss import pair_loss
+from . import checks, tiles
 
 _DIRECTIONS = ("backward", "forward", "symmetric")
 _FORMS = ("softmax", "sigmoid")
@@ -43,7 +43,7 @@ class Contrastive(NamedTuple):
 
 
 def contrastive(
-    head: common.Head,
+    head: checks.Head,
     x: Tensor,
     y: Tensor,
     *,
@@ -94,7 +94,7 @@ def contrastive(
         >>> states, goals = torch.randn(32, 64, requires_grad=True), torch.randn(32, 64)
         >>> qm.losses.contrastive(head, states, goals).loss.backward()
     """
-    common.check_head("contrastive", head)
+    checks.check_head("contrastive", head)
     check_pairs("contrastive", x, y, offset)
     for name, value, choices in (("direction", direction, _DIRECTIONS), ("form", form, _FORMS)):
         if value not in choices:
@@ -105,7 +105,7 @@ def contrastive(
         y, offset = matches_of(y, offset, count), 0
     streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
     if group is None and not streaming:
-        settings = PairForm(kind, scale, float(logsumexp_weight), offset=offset)
+        settings = PairLossSettings(kind, scale, float(logsumexp_weight), offset=offset)
         loss, stats = pair_loss(every_pair(head, x, y), None, None, settings)
         return Contrastive(loss, stats.positive, stats.negative, stats.logsumexp, stats.accuracy)
     found = _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, group)
@@ -170,9 +170,9 @@ def over_processes(local: Softmaxes, group) -> Softmaxes:
 
 
 def check_pairs(loss: str, x: Tensor, y: Tensor, offset: int) -> None:
-    common.check_rows(loss, x=x)
-    common.check_rows(loss, y=y)
-    common.check_alike(loss, x=x, y=y)
+    checks.check_rows(loss, x=x)
+    checks.check_rows(loss, y=y)
+    checks.check_alike(loss, x=x, y=y)
     if x.shape[-1] != y.shape[-1] or x.shape[:-2] != y.shape[:-2]:
         raise ValueError(
             f"{loss}: x and y must agree but for their numbers of rows, got {tuple(x.shape)} and {tuple(y.shape)}."

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..backends import table
+from ..backends import dispatch
+from ..definitions.metra import NORMS, MetraSettings, loss_of, squared_distance, terms
 from ..ops.arguments import in_compute_dtype
 from ..ops.metra import metra as fused
-from ..ops.transforms import in_function_transform
-from ..reference.metra import NORMS, MetraForm, loss_of, squared_distance, terms
-from . import common
+from ..ops.torch_modes import in_function_transform
+from . import checks
 
 
 class Metra(NamedTuple):
@@ -38,7 +38,7 @@ def metra(
     *,
     slack: float = 1e-3,
     norm: str = "sum",
-    head: common.Head | None = None,
+    head: checks.Head | None = None,
 ) -> Metra:
     r"""Representations along which skills travel far, of steps no longer than one.
 
@@ -69,18 +69,18 @@ def metra(
 
     Source: Park et al. 2024, arXiv 2310.08887, equation 11 and its code; ``head`` is this package's own.
     """
-    common.check_rows("metra", phi=phi, phi_next=phi_next, skill=skill)
-    common.check_multiplier("metra", "log_multiplier", log_multiplier, phi)
+    checks.check_rows("metra", phi=phi, phi_next=phi_next, skill=skill)
+    checks.check_multiplier("metra", "log_multiplier", log_multiplier, phi)
     if norm not in NORMS:
         raise ValueError(f"metra: norm must be one of {', '.join(NORMS)}, got {norm!r}.")
     if head is not None:
-        common.check_head("metra", head)
+        checks.check_head("metra", head)
     squared = None if head is None else head(phi, phi_next).square()
     phi, phi_next, skill = in_compute_dtype(phi), in_compute_dtype(phi_next), in_compute_dtype(skill)
     log_multiplier = log_multiplier.to(phi.dtype)
     if head is None and not in_function_transform():
-        form = MetraForm(float(slack), norm)
-        loss, reward, stats = fused(phi, phi_next, skill, log_multiplier, form, table.requested(None))
+        settings = MetraSettings(float(slack), norm)
+        loss, reward, stats = fused(phi, phi_next, skill, log_multiplier, settings, dispatch.requested(None))
         return Metra(loss, reward, *stats.unbind())
     step = phi_next - phi
     squared = squared_distance(step, norm) if squared is None else squared

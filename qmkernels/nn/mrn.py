@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import mrn as op
-from ..ops.mrn import MrnForm
+from ..ops.mrn import MrnSettings
 from .kernel_head import Kernel, KernelHead
 
 
@@ -161,12 +161,12 @@ class MRN(KernelHead):
             )
         return torch.cat([symmetric, asymmetric], dim=-1)
 
-    def _form(self, **settings: object) -> MrnForm:
-        return MrnForm(squares="mean", exponent=float(self.sym_p), **settings)
+    def _settings(self, **settings: object) -> MrnSettings:
+        return MrnSettings(squares="mean", exponent=float(self.sym_p), **settings)
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         (x_symmetric, x_asymmetric), (y_symmetric, y_asymmetric) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
-        symmetric = op.run(x_symmetric, y_symmetric, self._form(asymmetric="none"))
+        symmetric = op.run(x_symmetric, y_symmetric, self._settings(asymmetric="none"))
         asymmetric = (x_asymmetric - y_asymmetric).max(dim=-1).values.relu()
         return torch.stack([symmetric, asymmetric.to(symmetric.dtype)], dim=-1)
 
@@ -175,8 +175,8 @@ class MRN(KernelHead):
         if reduction is None:
             return None
         # One component of two parts, whose sum the kernel takes: half of it is their mean.
-        form = self._form(asymmetric="second", scale=1.0 if reduction.name == "sum" else 0.5)
-        return Kernel(partial(op.run, form=form), partial(op.run_pairwise, form=form), reduction.finish)
+        settings = self._settings(asymmetric="second", scale=1.0 if reduction.name == "sum" else 0.5)
+        return Kernel(partial(op.run, settings=settings), partial(op.run_pairwise, settings=settings), reduction.finish)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nsym_p={self.sym_p:g}"
@@ -244,7 +244,7 @@ class LatentMRN(KernelHead):
     Args:
         input_size (int): Size of the latent vectors.
         num_components (int, optional): Components; must divide ``input_size``. Default: the preset's.
-        preset (str, optional): A published form, whose settings those given explicitly replace: ``"ogbench"``,
+        preset (str, optional): A published settings, whose settings those given explicitly replace: ``"ogbench"``,
             ``"tmd"``, ``"mqe"``, ``"etd"``, ``"torchqmet"`` or ``"torchqmet_fixed"``; `qmkernels.mrn` has the table.
             ``None``: one component, its first half asymmetric, and nothing else. Default: ``"tmd"``.
         asymmetric, squares, exponent, eps, eps_form, scale (optional): As for `qmkernels.mrn`. Default: the preset's.
@@ -268,7 +268,7 @@ class LatentMRN(KernelHead):
 
     Attributes:
         input_size (int), num_components (int), discount (float or None): As above.
-        preset (str or None), form (MrnForm): The preset, and all settings that came of it.
+        preset (str or None), settings (MrnSettings): The preset, and all settings that came of it.
         guaranteed_quasimetric (bool): Whether ``exponent`` is at most 1, ``eps`` 0 and ``scale`` not negative.
         transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
 
@@ -299,7 +299,7 @@ class LatentMRN(KernelHead):
     """
 
     preset: str | None
-    form: MrnForm
+    settings: MrnSettings
 
     def __init__(
         self,
@@ -325,39 +325,40 @@ class LatentMRN(KernelHead):
             num_components=num_components, asymmetric=asymmetric, squares=squares, exponent=exponent, eps=eps,
             eps_form=eps_form, scale=scale,
         )  # fmt: skip
-        form = op.resolved_form(name, input_size, preset, settings)
-        if form.exponent > 1 and warn_if_not_quasimetric:
+        settings = op.resolved_settings(name, input_size, preset, settings)
+        if settings.exponent > 1 and warn_if_not_quasimetric:
             warnings.warn(
-                f"{name} with exponent={form.exponent:g} may not be a quasimetric: the triangle inequality can fail. "
-                f"exponent=1 guarantees it.",
+                f"{name} with exponent={settings.exponent:g} may not be a quasimetric: the triangle inequality can "
+                f"fail. exponent=1 guarantees it.",
                 stacklevel=2,
             )
         super().__init__(
             input_size,
-            form.num_components,
+            settings.num_components,
             warn_if_not_quasimetric=warn_if_not_quasimetric,
-            guaranteed_quasimetric=form.exponent <= 1 and form.eps == 0 and form.scale >= 0,
+            guaranteed_quasimetric=settings.exponent <= 1 and settings.eps == 0 and settings.scale >= 0,
             transforms=transforms,
-            reduction=form.reduction if reduction is None else reduction,
+            reduction=settings.reduction if reduction is None else reduction,
             discount=discount,
         )
         self.preset = preset
-        self.form = form._replace(reduction="none")
+        self.settings = settings._replace(reduction="none")
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        return op.run(x, y, self.form)
+        return op.run(x, y, self.settings)
 
     def _kernel(self) -> Kernel | None:
         reduction = self._kernel_reduction("sum", "mean")
         if reduction is None:
             return None
-        form = self.form._replace(reduction=reduction.name)
-        return Kernel(partial(op.run, form=form), partial(op.run_pairwise, form=form), reduction.finish)
+        settings = self.settings._replace(reduction=reduction.name)
+        return Kernel(partial(op.run, settings=settings), partial(op.run_pairwise, settings=settings), reduction.finish)
 
     def extra_repr(self) -> str:
-        form = self.form
+        settings = self.settings
         return (
             f"{super().extra_repr()}\n"
-            f"preset={self.preset!r}, asymmetric={form.asymmetric!r}, squares={form.squares!r}, "
-            f"exponent={form.exponent:g}, eps={form.eps:g}, eps_form={form.eps_form!r}, scale={form.scale:g}"
+            f"preset={self.preset!r}, asymmetric={settings.asymmetric!r}, squares={settings.squares!r}, "
+            f"exponent={settings.exponent:g}, eps={settings.eps:g}, eps_form={settings.eps_form!r}, "
+            f"scale={settings.scale:g}"
         )

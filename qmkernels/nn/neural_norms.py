@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..ops import mrn
-from ..ops.mrn import MrnForm
+from ..ops.mrn import MrnSettings
 from .kernel_head import KernelHead, Pairs
 
 
@@ -369,8 +369,8 @@ class WideNorm(NormHead):
             difference = x - y
             x = self.w(torch.cat([difference, -difference], dim=-1).relu())
             return torch.linalg.vector_norm(x.unflatten(-1, (self.num_components, -1)), dim=-1)
-        form = MrnForm(num_components=self.num_components, asymmetric="none", reduction="none")
-        return mrn.run(x, y, form)
+        settings = MrnSettings(num_components=self.num_components, asymmetric="none", reduction="none")
+        return mrn.run(x, y, settings)
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
         pairs = super()._pairs(x, y)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..backends import table
-from ..reference import fsq as definition
+from ..backends import dispatch
+from ..definitions import fsq as definition
 from . import arguments
 from .kernel_function import on_backend
 from .registration import register
-from .transforms import apply, batch_first, can_call_op_directly, in_function_transform, records_derivative
+from .torch_modes import apply, batch_first, can_call_op_directly, in_function_transform, records_derivative
 
 _FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -203,7 +203,7 @@ def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
         raise ValueError(
             f"fsq: the last size of z must be a multiple of the number of levels, {len(levels)}, got {tuple(z.shape)}."
         )
-    z, backend = arguments.in_compute_dtype(z), table.requested(backend)
+    z, backend = arguments.in_compute_dtype(z), dispatch.requested(backend)
     if not records_derivative(z):
         return Fsq(*fsq_forward(z, levels, backend))
     return Fsq(*apply(FsqForward if torch.compiler.is_compiling() else FsqForwardMode, z, levels, backend))

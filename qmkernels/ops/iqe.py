@@ -1,4 +1,4 @@
-"""IQE for users: checks, broadcasting, autograd. Kernels are in backends; the definition is reference/iqe.py."""
+"""IQE for users: checks, broadcasting, autograd. Kernels are in backends; the definition is definitions/iqe.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..backends import table
+from ..backends import dispatch
 from . import arguments, broadcasting
 from .iqe_autograd import Iqe, IqeForwardMode, iqe_forward
 from .iqe_pairwise_autograd import IqePairwise, IqePairwiseForwardMode, iqe_pairwise_forward
-from .transforms import apply, records_derivative
+from .torch_modes import apply, records_derivative
 
 _PUBLIC_REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 _INITIAL_MAX_WEIGHT = 1.0 / (1.0 + math.exp(1.0))
@@ -100,7 +100,7 @@ def iqe(
         tensor([3., 1.])
     """
     x, y, max_weight = _prepared("iqe", x, y, dim_per_component, reduction, max_weight)
-    settings = (max_weight, dim_per_component, reduction, table.requested(backend))
+    settings = (max_weight, dim_per_component, reduction, dispatch.requested(backend))
     rows, pairs = partial(_run, _ELEMENTWISE, settings), partial(_run, _PAIRWISE, settings)
     return broadcasting.elementwise("iqe", x, y, rows, pairs, bidirectional)
 
@@ -141,5 +141,5 @@ def iqe_pairwise(
                 [1.]])
     """
     x, y, max_weight = _prepared("iqe_pairwise", x, y, dim_per_component, reduction, max_weight)
-    pairs = partial(_run, _PAIRWISE, (max_weight, dim_per_component, reduction, table.requested(backend)))
+    pairs = partial(_run, _PAIRWISE, (max_weight, dim_per_component, reduction, dispatch.requested(backend)))
     return broadcasting.pairwise("iqe_pairwise", x, y, pairs, bidirectional)

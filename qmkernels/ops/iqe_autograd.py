@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..backends import table
+from ..backends import dispatch
 from ..backends.reference.iqe import unpack_ends
 from .registration import register
-from .transforms import batch_first, can_call_op_directly
+from .torch_modes import batch_first, can_call_op_directly
 
 
 def _run_forward(x, y, max_weight, dim_per_component, reduction, keep, backend):
-    module = table.resolve("iqe", x.device.type, backend)
+    module = dispatch.resolve("iqe", x.device.type, backend)
     return module.iqe_forward(x.contiguous(), y.contiguous(), max_weight, dim_per_component, reduction, keep)
 
 
@@ -34,7 +34,7 @@ def _fake_forward(x, y, max_weight, dim_per_component, reduction, keep, backend)
 
 
 def _run_backward(grad_out, ends, largest, max_weight, dim_per_component, reduction, backend):
-    module = table.resolve("iqe", grad_out.device.type, backend)
+    module = dispatch.resolve("iqe", grad_out.device.type, backend)
     return module.iqe_backward(
         grad_out.contiguous(), ends.contiguous(), largest.contiguous(), max_weight, dim_per_component, reduction
     )

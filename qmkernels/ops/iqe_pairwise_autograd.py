@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..backends import table
-from ..reference import iqe as definition
+from ..backends import dispatch
+from ..definitions import iqe as definition
 from .iqe_autograd import component_tangents, largest_is_kept, reduced_tangent
 from .registration import register
-from .transforms import batch_first, can_call_op_directly
+from .torch_modes import batch_first, can_call_op_directly
 
 # Values that plain PyTorch works on at a time in `_tangent`: bounds its memory.
 _TANGENT_BLOCK = 1 << 22
 
 
 def _run_forward(x, y, max_weight, dim_per_component, reduction, keep, backend):
-    module = table.resolve("iqe", x.device.type, backend)
+    module = dispatch.resolve("iqe", x.device.type, backend)
     return module.iqe_pairwise_forward(x.contiguous(), y.contiguous(), max_weight, dim_per_component, reduction, keep)
 
 
@@ -34,7 +34,7 @@ def _fake_forward(x, y, max_weight, dim_per_component, reduction, keep, backend)
 
 
 def _run_backward(grad_out, x, y, largest, max_weight, dim_per_component, reduction, need_weight_gradient, backend):
-    module = table.resolve("iqe", x.device.type, backend)
+    module = dispatch.resolve("iqe", x.device.type, backend)
     tensors = (tensor.contiguous() for tensor in (grad_out, x, y, largest))
     return module.iqe_pairwise_backward(*tensors, max_weight, dim_per_component, reduction, need_weight_gradient)
 

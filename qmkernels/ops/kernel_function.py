@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..backends import table
-from .transforms import apply, batch_first, can_call_op_directly, records_derivative
+from ..backends import dispatch
+from .torch_modes import apply, batch_first, can_call_op_directly, records_derivative
 
 
 def on_backend(op: str, function: str) -> Callable:
@@ -24,7 +24,7 @@ def on_backend(op: str, function: str) -> Callable:
     def run(*arguments):
         *arguments, backend = arguments
         arguments = [value.contiguous() if isinstance(value, Tensor) else value for value in arguments]
-        return getattr(table.resolve(op, arguments[0].device.type, backend), function)(*arguments)
+        return getattr(dispatch.resolve(op, arguments[0].device.type, backend), function)(*arguments)
 
     return run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..reference import latent_dynamics as definition
-from ..reference.latent_dynamics import LatentDynamicsForm
+from ..definitions import latent_dynamics as definition
+from ..definitions.latent_dynamics import LatentDynamicsSettings
 from .kernel_function import on_backend
 from .loss_function import loss_function
 from .registration import register
@@ -45,8 +45,8 @@ latent_dynamics_backward = register(
 
 def composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings) -> Tensor:
     """The loss in plain PyTorch, for derivatives of derivatives."""
-    form = LatentDynamicsForm(*settings)
-    return definition.loss_of(definition.distances(predicted, target, max_weight, form), form.power)
+    settings = LatentDynamicsSettings(*settings)
+    return definition.loss_of(definition.distances(predicted, target, max_weight, settings), settings.power)
 
 
 def _gradients(grad_loss, tensors, kept, settings, needs):
@@ -60,8 +60,8 @@ _latent_dynamics = loss_function(
 
 
 def latent_dynamics(
-    predicted: Tensor, target: Tensor, max_weight: Tensor | None, form: LatentDynamicsForm, backend: str
+    predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Loss and stats (backends/reference/latent_dynamics.py) of checked arguments in the dtype of computation."""
-    loss, stats, *_ = _latent_dynamics(predicted, target, max_weight, *form, backend)
+    loss, stats, *_ = _latent_dynamics(predicted, target, max_weight, *settings, backend)
     return loss, stats

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .transforms import apply, can_call_op_directly, records_derivative
+from .torch_modes import apply, can_call_op_directly, records_derivative
 
 
 def loss_function(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..reference import metra as definition
-from ..reference.metra import MetraForm
+from ..definitions import metra as definition
+from ..definitions.metra import MetraSettings
 from .kernel_function import on_backend
 from .loss_function import loss_function
 from .registration import register
@@ -37,10 +37,10 @@ metra_backward = register(
 
 def composed(phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, *settings) -> Tensor:
     """The loss in plain PyTorch, for derivatives of derivatives."""
-    form = MetraForm(*settings)
+    settings = MetraSettings(*settings)
     step = phi_next - phi
-    squared = definition.squared_distance(step, form.norm)
-    terms = definition.terms(step, skill, squared, log_multiplier, form.slack)
+    squared = definition.squared_distance(step, settings.norm)
+    terms = definition.terms(step, skill, squared, log_multiplier, settings.slack)
     return definition.loss_of(*terms, log_multiplier)
 
 
@@ -52,7 +52,7 @@ _metra = loss_function("Metra", metra_forward, _gradients, composed, num_tensors
 
 
 def metra(
-    phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, form: MetraForm, backend: str
+    phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, settings: MetraSettings, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, reward and stats (backends/reference/metra.py) of checked arguments in the dtype of computation."""
-    return _metra(phi, phi_next, skill, log_multiplier, *form, backend)[:3]
+    return _metra(phi, phi_next, skill, log_multiplier, *settings, backend)[:3]

@@ -2,11 +2,11 @@
 
 What a new op ``foo`` is made of, from the bottom up, each in a file of its name (`rg -w foo_forward` shows the path):
 
-1. ``reference/foo.py``           what it computes, in plain PyTorch, and its gradient formula.
+1. ``definitions/foo.py``           what it computes, in plain PyTorch, and its gradient formula.
 2. ``backends/reference/foo.py``  the contract: what ``foo_forward`` and ``foo_backward`` take and return.
 3. ``csrc/math/foo.h``            the arithmetic of one item; ``csrc/cpu``, ``csrc/cuda`` and ``backends/triton`` the
-   loops around it; ``csrc/bindings`` and ``backends/compiled`` the way there. The name goes into ``csrc/ops.cmake``,
-   ``csrc/bindings`` and ``backends/table.py``.
+   loops around it; ``csrc/bindings`` and ``backends/native`` the way there. The name goes into ``csrc/ops.cmake``,
+   ``csrc/bindings`` and ``backends/dispatch.py``.
 4. here: the ops registered with torch, the Functions that differentiate them, the public function.
 5. ``nn/foo.py`` where it is a head; ``python_tests/test_foo.py``, ``benchmarks/bench_foo.py``.
 """
@@ -18,26 +18,26 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends import table
-from ..reference import mrn as definition
-from ..reference.mrn import MrnForm
+from ..backends import dispatch
+from ..definitions import mrn as definition
+from ..definitions.mrn import MrnSettings
 from . import arguments, broadcasting
 from .kernel_function import kernel_function, on_backend, pairwise_gradient
 from .registration import register
 
 # The published forms. Where the sources' code is in JAX, one component of TMD's `mrn_distance` is one here.
-PRESETS: dict[str, MrnForm] = {
+PRESETS: dict[str, MrnSettings] = {
     # torchqmet's MRN and MRNFixed, after their projections: the two projections side by side, symmetric one first.
-    "torchqmet": MrnForm(asymmetric="second", squares="mean", exponent=2.0),
-    "torchqmet_fixed": MrnForm(asymmetric="second", squares="mean"),
-    "ogbench": MrnForm(asymmetric="second", eps=1e-12, eps_form="max"),
-    "tmd": MrnForm(num_components=8, eps=1e-6, reduction="mean"),
-    # Divided by sqrt(D), which `resolved_form` does.
-    "mqe": MrnForm(num_components=8, eps=1e-8, eps_form="difference", reduction="mean"),
-    "etd": MrnForm(eps=1e-8),
+    "torchqmet": MrnSettings(asymmetric="second", squares="mean", exponent=2.0),
+    "torchqmet_fixed": MrnSettings(asymmetric="second", squares="mean"),
+    "ogbench": MrnSettings(asymmetric="second", eps=1e-12, eps_form="max"),
+    "tmd": MrnSettings(num_components=8, eps=1e-6, reduction="mean"),
+    # Divided by sqrt(D), which `resolved_settings` does.
+    "mqe": MrnSettings(num_components=8, eps=1e-8, eps_form="difference", reduction="mean"),
+    "etd": MrnSettings(eps=1e-8),
 }
 
-# --- The ops registered with torch: schema, implementation, shapes for tracing. The settings are those of MrnForm.
+# --- The ops registered with torch: schema, implementation, shapes for tracing. The settings are those of MrnSettings.
 
 _SETTINGS = (
     "int num_components, str asymmetric, str squares, float exponent, float eps, str eps_form, str reduction, "
@@ -80,8 +80,8 @@ mrn_pairwise_backward = register(
 # --- The Functions that differentiate them.
 
 
-def _gradient(grad_out, x, y, *form):
-    grad_x = definition.gradient(grad_out, x, y, MrnForm(*form))
+def _gradient(grad_out, x, y, *settings):
+    grad_x = definition.gradient(grad_out, x, y, MrnSettings(*settings))
     return grad_x, -grad_x
 
 
@@ -98,26 +98,26 @@ _pairwise = kernel_function(
 # --- The public functions.
 
 
-def resolved_form(op: str, size: int, preset: str | None, settings: dict[str, Any]) -> MrnForm:
-    """The form that a preset and explicit settings, None where not given, make for embeddings of ``size`` values."""
-    form = MrnForm()
+def resolved_settings(op: str, size: int, preset: str | None, given: dict[str, Any]) -> MrnSettings:
+    """The settings that a preset and explicit ones, None where not given, make for embeddings of ``size`` values."""
+    settings = MrnSettings()
     if preset is not None:
         arguments.check_choice(op, "preset", preset, tuple(PRESETS))
-        form = PRESETS[preset]
+        settings = PRESETS[preset]
         if preset == "mqe":
-            form = form._replace(scale=1.0 / math.sqrt(size))
-    form = form._replace(**{name: value for name, value in settings.items() if value is not None})
+            settings = settings._replace(scale=1.0 / math.sqrt(size))
+    settings = settings._replace(**{name: value for name, value in given.items() if value is not None})
 
-    arguments.check_count(op, "num_components", form.num_components, divides=size)
-    arguments.check_choice(op, "asymmetric", form.asymmetric, definition.ASYMMETRIC)
-    arguments.check_choice(op, "squares", form.squares, definition.SQUARES)
-    arguments.check_choice(op, "eps_form", form.eps_form, definition.EPS_FORMS)
-    arguments.check_choice(op, "reduction", form.reduction, definition.REDUCTIONS)
-    if not form.exponent > 0:
-        raise ValueError(f"{op}: exponent must be positive, got {form.exponent}.")
-    if not form.eps >= 0:
-        raise ValueError(f"{op}: eps must be at least 0, got {form.eps}.")
-    return form._replace(exponent=float(form.exponent), eps=float(form.eps), scale=float(form.scale))
+    arguments.check_count(op, "num_components", settings.num_components, divides=size)
+    arguments.check_choice(op, "asymmetric", settings.asymmetric, definition.ASYMMETRIC)
+    arguments.check_choice(op, "squares", settings.squares, definition.SQUARES)
+    arguments.check_choice(op, "eps_form", settings.eps_form, definition.EPS_FORMS)
+    arguments.check_choice(op, "reduction", settings.reduction, definition.REDUCTIONS)
+    if not settings.exponent > 0:
+        raise ValueError(f"{op}: exponent must be positive, got {settings.exponent}.")
+    if not settings.eps >= 0:
+        raise ValueError(f"{op}: eps must be at least 0, got {settings.eps}.")
+    return settings._replace(exponent=float(settings.exponent), eps=float(settings.eps), scale=float(settings.scale))
 
 
 def mrn(
@@ -152,7 +152,7 @@ def mrn(
         y: to, of x's dtype and device; leading dimensions broadcast. Where they form a matrix of pairs, as in
             ``mrn(x[:, None], y)``, the pairwise kernel runs and nothing of size N x M x D exists.
         num_components: C, which divides D. Default 1.
-        preset: a published form, in which every setting that is given explicitly replaces the preset's:
+        preset: a published settings, in which every setting that is given explicitly replaces the preset's:
 
             ==================  ==  ==========  =======  =====================  =========  ==========
             name                C   asymmetric  squares  eps                    exponent   reduction
@@ -204,8 +204,8 @@ def mrn(
         eps_form=eps_form, reduction=reduction, scale=scale,
     )  # fmt: skip
     arguments.check_embeddings("mrn", x, y)
-    form = resolved_form("mrn", x.shape[-1], preset, settings)
-    return _run(x, y, form, bidirectional, backend)
+    settings = resolved_settings("mrn", x.shape[-1], preset, settings)
+    return _run(x, y, settings, bidirectional, backend)
 
 
 def mrn_pairwise(
@@ -253,8 +253,8 @@ def mrn_pairwise(
         eps_form=eps_form, reduction=reduction, scale=scale,
     )  # fmt: skip
     arguments.check_embeddings("mrn_pairwise", x, y)
-    form = resolved_form("mrn_pairwise", x.shape[-1], preset, settings)
-    return _run_pairwise("mrn_pairwise", x, y, form, bidirectional, backend)
+    settings = resolved_settings("mrn_pairwise", x.shape[-1], preset, settings)
+    return _run_pairwise("mrn_pairwise", x, y, settings, bidirectional, backend)
 
 
 def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
@@ -280,30 +280,32 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
                 [5.]])
     """
     arguments.check_embeddings("euclidean_pairwise", x, y)
-    return _run_pairwise("euclidean_pairwise", x, y, MrnForm(asymmetric="none"), False, backend)
+    return _run_pairwise("euclidean_pairwise", x, y, MrnSettings(asymmetric="none"), False, backend)
 
 
-def run(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False) -> Tensor | broadcasting.BothWays:
-    """`mrn` in a form that is resolved already, for heads."""
+def run(x: Tensor, y: Tensor, settings: MrnSettings, bidirectional: bool = False) -> Tensor | broadcasting.BothWays:
+    """`mrn` with settings that are resolved already, for heads."""
     arguments.check_embeddings("mrn", x, y)
-    return _run(x, y, form, bidirectional, None)
+    return _run(x, y, settings, bidirectional, None)
 
 
-def run_pairwise(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool = False) -> Tensor | broadcasting.BothWays:
-    """`mrn_pairwise` in a form that is resolved already, for heads."""
+def run_pairwise(
+    x: Tensor, y: Tensor, settings: MrnSettings, bidirectional: bool = False
+) -> Tensor | broadcasting.BothWays:
+    """`mrn_pairwise` with settings that are resolved already, for heads."""
     arguments.check_embeddings("mrn_pairwise", x, y)
-    return _run_pairwise("mrn_pairwise", x, y, form, bidirectional, None)
+    return _run_pairwise("mrn_pairwise", x, y, settings, bidirectional, None)
 
 
-def _run(x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool, backend: str | None):
-    settings = (*form, table.requested(backend))
+def _run(x: Tensor, y: Tensor, settings: MrnSettings, bidirectional: bool, backend: str | None):
+    settings = (*settings, dispatch.requested(backend))
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     return broadcasting.elementwise(
         "mrn", x, y, lambda a, b: _elementwise(a, b, *settings), lambda a, b: _pairwise(a, b, *settings), bidirectional
     )
 
 
-def _run_pairwise(op: str, x: Tensor, y: Tensor, form: MrnForm, bidirectional: bool, backend: str | None):
-    settings = (*form, table.requested(backend))
+def _run_pairwise(op: str, x: Tensor, y: Tensor, settings: MrnSettings, bidirectional: bool, backend: str | None):
+    settings = (*settings, dispatch.requested(backend))
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     return broadcasting.pairwise(op, x, y, lambda a, b: _pairwise(a, b, *settings), bidirectional)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import table
+from ..backends import dispatch
 from . import arguments, broadcasting
 from .kernel_function import on_backend
 from .registration import register
-from .transforms import records_derivative
+from .torch_modes import records_derivative
 
 # A tile of distances, queries by rows of the bank: small enough for a CPU's cache, large enough to fill a GPU.
 _TILE_QUERIES = {"cpu": 512, "cuda": 4096}
@@ -72,7 +72,7 @@ def nearest(
     """
     arguments.check_embeddings("nearest", x, y)
     _check(x, y, k, metric)
-    backend = table.requested(backend)
+    backend = dispatch.requested(backend)
     rows = x.reshape(-1, x.shape[-1])
     with torch.no_grad():
         queries = _TILE_QUERIES.get(x.device.type, 1024)

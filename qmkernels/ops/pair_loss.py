@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..backends import table
-from ..reference import pair_loss as definition
-from ..reference.pair_loss import PairForm, PairStats
+from ..backends import dispatch
+from ..definitions import pair_loss as definition
+from ..definitions.pair_loss import PairLossSettings, PairLossStats
 from .arguments import in_compute_dtype
 from .kernel_function import on_backend
 from .loss_function import loss_function
 from .registration import register
-from .transforms import in_function_transform
+from .torch_modes import in_function_transform
 
-_FORM = (
+_SETTINGS = (
     "str kind, float scale, float logsumexp_weight, float linex_weight, float clip, float diagonal_weight, "
     "float log_discount, float step, float repulsion_weight, int offset"
 )
@@ -23,7 +23,7 @@ def _fake_forward(distance, after, log_discounts, kind, *rest):
     rows = distance.shape[:2]
     return (
         distance.new_empty(()),
-        distance.new_empty(len(PairStats._fields)),
+        distance.new_empty(len(PairLossStats._fields)),
         distance.new_empty(rows if kind in ("forward", "symmetric") else 0),
         distance.new_empty(rows if kind in ("backward", "symmetric") else 0),
     )
@@ -34,14 +34,14 @@ def _fake_backward(grad_loss, distance, *rest):
 
 
 pair_loss_forward = register(
-    f"pair_loss_forward(Tensor distance, Tensor? after, Tensor? log_discounts, {_FORM}, str backend)"
+    f"pair_loss_forward(Tensor distance, Tensor? after, Tensor? log_discounts, {_SETTINGS}, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     on_backend("pair_loss", "pair_loss_forward"),
     _fake_forward,
 )
 pair_loss_backward = register(
     "pair_loss_backward(Tensor grad_loss, Tensor distance, Tensor? after, Tensor? log_discounts, Tensor row_sums,"
-    f" Tensor column_sums, {_FORM}, str backend) -> Tensor",
+    f" Tensor column_sums, {_SETTINGS}, str backend) -> Tensor",
     on_backend("pair_loss", "pair_loss_backward"),
     _fake_backward,
 )
@@ -53,22 +53,22 @@ def _gradients(grad_loss, tensors, kept, settings, needs):
 
 
 def _composed(distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings) -> Tensor:
-    return definition.pair_loss(distance, after, log_discounts, PairForm(*settings))[0]
+    return definition.pair_loss(distance, after, log_discounts, PairLossSettings(*settings))[0]
 
 
 _pair_loss = loss_function("PairLoss", pair_loss_forward, _gradients, _composed, num_tensors=3, kept_from=2)
 
 
 def pair_loss(
-    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, form: PairForm
-) -> tuple[Tensor, PairStats]:
+    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, settings: PairLossSettings
+) -> tuple[Tensor, PairLossStats]:
     """The loss and its detached diagnostics from distances (..., N, M).
 
     ``after``, of distance's shape, is held fixed; ``log_discounts`` is (..., N). Where a kernel cannot give the
     derivative, within torch.func transforms and by ``log_discounts``, the loss is composed of torch ops.
     """
     if in_function_transform() or (log_discounts is not None and log_discounts.requires_grad):
-        return definition.pair_loss(distance, after, log_discounts, form)[:2]
+        return definition.pair_loss(distance, after, log_discounts, settings)[:2]
     distance = in_compute_dtype(distance)
     shape = distance.shape
     if len(shape) != 3:
@@ -77,5 +77,5 @@ def pair_loss(
         after = after.to(distance.dtype).reshape(distance.shape)
     if log_discounts is not None:
         log_discounts = log_discounts.to(distance.dtype).reshape(distance.shape[:2])
-    loss, stats, *_ = _pair_loss(distance, after, log_discounts, *form, table.requested(None))
-    return loss, PairStats(*stats.unbind())
+    loss, stats, *_ = _pair_loss(distance, after, log_discounts, *settings, dispatch.requested(None))
+    return loss, PairLossStats(*stats.unbind())

@@ -5,35 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..backends import table
-from ..reference import poisson as definition
+from ..backends import dispatch
+from ..definitions import poisson as definition
 from . import arguments
 from .kernel_function import kernel_function, on_backend
 from .registration import register
 
 poisson_forward = register(
-    "poisson_forward(Tensor a, Tensor b, str form, str backend) -> Tensor",
+    "poisson_forward(Tensor a, Tensor b, str comparison, str backend) -> Tensor",
     on_backend("poisson", "poisson_forward"),
-    lambda a, b, form, backend: a.new_empty(a.shape),
+    lambda a, b, comparison, backend: a.new_empty(a.shape),
 )
 poisson_backward = register(
-    "poisson_backward(Tensor grad_out, Tensor a, Tensor b, str form, str backend) -> (Tensor, Tensor)",
+    "poisson_backward(Tensor grad_out, Tensor a, Tensor b, str comparison, str backend) -> (Tensor, Tensor)",
     on_backend("poisson", "poisson_backward"),
-    lambda grad_out, a, b, form, backend: (a.new_empty(a.shape), b.new_empty(b.shape)),
+    lambda grad_out, a, b, comparison, backend: (a.new_empty(a.shape), b.new_empty(b.shape)),
 )
 _poisson = kernel_function(
     "Poisson", poisson_forward, poisson_backward, definition.gradient, num_tensors=2, pairwise=False
 )
 
 
-def _run(op: str, a: Tensor, b: Tensor, form: str, backend: str | None) -> Tensor:
+def _run(op: str, a: Tensor, b: Tensor, comparison: str, backend: str | None) -> Tensor:
     arguments.check_floats(op, a=a, b=b)
     a, b = arguments.in_compute_dtype(a), arguments.in_compute_dtype(b)
     try:
         a, b = torch.broadcast_tensors(a, b)
     except RuntimeError:
         raise ValueError(f"{op}: a and b must broadcast, got {tuple(a.shape)} and {tuple(b.shape)}.") from None
-    return _poisson(a, b, form, table.requested(backend))
+    return _poisson(a, b, comparison, dispatch.requested(backend))
 
 
 def poisson_le(a: Tensor, b: Tensor, *, backend: str | None = None) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..backends import table
-from ..reference import pqe as definition
+from ..backends import dispatch
+from ..definitions import pqe as definition
 from . import arguments, broadcasting
 from .kernel_function import kernel_function, on_backend, pairwise_gradient
 from .registration import register
@@ -132,7 +132,7 @@ def pqe(
         tensor([0.3935, 0.6321])
     """
     x, y, weights = _prepared("pqe", x, y, dim_per_component, weights, reduction)
-    settings = (weights, dim_per_component, table.requested(backend))
+    settings = (weights, dim_per_component, dispatch.requested(backend))
     return broadcasting.elementwise(
         "pqe", x, y, lambda a, b: _elementwise(a, b, *settings), lambda a, b: _pairwise(a, b, *settings), bidirectional
     )
@@ -167,5 +167,5 @@ def pqe_pairwise(
     Source: as for `pqe`.
     """
     x, y, weights = _prepared("pqe_pairwise", x, y, dim_per_component, weights, reduction)
-    settings = (weights, dim_per_component, table.requested(backend))
+    settings = (weights, dim_per_component, dispatch.requested(backend))
     return broadcasting.pairwise("pqe_pairwise", x, y, lambda a, b: _pairwise(a, b, *settings), bidirectional)

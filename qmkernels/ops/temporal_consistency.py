@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..reference import temporal_consistency as definition
+from ..definitions import temporal_consistency as definition
 from .kernel_function import on_backend
 from .loss_function import loss_function
 from .registration import register

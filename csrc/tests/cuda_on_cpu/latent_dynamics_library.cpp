@@ -14,12 +14,12 @@ void latent_dynamics_forward(int64_t item_size, const void* predicted, const voi
                              void* loss, void* stats, void* slopes, void* ends, void* largest, void* spread,
                              void* scratch, int64_t rows, int64_t num_components, int64_t dim_per_component,
                              int64_t reduction, int64_t power) {
-    const qmk::LatentDynamicsForm form{dim_per_component, qmk::Reduction(reduction), power};
+    const qmk::LatentDynamicsSettings settings{dim_per_component, qmk::Reduction(reduction), power};
     with_item_type(item_size, [&](auto item) {
         using T = decltype(item);
         qmk::cuda::latent_dynamics_forward<T>(in<T>(predicted), in<T>(target), in<T>(max_weight), out<T>(loss),
                                               out<T>(stats), out<T>(slopes), out<uint8_t>(ends), out<int32_t>(largest),
-                                              out<T>(spread), out<T>(scratch), rows, num_components, form, context);
+                                              out<T>(spread), out<T>(scratch), rows, num_components, settings, context);
     });
 }
 

@@ -13,7 +13,7 @@ CUDA_ON_CPU_DYNAMIC_SHARED
     int64_t num_components, int64_t asymmetric, int64_t mean_of_squares, double exponent, double eps, \
         int64_t eps_form, int64_t reduction, double scale
 #define FORM                                                                                                        \
-    qmk::MrnForm {                                                                                                  \
+    qmk::MrnSettings {                                                                                              \
         num_components, qmk::MrnAsymmetric(asymmetric), mean_of_squares != 0, exponent, eps, qmk::MrnEps(eps_form), \
             qmk::MrnReduction(reduction), scale                                                                     \
     }

@@ -1,6 +1,6 @@
 """Finite scalar quantisation on the reference backend, and what every backend's functions take and return.
 
-``z`` (..., G * n) is contiguous, float32 or float64; ``levels``: n ints from 2 to ``reference.fsq.MOST_LEVELS`` whose
+``z`` (..., G * n) is contiguous, float32 or float64; ``levels``: n ints from 2 to ``definitions.fsq.MOST_LEVELS`` whose
 product is below 2^63. Nothing is kept for backward: it computes the tanh again.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...reference import fsq as definition
+from ...definitions import fsq as definition
 
 
 def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """IQE on the reference backend, and the definition of what every backend's IQE functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64 (``max_weight`` 0-d, of the same dtype). K is
-``dim_per_component``, C = D / K, ``reduction`` one of ``reference.iqe.REDUCTIONS``. A tensor that is not needed is
+``dim_per_component``, C = D / K, ``reduction`` one of ``definitions.iqe.REDUCTIONS``. A tensor that is not needed is
 returned empty, of shape (0,).
 
 ``ends``     uint8 (..., C, ceil(2K / 8)): bit k of a component's bytes says that x_k is a left end of the union, bit
@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...reference import iqe as definition
+from ...definitions import iqe as definition
 
 
 def pack_ends(left: Tensor, right: Tensor) -> Tensor:

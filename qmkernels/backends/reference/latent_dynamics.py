@@ -1,9 +1,9 @@
 """QRL's latent dynamics with an IQE head on the reference backend, and what every backend's functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64. ``*form`` are the fields of
-``reference.latent_dynamics.LatentDynamicsForm`` in their order. ``predicted`` and ``target`` are (B, D). ``max_weight``
-is 0-d, None unless the reduction is maxmean. A tensor that is not needed is returned empty, of shape (0,). In what is
-kept, pair 0 is from predicted to target and pair 1 is back.
+All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
+``definitions.latent_dynamics.LatentDynamicsSettings`` in their order. ``predicted`` and ``target`` are (B, D).
+``max_weight`` is 0-d, None unless the reduction is maxmean. A tensor that is not needed is returned empty, of shape
+(0,). In what is kept, pair 0 is from predicted to target and pair 1 is back.
 
 ``loss``     0-d.
 ``stats``    (2,): the mean distances.
@@ -18,15 +18,15 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ...reference.latent_dynamics import LatentDynamicsForm, loss_of
+from ...definitions.latent_dynamics import LatentDynamicsSettings, loss_of
 from . import iqe
 
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def latent_dynamics_forward(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *form) -> Kept:
+def latent_dynamics_forward(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings) -> Kept:
     """``loss, stats, slopes, ends, largest, spread``."""
-    return forward_with(iqe, predicted, target, max_weight, LatentDynamicsForm(*form))
+    return forward_with(iqe, predicted, target, max_weight, LatentDynamicsSettings(*settings))
 
 
 def latent_dynamics_backward(
@@ -44,13 +44,15 @@ def latent_dynamics_backward(
 
 
 def forward_with(
-    head: ModuleType, predicted: Tensor, target: Tensor, max_weight: Tensor | None, form: LatentDynamicsForm
+    head: ModuleType, predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings
 ) -> Kept:
     """The pass on a backend that has IQE, ``head``, but no kernel of its own for this."""
     both = torch.stack([predicted, target]), torch.stack([target, predicted])
-    distances, ends, largest, spread = head.iqe_forward(*both, max_weight, form.dim_per_component, form.reduction, True)
-    slopes = (distances if form.power == 2 else torch.full_like(distances, 0.5)) / predicted.shape[0]
-    return loss_of(distances, form.power), distances.mean(dim=1), slopes, ends, largest, spread
+    distances, ends, largest, spread = head.iqe_forward(
+        *both, max_weight, settings.dim_per_component, settings.reduction, True
+    )
+    slopes = (distances if settings.power == 2 else torch.full_like(distances, 0.5)) / predicted.shape[0]
+    return loss_of(distances, settings.power), distances.mean(dim=1), slopes, ends, largest, spread
 
 
 def backward_with(

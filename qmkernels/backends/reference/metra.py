@@ -1,7 +1,7 @@
 """METRA's loss on the reference backend, and what every backend's functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64. phi, phi_next and skill are (..., D), of one shape and
-not empty; ``log_multiplier`` is 0-d; ``slack, norm`` are the fields of ``reference.metra.MetraForm``.
+not empty; ``log_multiplier`` is 0-d; ``slack, norm`` are the fields of ``definitions.metra.MetraSettings``.
 
 ``loss``    0-d.
 ``reward``  (...): (phi_next - phi) . skill of every row.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...reference import metra as definition
+from ...definitions import metra as definition
 
 
 def metra_forward(

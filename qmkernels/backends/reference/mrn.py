@@ -1,8 +1,8 @@
 """MRN on the reference backend, and the definition of what every backend's MRN functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64. ``*form`` are the fields of ``reference.mrn.MrnForm``
-in their order. Backward needs nothing of forward but its inputs: what the kernels would keep, one slope and one index a
-component, costs more to store for every pair than to compute again.
+All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
+``definitions.mrn.MrnSettings`` in their order. Backward needs nothing of forward but its inputs: what the kernels would
+keep, one slope and one index a component, costs more to store for every pair than to compute again.
 """
 
 from __future__ import annotations
@@ -10,36 +10,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...reference import mrn as definition
-from ...reference.mrn import MrnForm
+from ...definitions import mrn as definition
+from ...definitions.mrn import MrnSettings
 
 
-def mrn_forward(x: Tensor, y: Tensor, *form) -> Tensor:
+def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     """``out`` (...), or (..., C) for reduction "none", of x, y (..., D)."""
-    return definition.mrn(x, y, MrnForm(*form))
+    return definition.mrn(x, y, MrnSettings(*settings))
 
 
-def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *form) -> tuple[Tensor, Tensor]:
+def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     """``grad_x`` and ``grad_y`` (..., D)."""
-    grad_x = definition.gradient(grad_out, x, y, MrnForm(*form))
+    grad_x = definition.gradient(grad_out, x, y, MrnSettings(*settings))
     return grad_x, -grad_x
 
 
-def mrn_pairwise_forward(x: Tensor, y: Tensor, *form) -> Tensor:
+def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     """``out`` (B, N, M), or (B, N, M, C) for reduction "none", of x (B, N, D) and y (B, M, D); row by row."""
-    form = MrnForm(*form)
+    settings = MrnSettings(*settings)
     pairs = x.shape[0], x.shape[1], y.shape[1]
-    out = x.new_empty((*pairs, form.num_components) if form.reduction == "none" else pairs)
+    out = x.new_empty((*pairs, settings.num_components) if settings.reduction == "none" else pairs)
     for i in range(x.shape[1]):
-        out[:, i] = definition.mrn(x[:, i : i + 1], y, form)
+        out[:, i] = definition.mrn(x[:, i : i + 1], y, settings)
     return out
 
 
-def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *form) -> tuple[Tensor, Tensor]:
+def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     """``grad_x`` (B, N, D) and ``grad_y`` (B, M, D); row by row."""
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
     for i in range(x.shape[1]):
-        grad = definition.gradient(grad_out[:, i], x[:, i : i + 1], y, MrnForm(*form))
+        grad = definition.gradient(grad_out[:, i], x[:, i : i + 1], y, MrnSettings(*settings))
         grad_x[:, i] = grad.sum(dim=1)
         grad_y -= grad
     return grad_x, grad_y

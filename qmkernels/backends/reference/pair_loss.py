@@ -1,12 +1,12 @@
 """Losses over a matrix of distances on the reference backend, and what every backend's functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64. ``*form`` are the fields of
-``reference.pair_loss.PairForm`` in their order. ``distance`` is (B, N, M), N <= M and none of them 0; ``after``, where
-the LINEX term is, of its shape; ``log_discounts`` (B, N), where there is one a row. A tensor that is not needed is
-returned empty, of shape (0,).
+All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
+``definitions.pair_loss.PairLossSettings`` in their order. ``distance`` is (B, N, M), N <= M and none of them 0;
+``after``, where the LINEX term is, of its shape; ``log_discounts`` (B, N), where there is one a row. A tensor that is
+not needed is returned empty, of shape (0,).
 
 ``loss``         0-d.
-``stats``        (12,): the fields of ``reference.pair_loss.PairStats``.
+``stats``        (12,): the fields of ``definitions.pair_loss.PairLossStats``.
 ``row_sums``     (B, N): the log-sum-exp of each row's logits; for "forward" and "symmetric".
 ``column_sums``  (B, N): that of the column of each row's match; for "backward" and "symmetric".
 """
@@ -16,15 +16,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...reference import pair_loss as definition
-from ...reference.pair_loss import PairForm
+from ...definitions import pair_loss as definition
+from ...definitions.pair_loss import PairLossSettings
 
 
 def pair_loss_forward(
-    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *form
+    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``loss, stats, row_sums, column_sums``."""
-    loss, stats, *sums = definition.pair_loss(distance, after, log_discounts, PairForm(*form))
+    loss, stats, *sums = definition.pair_loss(distance, after, log_discounts, PairLossSettings(*settings))
     return loss, torch.stack(stats), *sums
 
 
@@ -35,7 +35,9 @@ def pair_loss_backward(
     log_discounts: Tensor | None,
     row_sums: Tensor,
     column_sums: Tensor,
-    *form,
+    *settings,
 ) -> Tensor:
     """``grad_distance`` (B, N, M)."""
-    return definition.gradient(grad_loss, distance, after, log_discounts, row_sums, column_sums, PairForm(*form))
+    return definition.gradient(
+        grad_loss, distance, after, log_discounts, row_sums, column_sums, PairLossSettings(*settings)
+    )

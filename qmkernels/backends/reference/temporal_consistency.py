@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...reference import temporal_consistency as definition
+from ...definitions import temporal_consistency as definition
 
 
 def temporal_consistency_forward(

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...reference.fsq import constants
+from ...definitions.fsq import constants
 
 TILE_VALUES = 1024
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...reference.mrn import MrnForm
+from ...definitions.mrn import MrnSettings
 from .component_tiles import component_offsets, component_tile
 from .mrn_common import constants, gradient_by_x, split_sums, symmetric_part
 from .mrn_pairwise import mrn_pairwise_backward, mrn_pairwise_forward
@@ -103,11 +103,11 @@ def mrn_backward_kernel(
     tl.store(grad_y_ptr + here, -grad, mask=mask)
 
 
-def mrn_forward(x: Tensor, y: Tensor, *form) -> Tensor:
-    form = MrnForm(*form)
-    rows, num_components = x.shape[:-1], form.num_components
+def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
+    settings = MrnSettings(*settings)
+    rows, num_components = x.shape[:-1], settings.num_components
     num_rows = rows.numel()
-    out = x.new_empty((*rows, num_components) if form.reduction == "none" else rows)
+    out = x.new_empty((*rows, num_components) if settings.reduction == "none" else rows)
     if num_rows == 0:
         return out
     size = x.shape[-1] // num_components
@@ -119,7 +119,7 @@ def mrn_forward(x: Tensor, y: Tensor, *form) -> Tensor:
             out,
             num_rows,
             num_components,
-            **constants(form, size),
+            **constants(settings, size),
             ROWS=tile.rows,
             BLOCK_C=tile.block_c,
             BLOCK_S=tile.block_s,
@@ -128,9 +128,9 @@ def mrn_forward(x: Tensor, y: Tensor, *form) -> Tensor:
     return out
 
 
-def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *form) -> tuple[Tensor, Tensor]:
-    form = MrnForm(*form)
-    num_rows, num_components = x.shape[:-1].numel(), form.num_components
+def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
+    settings = MrnSettings(*settings)
+    num_rows, num_components = x.shape[:-1].numel(), settings.num_components
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
     if num_rows == 0:
         return grad_x, grad_y
@@ -145,7 +145,7 @@ def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *form) -> tuple[Tensor,
             grad_y,
             num_rows,
             num_components,
-            **constants(form, size),
+            **constants(settings, size),
             ROWS=tile.rows,
             BLOCK_C=tile.block_c,
             BLOCK_S=tile.block_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...reference.mrn import MrnForm
+from ...definitions.mrn import MrnSettings
 
 
 @triton.jit
@@ -109,22 +109,22 @@ def gradient_by_x(
     return grad
 
 
-def constants(form: MrnForm, size: int) -> dict[str, int | float | str]:
+def constants(settings: MrnSettings, size: int) -> dict[str, int | float | str]:
     """The constants that every kernel of a form takes, for components of ``size`` values."""
     half = size // 2
     one_way, both_ways = {"first": ((0, half), (half, size)), "second": ((half, size), (0, half))}.get(
-        form.asymmetric, ((0, 0), (0, size))
+        settings.asymmetric, ((0, 0), (0, size))
     )
     return {
-        "WEIGHT": form.scale / form.num_components if form.reduction == "mean" else form.scale,
+        "WEIGHT": settings.scale / settings.num_components if settings.reduction == "mean" else settings.scale,
         "S": size,
         "FIRST_A": one_way[0],
         "END_A": one_way[1],
         "FIRST_B": both_ways[0],
         "END_B": both_ways[1],
-        "COUNT": max(both_ways[1] - both_ways[0], 1) if form.squares == "mean" else 1,
-        "EPS": float(form.eps),
-        "EPS_FORM": form.eps_form,
-        "EXPONENT": float(form.exponent),
-        "BY_COMPONENT": form.reduction == "none",
+        "COUNT": max(both_ways[1] - both_ways[0], 1) if settings.squares == "mean" else 1,
+        "EPS": float(settings.eps),
+        "EPS_FORM": settings.eps_form,
+        "EXPONENT": float(settings.exponent),
+        "BY_COMPONENT": settings.reduction == "none",
     }

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...reference.mrn import MrnForm
+from ...definitions.mrn import MrnSettings
 from .component_tiles import ROWS_A_PART, component_offsets, own_rows, own_tile, pair_tile, pairs_of_program
 from .iqe_common import NAN
 from .mrn_common import constants, gradient_by_x, symmetric_part
@@ -148,10 +148,10 @@ def mrn_pairwise_backward_kernel(
     tl.store(grad_ptr + here, grad * SIGN, mask=mask)
 
 
-def mrn_pairwise_forward(x: Tensor, y: Tensor, *form) -> Tensor:
-    form = MrnForm(*form)
+def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
+    settings = MrnSettings(*settings)
     pairs = batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
-    out = x.new_empty((*pairs, form.num_components) if form.reduction == "none" else pairs)
+    out = x.new_empty((*pairs, settings.num_components) if settings.reduction == "none" else pairs)
     if out.numel() == 0:
         return out
     block_x, block_y = pair_tile(num_x, num_y, x.element_size())
@@ -162,23 +162,23 @@ def mrn_pairwise_forward(x: Tensor, y: Tensor, *form) -> Tensor:
             out,
             num_x,
             num_y,
-            form.num_components,
-            **constants(form, x.shape[-1] // form.num_components),
+            settings.num_components,
+            **constants(settings, x.shape[-1] // settings.num_components),
             BLOCK_X=block_x,
             BLOCK_Y=block_y,
         )
     return out
 
 
-def _gradient(grad_out: Tensor, strides: tuple[int, int], own: Tensor, other: Tensor, form: MrnForm, sign: int):
+def _gradient(grad_out: Tensor, strides: tuple[int, int], own: Tensor, other: Tensor, settings: MrnSettings, sign: int):
     """The gradient by x (own, sign 1) or by y (own, sign -1); strides of pairs along own and other points."""
     batch, num_own, num_other = own.shape[0], own.shape[1], other.shape[1]
     if batch * num_own * num_other == 0:
         return torch.zeros_like(own)
     grad = torch.empty_like(own)
-    size = own.shape[-1] // form.num_components
-    tile = own_tile(num_own, form.num_components, size)
-    num_programs = batch * triton.cdiv(num_own, tile.rows) * triton.cdiv(form.num_components, tile.block_c)
+    size = own.shape[-1] // settings.num_components
+    tile = own_tile(num_own, settings.num_components, size)
+    num_programs = batch * triton.cdiv(num_own, tile.rows) * triton.cdiv(settings.num_components, tile.block_c)
     with torch.cuda.device_of(own):
         mrn_pairwise_backward_kernel[(num_programs,)](
             grad_out,
@@ -187,10 +187,10 @@ def _gradient(grad_out: Tensor, strides: tuple[int, int], own: Tensor, other: Te
             grad,
             num_own,
             num_other,
-            form.num_components,
+            settings.num_components,
             *strides,
             SIGN=sign,
-            **constants(form, size),
+            **constants(settings, size),
             ROWS=tile.rows,
             BLOCK_C=tile.block_c,
             BLOCK_S=tile.block_s,
@@ -199,7 +199,7 @@ def _gradient(grad_out: Tensor, strides: tuple[int, int], own: Tensor, other: Te
     return grad
 
 
-def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *form) -> tuple[Tensor, Tensor]:
-    form, num_y = MrnForm(*form), y.shape[1]
-    grad_x = _gradient(grad_out, (num_y, 1), x, y, form, sign=1)
-    return grad_x, _gradient(grad_out, (1, num_y), y, x, form, sign=-1)
+def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
+    settings, num_y = MrnSettings(*settings), y.shape[1]
+    grad_x = _gradient(grad_out, (num_y, 1), x, y, settings, sign=1)
+    return grad_x, _gradient(grad_out, (1, num_y), y, x, settings, sign=-1)

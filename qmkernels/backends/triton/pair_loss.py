@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...reference.pair_loss import (
+from ...definitions.pair_loss import (
     EPS,
-    PairForm,
-    PairStats,
+    PairLossSettings,
+    PairLossStats,
     Softmaxes,
     contrast_of_sides,
     contrast_of_sigmoids,
@@ -178,17 +178,17 @@ def pair_loss_backward_kernel(
     tl.store(grad_distance_ptr + here, grad.to(dtype), mask=mask)
 
 
-def forward_constants(form: PairForm) -> dict:
+def forward_constants(settings: PairLossSettings) -> dict:
     """The constants of the forward kernel."""
     return {
-        "KIND": form.kind, "SCALE": form.scale, "CLIP": form.clip, "LOG_DISCOUNT": form.log_discount,
+        "KIND": settings.kind, "SCALE": settings.scale, "CLIP": settings.clip, "LOG_DISCOUNT": settings.log_discount,
         "ROWS": ROWS, "COLUMNS": COLUMNS,
     }  # fmt: skip
 
 
-def backward_constants(form: PairForm) -> dict:
+def backward_constants(settings: PairLossSettings) -> dict:
     """Those of the backward kernel."""
-    return {name.upper(): value for name, value in form._asdict().items() if name != "offset"} | {
+    return {name.upper(): value for name, value in settings._asdict().items() if name != "offset"} | {
         "ROWS": ROWS,
         "COLUMNS": COLUMNS,
     }
@@ -200,43 +200,43 @@ def _grid(distance: Tensor) -> tuple[int, int, int]:
 
 
 def pair_loss_forward(
-    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *form
+    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    form = PairForm(*form)
+    settings = PairLossSettings(*settings)
     batch, rows, columns = distance.shape
     down, across, _ = grid = _grid(distance)
     of_rows = distance.new_empty(3, across, batch, rows)
-    of_columns = distance.new_empty(3, down, batch, columns if form.kind in ("backward", "symmetric") else 0)
+    of_columns = distance.new_empty(3, down, batch, columns if settings.kind in ("backward", "symmetric") else 0)
     of_linex = distance.new_empty(2, across, batch, rows if after is not None else 0)
     with torch.cuda.device_of(distance):
         pair_loss_forward_kernel[grid](
             distance, after, log_discounts, of_rows, of_columns, of_linex, batch, rows, columns,
-            **forward_constants(form),
+            **forward_constants(settings),
         )  # fmt: skip
-    length = distance.diagonal(offset=form.offset, dim1=1, dim2=2)
+    length = distance.diagonal(offset=settings.offset, dim1=1, dim2=2)
     loss, row_sums, column_sums = distance.new_zeros(()), distance.new_empty(0), distance.new_empty(0)
-    stats = PairStats(*(loss,) * len(PairStats._fields))._replace(length=length.mean())
-    if form.kind == "repulsion":
+    stats = PairLossStats(*(loss,) * len(PairLossStats._fields))._replace(length=length.mean())
+    if settings.kind == "repulsion":
         others = of_rows[0].sum(dim=0) - (length + EPS).log()
-        steps, repulsion = (length - form.step).square().mean(), -others.mean() / max(1, columns - 1)
-        loss = steps + form.repulsion_weight * repulsion
+        steps, repulsion = (length - settings.step).square().mean(), -others.mean() / max(1, columns - 1)
+        loss = steps + settings.repulsion_weight * repulsion
         stats = stats._replace(steps=steps, repulsion=repulsion)
-    elif form.kind != "none":
-        positive, sums, total = -form.scale * length, of_rows[0], of_rows[1].sum(dim=0)
+    elif settings.kind != "none":
+        positive, sums, total = -settings.scale * length, of_rows[0], of_rows[1].sum(dim=0)
         largest = of_rows[2].amax(dim=0)
-        if form.kind == "sigmoid":
+        if settings.kind == "sigmoid":
             found = contrast_of_sigmoids(Softmaxes(positive, sums.sum(dim=0), total, largest, columns))
         else:
             sides = []
-            if form.kind != "backward":
+            if settings.kind != "backward":
                 row_sums = sums.logsumexp(dim=0)
                 sides.append(Softmaxes(positive, row_sums, total, largest, columns))
-            if form.kind != "forward":
-                of_matches = of_columns[..., form.offset : form.offset + rows]
+            if settings.kind != "forward":
+                of_matches = of_columns[..., settings.offset : settings.offset + rows]
                 column_sums = of_matches[0].logsumexp(dim=0)
                 total, largest = of_matches[1].sum(dim=0), of_matches[2].amax(dim=0)
                 sides.append(Softmaxes(positive, column_sums, total, largest, rows))
-            found = contrast_of_sides(sides, form.logsumexp_weight)
+            found = contrast_of_sides(sides, settings.logsumexp_weight)
         loss = found.loss
         stats = stats._replace(
             contrastive=loss, positive=found.positive, negative=found.negative, logsumexp=found.logsumexp,
@@ -244,11 +244,11 @@ def pair_loss_forward(
         )  # fmt: skip
     if after is not None:
         everywhere, difference = (one.sum(dim=0).mean() / columns for one in of_linex)
-        discount = form.log_discount if log_discounts is None else log_discounts
-        following = after.diagonal(offset=form.offset, dim1=1, dim2=2)
-        diagonal = divergence(length, following, discount, form.clip).mean()
-        linex = everywhere + form.diagonal_weight * (diagonal - everywhere)
-        loss = loss + form.linex_weight * linex
+        discount = settings.log_discount if log_discounts is None else log_discounts
+        following = after.diagonal(offset=settings.offset, dim1=1, dim2=2)
+        diagonal = divergence(length, following, discount, settings.clip).mean()
+        linex = everywhere + settings.diagonal_weight * (diagonal - everywhere)
+        loss = loss + settings.linex_weight * linex
         stats = stats._replace(linex=linex, everywhere=everywhere, diagonal=diagonal, difference=difference)
     return loss, torch.stack(stats), row_sums, column_sums
 
@@ -260,14 +260,14 @@ def pair_loss_backward(
     log_discounts: Tensor | None,
     row_sums: Tensor,
     column_sums: Tensor,
-    *form,
+    *settings,
 ) -> Tensor:
-    form = PairForm(*form)
+    settings = PairLossSettings(*settings)
     batch, rows, columns = distance.shape
     grad_distance = torch.empty_like(distance)
     with torch.cuda.device_of(distance):
         pair_loss_backward_kernel[_grid(distance)](
             grad_loss, distance, after, log_discounts, row_sums, column_sums, grad_distance, rows, columns,
-            form.offset, batch * rows, **backward_constants(form),
+            settings.offset, batch * rows, **backward_constants(settings),
         )  # fmt: skip
     return grad_distance

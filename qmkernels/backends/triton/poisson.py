@@ -195,19 +195,19 @@ def poisson_backward_kernel(
 BLOCK = 256
 
 
-def poisson_forward(a: Tensor, b: Tensor, form: str) -> Tensor:
+def poisson_forward(a: Tensor, b: Tensor, comparison: str) -> Tensor:
     out = torch.empty_like(a)
     if a.numel() > 0:
         with torch.cuda.device_of(a):
-            poisson_forward_kernel[(triton.cdiv(a.numel(), BLOCK),)](a, b, out, a.numel(), FORM=form, BLOCK=BLOCK)
+            poisson_forward_kernel[(triton.cdiv(a.numel(), BLOCK),)](a, b, out, a.numel(), FORM=comparison, BLOCK=BLOCK)
     return out
 
 
-def poisson_backward(grad_out: Tensor, a: Tensor, b: Tensor, form: str) -> tuple[Tensor, Tensor]:
+def poisson_backward(grad_out: Tensor, a: Tensor, b: Tensor, comparison: str) -> tuple[Tensor, Tensor]:
     grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
     if a.numel() > 0:
         with torch.cuda.device_of(a):
             poisson_backward_kernel[(triton.cdiv(a.numel(), BLOCK),)](
-                grad_out, a, b, grad_a, grad_b, a.numel(), FORM=form, BLOCK=BLOCK
+                grad_out, a, b, grad_a, grad_b, a.numel(), FORM=comparison, BLOCK=BLOCK
             )
     return grad_a, grad_b

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...reference.temporal_consistency import EPS, step_weights
+from ...definitions.temporal_consistency import EPS, step_weights
 
 TILE_VALUES = 1024
 

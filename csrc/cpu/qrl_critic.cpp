@@ -1,0 +1,146 @@
+// QRL's critic with an IQE head: one pass from embeddings to the loss, one back.
+//
+// Forward: a block of components is sorted by x once, with y and the goal beside it, and scanned twice. What backward
+// needs are two bits an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where
+// they lie.
+#include "qrl_critic.h"
+
+#include "parallel.h"
+#include "two_distances.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+// The lengths of a block of components against two rows.
+template <class T, int K>
+QMK_INLINE TwoLengths<T> block_lengths_of_two(const T* x, const T* goal, const T* y, int last_lane, uint8_t* goal_ends,
+                                              uint8_t* ends) {
+    Lanes<T> x_lanes[K], y_lanes[K], goal_lanes[K];
+    IndexLanes<T> marks[K];
+    load_intervals(x, y, K, last_lane, x_lanes, y_lanes);
+    load_columns(goal, K, last_lane, K, goal_lanes);
+    for (int k = 0; k < K; ++k) goal_lanes[k] = finite_or_nan(goal_lanes[k], broadcast(Limits<T>::highest));
+    mark_lanes<T, K>(marks);
+    sort_fixed<K>(x_lanes, y_lanes, goal_lanes, marks);
+    const Lanes<T> lowest = broadcast(-Limits<T>::highest);
+    IqeEnds<Lanes<T>, IndexLanes<T>> local{lowest, Lanes<T>{}, {}, {}, {}}, to_goal{lowest, Lanes<T>{}, {}, {}, {}};
+    for (int k = 0; k < K; ++k) {
+        local.add(x_lanes[k], y_lanes[k], marks[k]);
+        to_goal.add(x_lanes[k], goal_lanes[k], marks[k]);
+    }
+    store_scan<T, K>(local, last_lane, ends);
+    store_scan<T, K>(to_goal, last_lane, goal_ends);
+    return {{to_goal.length, local.length}};
+}
+
+template <class T, int K>
+void forward(const T* x, const T* y, const T* goal, const T* max_weight, const T* raw, const T* cost, int64_t num_costs,
+             T* loss, T* stats, T* slopes, uint8_t* ends, int32_t* largest, T* spread, T* scratch, QrlCriticShape shape,
+             QrlCriticSettings settings, int threads) {
+    const int64_t size = settings.dim_per_component, count = shape.num_components, dim = count * size,
+                  rows = shape.rows;
+    const int64_t bytes = ends_bytes(size);
+    const QrlCriticTerm<T> multiplier = qrl_critic_multiplier(*raw, settings);
+    const T share = T(1) / T(rows);
+    T *pushes = scratch, *violations = scratch + rows, *to_goal = scratch + 2 * rows, *local = scratch + 3 * rows;
+
+    // Rows whose goals follow one another in memory.
+    const auto run = [&](int64_t first_row, int64_t num_rows, const T* goals) {
+        const T *from_x = x + first_row * dim, *from_y = y + first_row * dim;
+        uint8_t *goal_ends = ends + first_row * count * bytes, *own_ends = goal_ends + rows * count * bytes;
+        const auto measure = [&](int64_t c, int last_lane, Lanes<T>* memory) -> TwoLengths<T> {
+            const T *block_x = from_x + c * size, *block_y = from_y + c * size, *block_goal = goals + c * size;
+            uint8_t *to_goal_ends = goal_ends + c * bytes, *to_y_ends = own_ends + c * bytes;
+            if constexpr (K != 0) {
+                return block_lengths_of_two<T, K>(block_x, block_goal, block_y, last_lane, to_goal_ends, to_y_ends);
+            } else {
+                return {{block_lengths_any<T, true>(block_x, block_goal, last_lane, to_goal_ends, size, memory),
+                         block_lengths_any<T, true>(block_x, block_y, last_lane, to_y_ends, size, memory)}};
+            }
+        };
+        measure_rows<T, K>(num_rows, count, size, measure, [&](int64_t r, const T* const* lengths) {
+            const int64_t i = first_row + r;
+            to_goal[i] = distance_of_row(lengths[0], count, settings.reduction, max_weight,
+                                         largest ? largest + i : nullptr, spread ? spread + i : nullptr);
+            local[i] = distance_of_row(lengths[1], count, settings.reduction, max_weight,
+                                       largest ? largest + rows + i : nullptr, spread ? spread + rows + i : nullptr);
+            const auto push = qrl_critic_push(to_goal[i], settings);
+            const auto violation = qrl_critic_violation(local[i], cost[num_costs == 1 ? 0 : i]);
+            pushes[i] = push.value;
+            violations[i] = violation.value;
+            slopes[i] = push.slope * share;
+            slopes[rows + i] = violation.slope * share * multiplier.value;
+        });
+    };
+
+    // Rolled goals: row 0 has the last row of y, the others the row before theirs.
+    const int64_t alone = goal ? 0 : 1, rows_per_task = components_per_task / 2 / count + 1;
+    const int64_t num_tasks = alone + (rows - alone + rows_per_task - 1) / rows_per_task;
+    parallel_for(num_tasks, threads_for(2 * rows * dim, 1 << 14, threads), [&](int64_t task) {
+        if (task < alone) return run(0, 1, y + (rows - 1) * dim);
+        const int64_t first = alone + (task - alone) * rows_per_task;
+        const int64_t here = rows_per_task < rows - first ? rows_per_task : rows - first;
+        run(first, here, goal ? goal + first * dim : y + (first - 1) * dim);
+    });
+
+    T sums[4] = {};
+    for (int term = 0; term < 4; ++term)
+        for (int64_t i = 0; i < rows; ++i) sums[term] += scratch[term * rows + i];
+    const T push = sums[0] * share, violation = sums[1] * share, excess = violation - T(settings.threshold);
+    *loss = push + multiplier.value * excess;
+    stats[0] = push;
+    stats[1] = violation;
+    stats[2] = multiplier.value;
+    stats[3] = sums[2] * share;
+    stats[4] = sums[3] * share;
+    stats[5] = -multiplier.slope * excess;
+}
+
+template <class T>
+void forward_any(const T* x, const T* y, const T* goal, const T* max_weight, const T* raw, const T* cost,
+                 int64_t num_costs, T* loss, T* stats, T* slopes, uint8_t* ends, int32_t* largest, T* spread,
+                 T* scratch, QrlCriticShape shape, QrlCriticSettings settings, int threads) {
+    with_constant_size(settings.dim_per_component, [&](auto size) {
+        forward<T, size.value>(x, y, goal, max_weight, raw, cost, num_costs, loss, stats, slopes, ends, largest, spread,
+                               scratch, shape, settings, threads);
+    });
+}
+
+template <class T>
+void backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest, const T* spread,
+              const T* max_weight, T* grad_x, T* grad_y, T* grad_goal, T* grad_max_weight, QrlCriticShape shape,
+              int64_t size, Reduction reduction, int threads) {
+    const int64_t rows = shape.rows, count = shape.num_components, dim = count * size;
+    const KeptEnds<T> kept{*grad_loss, slopes, ends, needs_largest(reduction) ? largest : nullptr,
+                           rows,       count,  size, reduction_weights(reduction, count, max_weight)};
+    const BitPlaces<T> places = bit_places<T>(size);
+    const int64_t rows_per_task = components_per_task / count + 1;
+    const int64_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
+    parallel_for(num_tasks, threads_for(2 * rows * dim, 1 << 15, threads), [&](int64_t task) {
+        const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
+        for (int64_t i = task * rows_per_task; i < end; ++i) {
+            const RowEnds<T> right = kept.of(1, i, T(1));
+            write_sum_of_ends<T, false, false>(kept.of(1, i, T(-1)), kept.of(0, i, T(-1)), count, size, places,
+                                               grad_x + i * dim);
+            if (grad_goal) {
+                write_ends<T, true>(right, count, size, places, grad_y + i * dim);
+                write_ends<T, true>(kept.of(0, i, T(1)), count, size, places, grad_goal + i * dim);
+            } else {  // row i of y is the goal of the next row
+                write_sum_of_ends<T, true, true>(right, kept.of(0, i + 1 < rows ? i + 1 : 0, T(1)), count, size, places,
+                                                 grad_y + i * dim);
+            }
+        }
+    });
+    weight_gradient(*grad_loss, slopes, spread, rows, grad_max_weight);
+}
+
+}  // namespace
+
+template <class T>
+constexpr QrlCriticCpu<T> qrl_critic_functions = {forward_any<T>, backward<T>};
+
+extern const QrlCriticCpu<float> qrl_critic_float = qrl_critic_functions<float>;
+extern const QrlCriticCpu<double> qrl_critic_double = qrl_critic_functions<double>;
+
+}  // namespace qmk::QMK_TARGET

@@ -1,0 +1,258 @@
+// QRL's critic with an IQE head: from embeddings to the loss, and back.
+//
+// Forward: a component is sorted by x once, with y and the goal beside it, and scanned twice: one thread a component
+// for K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp a component, twice. What a row adds to the
+// loss goes to scratch; one block adds that up. Backward: one thread for 16 bytes of each gradient, each written once,
+// from two bits an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where they
+// lie.
+//
+// Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+#include "qrl_critic.h"
+#include "two_distances.cuh"
+
+namespace qmk::cuda {
+
+namespace {
+
+// What a forward launch works on. Pair 0 is to the goals, pair 1 to y.
+template <class T>
+struct QrlCriticForward {
+    const T *x, *y, *goal, *max_weight, *raw, *cost;
+    int64_t goals_back;  // how many components before a component of x its goal's stands; before the first, the last
+    int64_t num_costs;
+    TwoKept<T> kept;
+    T* scratch;  // (4, rows): push, violation, distance to the goal, to y
+    RowTiles tiles;
+    QrlCriticSettings settings;
+
+    __device__ __forceinline__ int64_t total() const { return tiles.rows * tiles.num_components; }
+    __device__ __forceinline__ int64_t goal_of(int64_t component) const {
+        return component - goals_back + (component < goals_back ? total() : 0);
+    }
+};
+
+// Measures all components as `measure` does; their distances become terms of the loss.
+template <class T, class Measure>
+__device__ __forceinline__ void reduce_all(const QrlCriticForward<T>& task, const T (*lengths)[block_threads],
+                                           Measure&& measure) {
+    const int64_t rows = task.tiles.rows;
+    const QrlCriticSettings& settings = task.settings;
+    reduce_two(task.tiles, settings.reduction, task.max_weight, task.kept, lengths, measure,
+               [&](int pair, int64_t i, T distance) {
+                   const int64_t at = pair * rows + i;
+                   const auto term = pair == 0 ? qrl_critic_push(distance, settings)
+                                               : qrl_critic_violation(distance, task.cost[task.num_costs == 1 ? 0 : i]);
+                   const T scale = pair == 0 ? T(1) : qrl_critic_multiplier(*task.raw, settings).value;
+                   task.kept.slopes[at] = term.slope / T(rows) * scale;
+                   task.scratch[at] = term.value;
+                   task.scratch[2 * rows + at] = distance;
+               });
+}
+
+template <class T, int K>
+__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
+    qrl_critic_forward_kernel(QrlCriticForward<T> task) {
+    constexpr int packs = K * sizeof(T) / 16;
+    __shared__ int4 staged[staged_packs<T, K>];
+    __shared__ T lengths[2][block_threads];
+    reduce_all(task, lengths, [&](int64_t component, int count) {
+        T x[K], y[K], goal[K];
+        load_components(task.x + component * K, count, staged, x);
+        load_components(task.y + component * K, count, staged, y);
+        const int4* goals = reinterpret_cast<const int4*>(task.goal);
+        load_packs([&](int pack) { return goals + task.goal_of(component + pack / packs) * packs + pack % packs; },
+                   count, staged, goal);
+        if (threadIdx.x >= count) return;
+        uint32_t marks[K];
+        mark_intervals(marks);
+        sort_in_registers<K>(x, y, goal, marks);
+        const int64_t own = component + threadIdx.x;
+        lengths[0][threadIdx.x] = scan_in_registers(x, goal, marks, task.kept.ends, own);
+        lengths[1][threadIdx.x] = scan_in_registers(x, y, marks, task.kept.ends, task.total() + own);
+    });
+}
+
+template <class T>
+__global__ void __launch_bounds__(block_threads) qrl_critic_forward_any_kernel(QrlCriticForward<T> task) {
+    extern __shared__ int4 dynamic_shared[];
+    __shared__ T lengths[2][block_threads];
+    const int size = int(task.settings.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int num_bytes = (2 * size + 7) / 8;
+    const WarpIntervals<T> intervals(
+        reinterpret_cast<unsigned char*>(dynamic_shared) + warp * WarpIntervals<T>::bytes(size), size);
+    reduce_all(task, lengths, [&](int64_t first_component, int count) {
+        for (int c = warp; c < count; c += blockDim.x / 32) {
+            const int64_t component = first_component + c;
+            for (int pair = 0; pair < 2; ++pair) {
+                const T* to = pair == 0 ? task.goal + task.goal_of(component) * size : task.y + component * size;
+                const T length =
+                    measure_by_warp<T, true>(intervals, task.x + component * size, to, size, lane,
+                                             task.kept.ends + (pair * task.total() + component) * num_bytes);
+                if (lane == 0) lengths[pair][c] = length;
+            }
+        }
+    });
+}
+
+template <class T>
+struct QrlCriticSums {
+    const T *terms, *raw;
+    T *loss, *stats;
+    int64_t rows;
+    QrlCriticSettings settings;
+};
+
+// One block: the loss and the statistics from every row's terms.
+template <class T>
+__global__ void __launch_bounds__(sum_threads) qrl_critic_sums_kernel(QrlCriticSums<T> task) {
+    T sums[4] = {};
+#pragma unroll 4
+    for (int64_t i = threadIdx.x; i < task.rows; i += blockDim.x)
+#pragma unroll
+        for (int term = 0; term < 4; ++term) sums[term] += task.terms[term * task.rows + i];
+    sum_over_block(sums);
+    if (threadIdx.x != 0) return;
+    const auto multiplier = qrl_critic_multiplier(*task.raw, task.settings);
+    const T rows = T(task.rows), push = sums[0] / rows, violation = sums[1] / rows;
+    const T excess = violation - T(task.settings.threshold);
+    *task.loss = push + multiplier.value * excess;
+    task.stats[0] = push;
+    task.stats[1] = violation;
+    task.stats[2] = multiplier.value;
+    task.stats[3] = sums[2] / rows;
+    task.stats[4] = sums[3] / rows;
+    task.stats[5] = -multiplier.slope * excess;
+}
+
+template <class T>
+struct QrlCriticBackward {
+    const T *grad_loss, *slopes;
+    const uint8_t* ends;
+    const int32_t* largest;
+    const T* max_weight;
+    T *grad_x, *grad_y, *grad_goal;
+    RowTiles tiles;
+    int dim_per_component;
+    Reduction reduction;
+};
+
+// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more.
+template <class T, int width>
+__global__ void __launch_bounds__(256) qrl_critic_backward_kernel(QrlCriticBackward<T> task) {
+    const int64_t rows = task.tiles.rows;
+    const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
+    const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
+    const KeptEnds<T> kept{*task.grad_loss, task.slopes, task.ends, task.largest, rows, num_components, size, weights};
+    for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
+        const T of_goal = kept.by_length(0, i, c), of_y = kept.by_length(1, i, c);
+        const int goal_left = kept.bits(0, i, c, k), left = kept.bits(1, i, c, k), right = kept.bits(1, i, c, size + k);
+        // Without a tensor of goals row i of y is the next row's.
+        const int64_t from = task.grad_goal ? i : i + 1 < rows ? i + 1 : 0;
+        const T to_goal = task.grad_goal ? of_goal : kept.by_length(0, from, c);
+        const int goal_right = kept.bits(0, from, c, size + k);
+        T grad_x[width], grad_y[width], grad_goal[width];
+#pragma unroll
+        for (int v = 0; v < width; ++v) {
+            grad_x[v] = -((left >> v & 1 ? of_y : T(0)) + (goal_left >> v & 1 ? of_goal : T(0)));
+            grad_y[v] = right >> v & 1 ? of_y : T(0);
+            grad_goal[v] = goal_right >> v & 1 ? to_goal : T(0);
+            if (!task.grad_goal) grad_y[v] += grad_goal[v];
+        }
+        const int64_t at = (i * num_components + c) * size + k;
+        store_values(task.grad_x + at, grad_x);
+        store_values(task.grad_y + at, grad_y);
+        if (task.grad_goal) store_values(task.grad_goal + at, grad_goal);
+    });
+}
+
+// Null where there is none: three arrays of 32 doubles and their marks are more than 255 registers.
+template <class T>
+auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForward<T>) {
+    switch (dim_per_component) {
+        case 4:
+            return qrl_critic_forward_kernel<T, 4>;
+        case 8:
+            return qrl_critic_forward_kernel<T, 8>;
+        case 16:
+            return qrl_critic_forward_kernel<T, 16>;
+        default:
+            if constexpr (sizeof(T) == 4)
+                if (dim_per_component == 32) return qrl_critic_forward_kernel<T, 32>;
+            return nullptr;
+    }
+}
+
+}  // namespace
+
+template <class T>
+void qrl_critic_forward(const T* x, const T* y, const T* goal, const T* max_weight, const T* raw, const T* cost,
+                        int64_t num_costs, T* loss, T* stats, T* slopes, uint8_t* ends, int32_t* largest, T* spread,
+                        T* scratch, int64_t rows, int64_t num_components, QrlCriticSettings settings, Context context) {
+    const int64_t size = settings.dim_per_component;
+    check_row_size("qrl_critic_forward", num_components, size);
+    if (num_components == 0) return;
+    const DeviceGuard guard(context.device, "qrl_critic_forward");
+    const T* goals = goal ? goal : y;
+    const bool in_registers = register_kernel<T>(size) && is_aligned_to_16(x) && is_aligned_to_16(y) &&
+                              is_aligned_to_16(goals) && is_aligned_to_16(ends);
+    const QrlCriticForward<T> task{x,
+                                   y,
+                                   goals,
+                                   max_weight,
+                                   raw,
+                                   cost,
+                                   goal ? 0 : num_components,
+                                   num_costs,
+                                   {slopes, ends, largest, spread},
+                                   scratch,
+                                   forward_tiles(rows, num_components, in_registers),
+                                   settings};
+    if (in_registers)
+        launch("qrl_critic_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
+    else
+        launch_by_warp<T>("qrl_critic_forward", qrl_critic_forward_any_kernel<T>, task.tiles.tiles, size, context,
+                          task);
+    const QrlCriticSums<T> sums{scratch, raw, loss, stats, rows, settings};
+    launch("qrl_critic_forward", qrl_critic_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+}
+
+template <class T>
+void qrl_critic_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest,
+                         const T* spread, const T* max_weight, T* grad_x, T* grad_y, T* grad_goal, T* grad_max_weight,
+                         int64_t rows, int64_t num_components, int64_t dim_per_component, Reduction reduction,
+                         Context context) {
+    check_row_size("qrl_critic_backward", num_components, dim_per_component);
+    if (num_components == 0) return;
+    const DeviceGuard guard(context.device, "qrl_critic_backward");
+    constexpr int pack = Pack<T>::size;
+    const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y) &&
+                         is_aligned_to_16(grad_goal);
+    const int64_t groups = dim_per_component / (by_pack ? pack : 1);
+    const QrlCriticBackward<T> task{grad_loss,
+                                    slopes,
+                                    ends,
+                                    largest,
+                                    max_weight,
+                                    grad_x,
+                                    grad_y,
+                                    grad_goal,
+                                    row_tiles(rows, num_components, 1024 / groups),
+                                    int(dim_per_component),
+                                    reduction};
+    launch("qrl_critic_backward", by_pack ? qrl_critic_backward_kernel<T, pack> : qrl_critic_backward_kernel<T, 1>,
+           task.tiles.tiles, 256, 0, context, task);
+    if (!grad_max_weight) return;
+    const WeightGradient<T> of_weight{grad_loss, slopes, spread, grad_max_weight, 2 * rows};
+    launch("qrl_critic_backward", weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
+}
+
+#define QMK_INSTANTIATE(T)                                                                                             \
+    template void qrl_critic_forward<T>(const T*, const T*, const T*, const T*, const T*, const T*, int64_t, T*, T*,   \
+                                        T*, uint8_t*, int32_t*, T*, T*, int64_t, int64_t, QrlCriticSettings, Context); \
+    template void qrl_critic_backward<T>(const T*, const T*, const uint8_t*, const int32_t*, const T*, const T*, T*,   \
+                                         T*, T*, T*, int64_t, int64_t, int64_t, Reduction, Context);
+QMK_INSTANTIATE(float)
+QMK_INSTANTIATE(double)
+#undef QMK_INSTANTIATE
+
+}  // namespace qmk::cuda

@@ -1,0 +1,66 @@
+// The terms of QRL's Lagrangian for one row. Source and signs: qmkernels/losses/qrl_critic.py.
+#pragma once
+
+#include <math.h>
+
+#include "reduction.h"
+#include "target.h"
+
+namespace qmk {
+
+// The order is that of definitions/qrl_critic.py's MULTIPLIERS.
+enum class QrlCriticMultiplier : int { softplus, exp };
+
+struct QrlCriticSettings {
+    int64_t dim_per_component;
+    Reduction reduction;
+    double softplus_beta, softplus_offset;
+    QrlCriticMultiplier multiplier;
+    double threshold;
+};
+
+}  // namespace qmk
+
+namespace qmk::QMK_TARGET {
+
+// log(1 + exp(value)) and its derivative, without overflow.
+template <class T>
+struct Softplus {
+    T value, slope;
+
+    QMK_INLINE explicit Softplus(T at) {
+        const T small = exp(at > T(0) ? -at : at);  // NaN stays
+        value = (at > T(0) ? at : T(0)) + log1p(small);
+        slope = (at > T(0) ? T(1) : small) / (T(1) + small);
+        if (at != at) value = slope = at;
+    }
+};
+
+// What a row adds to a sum, and the derivative of that by the row's distance.
+template <class T>
+struct QrlCriticTerm {
+    T value, slope;
+};
+
+template <class T>
+QMK_INLINE QrlCriticTerm<T> qrl_critic_push(T distance, const QrlCriticSettings& settings) {
+    const T beta = T(settings.softplus_beta);
+    const Softplus<T> softplus(beta * (T(settings.softplus_offset) - distance));
+    return {softplus.value / beta, -softplus.slope};
+}
+
+template <class T>
+QMK_INLINE QrlCriticTerm<T> qrl_critic_violation(T distance, T cost) {
+    const T beyond = distance - cost;
+    const T violation = beyond < T(0) ? T(0) : beyond;
+    return {violation * violation, 2 * violation};
+}
+
+template <class T>
+QMK_INLINE QrlCriticTerm<T> qrl_critic_multiplier(T raw, const QrlCriticSettings& settings) {
+    if (settings.multiplier == QrlCriticMultiplier::exp) return {T(exp(raw)), T(exp(raw))};
+    const Softplus<T> softplus(raw);
+    return {softplus.value, softplus.slope};
+}
+
+}  // namespace qmk::QMK_TARGET

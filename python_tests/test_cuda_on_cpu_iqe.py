@@ -1,0 +1,174 @@
+"""IQE's CUDA kernels on a CPU (cuda_on_cpu.py) against backends/reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_on_cpu import assert_alike, kernels, needs_compiler, off_a_boundary, pair_points, points
+
+from qmkernels.backends.native import iqe as native
+from qmkernels.backends.reference import iqe as reference
+from qmkernels.definitions import iqe as definition
+
+pytestmark = needs_compiler
+iqe_kernels = kernels("iqe", "PAIRWISE")
+
+# 8, 16, 32 have kernels of their own, elementwise also 4; 77 and more pass the pairwise kernels' shared memory.
+DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33, 64, 77)
+# Every reduction in one dtype; in the other the three that the kernels tell apart.
+CASES = [(reduction, torch.float32) for reduction in definition.REDUCTIONS]
+CASES += [(reduction, torch.float64) for reduction in ("none", "sum", "maxmean")]
+
+
+def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    inputs = tuple(value.detach().requires_grad_() for value in inputs)
+    return torch.autograd.grad(function(*inputs), inputs, grad)
+
+
+@pytest.mark.parametrize("keep", (False, True))
+@pytest.mark.parametrize("reduction, dtype", CASES)
+@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+def test_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
+    x, y = points(47, size=7 * dim_per_component, dtype=dtype)
+    arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, keep
+    assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+
+
+@pytest.mark.parametrize("dim_per_component", (4, 5))
+@pytest.mark.parametrize("num_components", (1, 2, 31, 128, 129, 300))
+def test_any_number_of_components_is_reduced(num_components, dim_per_component):
+    x, y = points(5, size=num_components * dim_per_component, dtype=torch.float64)
+    arguments = x, y, torch.tensor(0.3, dtype=torch.float64), dim_per_component, "maxmean", True
+    assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+
+
+@pytest.mark.parametrize("dim_per_component", (8, 32))
+def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(dim_per_component):
+    size = 3 * dim_per_component
+    x, y = points(9, size=size, dtype=torch.float32)
+    arguments = off_a_boundary(x), off_a_boundary(y), None, dim_per_component, "sum", True
+    assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+
+
+@pytest.mark.parametrize("dim_per_component", (1024, 2500))
+def test_one_component_may_span_all_values(dim_per_component):
+    x, y = points(2, size=dim_per_component, dtype=torch.float64)
+    arguments = x, y / 64 + x, None, dim_per_component, "sum", True
+    assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+
+
+@pytest.mark.parametrize("reduction, dtype", CASES)
+@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
+    x, y = points(47, size=7 * dim_per_component, dtype=dtype)
+    max_weight = torch.tensor(0.3, dtype=dtype)
+    out, ends, largest, _ = reference.iqe_forward(x, y, max_weight, dim_per_component, reduction, True)
+    grad_out = torch.randn_like(out)
+    got = native.iqe_backward(grad_out, ends, largest, max_weight, dim_per_component, reduction)
+
+    def distance(x, y):
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=max_weight)
+
+    assert_alike(got, _differentiated(distance, x, y, grad=grad_out))
+
+
+@pytest.mark.parametrize("reduction, dtype", CASES)
+@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype):
+    # One more than a tile on either side.
+    x, y = pair_points(17, 129, 5 * dim_per_component, dtype)
+    arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, True
+    assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+
+
+# Blocks of one matrix are few: a block does one component. Of 100, it does two of the seven, of 256 it does them all.
+@pytest.mark.parametrize("batch", (1, 100, 256))
+@pytest.mark.parametrize("reduction", ("none", "mean", "maxmean"))
+def test_pairwise_components_are_reduced_however_they_are_split_over_blocks(reduction, batch):
+    x, y = points(batch, 3, size=7 * 8, dtype=torch.float32)
+    arguments = x, y, torch.tensor(0.3), 8, reduction, True
+    assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+
+
+@pytest.mark.parametrize("reduction, dtype", CASES)
+@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
+    # One more than a tile on either side; the gradient of y is that of x with the sides exchanged.
+    x, y = pair_points(9, 129, 3 * dim_per_component, dtype)
+    max_weight = torch.tensor(0.3, dtype=dtype)
+    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, dim_per_component, reduction, True)
+    grad_out = torch.randn_like(out)
+    learned = reduction == "maxmean"
+    got = native.iqe_pairwise_backward(
+        grad_out, x, y, largest, max_weight, dim_per_component, reduction, need_weight_gradient=learned
+    )
+
+    def distance(x, y, max_weight):
+        x, y = x.unsqueeze(-2), y.unsqueeze(-3)
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=max_weight)
+
+    if learned:
+        assert_alike(got[:2], _differentiated(distance, x, y, max_weight, grad=grad_out)[:2])
+        spread = reference.iqe_pairwise_forward(x, y, None, dim_per_component, "spread", False)[0]
+        # A sum over all pairs, of either sign: its error is that of its largest terms.
+        torch.testing.assert_close(got[2], (grad_out * spread).sum(), rtol=1e-5, atol=1e-4)
+    else:
+        assert_alike(got[:2], _differentiated(lambda x, y: distance(x, y, max_weight), x, y, grad=grad_out))
+        assert got[2].shape == (0,)
+
+
+@pytest.mark.parametrize("side", ("x", "y"))
+@pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
+@pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 77))
+def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
+    x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
+    (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
+    arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, False
+    assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+
+
+@pytest.mark.parametrize("side", ("x", "y"))
+@pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
+@pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 77))
+def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side):
+    x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
+    (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
+    arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, False
+    assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+
+
+@pytest.mark.parametrize("infinity", (torch.inf, -torch.inf))
+@pytest.mark.parametrize("side", ("x", "y"))
+@pytest.mark.parametrize("dim_per_component", (4, 5))
+def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, infinity):
+    x, y = pair_points(5, 5, 3 * dim_per_component, torch.float64)
+    (x if side == "x" else y)[:, 2, dim_per_component : 2 * dim_per_component - 1] = infinity
+    arguments = x, y, None, dim_per_component, "none", True
+    assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+    assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+
+
+@pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33, 70))
+def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).double()
+    ends = native.iqe_forward(x, y, None, dim_per_component, "sum", True)[1]
+    for got, wanted, coordinate in zip(
+        reference.unpack_ends(ends, dim_per_component), definition.ends(x, y, dim_per_component), (x, y), strict=True
+    ):
+        coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
+        for tied in range(5):
+            here = coordinate == tied
+            assert torch.equal((got.bool() & here).sum(dim=-1), (wanted & here).sum(dim=-1))
+
+
+@pytest.mark.parametrize("dim_per_component", (4, 8, 16, 32, 33))
+def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
+    # sum of y * grad_y + x * grad_x over a component is the sum of its lengths, whichever of the tied ends is taken.
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randint(0, 5, (2, 1, 9, 2 * dim_per_component), generator=generator).double()
+    lengths, largest = native.iqe_pairwise_forward(x, y, None, dim_per_component, "none", True)
+    ones = torch.ones_like(lengths)
+    grads = native.iqe_pairwise_backward(ones, x, y, largest, None, dim_per_component, "none", False)
+    by_component = (x * grads[0] + y * grads[1]).unflatten(-1, (-1, dim_per_component)).sum(dim=(1, 3))
+    assert torch.equal(by_component, lengths.sum(dim=(1, 2)))

@@ -1,0 +1,107 @@
+"""The one place where a backend is chosen.
+
+A backend is a module with the functions of an op, ``<op>_forward`` and so on; what they take and return is the same for
+all and written down in ``backends/reference/<op>.py``. `why_not` says in one sentence why a backend cannot run an op on
+a device: the text of the error when the backend was asked for, of a DEBUG log line when the choice is automatic, and of
+a cell in ``qmkernels info``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
+
+from .native import core
+
+OPS = (
+    "iqe", "mrn", "pqe", "poisson", "nearest", "qrl_critic", "fsq", "latent_dynamics", "metra", "temporal_consistency",
+    "pair_loss",
+)  # fmt: skip
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+_AUTO_ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
+_MODULES = {"cuda": "native", "cpu": "native", "triton": "triton", "reference": "reference"}
+
+_log = logging.getLogger("qmkernels")
+_backend_in_use = "auto"
+
+
+def check_name(backend: str) -> str:
+    """``backend`` itself, or a ValueError that lists the names there are."""
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}.")
+    return backend
+
+
+def requested(backend: str | None) -> str:
+    """The backend asked for by the ``backend=`` argument, else `use_backend`, else QMKERNELS_BACKEND, else "auto"."""
+    return _backend_in_use if backend is None else check_name(backend)
+
+
+@contextlib.contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Within the block every op runs on ``backend``: "auto", "cuda", "triton", "cpu" or "reference".
+
+    It holds for the whole process, threads included. An op's backward pass runs on the backend of its forward pass.
+    Raises ValueError for an unknown name; the op raises RuntimeError where the backend cannot run its tensors.
+    """
+    global _backend_in_use
+    previous, _backend_in_use = _backend_in_use, check_name(backend)
+    try:
+        yield
+    finally:
+        _backend_in_use = previous
+
+
+@cache
+def why_not(backend: str, op: str, device_type: str) -> str | None:
+    """None where ``backend`` runs ``op`` on tensors of ``device_type``; otherwise a sentence that says why not."""
+    if op not in OPS:
+        return f"there is no op named {op!r}"
+    if backend == "reference":
+        return None
+    if backend == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "the package triton is not installed: pip install qmkernels[triton]"
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if device_type == "cuda" or (device_type == "cpu" and interpreted):
+            return None
+        if device_type == "cpu":
+            return "triton runs CPU tensors only under its interpreter (TRITON_INTERPRET=1)"
+        return f"triton kernels are written for CUDA tensors, got a {device_type} tensor"
+    if device_type != backend:
+        return f"the {backend} kernels take {backend} tensors, got a {device_type} tensor"
+    return core.why_not(backend)
+
+
+@cache
+def _load(backend: str, op: str) -> ModuleType:
+    return importlib.import_module(f"{__package__}.{_MODULES[backend]}.{op}")
+
+
+@cache
+def resolve(op: str, device_type: str, backend: str = "auto") -> ModuleType:
+    """The module that runs ``op`` on tensors of ``device_type``.
+
+    Raises RuntimeError where ``backend`` is named and cannot: the sentence of `why_not` and the names that can.
+    """
+    if backend != "auto":
+        reason = why_not(backend, op, device_type)
+        if reason is not None:
+            able = [name for name in BACKENDS if why_not(name, op, device_type) is None]
+            raise RuntimeError(f"{op}: backend {backend!r} cannot run here: {reason}. Able to: {', '.join(able)}.")
+        return _load(backend, op)
+    for name in _AUTO_ORDER.get(device_type, ("reference",)):
+        reason = why_not(name, op, device_type)
+        if reason is None:
+            return _load(name, op)
+        _log.debug("%s: backend %r passed over: %s", op, name, reason)
+    raise AssertionError("unreachable: the reference runs everywhere")
+
+
+_backend_in_use = check_name(os.environ.get("QMKERNELS_BACKEND", "auto"))

@@ -1,0 +1,17 @@
+"""Nearest neighbours on the compiled core, CPU and CUDA. The contract: backends/reference/nearest.py."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import core
+
+
+def nearest_merge(distances: Tensor, values: Tensor, indices: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    values, indices = values.clone(), indices.clone()
+    if distances.numel():
+        core.launch(
+            "nearest_merge", distances.device, distances.element_size(),
+            distances, values, indices, *distances.shape, values.shape[1], first,
+        )  # fmt: skip
+    return values, indices

@@ -1,0 +1,33 @@
+"""QRL's latent dynamics with an IQE head, in plain PyTorch: the definition of the op ``latent_dynamics``.
+
+Wang et al. 2023 (arXiv 2304.01203), equation 12. The distances are those of definitions/iqe.py; the loss is written
+down in losses/latent_dynamics.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .iqe import iqe
+
+
+class LatentDynamicsSettings(NamedTuple):
+    """Which IQE and which power: plain numbers and strings, in the order in which ops and backends take them."""
+
+    dim_per_component: int
+    reduction: str = "maxmean"
+    power: int = 2
+
+
+def distances(predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings) -> Tensor:
+    """From predicted to target and back, (2, B)."""
+    both = torch.stack([predicted, target]), torch.stack([target, predicted])
+    return iqe(*both, settings.dim_per_component, reduction=settings.reduction, max_weight=max_weight)
+
+
+def loss_of(both: Tensor, power: int) -> Tensor:
+    """Half the sum of the two directions' means: the mean of all."""
+    return both.square().mean() if power == 2 else both.mean()

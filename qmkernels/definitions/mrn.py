@@ -1,0 +1,115 @@
+"""MRN, the metric residual network, in plain PyTorch: the definition every backend is held against.
+
+Liu et al. 2022, "Metric Residual Networks for Sample Efficient Goal-Conditioned Reinforcement Learning"
+(arXiv 2208.08133), and the forms it has taken since. Notation: ``x`` from, ``y`` to, both ``(..., D)``; D = C * S,
+C components of S values, which are split after the first S // 2 into an asymmetric and a symmetric part.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ASYMMETRIC = ("first", "second", "none")
+SQUARES = ("sum", "mean")
+EPS_FORMS = ("add", "max", "difference")
+REDUCTIONS = ("none", "sum", "mean")
+
+
+class MrnSettings(NamedTuple):
+    """Which MRN. Plain numbers and strings, in the order in which ops and backends take them.
+
+    num_components  C.
+    asymmetric      the half of a component that makes the asymmetric part; "none": the whole component is symmetric.
+    squares         "sum" or "mean" of the squared differences of the symmetric part.
+    exponent        p: the symmetric part is (squares) ** (p / 2); 1 is a Euclidean norm.
+    eps, eps_form   "add": squares + eps; "max": at least eps; "difference": eps is added to every difference.
+    reduction       of components: "none", "sum" or "mean".
+    scale           the distance is multiplied by this.
+    """
+
+    num_components: int = 1
+    asymmetric: str = "first"
+    squares: str = "sum"
+    exponent: float = 1.0
+    eps: float = 0.0
+    eps_form: str = "add"
+    reduction: str = "sum"
+    scale: float = 1.0
+
+
+def parts(difference: Tensor, asymmetric: str) -> tuple[Tensor, Tensor]:
+    """The asymmetric and the symmetric part of differences (..., S)."""
+    size = difference.shape[-1]
+    if asymmetric == "none":
+        return difference[..., :0], difference
+    first, second = difference.split([size // 2, size - size // 2], dim=-1)
+    return (first, second) if asymmetric == "first" else (second, first)
+
+
+def components(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
+    """``max_j relu(x_j - y_j) + (sum_i (x_i - y_i)^2) ** (p / 2)`` by component, (..., C); differentiable by autograd.
+
+    Where the symmetric part is 0 its gradient is taken as 0, not as the NaN of a root's derivative at 0.
+    """
+    difference = (x - y).unflatten(-1, (settings.num_components, -1))
+    one_way, both_ways = parts(difference, settings.asymmetric)
+    asymmetric = one_way.relu().amax(dim=-1) if one_way.shape[-1] else 0.0
+    if not both_ways.shape[-1]:
+        return asymmetric
+    if settings.eps_form == "difference":
+        both_ways = both_ways + settings.eps
+    squares = both_ways.square()
+    squares = squares.sum(dim=-1) if settings.squares == "sum" else squares.mean(dim=-1)
+    if settings.eps_form == "add":
+        squares = squares + settings.eps
+    elif settings.eps_form == "max":
+        squares = squares.clamp(min=settings.eps)
+    if settings.exponent == 2:
+        return asymmetric + squares
+    is_zero = squares == 0
+    root = torch.where(is_zero, 1.0, squares) ** (settings.exponent / 2)
+    return asymmetric + torch.where(is_zero, 0.0, root)
+
+
+def mrn(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
+    """The distance, (...) or for reduction "none" (..., C); leading dimensions broadcast."""
+    parts = components(x, y, settings)
+    if settings.reduction == "sum":
+        parts = parts.sum(dim=-1)
+    elif settings.reduction == "mean":
+        parts = parts.mean(dim=-1)
+    return parts * settings.scale
+
+
+def gradient(grad_out: Tensor, x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
+    """The derivative of (grad_out * mrn(x, y)).sum() by x, (..., D); by y it is the negative of that.
+
+    Of several equal largest differences the first has the gradient.
+    """
+    difference = (x - y).unflatten(-1, (settings.num_components, -1))
+    one_way, both_ways = parts(difference, settings.asymmetric)
+    grad = grad_out * (settings.scale / settings.num_components if settings.reduction == "mean" else settings.scale)
+    if settings.reduction != "none":
+        grad = grad.unsqueeze(-1)
+    grad = grad.unsqueeze(-1)
+
+    of_one_way = one_way
+    if one_way.shape[-1]:
+        largest, place = one_way.max(dim=-1, keepdim=True)
+        is_largest = torch.arange(one_way.shape[-1], device=x.device) == place
+        of_one_way = is_largest * torch.where(largest > 0, grad, torch.where(largest.isnan(), largest, 0.0))
+    count = max(both_ways.shape[-1], 1) if settings.squares == "mean" else 1
+    shifted = both_ways + settings.eps if settings.eps_form == "difference" else both_ways
+    squares = shifted.square().sum(dim=-1, keepdim=True) / count
+    moves = squares > settings.eps if settings.eps_form == "max" else squares != 0
+    if settings.eps_form == "add":
+        squares = squares + settings.eps
+        moves = squares > 0
+    moves = moves | squares.isnan()
+    slope = settings.exponent / count * torch.where(moves, squares, 1.0) ** (settings.exponent / 2 - 1)
+    of_both_ways = grad * torch.where(moves, slope, 0.0) * shifted
+    order = (of_both_ways, of_one_way) if settings.asymmetric == "second" else (of_one_way, of_both_ways)
+    return torch.cat(order, dim=-1).flatten(-2)

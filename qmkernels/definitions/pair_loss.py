@@ -1,0 +1,230 @@
+"""What the pairwise losses make of a matrix of distances, in plain PyTorch: the definition of the op ``pair_loss``.
+
+d (..., N, M) are distances from states i to goals j, of which j = i + offset is the match of i; leading dimensions are
+an ensemble, over which all is averaged. The losses are written down in losses/contrastive.py, tmd.py and metric_rl.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Over what the contrastive term's softmaxes go: "backward" over the states of each matching goal, "forward" over all
+# goals of each state, "symmetric" both; "sigmoid" and "repulsion" (`metric_contrastive`) have none.
+KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion")
+SOFTMAXES = ("backward", "forward", "symmetric")
+
+# Added to a distance before its logarithm.
+EPS = 1e-6
+
+
+class PairLossSettings(NamedTuple):
+    """Which terms: plain numbers and strings, in the order in which ops and backends take them."""
+
+    kind: str = "none"
+    scale: float = 1.0  # the logits are -scale * d
+    logsumexp_weight: float = 0.0
+    linex_weight: float = 1.0  # of the LINEX term, which is there where distances after a step are
+    clip: float = 3.0
+    diagonal_weight: float = 0.5
+    log_discount: float = 0.0  # where there is not one a row
+    step: float = 1.0
+    repulsion_weight: float = 1.0
+    offset: int = 0
+
+
+class PairLossStats(NamedTuple):
+    """The diagnostics, not weighted; 0 for terms that are not there."""
+
+    contrastive: Tensor
+    positive: Tensor
+    negative: Tensor
+    logsumexp: Tensor
+    accuracy: Tensor
+    linex: Tensor
+    everywhere: Tensor
+    diagonal: Tensor
+    difference: Tensor
+    steps: Tensor
+    repulsion: Tensor
+    length: Tensor
+
+
+class Softmaxes(NamedTuple):
+    """Of every softmax, (..., S): the matching logit, log-sum-exp, sum, largest and number of its logits."""
+
+    positive: Tensor
+    logsumexp: Tensor
+    total: Tensor
+    largest: Tensor
+    count: int
+
+
+class Contrast(NamedTuple):
+    """A contrastive term and its diagnostics."""
+
+    loss: Tensor
+    positive: Tensor
+    negative: Tensor
+    logsumexp: Tensor
+    accuracy: Tensor
+
+
+def matching(matrix: Tensor, first: int, dim: int) -> Tensor:
+    """Of each row or column of a matrix (..., N, M) the entry that is ``first`` plus its place along ``dim``, the other
+    dimension; 0 where there is none."""
+    kept = -1 if dim == -2 else -2
+    place = first + torch.arange(matrix.shape[kept], device=matrix.device)
+    exists = (place >= 0) & (place < matrix.shape[dim])
+    place = place.clamp(0, matrix.shape[dim] - 1).unsqueeze(dim)
+    found = matrix.gather(dim, place.expand(*matrix.shape[:-2], *place.shape)).squeeze(dim)
+    return torch.where(exists, found, 0.0)
+
+
+def over(logits: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp, sum and largest of logits along ``dim``; the last two detached."""
+    detached = logits.detach()
+    return logits.logsumexp(dim=dim), detached.sum(dim=dim), detached.amax(dim=dim)
+
+
+def softplus_over_goals(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with the sum of softplus in place of the log-sum-exp."""
+    detached = logits.detach()
+    return functional.softplus(logits).sum(dim=-1), detached.sum(dim=-1), detached.amax(dim=-1)
+
+
+def contrast(softmaxes: Softmaxes, logsumexp_weight: float) -> Contrast:
+    """Softmaxes' mean cross-entropy with the matches."""
+    positive, logsumexp, total, largest, count = softmaxes
+    loss = (logsumexp - positive).mean()
+    if logsumexp_weight:
+        loss = loss + logsumexp_weight * logsumexp.square().mean()
+    with torch.no_grad():
+        negative = (total - positive).mean() / max(1, count - 1)
+        accuracy = (positive >= largest).to(loss.dtype).mean()
+        return Contrast(loss, positive.mean(), negative, logsumexp.mean(), accuracy)
+
+
+def contrast_of_sides(sides: list[Softmaxes], logsumexp_weight: float) -> Contrast:
+    """The mean over one or both directions."""
+    parts = [contrast(side, logsumexp_weight) for side in sides]
+    return parts[0] if len(parts) == 1 else Contrast(*(torch.stack(part).mean() for part in zip(*parts, strict=True)))
+
+
+def contrast_of_sigmoids(rows: Softmaxes) -> Contrast:
+    """Binary cross-entropy; ``rows.logsumexp`` are sums of softplus."""
+    found = contrast(rows, 0.0)
+    # softplus(-l) = softplus(l) - l
+    return found._replace(loss=found.loss / rows.count, logsumexp=torch.zeros_like(found.logsumexp))
+
+
+def divergence(distance: Tensor, after: Tensor, log_discount: Tensor | float, clip: float) -> Tensor:
+    """discount * exp(delta) - distance where delta = distance - after is at most ``clip``, else delta."""
+    delta = distance - after
+    is_clipped = delta > clip
+    grown = torch.exp(torch.where(is_clipped, clip, delta) + log_discount) - distance
+    return torch.where(is_clipped, delta, grown)
+
+
+def log_distance(distance: Tensor) -> Tensor:
+    return (distance + EPS).log()
+
+
+def pair_loss(
+    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, settings: PairLossSettings
+) -> tuple[Tensor, PairLossStats, Tensor, Tensor]:
+    """The loss, its diagnostics, and the log-sum-exps over rows (..., N) and over matching columns (..., N), empty
+    where no softmax is.
+
+    ``after`` are distances (..., N, M) one step on, held fixed; ``log_discounts`` one a row, (..., N).
+    """
+    *_, count, columns = distance.shape
+    length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
+    zero = distance.new_zeros(())
+    stats = PairLossStats(*(zero,) * len(PairLossStats._fields))._replace(length=length.detach().mean())
+    row_sums = column_sums = distance.new_empty(0)
+    loss = zero
+    if settings.kind in (*SOFTMAXES, "sigmoid"):
+        logits, positive, sides = -settings.scale * distance, -settings.scale * length, []
+        if settings.kind == "sigmoid":
+            found = contrast_of_sigmoids(Softmaxes(positive, *softplus_over_goals(logits), columns))
+        else:
+            if settings.kind != "backward":
+                sides.append(Softmaxes(positive, *over(logits, -1), columns))
+                row_sums = sides[-1].logsumexp
+            if settings.kind != "forward":
+                own = logits[..., settings.offset : settings.offset + count]
+                sides.append(Softmaxes(positive, *over(own, -2), count))
+                column_sums = sides[-1].logsumexp
+            found = contrast_of_sides(sides, settings.logsumexp_weight)
+        loss = found.loss
+        stats = stats._replace(
+            contrastive=found.loss.detach(), positive=found.positive, negative=found.negative,
+            logsumexp=found.logsumexp, accuracy=found.accuracy,
+        )  # fmt: skip
+    elif settings.kind == "repulsion":
+        logs = log_distance(distance)
+        others = logs.sum(dim=-1) - logs.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
+        steps, repulsion = (length - settings.step).square().mean(), -others.mean() / max(1, columns - 1)
+        loss = steps + settings.repulsion_weight * repulsion
+        stats = stats._replace(steps=steps.detach(), repulsion=repulsion.detach())
+    if after is not None:
+        log_discount = settings.log_discount if log_discounts is None else log_discounts.unsqueeze(-1)
+        terms = divergence(distance, after.detach(), log_discount, settings.clip)
+        everywhere, diagonal = terms.mean(), terms.diagonal(offset=settings.offset, dim1=-2, dim2=-1).mean()
+        linex = everywhere + settings.diagonal_weight * (diagonal - everywhere)
+        loss = loss + settings.linex_weight * linex
+        stats = stats._replace(
+            linex=linex.detach(), everywhere=everywhere.detach(), diagonal=diagonal.detach(),
+            difference=(distance - after).detach().mean(),
+        )  # fmt: skip
+    return loss, stats, row_sums, column_sums
+
+
+def gradient(
+    grad_loss: Tensor,
+    distance: Tensor,
+    after: Tensor | None,
+    log_discounts: Tensor | None,
+    row_sums: Tensor,
+    column_sums: Tensor,
+    settings: PairLossSettings,
+) -> Tensor:
+    """grad_loss times the derivative of the loss by ``distance``, from the log-sum-exps that `pair_loss` returned."""
+    *_, count, columns = distance.shape
+    num_rows = distance.shape[:-1].numel()
+    grad = torch.zeros_like(distance)
+    of_matches = grad.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
+    if settings.kind in SOFTMAXES:
+        logits, share = (
+            -settings.scale * distance,
+            -settings.scale / num_rows / (2 if settings.kind == "symmetric" else 1),
+        )
+        if settings.kind != "backward":
+            sums = row_sums.unsqueeze(-1)
+            grad += share * (1 + 2 * settings.logsumexp_weight * sums) * (logits - sums).exp()
+            of_matches -= share
+        if settings.kind != "forward":
+            sums, matched = column_sums.unsqueeze(-2), slice(settings.offset, settings.offset + count)
+            slope = share * (1 + 2 * settings.logsumexp_weight * sums)
+            grad[..., matched] += slope * (logits[..., matched] - sums).exp()
+            of_matches -= share
+    elif settings.kind == "sigmoid":
+        share = -settings.scale / (num_rows * columns)
+        grad += share * torch.sigmoid(-settings.scale * distance)
+        of_matches -= share
+    elif settings.kind == "repulsion":
+        length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
+        grad -= settings.repulsion_weight / (num_rows * max(1, columns - 1)) / (distance + EPS)
+        of_matches.copy_(2 / num_rows * (length - settings.step))
+    if after is not None:
+        log_discount = settings.log_discount if log_discounts is None else log_discounts.unsqueeze(-1)
+        delta = distance - after
+        slope = torch.where(delta > settings.clip, 1.0, torch.exp(delta.clamp(max=settings.clip) + log_discount) - 1)
+        grad += settings.linex_weight * (1 - settings.diagonal_weight) / (num_rows * columns) * slope
+        share = settings.linex_weight * settings.diagonal_weight / num_rows
+        of_matches += share * slope.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
+    return grad_loss * grad

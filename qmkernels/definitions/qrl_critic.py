@@ -1,0 +1,58 @@
+"""QRL's critic with an IQE head, in plain PyTorch: the definition of the op ``qrl_critic``.
+
+Wang et al. 2023, "Optimal Goal-Reaching Reinforcement Learning via Quasimetric Learning" (arXiv 2304.01203). The
+distances are those of definitions/iqe.py; the loss is written down in losses/qrl_critic.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional
+
+from .iqe import iqe
+
+MULTIPLIERS = ("softplus", "exp")
+
+
+class QrlCriticSettings(NamedTuple):
+    """Which IQE and which Lagrangian: plain numbers and strings, in the order in which ops and backends take them.
+
+    ``threshold`` is what the mean squared violation is held against: epsilon squared, or in OGBench epsilon.
+    """
+
+    dim_per_component: int
+    reduction: str = "maxmean"
+    softplus_beta: float = 0.1
+    softplus_offset: float = 15.0
+    multiplier: str = "softplus"
+    threshold: float = 0.0625
+
+
+def multiplier_of(raw: Tensor, kind: str) -> Tensor:
+    return functional.softplus(raw) if kind == "softplus" else raw.exp()
+
+
+def distances(
+    x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, settings: QrlCriticSettings
+) -> tuple[Tensor, Tensor]:
+    """Those to the goals and those to y, (B,) each; without goals row i's is row i - 1 of y."""
+    goal = y.roll(1, dims=0) if goal is None else goal
+    return tuple(
+        iqe(x, to, settings.dim_per_component, reduction=settings.reduction, max_weight=max_weight) for to in (goal, y)
+    )
+
+
+def terms(
+    to_goal: Tensor, local: Tensor, raw: Tensor, cost: Tensor, settings: QrlCriticSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Push, squared violation and multiplier, each 0-d."""
+    push = functional.softplus(settings.softplus_offset - to_goal, beta=settings.softplus_beta).mean()
+    return push, (local - cost).relu().square().mean(), multiplier_of(raw, settings.multiplier)
+
+
+def loss_of(push: Tensor, violation: Tensor, multiplier: Tensor, threshold: float) -> Tensor:
+    """push + multiplier * (violation - threshold); its derivative by the multiplier has the opposite sign."""
+    excess, fixed = violation - threshold, multiplier.detach()
+    return push + fixed * excess - (multiplier - fixed) * excess.detach()

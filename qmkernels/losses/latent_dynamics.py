@@ -1,0 +1,62 @@
+"""The loss of QRL's latent dynamics."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..backends import dispatch
+from ..definitions.latent_dynamics import LatentDynamicsSettings, loss_of
+from ..ops.arguments import in_compute_dtype
+from ..ops.latent_dynamics import latent_dynamics as fused_op
+from ..ops.torch_modes import in_function_transform
+from . import checks
+
+
+class LatentDynamics(NamedTuple):
+    """``loss`` is the scalar to minimise; the others, detached, are the mean distances in both directions."""
+
+    loss: Tensor
+    to_target: Tensor
+    from_target: Tensor
+
+
+def latent_dynamics(head: checks.Head, predicted: Tensor, target: Tensor, *, power: int = 2) -> LatentDynamics:
+    r"""Holds predicted latents against encoded ones by the quasimetric, in both directions.
+
+    .. math:: \tfrac12\, \overline{d(\hat z_i, z_i)^p + d(z_i, \hat z_i)^p}
+
+    Args:
+        head: the quasimetric, a module or function of x and y; its parameters take part in autograd.
+        predicted, target: ``(..., B, D)``, both with gradients.
+        power: p, 2 (QRL) or 1 (OGBench). Default 2.
+
+    Returns:
+        `LatentDynamics`.
+
+    Raises:
+        ValueError: empty or mismatched batches, another power.
+
+    Source: Wang et al. 2023, arXiv 2304.01203, equation 12.
+    """
+    checks.check_head("latent_dynamics", head)
+    checks.check_rows("latent_dynamics", predicted=predicted, target=target)
+    if power not in (1, 2):
+        raise ValueError(f"latent_dynamics: power must be 1 or 2, got {power!r}.")
+    find = getattr(head, "fused_iqe", None)
+    fused = None if find is None or in_function_transform() else find(predicted, target)
+    if fused is not None:
+        size, reduction, max_weight = fused
+        predicted, target = (in_compute_dtype(side).flatten(0, -2) for side in (predicted, target))
+        max_weight = max_weight if max_weight is None else max_weight.to(predicted.dtype)
+        settings = LatentDynamicsSettings(size, reduction, int(power))
+        loss, stats = fused_op(predicted, target, max_weight, settings, dispatch.requested(None))
+        return LatentDynamics(loss, *stats.unbind())
+    own = getattr(head, "bidirectional", None)
+    there, back = own(predicted, target) if own else (head(predicted, target), head(target, predicted))
+    both = torch.stack([there, back])
+    loss = loss_of(both, power)
+    there, back = both.detach().flatten(1).mean(dim=1)
+    return LatentDynamics(loss, there, back)

@@ -1,0 +1,67 @@
+"""iQRL's self-supervised loss."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..backends import dispatch
+from ..ops.arguments import in_compute_dtype
+from ..ops.temporal_consistency import composed
+from ..ops.temporal_consistency import temporal_consistency as fused
+from ..ops.torch_modes import in_function_transform
+from . import checks
+
+
+class TemporalConsistency(NamedTuple):
+    """``loss`` is the scalar to minimise; ``similarity`` (H,), detached, is the mean cosine of every step."""
+
+    loss: Tensor
+    similarity: Tensor
+
+
+def temporal_consistency(
+    predicted: Tensor, target: Tensor, mask: Tensor | None = None, *, discount: float = 0.9
+) -> TemporalConsistency:
+    r"""Latents rolled out by a model, held against encoded ones.
+
+    .. math:: \sum_{h=0}^{H-1} \rho^h\, \overline{m_h (1 - \cos(\hat z_h, \bar z_h))}
+
+    Args:
+        predicted: latents of the rollout, ``(H, B, D)``; half ones are computed in float32, as the loss is returned.
+        target: latents of the momentum encoder, of the same shape; no gradient flows to them.
+        mask: ``(H, B)``, 0 from the step after a termination on; bool or float. Default: all 1. It weighs the loss
+            alone; the mean is over all rows, and ``similarity`` over masked ones too.
+        discount: rho. Default 0.9.
+
+    Returns:
+        `TemporalConsistency`. The cosine of a zero vector is 0: norms below 1e-8 count as 1e-8.
+
+    A NaN or infinity, in a masked row too, gives NaN in the loss, in the similarity of its step and in the gradient of
+    its row; other rows keep their gradients. So does a dot product beyond the range of the dtype.
+
+    Raises:
+        ValueError: empty or mismatched batches, a mask of another shape. RuntimeError: different devices.
+
+    Source: Scannell et al. 2024, arXiv 2406.02696, equation 5.
+    """
+    checks.check_rows("temporal_consistency", predicted=predicted, target=target)
+    if predicted.dim() != 3:
+        raise ValueError(f"temporal_consistency: predicted must be (H, B, D), got {tuple(predicted.shape)}.")
+    predicted, target = in_compute_dtype(predicted), in_compute_dtype(target.detach())
+    if mask is not None:
+        _check_mask(mask, predicted)
+        mask = mask.to(predicted.dtype)
+    if in_function_transform() or isinstance(discount, Tensor) or (mask is not None and mask.requires_grad):
+        return TemporalConsistency(*composed(predicted, target, mask, discount))
+    return TemporalConsistency(*fused(predicted, target, mask, float(discount), dispatch.requested(None)))
+
+
+def _check_mask(mask: Tensor, predicted: Tensor) -> None:
+    if mask.shape != predicted.shape[:2]:
+        raise ValueError(f"temporal_consistency: mask must be {tuple(predicted.shape[:2])}, got {tuple(mask.shape)}.")
+    if mask.device != predicted.device:
+        raise RuntimeError(
+            f"temporal_consistency: mask must be on {predicted.device} as the latents are, got {mask.device}."
+        )

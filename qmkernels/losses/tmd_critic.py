@@ -1,0 +1,119 @@
+"""TMD's critic loss."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..definitions.pair_loss import PairLossSettings, Softmaxes, contrast, divergence, matching, over
+from ..ops.pair_loss import pair_loss
+from . import checks, tiles
+from .contrastive import check_pairs, matches_of, over_processes
+from .linex import distances
+
+
+class TMDCritic(NamedTuple):
+    """``loss`` is the scalar to minimise; the others are detached: its three terms, not weighted, then as in
+    `Contrastive` and the mean of d(phi_i, goal_j) - d(psi_next_i, goal_j)."""
+
+    loss: Tensor
+    contrastive: Tensor
+    action_invariance: Tensor
+    temporal_invariance: Tensor
+    positive: Tensor
+    negative: Tensor
+    accuracy: Tensor
+    difference: Tensor
+
+
+def tmd_critic(
+    head: checks.Head,
+    phi: Tensor,
+    psi: Tensor,
+    psi_next: Tensor,
+    psi_goal: Tensor,
+    *,
+    discount: float = 0.99,
+    zeta: float = 0.05,
+    clip: float = 3.0,
+    diagonal_weight: float = 0.5,
+    scale: float | None = None,
+    offset: int = 0,
+    group: torch.distributed.ProcessGroup | None = None,
+    streaming: bool | None = None,
+) -> TMDCritic:
+    r"""TMD's critic: contrastive + action invariance + zeta * temporal invariance, each pair of states and goals
+    visited once for all of them.
+
+    .. math:: \mathrm{contrastive}(\phi, \psi_g) + \overline{d(\psi_i, \phi_i)}
+              + \zeta\, \mathrm{linex}(\phi, \psi_g, \psi')
+
+    Args:
+        head: the quasimetric, a module or function of x and y; its parameters take part in autograd.
+        phi: phi(s, a), ``(..., N, D)``; leading dimensions are an ensemble, over which the loss is averaged.
+        psi, psi_next: psi(s) and psi(s'), of phi's shape.
+        psi_goal: psi(g), ``(..., M, D)``: row ``i + offset`` is a future state of row i of phi.
+        discount: gamma. Default 0.99.
+        zeta: weight of the temporal invariance. Default 0.05.
+        clip, diagonal_weight: of `linex`. Defaults 3 and 0.5.
+        scale: of the logits; None: ``1 / sqrt(D)``.
+        offset, group, streaming: as for `contrastive`.
+
+    Returns:
+        `TMDCritic`.
+
+    Raises:
+        ValueError: empty or mismatched batches.
+
+    Source: Myers et al. 2025, arXiv 2509.20478; defaults as published. With ``head = qm.nn.LatentMRN(D,
+    preset="tmd")`` the published critic; an ensemble of two.
+    """
+    checks.check_head("tmd_critic", head)
+    check_pairs("tmd_critic", phi, psi_goal, offset)
+    checks.check_rows("tmd_critic", phi=phi, psi=psi, psi_next=psi_next)
+    if not 0 < discount <= 1:
+        raise ValueError(f"tmd_critic: discount must be in (0, 1], got {discount}.")
+    scale = 1.0 / math.sqrt(phi.shape[-1]) if scale is None else float(scale)
+    count, log_discount = phi.shape[-2], math.log(discount)
+    streaming = tiles.should_stream(streaming, phi.shape[:-1].numel() * count, phi.device)
+    action = head(psi, phi).mean()
+    if group is None:
+        psi_goal, offset = matches_of(psi_goal, offset, count), 0
+    if group is None and not streaming:
+        distance, after = distances(head, phi, psi_goal, psi_next)
+        settings = PairLossSettings(
+            "backward", scale, 0.0, float(zeta), float(clip), float(diagonal_weight), log_discount
+        )
+        loss, stats = pair_loss(distance, after, None, settings)
+        return TMDCritic(
+            loss + action, stats.contrastive, action.detach(), stats.linex, stats.positive, stats.negative,
+            stats.accuracy, stats.difference,
+        )  # fmt: skip
+
+    def part(begin, goals, phi, psi_next):
+        distance, after = distances(head, phi, goals, psi_next)
+        terms = divergence(distance, after, log_discount, clip)
+        difference = (distance - after).detach().mean(dim=-2)
+        logits = -scale * distance
+        matches = (matching(one, begin - offset, -2) for one in (logits, terms))
+        return *matches, *over(logits, -2), terms.mean(dim=-2), difference
+
+    positive, diagonal, *found, everywhere, difference = tiles.by_tiles(
+        part, (psi_goal,), (phi, psi_next), count, streaming
+    )
+    # Of a global batch only this process's goals have their match here.
+    positive, diagonal = (one[..., offset : offset + count] for one in (positive, diagonal))
+    softmaxes = Softmaxes(positive, *found, count)
+    if group is not None:
+        softmaxes = over_processes(softmaxes, group)
+    contrastive = contrast(softmaxes, 0.0)
+    everywhere, diagonal = everywhere.mean(), diagonal.mean()
+    temporal = everywhere + diagonal_weight * (diagonal - everywhere)
+    loss = contrastive.loss + action + zeta * temporal
+    return TMDCritic(
+        loss, contrastive.loss.detach(), action.detach(), temporal.detach(), contrastive.positive,
+        contrastive.negative, contrastive.accuracy, difference.mean(),
+    )  # fmt: skip
