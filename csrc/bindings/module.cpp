@@ -1,53 +1,197 @@
-// The Python module qmkernels._core.
-#include <pybind11/stl.h>
+// The Python module qmkernels._core: what was built, and a function for every kernel of every op.
+#include <exception>
+#include <new>
+#include <stdexcept>
 
-#include "core.h"
+#include "arguments.h"
+#include "ops.h"  // made by the build from csrc/ops.cmake
+
+namespace qmk::python {
 
 namespace {
 
-pybind11::dict build_info() {
-    pybind11::dict info;
-    info["version"] = QMK_VERSION;
-    info["compiler"] = __VERSION__;
-    pybind11::list isas;
-#define X(name) isas.append(#name);
-    QMK_ISAS
-#undef X
-    info["isas"] = isas;
-#ifdef QMK_OPENMP
-    info["openmp"] = true;
+class WithoutTheGil {
+  public:
+    WithoutTheGil() : state_(PyEval_SaveThread()) {}
+    ~WithoutTheGil() { PyEval_RestoreThread(state_); }
+    WithoutTheGil(const WithoutTheGil&) = delete;
+    WithoutTheGil& operator=(const WithoutTheGil&) = delete;
+
+  private:
+    PyThreadState* state_;
+};
+
+template <class Kernel, class T>
+void run(const Signature& signature, PyObject* const* values, PyObject* tensor) {
+    using Call = typename Kernel::template Arguments<T>;
+    Call call{};
+    signature.read(values, Slots(call));
+    [[maybe_unused]] Scratch scratch;
+#if defined(QMK_CUDA_ON_CPU)
+    if constexpr (needs_scratch<Call>)
+        call.scratch = scratch.take(Kernel::template scratch_on_gpu<T>(call), tensor, true);
+    Kernel::template run_on_gpu<T>(call, cuda::Context{0, nullptr});
 #else
-    info["openmp"] = false;
+    if (is_on_gpu(tensor)) {
+#if defined(QMK_CUDA)
+        if constexpr (needs_scratch<Call>)
+            call.scratch = scratch.take(Kernel::template scratch_on_gpu<T>(call), tensor, true);
+        const cuda::Context context{device_index(tensor), current_stream(tensor)};
+        const WithoutTheGil without;
+        Kernel::template run_on_gpu<T>(call, context);
+#else
+        fail(PyExc_RuntimeError, std::string(Kernel::name) + ": the core was built without CUDA kernels.");
+#endif
+    } else {
+        if constexpr (needs_scratch<Call>)
+            call.scratch = scratch.take(Kernel::template scratch_on_cpu<T>(call), tensor, false);
+        const int threads = num_threads();
+        const WithoutTheGil without;
+        Kernel::template run_on_cpu<T>(call, threads);
+    }
+#endif
+}
+
+PyObject* translated_error() {
+    try {
+        throw;
+    } catch (const ErrorIsSet&) {
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::invalid_argument& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
+}
+
+template <class Kernel>
+PyObject* function(PyObject*, PyObject* const* values, Py_ssize_t num_positional, PyObject* keywords) {
+    try {
+        static Signature signature(Kernel::name, typename Kernel::template Arguments<float>{});
+        PyObject* matched[most_fields];
+        signature.match(values, num_positional, keywords, matched);
+        const int field = signature.first_item(matched);
+        PyObject* tensor = matched[field];
+        switch (dtype_of_tensor(tensor)) {
+            case int(Dtype::float32):
+                run<Kernel, float>(signature, matched, tensor);
+                break;
+            case int(Dtype::float64):
+                run<Kernel, double>(signature, matched, tensor);
+                break;
+            default:
+                fail(PyExc_TypeError, std::string(signature.function()) + ": " + signature.name(field) +
+                                          " must be a tensor of float32 or float64.");
+        }
+        return Py_NewRef(Py_None);
+    } catch (...) {
+        return translated_error();
+    }
+}
+
+template <class Kernel>
+PyMethodDef method() {
+    void (*pointer)() = reinterpret_cast<void (*)()>(function<Kernel>);
+    return {Kernel::name, reinterpret_cast<PyCFunction>(pointer), METH_FASTCALL | METH_KEYWORDS,
+            Kernel::template Arguments<float>::field_names};
+}
+
+template <class... Kernel>
+PyMethodDef* methods_of(Kernels<Kernel...>) {
+    static PyMethodDef methods[] = {method<Kernel>()..., {nullptr, nullptr, 0, nullptr}};
+    return methods;
+}
+
+PyObject* connect(PyObject*, PyObject* arguments) {
+    PyObject* dtypes[5];
+    PyObject *num_threads, *stream, *scratch;
+    if (!PyArg_ParseTuple(arguments, "(OOOOO)OOO", &dtypes[0], &dtypes[1], &dtypes[2], &dtypes[3], &dtypes[4],
+                          &num_threads, &stream, &scratch))
+        return nullptr;
+    for (int i = 0; i < 5; ++i) python.dtypes[i] = Py_NewRef(dtypes[i]);
+    python.num_threads = Py_NewRef(num_threads);
+    python.stream = Py_NewRef(stream);
+    python.scratch = Py_NewRef(scratch);
+    return Py_NewRef(Py_None);
+}
+
+#if !defined(QMK_CUDA_ON_CPU)
+
+PyObject* isa_in_use(PyObject*, PyObject*) {
+    try {
+        return PyUnicode_FromString(name_of(qmk::isa_in_use()));
+    } catch (...) {
+        return translated_error();
+    }
+}
+
+PyObject* build_info(PyObject*, PyObject*) {
+    static constexpr const char* isas[] = {
+#define QMK_NAME(isa, ...) #isa,
+        QMK_FOR_EACH_ISA(QMK_NAME, )
+#undef QMK_NAME
+    };
+    Object names(PyList_New(0));
+    for (const char* isa : isas) {
+        const Object name(PyUnicode_FromString(isa));
+        PyList_Append(names.get(), name.get());
+    }
+#ifdef QMK_OPENMP
+    PyObject* openmp = Py_True;
+#else
+    PyObject* openmp = Py_False;
 #endif
 #ifdef QMK_CUDA
-    info["cuda_architectures"] = QMK_CUDA_ARCHITECTURES;
+    const char* architectures = QMK_CUDA_ARCHITECTURES;
 #else
-    info["cuda_architectures"] = pybind11::none();
+    const char* architectures = nullptr;
 #endif
-    return info;
+    return Py_BuildValue("{s:s,s:s,s:O,s:O,s:z}", "version", QMK_VERSION, "compiler", __VERSION__, "isas", names.get(),
+                         "openmp", openmp, "cuda_architectures", architectures);
+}
+
+#endif
+
+PyMethodDef module_methods[] = {
+    {"connect", connect, METH_VARARGS, "(float32, float64, uint8, int32, int64), num_threads, stream, scratch"},
+#if !defined(QMK_CUDA_ON_CPU)
+    {"isa_in_use", isa_in_use, METH_NOARGS, "The instruction set of the CPU kernels."},
+    {"build_info", build_info, METH_NOARGS, "What the core was built with."},
+#endif
+    {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_core", nullptr, -1, module_methods, nullptr, nullptr, nullptr,
+                          nullptr};
+PyModuleDef definition_of_kernels = {PyModuleDef_HEAD_INIT, "kernels", nullptr, -1, nullptr, nullptr, nullptr, nullptr,
+                                     nullptr};
+
+PyObject* made() {
+    PyObject* module = PyModule_Create(&definition);
+    if (module == nullptr) return nullptr;
+    PyObject* kernels = PyModule_Create(&definition_of_kernels);
+    if (kernels == nullptr || PyModule_AddFunctions(kernels, methods_of(all_kernels)) < 0 ||
+        PyModule_AddObject(module, "kernels", kernels) < 0)
+        return nullptr;
+    Object ops(PyList_New(0));
+    for (const char* op : op_names) {
+        const Object name(PyUnicode_FromString(op));
+        PyList_Append(ops.get(), name.get());
+    }
+    PyModule_AddObject(module, "ops", PyList_AsTuple(ops.get()));
+#if defined(QMK_CUDA)
+    PyModule_AddIntConstant(module, "has_cuda", 1);
+#else
+    PyModule_AddIntConstant(module, "has_cuda", 0);
+#endif
+    return module;
 }
 
 }  // namespace
 
-PYBIND11_MODULE(_core, module) {
-    module.def("build_info", build_info);
-    module.def("isa_in_use", [] { return std::string(qmk::name_of(qmk::isa_in_use())); });
-    auto cpu = module.def_submodule("cpu");
-#ifdef QMK_CUDA
-    auto cuda = module.def_submodule("cuda");
-    auto* cuda_or_null = &cuda;
-#else
-    pybind11::module_* cuda_or_null = nullptr;
-#endif
-    qmk::bind_fsq(cpu, cuda_or_null);
-    qmk::bind_iqe(cpu, cuda_or_null);
-    qmk::bind_latent_dynamics(cpu, cuda_or_null);
-    qmk::bind_metra(cpu, cuda_or_null);
-    qmk::bind_mrn(cpu, cuda_or_null);
-    qmk::bind_nearest(cpu, cuda_or_null);
-    qmk::bind_pair_loss(cpu, cuda_or_null);
-    qmk::bind_poisson(cpu, cuda_or_null);
-    qmk::bind_pqe(cpu, cuda_or_null);
-    qmk::bind_qrl_critic(cpu, cuda_or_null);
-    qmk::bind_temporal_consistency(cpu, cuda_or_null);
+}  // namespace qmk::python
+
+PyMODINIT_FUNC PyInit__core() {
+    return qmk::python::made();
 }

@@ -1,18 +1,19 @@
 // The instruction sets that the CPU kernels are compiled for, and which of them this process uses.
-//
-// The build defines QMK_ISAS, a list such as X(baseline) X(avx2) X(avx512), from the narrowest to the widest.
 #pragma once
 
-#ifndef QMK_ISAS
-#define QMK_ISAS X(baseline)
+// X(isa, ...) for each, from the narrowest to the widest. The build compiles csrc/cpu once for each of them.
+#if defined(__x86_64__) && !defined(QMK_BASELINE_ONLY)
+#define QMK_FOR_EACH_ISA(X, ...) X(baseline, __VA_ARGS__) X(avx2, __VA_ARGS__) X(avx512, __VA_ARGS__)
+#else
+#define QMK_FOR_EACH_ISA(X, ...) X(baseline, __VA_ARGS__)
 #endif
 
 namespace qmk {
 
 enum class Isa : int {
-#define X(name) name,
-    QMK_ISAS
-#undef X
+#define QMK_ENUMERATOR(isa, ...) isa,
+    QMK_FOR_EACH_ISA(QMK_ENUMERATOR, )
+#undef QMK_ENUMERATOR
 };
 
 const char* name_of(Isa isa);

@@ -10,9 +10,9 @@ namespace qmk {
 namespace {
 
 constexpr Isa all_isas[] = {
-#define X(name) Isa::name,
-    QMK_ISAS
-#undef X
+#define QMK_ELEMENT(isa, ...) Isa::isa,
+    QMK_FOR_EACH_ISA(QMK_ELEMENT, )
+#undef QMK_ELEMENT
 };
 
 bool has_features(const std::string& isa) {
@@ -43,11 +43,11 @@ Isa choose() {
 
 const char* name_of(Isa isa) {
     switch (isa) {
-#define X(name)     \
-    case Isa::name: \
-        return #name;
-        QMK_ISAS
-#undef X
+#define QMK_CASE(isa, ...) \
+    case Isa::isa:         \
+        return #isa;
+        QMK_FOR_EACH_ISA(QMK_CASE, )
+#undef QMK_CASE
     }
     return "unknown";
 }

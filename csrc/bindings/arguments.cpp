@@ -1,0 +1,271 @@
+#include "arguments.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace qmk::python {
+
+Python python;
+
+namespace {
+
+// Names that are looked up on every call.
+PyObject* interned(const char* text) {
+    PyObject* name = PyUnicode_InternFromString(text);
+    if (name == nullptr) throw ErrorIsSet();
+    return name;
+}
+
+Object attribute(PyObject* object, const char* name_text, PyObject*& name) {
+    if (name == nullptr) name = interned(name_text);
+    return Object(PyObject_GetAttr(object, name));
+}
+
+Object called(PyObject* object, const char* method_text, PyObject*& method) {
+    if (method == nullptr) method = interned(method_text);
+    Object result(PyObject_CallMethodObjArgs(object, method, nullptr));
+    if (result.get() == nullptr) throw ErrorIsSet();
+    return result;
+}
+
+PyObject *name_of_dtype, *name_of_data_ptr, *name_of_is_cuda, *name_of_get_device, *name_of_device, *name_of_numel;
+
+std::string text_of(PyObject* object) {
+    Object text(PyObject_Str(object));
+    Py_ssize_t size = 0;
+    const char* bytes = text.get() ? PyUnicode_AsUTF8AndSize(text.get(), &size) : nullptr;
+    if (bytes == nullptr) PyErr_Clear();
+    return bytes ? std::string(bytes, size) : std::string("?");
+}
+
+std::string type_of(PyObject* object) {
+    static PyObject* name = nullptr;
+    const Object type_name = attribute(reinterpret_cast<PyObject*>(Py_TYPE(object)), "__name__", name);
+    return type_name.get() ? text_of(type_name.get()) : "?";
+}
+
+const char* dtype_names[] = {"float32", "float64", "uint8", "int32", "int64"};
+
+int64_t whole(PyObject* value) {
+    const long long number = PyLong_AsLongLong(value);
+    if (number == -1 && PyErr_Occurred()) throw ErrorIsSet();
+    return number;
+}
+
+}  // namespace
+
+void fail(PyObject* kind, const std::string& message) {
+    PyErr_SetString(kind, message.c_str());
+    throw ErrorIsSet();
+}
+
+void Signature::add(const char* name, const Slot& slot) {
+    const std::size_t length = std::strcspn(name, ", ");
+    if (names_.size() == most_fields) fail(PyExc_SystemError, std::string(function_) + ": too many arguments");
+    names_.emplace_back(name, length);
+    interned_.push_back(interned(names_.back().c_str()));
+    is_item_.push_back(slot.is_item);
+    choices_.emplace_back();
+    if (slot.kind == Kind::choice)
+        for (const char* at = slot.names; *at;) {
+            const std::size_t size = std::strcspn(at, ", ");
+            choices_.back().push_back(interned(std::string(at, size).c_str()));
+            at += size;
+            at += std::strspn(at, ", ");
+        }
+}
+
+void Signature::find_order(PyObject* keywords) {
+    const Py_ssize_t given = keywords ? PyTuple_Size(keywords) : 0;
+    std::vector<int> place(names_.size(), -1);
+    for (Py_ssize_t i = 0; i < given; ++i) {
+        PyObject* keyword = PyTuple_GetItem(keywords, i);
+        std::size_t field = 0;
+        while (field < names_.size() && keyword != interned_[field] && text_of(keyword) != names_[field]) ++field;
+        if (field == names_.size())
+            fail(PyExc_TypeError, std::string(function_) + ": there is no argument '" + text_of(keyword) + "'.");
+        place[field] = int(i);
+    }
+    for (std::size_t field = 0; field < names_.size(); ++field) {
+        if (place[field] < 0)
+            fail(PyExc_TypeError, std::string(function_) + ": the argument '" + names_[field] + "' is missing.");
+        order_[field] = place[field];
+    }
+    Py_XINCREF(keywords);
+    Py_XDECREF(keywords_);
+    keywords_ = keywords;
+}
+
+void Signature::match(PyObject* const* values, Py_ssize_t num_positional, PyObject* keywords, PyObject** matched) {
+    if (num_positional != 0) fail(PyExc_TypeError, std::string(function_) + ": arguments are given by name.");
+    if (keywords_ == nullptr || keywords != keywords_) find_order(keywords);
+    for (std::size_t field = 0; field < names_.size(); ++field) matched[field] = values[order_[field]];
+}
+
+int Signature::first_item(PyObject* const* matched) const {
+    for (std::size_t field = 0; field < names_.size(); ++field)
+        if (is_item_[field] && matched[field] != Py_None) return int(field);
+    fail(PyExc_TypeError, std::string(function_) + ": there is no float tensor among the arguments.");
+}
+
+void Signature::wrong(int field, const std::string& wanted, PyObject* value) const {
+    PyErr_Clear();
+    fail(PyExc_TypeError,
+         std::string(function_) + ": " + names_[field] + " must be " + wanted + ", got " + type_of(value) + ".");
+}
+
+void* Signature::address(int field, PyObject* value, const Slot& slot) const {
+    if (value == Py_None) return nullptr;
+    const Object dtype = attribute(value, "dtype", name_of_dtype);
+    const std::string wanted = dtype.get() == python.dtypes[int(slot.dtype)] ? "" : dtype_names[int(slot.dtype)];
+    if (dtype.get() == nullptr) wrong(field, "a tensor of " + wanted + " or None", value);
+    if (!wanted.empty())
+        fail(PyExc_TypeError, std::string(function_) + ": " + names_[field] + " must be a tensor of " + wanted +
+                                  ", got one of " + text_of(dtype.get()) + ".");
+    void* address = address_of(value);
+    if (address == nullptr && whole(called(value, "numel", name_of_numel).get()) != 0)
+        fail(PyExc_ValueError, std::string(function_) + ": " + names_[field] + " has no memory.");
+    return address;
+}
+
+int Signature::choice(int field, PyObject* value) const {
+    const auto& names = choices_[field];
+    for (std::size_t i = 0; i < names.size(); ++i)
+        if (names[i] == value) return int(i);
+    std::string all;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        if (PyUnicode_Check(value) && PyUnicode_Compare(names[i], value) == 0) return int(i);
+        all += (i ? ", " : "") + text_of(names[i]);
+    }
+    fail(PyExc_ValueError, std::string(function_) + ": " + names_[field] + " must be one of " + all + ", got " +
+                               text_of(value) + ".");
+}
+
+void Signature::read(PyObject* const* matched, const Slots& slots) const {
+    for (int field = 0; field < slots.count; ++field) {
+        const Slot& slot = slots.slots[field];
+        PyObject* value = matched[field];
+        switch (slot.kind) {
+            case Kind::address:
+                *static_cast<void**>(slot.field) = address(field, value, slot);
+                break;
+            case Kind::whole:
+                if (!PyLong_Check(value)) wrong(field, "an int", value);
+                if (slot.size == sizeof(int64_t))
+                    *static_cast<int64_t*>(slot.field) = whole(value);
+                else
+                    *static_cast<int*>(slot.field) = int(whole(value));
+                break;
+            case Kind::number: {
+                const double number = PyFloat_AsDouble(value);
+                if (number == -1 && PyErr_Occurred()) wrong(field, "a number", value);
+                *static_cast<double*>(slot.field) = number;
+                break;
+            }
+            case Kind::boolean:
+                if (!PyBool_Check(value)) wrong(field, "a bool", value);
+                *static_cast<bool*>(slot.field) = value == Py_True;
+                break;
+            case Kind::choice:
+                *static_cast<int*>(slot.field) = choice(field, value);
+                break;
+            case Kind::wholes: {
+                const Py_ssize_t count = PySequence_Size(value);
+                if (count < 0 || count > slot.size) wrong(field, "a short sequence of ints", value);
+                auto* numbers = static_cast<int64_t*>(slot.field);
+                *numbers++ = count;
+                for (Py_ssize_t i = 0; i < count; ++i) {
+                    const Object number(PySequence_GetItem(value, i));
+                    if (number.get() == nullptr) throw ErrorIsSet();
+                    *numbers++ = whole(number.get());
+                }
+                break;
+            }
+        }
+    }
+}
+
+int dtype_of_tensor(PyObject* tensor) {
+    const Object dtype = attribute(tensor, "dtype", name_of_dtype);
+    if (dtype.get() == nullptr) PyErr_Clear();
+    for (int i = 0; i < 5; ++i)
+        if (dtype.get() && dtype.get() == python.dtypes[i]) return i;
+    return -1;
+}
+
+bool is_on_gpu(PyObject* tensor) {
+    const Object answer = attribute(tensor, "is_cuda", name_of_is_cuda);
+    if (answer.get() == nullptr) throw ErrorIsSet();
+    return answer.get() == Py_True;
+}
+
+int device_index(PyObject* tensor) {
+    return int(whole(called(tensor, "get_device", name_of_get_device).get()));
+}
+
+int num_threads() {
+    const Object number(PyObject_CallNoArgs(python.num_threads));
+    if (number.get() == nullptr) throw ErrorIsSet();
+    return int(whole(number.get()));
+}
+
+void* current_stream(PyObject* tensor) {
+    const Object device = attribute(tensor, "device", name_of_device);
+    if (device.get() == nullptr) throw ErrorIsSet();
+    const Object stream(PyObject_CallFunctionObjArgs(python.stream, device.get(), nullptr));
+    if (stream.get() == nullptr) throw ErrorIsSet();
+    void* address = PyLong_AsVoidPtr(stream.get());
+    if (address == nullptr && PyErr_Occurred()) throw ErrorIsSet();
+    return address;
+}
+
+void* address_of(PyObject* tensor) {
+    const Object number = called(tensor, "data_ptr", name_of_data_ptr);
+    void* address = PyLong_AsVoidPtr(number.get());
+    if (address == nullptr && PyErr_Occurred()) throw ErrorIsSet();
+    return address;
+}
+
+namespace {
+
+constexpr int64_t most_kept_bytes = int64_t(4) << 20, boundary = 64;
+
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
+// This thread's memory, of at least so many bytes. Under AddressSanitizer exactly so many, that a write behind them shows.
+void* kept_memory(int64_t bytes) {
+    thread_local std::unique_ptr<void, Free> kept;
+    thread_local int64_t size = 0;
+    const int64_t wanted = (bytes + boundary - 1) / boundary * boundary;
+#if defined(__SANITIZE_ADDRESS__)
+    size = 0;
+#endif
+    if (size < wanted) {
+        kept.reset();
+        size = 0;
+        kept.reset(std::aligned_alloc(boundary, wanted));
+        if (!kept) throw std::bad_alloc();
+        size = wanted;
+    }
+    return kept.get();
+}
+
+}  // namespace
+
+void* Scratch::take(int64_t bytes, PyObject* like, bool is_on_gpu) {
+    if (bytes <= 0) return nullptr;
+    if (!is_on_gpu && bytes <= most_kept_bytes) return kept_memory(bytes);
+    const Object device = attribute(like, "device", name_of_device), size(PyLong_FromLongLong(bytes));
+    if (device.get() == nullptr || size.get() == nullptr) throw ErrorIsSet();
+    PyObject* tensor = PyObject_CallFunctionObjArgs(python.scratch, size.get(), device.get(), nullptr);
+    if (tensor == nullptr) throw ErrorIsSet();
+    tensor_.~Object();
+    new (&tensor_) Object(tensor);
+    return address_of(tensor);
+}
+
+}  // namespace qmk::python

@@ -1,0 +1,33 @@
+// Finite scalar quantisation: its kernels' arguments. What they hold: qmkernels/backends/reference/fsq.py.
+#pragma once
+
+#include "../math/fsq.h"
+#include "../signature.h"
+
+namespace qmk {
+
+// `groups` groups of levels.count values.
+template <class T>
+struct FsqForward {
+    const T* z;
+    T* codes;
+    int64_t* indices;
+    int64_t groups;
+    Integers<most_fsq_levels> levels;
+    QMK_FIELDS(z, codes, indices, groups, levels)
+};
+
+template <class T>
+struct FsqBackward {
+    const T *grad_codes, *z;
+    T* grad_z;
+    int64_t groups;
+    Integers<most_fsq_levels> levels;
+    QMK_FIELDS(grad_codes, z, grad_z, groups, levels)
+};
+
+QMK_KERNEL(fsq_forward, FsqForward)
+QMK_KERNEL(fsq_backward, FsqBackward)
+using fsq_kernels = Kernels<fsq_forward_kernel, fsq_backward_kernel>;
+
+}  // namespace qmk

@@ -1,0 +1,78 @@
+// IQE: its kernels' arguments. What they hold: qmkernels/backends/reference/iqe.py. Null is what is not there or not
+// wanted: ends, largest and spread where nothing is kept, max_weight unless the reduction is maxmean, largest for
+// reductions without a maximum.
+#pragma once
+
+#include "../math/reduction.h"
+#include "../signature.h"
+
+namespace qmk {
+
+// rows distances of num_components components of dim_per_component values.
+struct IqeShape {
+    int64_t rows, num_components, dim_per_component;
+    QMK_FIELDS(rows, num_components, dim_per_component)
+};
+
+// batch matrices of num_x by num_y distances.
+struct IqePairwiseShape {
+    int64_t batch, num_x, num_y, num_components, dim_per_component;
+    QMK_FIELDS(batch, num_x, num_y, num_components, dim_per_component)
+};
+
+template <class T>
+struct IqeForward {
+    const T *x, *y, *max_weight;
+    T* out;
+    uint8_t* ends;
+    int32_t* largest;
+    T* spread;
+    IqeShape shape;
+    Reduction reduction;
+    QMK_FIELDS(x, y, max_weight, out, ends, largest, spread, shape, reduction)
+};
+
+template <class T>
+struct IqeBackward {
+    const T* grad_out;
+    const uint8_t* ends;
+    const int32_t* largest;
+    const T* max_weight;
+    T *grad_x, *grad_y;
+    IqeShape shape;
+    Reduction reduction;
+    QMK_FIELDS(grad_out, ends, largest, max_weight, grad_x, grad_y, shape, reduction)
+};
+
+template <class T>
+struct IqePairwiseForward {
+    const T *x, *y, *max_weight;
+    T* out;
+    int32_t* largest;
+    void* scratch;
+    IqePairwiseShape shape;
+    Reduction reduction;
+    QMK_FIELDS(x, y, max_weight, out, largest, shape, reduction)
+};
+
+template <class T>
+struct IqePairwiseBackward {
+    const T *grad_out, *x, *y;
+    const int32_t* largest;
+    const T* max_weight;
+    T *grad_x, *grad_y;
+    T* partial_max_weight;  // null, or parts of the weight's gradient (batch, num_components, num_x), to be added up
+    void* scratch;
+    IqePairwiseShape shape;
+    Reduction reduction;
+    QMK_FIELDS(grad_out, x, y, largest, max_weight, grad_x, grad_y, partial_max_weight, shape, reduction)
+};
+
+QMK_KERNEL(iqe_forward, IqeForward)
+QMK_KERNEL(iqe_backward, IqeBackward)
+QMK_KERNEL(iqe_pairwise_forward, IqePairwiseForward)
+QMK_KERNEL(iqe_pairwise_backward, IqePairwiseBackward)
+using iqe_kernels =
+    Kernels<iqe_forward_kernel, iqe_backward_kernel, iqe_pairwise_forward_kernel, iqe_pairwise_backward_kernel>;
+
+}  // namespace qmk

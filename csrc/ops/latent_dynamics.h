@@ -1,0 +1,47 @@
+// QRL's latent dynamics with an IQE head: its kernels' arguments. What they hold:
+// qmkernels/backends/reference/latent_dynamics.py. Null is what is not there: max_weight unless the reduction is
+// maxmean, largest for reductions without a maximum, spread but for maxmean.
+#pragma once
+
+#include "../math/latent_dynamics.h"
+#include "../signature.h"
+
+namespace qmk {
+
+struct LatentDynamicsShape {
+    int64_t rows, num_components;
+    QMK_FIELDS(rows, num_components)
+};
+
+template <class T>
+struct LatentDynamicsForward {
+    const T *predicted, *target, *max_weight;
+    T *loss, *stats, *slopes;
+    uint8_t* ends;
+    int32_t* largest;
+    T* spread;
+    void* scratch;
+    LatentDynamicsShape shape;
+    LatentDynamicsSettings settings;
+    QMK_FIELDS(predicted, target, max_weight, loss, stats, slopes, ends, largest, spread, shape, settings)
+};
+
+template <class T>
+struct LatentDynamicsBackward {
+    const T *grad_loss, *slopes;
+    const uint8_t* ends;
+    const int32_t* largest;
+    const T *spread, *max_weight;
+    T *grad_predicted, *grad_target, *grad_max_weight;
+    LatentDynamicsShape shape;
+    int64_t dim_per_component;
+    Reduction reduction;
+    QMK_FIELDS(grad_loss, slopes, ends, largest, spread, max_weight, grad_predicted, grad_target, grad_max_weight, shape,
+               dim_per_component, reduction)
+};
+
+QMK_KERNEL(latent_dynamics_forward, LatentDynamicsForward)
+QMK_KERNEL(latent_dynamics_backward, LatentDynamicsBackward)
+using latent_dynamics_kernels = Kernels<latent_dynamics_forward_kernel, latent_dynamics_backward_kernel>;
+
+}  // namespace qmk

@@ -1,0 +1,34 @@
+// METRA's loss: its kernels' arguments. What they hold: qmkernels/backends/reference/metra.py.
+#pragma once
+
+#include "../math/metra.h"
+#include "../signature.h"
+
+namespace qmk {
+
+template <class T>
+struct MetraForward {
+    const T *phi, *phi_next, *skill, *log_multiplier;
+    T *loss, *reward, *stats, *slopes;
+    void* scratch;
+    MetraShape shape;
+    MetraSettings settings;
+    QMK_FIELDS(phi, phi_next, skill, log_multiplier, loss, reward, stats, slopes, shape, settings)
+};
+
+template <class T>
+struct MetraBackward {
+    const T *grad_loss, *phi, *phi_next, *skill, *stats, *slopes;
+    T *grad_phi, *grad_phi_next;
+    T* grad_skill;  // null where it is not wanted
+    T* grad_log_multiplier;
+    MetraShape shape;
+    QMK_FIELDS(grad_loss, phi, phi_next, skill, stats, slopes, grad_phi, grad_phi_next, grad_skill,
+               grad_log_multiplier, shape)
+};
+
+QMK_KERNEL(metra_forward, MetraForward)
+QMK_KERNEL(metra_backward, MetraBackward)
+using metra_kernels = Kernels<metra_forward_kernel, metra_backward_kernel>;
+
+}  // namespace qmk

@@ -1,0 +1,60 @@
+// MRN: its kernels' arguments. What they hold: qmkernels/backends/reference/mrn.py.
+#pragma once
+
+#include "../math/mrn.h"
+#include "../signature.h"
+
+namespace qmk {
+
+// batch matrices of num_x by num_y distances between rows of dim values.
+struct MrnPairwiseShape {
+    int64_t batch, num_x, num_y, dim;
+    QMK_FIELDS(batch, num_x, num_y, dim)
+};
+
+template <class T>
+struct MrnForward {
+    const T *x, *y;
+    T* out;
+    int64_t rows, dim;
+    MrnSettings settings;
+    QMK_FIELDS(x, y, out, rows, dim, settings)
+};
+
+template <class T>
+struct MrnBackward {
+    const T *grad_out, *x, *y;
+    T *grad_x, *grad_y;
+    int64_t rows, dim;
+    MrnSettings settings;
+    QMK_FIELDS(grad_out, x, y, grad_x, grad_y, rows, dim, settings)
+};
+
+template <class T>
+struct MrnPairwiseForward {
+    const T *x, *y;
+    T* out;
+    void* scratch;
+    MrnPairwiseShape shape;
+    MrnSettings settings;
+    QMK_FIELDS(x, y, out, shape, settings)
+};
+
+template <class T>
+struct MrnPairwiseBackward {
+    const T *grad_out, *x, *y;
+    T *grad_x, *grad_y;
+    void* scratch;
+    MrnPairwiseShape shape;
+    MrnSettings settings;
+    QMK_FIELDS(grad_out, x, y, grad_x, grad_y, shape, settings)
+};
+
+QMK_KERNEL(mrn_forward, MrnForward)
+QMK_KERNEL(mrn_backward, MrnBackward)
+QMK_KERNEL(mrn_pairwise_forward, MrnPairwiseForward)
+QMK_KERNEL(mrn_pairwise_backward, MrnPairwiseBackward)
+using mrn_kernels =
+    Kernels<mrn_forward_kernel, mrn_backward_kernel, mrn_pairwise_forward_kernel, mrn_pairwise_backward_kernel>;
+
+}  // namespace qmk

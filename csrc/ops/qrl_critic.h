@@ -1,0 +1,48 @@
+// QRL's critic with an IQE head: its kernels' arguments. What they hold: qmkernels/backends/reference/qrl_critic.py.
+// Null is what is not there: goal where goals are y rolled by a row, max_weight unless the reduction is maxmean, largest
+// for reductions without a maximum, spread but for maxmean.
+#pragma once
+
+#include "../math/qrl_critic.h"
+#include "../signature.h"
+
+namespace qmk {
+
+struct QrlCriticShape {
+    int64_t rows, num_components;
+    QMK_FIELDS(rows, num_components)
+};
+
+template <class T>
+struct QrlCriticForward {
+    const T *x, *y, *goal, *max_weight, *raw, *cost;
+    int64_t num_costs;  // 1, or one per row
+    T *loss, *stats, *slopes;
+    uint8_t* ends;
+    int32_t* largest;
+    T* spread;
+    void* scratch;
+    QrlCriticShape shape;
+    QrlCriticSettings settings;
+    QMK_FIELDS(x, y, goal, max_weight, raw, cost, num_costs, loss, stats, slopes, ends, largest, spread, shape, settings)
+};
+
+template <class T>
+struct QrlCriticBackward {
+    const T *grad_loss, *slopes;
+    const uint8_t* ends;
+    const int32_t* largest;
+    const T *spread, *max_weight;
+    T *grad_x, *grad_y, *grad_goal, *grad_max_weight;
+    QrlCriticShape shape;
+    int64_t dim_per_component;
+    Reduction reduction;
+    QMK_FIELDS(grad_loss, slopes, ends, largest, spread, max_weight, grad_x, grad_y, grad_goal, grad_max_weight, shape,
+               dim_per_component, reduction)
+};
+
+QMK_KERNEL(qrl_critic_forward, QrlCriticForward)
+QMK_KERNEL(qrl_critic_backward, QrlCriticBackward)
+using qrl_critic_kernels = Kernels<qrl_critic_forward_kernel, qrl_critic_backward_kernel>;
+
+}  // namespace qmk

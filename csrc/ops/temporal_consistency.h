@@ -1,0 +1,33 @@
+// iQRL's temporal consistency: its kernels' arguments. What they hold:
+// qmkernels/backends/reference/temporal_consistency.py.
+#pragma once
+
+#include "../signature.h"
+
+namespace qmk {
+
+template <class T>
+struct TemporalConsistencyForward {
+    const T *predicted, *target;
+    const T* mask;  // null where all rows count
+    T *loss, *similarity, *slopes;
+    void* scratch;
+    int64_t steps, batch, dim;
+    double discount;
+    QMK_FIELDS(predicted, target, mask, loss, similarity, slopes, steps, batch, dim, discount)
+};
+
+template <class T>
+struct TemporalConsistencyBackward {
+    const T *grad_loss, *slopes, *predicted, *target;
+    T* grad_predicted;
+    int64_t rows, dim;
+    QMK_FIELDS(grad_loss, slopes, predicted, target, grad_predicted, rows, dim)
+};
+
+QMK_KERNEL(temporal_consistency_forward, TemporalConsistencyForward)
+QMK_KERNEL(temporal_consistency_backward, TemporalConsistencyBackward)
+using temporal_consistency_kernels =
+    Kernels<temporal_consistency_forward_kernel, temporal_consistency_backward_kernel>;
+
+}  // namespace qmk
