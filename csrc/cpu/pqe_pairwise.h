@@ -7,12 +7,11 @@
 // every gradient is then one task's sum in a fixed order.
 #pragma once
 
-#include <cstdlib>
-
 #include "../math/pqe.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "pqe.h"
+#include "workspace.h"
 
 namespace qmk::QMK_TARGET {
 
@@ -168,10 +167,9 @@ void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_column
         const int64_t b = task / tasks_per_matrix, c = task % tasks_per_matrix / num_tiles;
         const int64_t first_row = task % num_tiles * rows_per_tile;
         const int64_t num_rows = smaller(rows_per_tile, side.count - first_row), num_totals = num_rows * size;
-        Lanes<T> small[totals_per_tile + n];
-        const bool fits = size <= totals_per_tile;
-        auto* tile_totals =
-            fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, (size + n) * sizeof(Lanes<T>)));
+        const auto memory = scratch<(totals_per_tile + n) * sizeof(Lanes<T>)>(
+            [=](Workspace& workspace) { return workspace.take<Lanes<T>>(num_totals + n); });
+        Lanes<T>* tile_totals = memory.pieces;
         for (int64_t i = 0; i < num_totals + n - 1; ++i) tile_totals[i] = Lanes<T>{};
 
         for (int64_t r = 0; r < num_rows; ++r) {
@@ -212,7 +210,6 @@ void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_column
                 }
             }
         }
-        if (!fits) std::free(tile_totals);
     });
 }
 
