@@ -104,7 +104,7 @@ QMK_INLINE void for_each_exponential(const T* x, const T* y, int64_t count, int6
             __builtin_memcpy(padded_y, block_y, (last_lane + 1) * K * sizeof(T));
             sum = component_sums<T, K>(padded_x, padded_y);
         }
-        use(c, last_lane, pqe_exponential<T, IndexLanes<T>>(sum, share));
+        use(c, last_lane, pqe_exponential<T>(sum, share));
     }
 }
 

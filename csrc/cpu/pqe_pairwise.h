@@ -83,7 +83,7 @@ QMK_INLINE Exponential<T, Lanes<T>> pair_exponential(const T* row, const T* colu
     Lanes<T> sum = pair_exceeds<rows_are_x>(broadcast(row[0]), load<Lanes<T>>(columns));
     for (int64_t k = 1; k < (K ? K : size); ++k)
         sum += pair_exceeds<rows_are_x>(broadcast(row[k]), load<Lanes<T>>(columns + k * n));
-    return pqe_exponential<T, IndexLanes<T>>(sum, share);
+    return pqe_exponential<T>(sum, share);
 }
 
 // Where an item of row i, column j and component c is: values[i * row_stride + j * column_stride + c *
