@@ -1,5 +1,9 @@
-"""Two gloo processes on this machine, for what has to agree across processes."""
+"""Other processes on this machine: a fresh Python, for what it must survive, and two in one group, which must agree."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,6 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``code`` in a Python of its own, outside the checkout, with ``environment`` on top of this one's."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=300, cwd="/", env={**os.environ, **environment},
+    )  # fmt: skip
 
 
 def run_two(worker: Callable[[int], Any], folder: Path) -> list[Any]:

@@ -1,14 +1,12 @@
 """What IQE does to the process that it runs in: threads, instruction sets, OpenMP runtimes, forks, memory."""
 
-import os
 import re
 import resource
-import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
+from processes import run_python
 
 import qmkernels as qm
 
@@ -29,13 +27,6 @@ def test_results_do_not_depend_on_the_number_of_threads(threads):
         finally:
             torch.set_num_threads(before)
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
-
-
-def run_python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=300, cwd="/", env={**os.environ, **environment},
-    )  # fmt: skip
 
 
 def test_pairwise_training_memory_at_1024_by_1024_stays_under_64_mib_beyond_inputs_outputs_and_gradients():

@@ -137,7 +137,7 @@ void backward(const T* grad_codes, const T* z, T* grad_z, int64_t groups, const 
     const Period<T> period(levels, n);
     for_each_block<T>(groups, n, threads, [&](int64_t first, int64_t values) {
         for_each_vector<T>(values, period, [&](int64_t i, int count, const FsqConstants<Lanes<T>>& constants) {
-            const Lanes<T> slope = fsq_slope<T, IndexLanes<T>>(load_some(z + first + i, count), constants);
+            const Lanes<T> slope = fsq_slope<T>(load_some(z + first + i, count), constants);
             store_some(grad_z + first + i, Lanes<T>(load_some(grad_codes + first + i, count) * slope), count);
         });
     });

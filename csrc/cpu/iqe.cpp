@@ -5,15 +5,21 @@
 // one pass that turns those bits into gradients; bound by the bytes of grad_x and grad_y.
 #include "iqe.h"
 
-#include <cstdlib>
-
 #include "iqe_components.h"
 #include "iqe_pairwise.h"
 #include "parallel.h"
+#include "workspace.h"
 
 namespace qmk::QMK_TARGET {
 
 namespace {
+
+// What a task of forward needs: for block_lengths_any, and the lengths of its rows' components.
+template <class T>
+struct ForwardMemory {
+    Lanes<T>* any;
+    T* lengths;
+};
 
 template <class T, int K, bool keep>
 void forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
@@ -23,16 +29,16 @@ void forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends,
     int64_t rows_per_task = components_per_task / (num_components + 1) + 1;
     if (reduction == Reduction::none) rows_per_task = (rows_per_task + n - 1) / n * n;
     const int64_t num_tasks = (shape.rows + rows_per_task - 1) / rows_per_task;
-    const int64_t scratch_lanes = (K ? 0 : 3 * size) + rows_per_task * num_components / n + 1;
 
     parallel_for(num_tasks, threads_for(shape.rows * num_components * size, 1 << 14, threads), [&](int64_t task) {
         const int64_t first_row = task * rows_per_task;
         const int64_t num_rows = rows_per_task < shape.rows - first_row ? rows_per_task : shape.rows - first_row;
         const int64_t first = first_row * num_components, count = num_rows * num_components;
-        Lanes<T> small[components_per_task / n + n + 1];
-        const bool fits = scratch_lanes <= int64_t(sizeof(small) / sizeof(*small));
-        auto* scratch = fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, scratch_lanes * sizeof(Lanes<T>)));
-        T* lengths = reinterpret_cast<T*>(scratch + (K ? 0 : 3 * size));
+        const auto memory = scratch<(components_per_task / n + n + 1) * sizeof(Lanes<T>)>([=](Workspace& workspace) {
+            auto* any = workspace.take<Lanes<T>>(K ? 0 : 3 * size);
+            return ForwardMemory<T>{any, workspace.take<T>((count / n + 1) * n)};
+        });
+        T* lengths = memory.pieces.lengths;
         for (int64_t c = 0; c < count; c += n) {
             const T *block_x = x + (first + c) * size, *block_y = y + (first + c) * size;
             uint8_t* block_ends = keep ? ends + (first + c) * ends_bytes(size) : nullptr;
@@ -42,7 +48,7 @@ void forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends,
                 block = last_lane == n - 1 ? block_lengths<T, K, keep>(block_x, block_y, n - 1, block_ends)
                                            : block_lengths<T, K, keep>(block_x, block_y, last_lane, block_ends);
             } else {
-                block = block_lengths_any<T, keep>(block_x, block_y, last_lane, block_ends, size, scratch);
+                block = block_lengths_any<T, keep>(block_x, block_y, last_lane, block_ends, size, memory.pieces.any);
             }
             store(lengths + c, block);
         }
@@ -58,7 +64,6 @@ void forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends,
                         reduced(Reduction::spread, row.sum, row.maximum, num_components, max_weight);
             }
         }
-        if (!fits) std::free(scratch);
     });
 }
 

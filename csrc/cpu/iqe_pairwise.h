@@ -7,7 +7,6 @@
 // task in a fixed order.
 #pragma once
 
-#include <cstdlib>
 #include <type_traits>
 
 #include "iqe.h"
@@ -234,10 +233,9 @@ void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_ro
         const int64_t c = task / num_row_tiles, first_row = task % num_row_tiles * rows_per_tile;
         const int64_t end_row = first_row + rows_per_tile < num_rows ? first_row + rows_per_tile : num_rows;
         const int64_t num_totals = (end_row - first_row) * size;
-        Lanes<T> small[totals_per_tile + n], spread_totals[with_spread ? totals_per_tile : 1];
-        const bool fits = size <= totals_per_tile;
-        auto* tile_totals =
-            fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, (size + n) * sizeof(Lanes<T>)));
+        const auto memory = scratch<(totals_per_tile + n) * sizeof(Lanes<T>)>(
+            [=](Workspace& workspace) { return workspace.take<Lanes<T>>(num_totals + n); });
+        Lanes<T>*tile_totals = memory.pieces, spread_totals[with_spread ? totals_per_tile : 1];
         for (int64_t i = 0; i < num_totals + n - 1; ++i) tile_totals[i] = Lanes<T>{};
         for (auto& total : spread_totals) total = Lanes<T>{};
 
@@ -281,7 +279,6 @@ void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_ro
         if constexpr (with_spread)
             for (row = first_row; row < end_row; ++row)
                 partial_spread[c * num_rows + row] = sum_of_lanes<T>(spread_totals[row - first_row]);
-        if (!fits) std::free(tile_totals);
     });
 }
 

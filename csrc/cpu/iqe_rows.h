@@ -1,8 +1,6 @@
 // Both sides of a pairwise IQE made ready for the scans: rows sorted once, the others' values laid out as lanes.
 #pragma once
 
-#include <cstdlib>
-
 #include "lanes.h"
 #include "parallel.h"
 #include "workspace.h"
@@ -85,13 +83,11 @@ template <class T>
 void sort_rows(Side<T> side, int64_t num_components, int64_t size, int width, SortedRows<T> sorted, int threads) {
     const int64_t limit = side.count * num_components, per_task = 64 * num_lanes<T>;
     parallel_for((limit + per_task - 1) / per_task, threads_for(limit * size, 1 << 13, threads), [&](int64_t task) {
-        Lanes<T> small[128];
-        const bool fits = 2 * size <= 128;
-        auto* keys = fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, 2 * size * sizeof(Lanes<T>)));
+        const auto keys =
+            scratch<128 * sizeof(Lanes<T>)>([=](Workspace& workspace) { return workspace.take<Lanes<T>>(2 * size); });
         const int64_t end = (task + 1) * per_task < limit ? (task + 1) * per_task : limit;
         for (int64_t c = task * per_task; c < end; c += num_lanes<T>)
-            sort_components(side, c, end, size, width, keys, sorted);
-        if (!fits) std::free(keys);
+            sort_components(side, c, end, size, width, keys.pieces, sorted);
     });
 }
 

@@ -5,8 +5,6 @@
 // on each symmetric element; it runs once for each side, so that each gradient is summed in one place in a fixed order.
 #pragma once
 
-#include <cstdlib>
-
 #include "mrn.h"
 #include "parallel.h"
 #include "roots.h"
@@ -255,6 +253,13 @@ struct TileSlopes {
     IndexLanes<T>* where;  // of the first of the largest differences, in the component
 };
 
+// What a task needs: the sums of the gradient of its lanes, [value], and a tile's slopes.
+template <class T>
+struct TileMemory {
+    Lanes<T>* sums;
+    TileSlopes<T> tile;
+};
+
 template <class T, int R, bool lanes_are_x, bool finite>
 QMK_INLINE void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_lane,
                                const MrnSettings& settings, const MrnRoot<T>& root, const T* grad_out, Strides strides,
@@ -332,14 +337,17 @@ void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T
         shift == T(0) ? add_symmetric<T, 1, lanes_are_x, false> : add_symmetric<T, 1, lanes_are_x, true>;
     const int64_t tile_rows = count < 32 ? 8 * R : 2 * R;
     const int64_t pairs_stride = num_rows * num_lane_rows * (settings.reduction == MrnReduction::none ? count : 1);
-    const int64_t tile_bytes = tile_rows * count * int64_t(sizeof(Lanes<T>));
     const int threads_used = threads_for(shape.batch * num_rows * num_lane_rows * dim, 1 << 17, threads);
     parallel_for(shape.batch * blocks, threads_used, [&](int64_t task) {
         const int64_t b = task / blocks, first_lane = task % blocks * n;
-        Workspace memory{static_cast<char*>(std::aligned_alloc(64, dim * int64_t(sizeof(Lanes<T>)) + 3 * tile_bytes))};
-        auto* sums = memory.take<Lanes<T>>(dim);
-        const TileSlopes<T> tile{memory.take<Lanes<T>>(tile_rows * count), memory.take<Lanes<T>>(tile_rows * count),
-                                 memory.take<IndexLanes<T>>(tile_rows * count)};
+        const auto memory = scratch([=](Workspace& workspace) {
+            return TileMemory<T>{
+                workspace.take<Lanes<T>>(dim),
+                {workspace.take<Lanes<T>>(tile_rows * count), workspace.take<Lanes<T>>(tile_rows * count),
+                 workspace.take<IndexLanes<T>>(tile_rows * count)}};
+        });
+        Lanes<T>* sums = memory.pieces.sums;
+        const TileSlopes<T>& tile = memory.pieces.tile;
         for (int64_t d = 0; d < dim; ++d) sums[d] = Lanes<T>{};
         const Sides<T> sides{
             rows + b * num_rows * dim, num_rows, packed + b * blocks * n * dim, num_lane_rows, dim, lanes_are_x};
@@ -373,7 +381,6 @@ void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T
             T* to = grad + (b * num_lane_rows + first_lane + lane) * dim;
             for (int64_t d = 0; d < dim; ++d) to[d] = lanes_are_x ? sums[d][lane] : -sums[d][lane];
         }
-        std::free(memory.memory);
     });
 }
 

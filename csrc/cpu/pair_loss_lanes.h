@@ -24,7 +24,7 @@ inline int64_t padded(int64_t columns) {
 
 template <class T>
 QMK_INLINE Lanes<T> exp_of(Lanes<T> x) {
-    return exponential_of_any<T, IndexLanes<T>>(x);
+    return exponential_of_any<T>(x);
 }
 
 template <class T>
@@ -35,7 +35,7 @@ QMK_INLINE T exp_of(T x) {
 // Of what is at most 0, but for rounding.
 template <class T>
 QMK_INLINE Lanes<T> share_of(Lanes<T> x) {
-    return exponential_of_nonpositive<T, IndexLanes<T>>(x).value();
+    return exponential_of_nonpositive<T>(x).value();
 }
 
 template <class T>

@@ -1,8 +1,10 @@
 // Loops over tasks on torch's OpenMP threads. A task writes what no other writes, so results do not depend on the
-// number of threads; with one thread no parallel region is opened, so that forked processes are safe.
+// number of threads; with one thread no parallel region is opened, so that forked processes are safe. A task may throw
+// std::bad_alloc, and nothing else: no exception may leave a thread, so it is thrown again after the last task.
 #pragma once
 
 #include <cstdint>
+#include <new>
 
 #include "../math/target.h"
 
@@ -20,8 +22,17 @@ QMK_INLINE void parallel_for(int64_t num_tasks, int threads, Task&& task) {
         for (int64_t i = 0; i < num_tasks; ++i) task(i);
         return;
     }
+    bool out_of_memory = false;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t i = 0; i < num_tasks; ++i) task(i);
+    for (int64_t i = 0; i < num_tasks; ++i) {
+        try {
+            task(i);
+        } catch (const std::bad_alloc&) {
+#pragma omp atomic write
+            out_of_memory = true;
+        }
+    }
+    if (out_of_memory) throw std::bad_alloc();
 }
 
 }  // namespace qmk::QMK_TARGET

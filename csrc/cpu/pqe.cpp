@@ -5,12 +5,11 @@
 // backward spreads the slopes out again by one shuffle a vector. Other K go through columns.
 #include "pqe.h"
 
-#include <cstdlib>
-
 #include "../math/pqe.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "pqe_pairwise.h"
+#include "workspace.h"
 
 namespace qmk::QMK_TARGET {
 
@@ -105,7 +104,7 @@ QMK_INLINE void for_each_exponential(const T* x, const T* y, int64_t count, int6
             __builtin_memcpy(padded_y, block_y, (last_lane + 1) * K * sizeof(T));
             sum = component_sums<T, K>(padded_x, padded_y);
         }
-        use(c, last_lane, pqe_exponential<T, IndexLanes<T>>(sum, share));
+        use(c, last_lane, pqe_exponential<T>(sum, share));
     }
 }
 
@@ -128,21 +127,6 @@ QMK_INLINE T weighted_sum(const T* values, const T* weights, int64_t count) {
     return sum;
 }
 
-// Scratch memory of a task: from the stack where it is small.
-template <class T, int64_t on_stack>
-struct Scratch {
-    T small[on_stack];
-    T* values;
-
-    explicit Scratch(int64_t count)
-        : values(count <= on_stack ? small : static_cast<T*>(std::malloc(count * sizeof(T)))) {}
-    ~Scratch() {
-        if (values != small) std::free(values);
-    }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-};
-
 template <class T, int K>
 void forward(const T* x, const T* y, const T* weights, T* out, PqeShape shape, int threads) {
     const int64_t num_components = shape.num_components, size = shape.dim_per_component;
@@ -162,13 +146,15 @@ void forward(const T* x, const T* y, const T* weights, T* out, PqeShape shape, i
     parallel_for((shape.rows + rows_at_once - 1) / rows_at_once, wanted_threads, [=](int64_t task) {
         const int64_t first_row = task * rows_at_once, num_rows = smaller(rows_at_once, shape.rows - first_row);
         const int64_t first = first_row * num_components;
-        Scratch<T, 2 * components_at_once> components(num_rows * num_components);
+        const auto memory = scratch<2 * components_at_once * sizeof(T)>(
+            [=](Workspace& workspace) { return workspace.take<T>(num_rows * num_components); });
+        T* components = memory.pieces;
         for_each_exponential<T, K>(x + first * size, y + first * size, num_rows * num_components, size,
                                    [&](int64_t c, int last_lane, Exponential<T, Lanes<T>> e) {
-                                       store_some<T>(components.values + c, e.one_minus(), last_lane);
+                                       store_some<T>(components + c, e.one_minus(), last_lane);
                                    });
         for (int64_t row = 0; row < num_rows; ++row)
-            out[first_row + row] = weighted_sum(components.values + row * num_components, weights, num_components);
+            out[first_row + row] = weighted_sum(components + row * num_components, weights, num_components);
     });
 }
 
@@ -217,6 +203,12 @@ int64_t weight_groups(int64_t rows) {
     return (rows + rows_per_group(rows) - 1) / rows_per_group(rows);
 }
 
+// What a task of backward needs: its rows' slopes and components.
+template <class T>
+struct SlopesMemory {
+    T *slopes, *components;
+};
+
 template <class T, int K>
 void backward(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y, T* partial,
               PqeShape shape, int threads) {
@@ -230,8 +222,9 @@ void backward(const T* grad_out, const T* x, const T* y, const T* weights, T* gr
         T* own_partial = partial ? partial + group * num_components : nullptr;
         if (partial) __builtin_memset(own_partial, 0, num_components * sizeof(T));
         const int64_t most = rows_at_once * num_components;
-        Scratch<T, 4 * components_at_once> scratch(2 * most);
-        T *slopes = scratch.values, *components = scratch.values + most;
+        const auto memory = scratch<4 * components_at_once * sizeof(T)>(
+            [=](Workspace& workspace) { return SlopesMemory<T>{workspace.take<T>(most), workspace.take<T>(most)}; });
+        T *slopes = memory.pieces.slopes, *components = memory.pieces.components;
         for (int64_t first_row = group * group_rows; first_row < end_row; first_row += rows_at_once) {
             const int64_t num_rows = smaller(rows_at_once, end_row - first_row);
             const int64_t first = first_row * num_components, count = num_rows * num_components;

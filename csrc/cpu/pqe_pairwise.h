@@ -7,12 +7,11 @@
 // every gradient is then one task's sum in a fixed order.
 #pragma once
 
-#include <cstdlib>
-
 #include "../math/pqe.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "pqe.h"
+#include "workspace.h"
 
 namespace qmk::QMK_TARGET {
 
@@ -84,7 +83,7 @@ QMK_INLINE Exponential<T, Lanes<T>> pair_exponential(const T* row, const T* colu
     Lanes<T> sum = pair_exceeds<rows_are_x>(broadcast(row[0]), load<Lanes<T>>(columns));
     for (int64_t k = 1; k < (K ? K : size); ++k)
         sum += pair_exceeds<rows_are_x>(broadcast(row[k]), load<Lanes<T>>(columns + k * n));
-    return pqe_exponential<T, IndexLanes<T>>(sum, share);
+    return pqe_exponential<T>(sum, share);
 }
 
 // Where an item of row i, column j and component c is: values[i * row_stride + j * column_stride + c *
@@ -168,10 +167,9 @@ void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_column
         const int64_t b = task / tasks_per_matrix, c = task % tasks_per_matrix / num_tiles;
         const int64_t first_row = task % num_tiles * rows_per_tile;
         const int64_t num_rows = smaller(rows_per_tile, side.count - first_row), num_totals = num_rows * size;
-        Lanes<T> small[totals_per_tile + n];
-        const bool fits = size <= totals_per_tile;
-        auto* tile_totals =
-            fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, (size + n) * sizeof(Lanes<T>)));
+        const auto memory = scratch<(totals_per_tile + n) * sizeof(Lanes<T>)>(
+            [=](Workspace& workspace) { return workspace.take<Lanes<T>>(num_totals + n); });
+        Lanes<T>* tile_totals = memory.pieces;
         for (int64_t i = 0; i < num_totals + n - 1; ++i) tile_totals[i] = Lanes<T>{};
 
         for (int64_t r = 0; r < num_rows; ++r) {
@@ -212,7 +210,6 @@ void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_column
                 }
             }
         }
-        if (!fits) std::free(tile_totals);
     });
 }
 

@@ -2,9 +2,8 @@
 // next state, its latent dynamics those there and back. In what is kept for backward they are pair 0 and pair 1.
 #pragma once
 
-#include <cstdlib>
-
 #include "iqe_components.h"
+#include "workspace.h"
 
 namespace qmk::QMK_TARGET {
 
@@ -33,6 +32,13 @@ QMK_INLINE void mark_lanes(IndexLanes<T>* marks) {
     for (int k = 0; k < K; ++k) marks[k] = int32_t(1u << k) - IndexLanes<T>{};
 }
 
+// What measure_rows needs: for block_lengths_any, and the lengths of either pair.
+template <class T>
+struct MeasureMemory {
+    Lanes<T>* any;
+    T* lengths[2];
+};
+
 // Calls `measure(component, last_lane, scratch)` for every block of the components of `num_rows` rows, and then
 // `finish(row, lengths)` for every row, with its lengths of either pair. `scratch` is what block_lengths_any needs
 // where K is 0.
@@ -40,20 +46,19 @@ template <class T, int K, class Measure, class Finish>
 QMK_INLINE void measure_rows(int64_t num_rows, int64_t count, int64_t size, Measure&& measure, Finish&& finish) {
     constexpr int n = num_lanes<T>;
     const int64_t total = num_rows * count, blocks = total / n + 1, any_lanes = K ? 0 : 3 * size;
-    Lanes<T> small[2 * (components_per_task / n + n + 1)];
-    const bool fits = any_lanes + 2 * blocks <= int64_t(sizeof(small) / sizeof(*small));
-    auto* memory =
-        fits ? small : static_cast<Lanes<T>*>(std::aligned_alloc(64, (any_lanes + 2 * blocks) * sizeof(Lanes<T>)));
-    T* const lengths[2] = {reinterpret_cast<T*>(memory + any_lanes), reinterpret_cast<T*>(memory + any_lanes + blocks)};
+    const auto memory = scratch<2 * (components_per_task / n + n + 1) * sizeof(Lanes<T>)>([=](Workspace& workspace) {
+        auto* any = workspace.take<Lanes<T>>(any_lanes);
+        return MeasureMemory<T>{any, {workspace.take<T>(blocks * n), workspace.take<T>(blocks * n)}};
+    });
+    const auto& lengths = memory.pieces.lengths;
     for (int64_t c = 0; c < total; c += n) {
-        const TwoLengths<T> block = measure(c, total - c < n ? int(total - c) - 1 : n - 1, memory);
+        const TwoLengths<T> block = measure(c, total - c < n ? int(total - c) - 1 : n - 1, memory.pieces.any);
         for (int pair = 0; pair < 2; ++pair) store(lengths[pair] + c, block.pairs[pair]);
     }
     for (int64_t r = 0; r < num_rows; ++r) {
         const T* const of_row[2] = {lengths[0] + r * count, lengths[1] + r * count};
         finish(r, of_row);
     }
-    if (!fits) std::free(memory);
 }
 
 // What a row becomes: its distance, and for backward the component of the greatest length and the spread.

@@ -104,8 +104,7 @@ __global__ void __launch_bounds__(block_threads)
         Group<T, size> to;
 #pragma unroll
         for (int j = 0; j < size; ++j)
-            to.values[j] =
-                grad.values[j] * QMK_TARGET::fsq_slope<T, typename Bits<T>::Type>(from.values[j], levels.constants[j]);
+            to.values[j] = grad.values[j] * QMK_TARGET::fsq_slope<T>(from.values[j], levels.constants[j]);
         grad_z[g] = to;
     }
 }
@@ -117,7 +116,7 @@ __global__ void __launch_bounds__(block_threads)
          g += int64_t(gridDim.x) * block_threads)
         for (int j = 0; j < levels.n; ++j) {
             const int64_t at = g * levels.n + j;
-            grad_z[at] = grad_codes[at] * QMK_TARGET::fsq_slope<T, typename Bits<T>::Type>(z[at], levels.constants[j]);
+            grad_z[at] = grad_codes[at] * QMK_TARGET::fsq_slope<T>(z[at], levels.constants[j]);
         }
 }
 

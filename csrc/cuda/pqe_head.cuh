@@ -74,8 +74,7 @@ struct PqeHead {
         return QMK_TARGET::exceeds(x, y);
     }
     __device__ __forceinline__ auto exponential(const Sums& sums) const {
-        using Bits = std::conditional_t<sizeof(T) == sizeof(float), int32_t, int64_t>;
-        return QMK_TARGET::pqe_exponential<T, Bits>(sums.sum, share);
+        return QMK_TARGET::pqe_exponential<T>(sums.sum, share);
     }
 };
 

@@ -28,7 +28,9 @@ template <>
 struct ExponentialConstants<float> {
     static constexpr float magic = 0x1.8p23f, log2_high = 0x1.62e4p-1f, log2_low = 0x1.7f7d1cp-20f, lowest = -87.33f,
                            highest = 88.8f;
-    static constexpr int32_t one_bits = 0x3f800000, mantissa_bits = 23;
+    using Word = uint32_t;
+    static constexpr Word one_bits = 0x3f800000;
+    static constexpr int mantissa_bits = 23;
     template <class V>
     QMK_INLINE static V quotient(V r) {
         V q = r * 0.00019891010f + 0.0013933669f;
@@ -42,7 +44,9 @@ template <>
 struct ExponentialConstants<double> {
     static constexpr double magic = 0x1.8p52, log2_high = 0x1.62e42fee00000p-1, log2_low = 1.9082149292705877e-10,
                             lowest = -708.39, highest = 709.8;
-    static constexpr int64_t one_bits = 0x3ff0000000000000, mantissa_bits = 52;
+    using Word = uint64_t;
+    static constexpr Word one_bits = 0x3ff0000000000000;
+    static constexpr int mantissa_bits = 52;
     template <class V>
     QMK_INLINE static V quotient(V r) {
         V q = r * 2.5100405504139374e-8 + 2.7620114464068776e-7;
@@ -74,9 +78,22 @@ QMK_INLINE V from_bits(Bits bits) {
     return value;
 }
 
-// `Bits` is an integer, or a vector of integers, of V's size. NaN gives NaN. With `halvings` it is the exponential
-// divided by 2 so many times.
-template <class T, class Bits, int halvings = 0, class V>
+// The bits of a V as an unsigned integer, or a vector of them: far below `lowest` their sums wrap round.
+template <class T, class V>
+struct Words;
+template <class T>
+struct Words<T, T> {
+    using Type = typename ExponentialConstants<T>::Word;
+};
+#if !defined(__CUDACC__)
+template <class T, class V>
+struct Words {
+    typedef typename ExponentialConstants<T>::Word Type __attribute__((vector_size(sizeof(V))));
+};
+#endif
+
+// NaN gives NaN. With `halvings` it is the exponential divided by 2 so many times.
+template <class T, int halvings = 0, class V>
 QMK_INLINE Exponential<T, V> exponential_of_nonpositive(V x) {
     using C = ExponentialConstants<T>;
     const V zero{};
@@ -85,17 +102,18 @@ QMK_INLINE Exponential<T, V> exponential_of_nonpositive(V x) {
     const V k = shifted - C::magic;
     const V r = (x - k * C::log2_high) - k * C::log2_low;
     const V expm1 = r + r * r * C::template quotient<V>(r);
+    using Bits = typename Words<T, V>::Type;
     const Bits bits = (from_bits<Bits>(shifted) << C::mantissa_bits) +
-                      (C::one_bits - (decltype(C::one_bits)(halvings) << C::mantissa_bits));
+                      (C::one_bits - (typename C::Word(halvings) << C::mantissa_bits));
     const V power = vanishes ? zero : from_bits<V>(bits);
     return {power, vanishes ? zero : power * expm1};
 }
 
 // Of any number, infinity where it is too large. Half of it first, because 2^k may be too large where it is not.
-template <class T, class Bits, class V>
+template <class T, class V>
 QMK_INLINE V exponential_of_any(V x) {
     const V most = ExponentialConstants<T>::highest - V{};
-    return 2 * exponential_of_nonpositive<T, Bits, 1>(x > most ? most : x).value();
+    return 2 * exponential_of_nonpositive<T, 1>(x > most ? most : x).value();
 }
 
 QMK_INLINE double exponential(double x) {
@@ -117,7 +135,7 @@ QMK_INLINE double log_one_plus(double x) {
 #if !defined(__CUDACC__)
 template <class V>
 QMK_INLINE V exponential(V x) {
-    return exponential_of_nonpositive<double, decltype(x < x)>(x).value();
+    return exponential_of_nonpositive<double>(x).value();
 }
 
 template <class V>

@@ -1,5 +1,5 @@
 // Finite scalar quantisation of one value, or of a vector of lanes: tanh(z + shift) * half - offset, rounded half to
-// even, is the digit; the code is digit / width. `Bits` is an integer, or a vector of integers, of V's size.
+// even, is the digit; the code is digit / width. `Bits` is a signed integer, or a vector of them, of V's size.
 //
 // tanh |u| = (1 - e) / (1 + e) with e = exp(-2 |u|), to some three units in the last place; its derivative is
 // 4 e / (1 + e)^2, as accurate relative to itself, however small. About forty operations, two of them divisions.
@@ -35,15 +35,15 @@ struct FsqResult {
     Bits level;
 };
 
-template <class T, class Bits, class V>
+template <class T, class V>
 QMK_INLINE Exponential<T, V> fsq_exponential(V u) {
-    return exponential_of_nonpositive<T, Bits>(u < V{} ? u + u : -(u + u));
+    return exponential_of_nonpositive<T>(u < V{} ? u + u : -(u + u));
 }
 
 template <class T, class Bits, class V>
 QMK_INLINE FsqResult<V, Bits> fsq_quantised(V z, FsqConstants<V> constants) {
     const V u = z + constants.shift;
-    const auto e = fsq_exponential<T, Bits>(u);
+    const auto e = fsq_exponential<T>(u);
     const V size = e.one_minus() / (T(1) + e.value());
     const V bounded = (u < V{} ? -size : size) * constants.half - constants.offset;
     // magic + k holds the integer k in its lowest bits, and the addition rounds half to even.
@@ -53,9 +53,9 @@ QMK_INLINE FsqResult<V, Bits> fsq_quantised(V z, FsqConstants<V> constants) {
 }
 
 // d code / d z, the rounding taken for the identity.
-template <class T, class Bits, class V>
+template <class T, class V>
 QMK_INLINE V fsq_slope(V z, FsqConstants<V> constants) {
-    const V e = fsq_exponential<T, Bits>(V(z + constants.shift)).value(), sum = T(1) + e;
+    const V e = fsq_exponential<T>(V(z + constants.shift)).value(), sum = T(1) + e;
     return T(4) * constants.half * e / (constants.width * sum * sum);
 }
 

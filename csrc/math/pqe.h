@@ -2,7 +2,7 @@
 //
 //     V exceeds(V x, V y);                                       min(y - x, 0), NaN for NaN
 //     bool or mask is_flat(V x, V y);                            no gradient reaches x_j and y_j; false at ties and NaN
-//     Exponential<T, V> pqe_exponential<T, Bits>(V sum, T share);
+//     Exponential<T, V> pqe_exponential<T>(V sum, T share);
 //
 // of V's that are numbers or lanes; `sum` adds up exceeds over a component's values and `share` is 1 / K. The component
 // is .one_minus(), its derivative by x_j, where not flat, share * .value(), and by y_j the negative of that. Precision:
@@ -25,9 +25,9 @@ QMK_INLINE auto is_flat(V x, V y) {
     return y - x > 0;
 }
 
-template <class T, class Bits, class V>
+template <class T, class V>
 QMK_INLINE Exponential<T, V> pqe_exponential(V sum, T share) {
-    return exponential_of_nonpositive<T, Bits>(sum * share);
+    return exponential_of_nonpositive<T>(sum * share);
 }
 
 }  // namespace qmk::QMK_TARGET
