@@ -63,4 +63,17 @@ QMK_INLINE QrlTerm<T> qrl_multiplier(T raw, const QrlForm& form) {
     return {softplus.value, softplus.slope};
 }
 
+// Loss and statistics from the means over all rows: push, violation, distance to the goal and to y.
+template <class T>
+QMK_INLINE void finish_qrl(const double* means, QrlTerm<T> multiplier, const QrlForm& form, T* loss, T* stats) {
+    const double excess = means[1] - form.threshold;
+    *loss = T(means[0] + double(multiplier.value) * excess);
+    stats[0] = T(means[0]);
+    stats[1] = T(means[1]);
+    stats[2] = multiplier.value;
+    stats[3] = T(means[2]);
+    stats[4] = T(means[3]);
+    stats[5] = T(-double(multiplier.slope) * excess);
+}
+
 }  // namespace qmk::QMK_TARGET
