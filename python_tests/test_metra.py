@@ -183,3 +183,13 @@ def test_nothing_of_the_inputs_size_is_kept_or_made_on_the_way():
         grads = torch.autograd.grad(loss, inputs[:2])
     sizes = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]" and e.nbytes() > 0]
     assert sum(size >= grads[0].nbytes for size in sizes) == len(grads)
+
+
+@pytest.mark.parametrize("dim", [1, 16])
+def test_float32_sums_over_many_rows_keep_their_digits(dim):
+    phi, phi_next, _, log_multiplier = (one.detach() for one in problem(300_000, dim=dim, dtype=torch.float32))
+    inputs = phi, phi_next, phi_next - phi, log_multiplier
+    exact = qm.losses.metra(*(one.double() for one in inputs))
+    found = qm.losses.metra(*inputs)
+    for name in ("loss", "constraint", "multiplier", "distance"):
+        torch.testing.assert_close(getattr(found, name).double(), getattr(exact, name), rtol=1e-7, atol=0, msg=name)

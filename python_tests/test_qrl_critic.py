@@ -126,3 +126,16 @@ def test_costs_may_be_a_number_or_one_a_row(cost, backend):
     x, y, raw, _ = problem(6, 16, dtype=torch.float32)
     found = qm.losses.qrl_critic(head, x, y, raw, cost=cost)
     torch.testing.assert_close(found.violation, (head(x, y) - cost).relu().square().mean().detach())
+
+
+@pytest.mark.parametrize("has_goal", [False, True], ids=["rolled", "goal"])
+def test_float32_sums_over_many_rows_keep_their_digits(has_goal):
+    head = qm.nn.IQE(16, 8)
+    x, y, raw, options = problem(200_000, 16, has_goal, dtype=torch.float32)
+    found = loss_and_gradients(head, x, y, raw, options)
+    doubled = {name: one.double() if torch.is_tensor(one) else one for name, one in options.items()}
+    exact = loss_and_gradients(head.double(), *(tensor.double() for tensor in (x, y, raw)), doubled)
+    single_numbers = [(one, other) for one, other in zip(found, exact, strict=True) if one.dim() == 0]
+    assert len(single_numbers) == 8  # loss, five statistics, the gradients by raw and by the weight of the maximum
+    for one, other in single_numbers:
+        torch.testing.assert_close(one.detach().double(), other.detach(), rtol=5e-7, atol=0)

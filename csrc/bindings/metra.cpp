@@ -34,7 +34,7 @@ void bind_metra(pybind11::module_& cpu, pybind11::module_* cuda) {
             with_item_type(item_size, [&](auto item) {
                 using T = decltype(item);
                 metra_cpu<T>().forward(as<T>(phi), as<T>(phi_next), as<T>(skill), as<T>(log_multiplier), as<T>(loss),
-                                       as<T>(reward), as<T>(stats), as<T>(slopes), as<T>(scratch), {rows, dim},
+                                       as<T>(reward), as<T>(stats), as<T>(slopes), as<double>(scratch), {rows, dim},
                                        {slack, MetraNorm(norm)}, threads);
             });
         },

@@ -223,6 +223,33 @@ QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
 }
 #endif
 
+// A vector in double: one of them, or two of half as many lanes.
+template <class T>
+constexpr int num_parts = int(sizeof(double) / sizeof(T));
+
+template <class T>
+QMK_INLINE Lanes<double> part_in_double(Lanes<T> v, int part) {
+    typedef T Part __attribute__((vector_size(QMK_LANE_BYTES * sizeof(T) / sizeof(double))));
+    Part values;
+    __builtin_memcpy(&values, reinterpret_cast<const char*>(&v) + part * sizeof(Part), sizeof(Part));
+    return __builtin_convertvector(values, Lanes<double>);
+}
+
+// Vectors added up lane by lane, in double whatever T is.
+template <class T>
+struct SumOfVectors {
+    Lanes<double> parts[num_parts<T>] = {};
+
+    QMK_INLINE void add(Lanes<T> vector) {
+        for (int part = 0; part < num_parts<T>; ++part) parts[part] += part_in_double<T>(vector, part);
+    }
+    QMK_INLINE double total() const {
+        double sum = sum_of_lanes<double>(parts[0]);
+        for (int part = 1; part < num_parts<T>; ++part) sum += sum_of_lanes<double>(parts[part]);
+        return sum;
+    }
+};
+
 template <class T>
 QMK_INLINE void load_columns(const T* rows, int64_t row_stride, int last_row, int num_columns, Lanes<T>* out) {
     const auto row = [&](int lane) { return rows + (lane < last_row ? lane : last_row) * row_stride; };

@@ -2,7 +2,7 @@
 //
 // Forward: a coordinate is an interval in one of the two directions, so a block of components is sorted once, by where
 // the intervals begin, and scanned twice. What backward needs are two bits an element and direction and one slope a row
-// and direction. Backward writes both gradients once. The loss is summed in double.
+// and direction. Backward writes both gradients once. Sums over rows are in double.
 #include "latent_dynamics.h"
 
 #include "parallel.h"

@@ -2,7 +2,8 @@
 // are coordinates, with what is left of a row, or all of a short one, taken one by one; from there on they are rows.
 //
 // Forward reads three tensors and writes two numbers a row; backward reads three and writes two, or three where the
-// skills have a gradient. The rows of a task depend on the sizes alone, and so does the order of every sum.
+// skills have a gradient. Sums over rows are in double; the rows of a task depend on the sizes alone, and so does the
+// order of every sum.
 #include "metra.h"
 
 #include "lanes.h"
@@ -72,12 +73,12 @@ QMK_INLINE void store_some(T* to, Lanes<T> vector, int count) {
 
 template <class T>
 void forward(const T* phi, const T* phi_next, const T* skill, const T* log_multiplier, T* loss, T* reward, T* stats,
-             T* slopes, T* scratch, MetraShape shape, MetraSettings settings, int threads) {
+             T* slopes, double* scratch, MetraShape shape, MetraSettings settings, int threads) {
     constexpr int n = num_lanes<T>;
     const int64_t rows = shape.rows, dim = shape.dim;
     const MetraConstraint<T> constraint(*log_multiplier, shape, settings);
     for_each_task<T>(shape, threads, [&](int64_t task, int64_t first, int64_t end) {
-        Lanes<T> rewards{}, constraints{}, distances{};
+        SumOfVectors<T> rewards, constraints, distances;
         for (int64_t i = first; i < end; i += n) {
             const int count = end - i < n ? int(end - i) : n;
             const StepSums<T> sums = sum_steps(phi + i * dim, phi_next + i * dim, skill + i * dim, dim, count);
@@ -85,23 +86,23 @@ void forward(const T* phi, const T* phi_next, const T* skill, const T* log_multi
             for (int lane = count; lane < n; ++lane) term.constraint[lane] = T(0);
             store_some(reward + i, sums.reward, count);
             store_some(slopes + i, term.slope, count);
-            rewards += sums.reward;
-            constraints += term.constraint;
-            distances += term.squared;
+            rewards.add(sums.reward);
+            constraints.add(term.constraint);
+            distances.add(term.squared);
         }
-        scratch[3 * task] = sum_of_lanes<T>(rewards);
-        scratch[3 * task + 1] = sum_of_lanes<T>(constraints);
-        scratch[3 * task + 2] = sum_of_lanes<T>(distances);
+        scratch[3 * task] = rewards.total();
+        scratch[3 * task + 1] = constraints.total();
+        scratch[3 * task + 2] = distances.total();
     });
-    T means[3] = {};
+    double means[3] = {};
     const int64_t step = rows_per_task<T>(dim);
     for (int64_t i = 0; i < (rows + step - 1) / step; ++i)
         for (int term = 0; term < 3; ++term) means[term] += scratch[3 * i + term];
-    for (T& mean : means) mean /= T(rows);
+    for (double& mean : means) mean /= double(rows);
     *loss = constraint.loss(means[0], means[1], *log_multiplier);
-    stats[0] = means[1];
+    stats[0] = T(means[1]);
     stats[1] = constraint.multiplier;
-    stats[2] = means[2];
+    stats[2] = T(means[2]);
 }
 
 template <class T>

@@ -51,18 +51,6 @@ QMK_INLINE Lanes<T> load_some(const T* from, int64_t count) {
     return values;
 }
 
-// A vector in double: one of them, or two of half as many lanes.
-template <class T>
-constexpr int num_parts = int(sizeof(double) / sizeof(T));
-
-template <class T>
-QMK_INLINE Lanes<double> part_in_double(Lanes<T> v, int part) {
-    typedef T Part __attribute__((vector_size(QMK_LANE_BYTES * sizeof(T) / sizeof(double))));
-    Part values;
-    __builtin_memcpy(&values, reinterpret_cast<const char*>(&v) + part * sizeof(Part), sizeof(Part));
-    return __builtin_convertvector(values, Lanes<double>);
-}
-
 // Of positive numbers and infinity, else NaN.
 QMK_INLINE Lanes<double> logarithm_of_any(Lanes<double> x) {
     const auto is_normal = (x >= 0x1p-1022) & (x <= Limits<double>::highest);

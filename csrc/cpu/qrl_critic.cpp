@@ -2,7 +2,7 @@
 //
 // Forward: a block of components is sorted by x once, with y and the goal beside it, and scanned twice. What backward
 // needs are two bits an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where
-// they lie.
+// they lie. Sums over rows are in double.
 #include "qrl_critic.h"
 
 #include "parallel.h"
@@ -84,17 +84,11 @@ void forward(const T* x, const T* y, const T* goal, const T* max_weight, const T
         run(first, here, goal ? goal + first * dim : y + (first - 1) * dim);
     });
 
-    T sums[4] = {};
-    for (int term = 0; term < 4; ++term)
-        for (int64_t i = 0; i < rows; ++i) sums[term] += scratch[term * rows + i];
-    const T push = sums[0] * share, violation = sums[1] * share, excess = violation - T(settings.threshold);
-    *loss = push + multiplier.value * excess;
-    stats[0] = push;
-    stats[1] = violation;
-    stats[2] = multiplier.value;
-    stats[3] = sums[2] * share;
-    stats[4] = sums[3] * share;
-    stats[5] = -multiplier.slope * excess;
+    double means[4] = {};
+    for (int64_t i = 0; i < rows; ++i)
+        for (int term = 0; term < 4; ++term) means[term] += double(scratch[term * rows + i]);
+    for (double& mean : means) mean /= double(rows);
+    finish_qrl_critic(means, multiplier, settings, loss, stats);
 }
 
 template <class T>

@@ -164,9 +164,9 @@ QMK_INLINE void write_sum_of_ends(const RowEnds<T>& row, const RowEnds<T>& other
 template <class T>
 QMK_INLINE void weight_gradient(T grad_loss, const T* slopes, const T* spread, int64_t rows, T* grad_max_weight) {
     if (grad_max_weight == nullptr) return;
-    T sum = T(0);
-    for (int64_t i = 0; i < 2 * rows; ++i) sum += slopes[i] * spread[i];
-    *grad_max_weight = grad_loss * sum;
+    double sum = 0;
+    for (int64_t i = 0; i < 2 * rows; ++i) sum += double(slopes[i]) * double(spread[i]);
+    *grad_max_weight = T(double(grad_loss) * sum);
 }
 
 }  // namespace

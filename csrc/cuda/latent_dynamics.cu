@@ -5,7 +5,8 @@
 // go to scratch; one block adds them up. Backward: one thread for 16 bytes of each gradient, each written once, from
 // two bits an element and direction and one slope a row and direction.
 //
-// Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+// Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
+// input gives the same bits.
 #include "latent_dynamics.h"
 #include "two_distances.cuh"
 
@@ -96,20 +97,21 @@ struct LatentDynamicsSums {
 // One block: the loss and the statistics from every row's distances.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) latent_dynamics_sums_kernel(LatentDynamicsSums<T> task) {
-    T sums[3] = {};  // the loss, there, back
+    double sums[3] = {};  // the loss, there, back
 #pragma unroll 4
     for (int64_t i = threadIdx.x; i < task.rows; i += blockDim.x)
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
             const T distance = task.distances[pair * task.rows + i];
-            sums[0] += LatentDynamicsTerm<T>(distance, task.settings).value;
-            sums[1 + pair] += distance;
+            sums[0] += double(LatentDynamicsTerm<T>(distance, task.settings).value);
+            sums[1 + pair] += double(distance);
         }
     sum_over_block(sums);
     if (threadIdx.x != 0) return;
-    *task.loss = sums[0] / T(task.rows);
-    task.stats[0] = sums[1] / T(task.rows);
-    task.stats[1] = sums[2] / T(task.rows);
+    const double rows = double(task.rows);
+    *task.loss = T(sums[0] / rows);
+    task.stats[0] = T(sums[1] / rows);
+    task.stats[1] = T(sums[2] / rows);
 }
 
 template <class T>

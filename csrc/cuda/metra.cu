@@ -2,7 +2,8 @@
 // reads three tensors and writes two numbers a row, and two more to scratch, which one block adds up; backward reads
 // three tensors and writes two, or three where the skills have a gradient.
 //
-// Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+// Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
+// input gives the same bits.
 #include "block_sum.cuh"
 #include "metra.h"
 #include "rows.cuh"
@@ -71,21 +72,21 @@ struct MetraSums {
 template <class T>
 __global__ void __launch_bounds__(sum_threads) metra_sums_kernel(MetraSums<T> task) {
     const int64_t rows = task.shape.rows;
-    T means[3] = {};  // reward, constraint, squared distance
+    double means[3] = {};  // reward, constraint, squared distance
 #pragma unroll 4
     for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) {
-        means[0] += task.reward[i];
-        means[1] += task.scratch[i];
-        means[2] += task.scratch[rows + i];
+        means[0] += double(task.reward[i]);
+        means[1] += double(task.scratch[i]);
+        means[2] += double(task.scratch[rows + i]);
     }
     sum_over_block(means);
     if (threadIdx.x != 0) return;
-    for (T& mean : means) mean /= T(rows);
+    for (double& mean : means) mean /= double(rows);
     const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.settings);
     *task.loss = constraint.loss(means[0], means[1], *task.log_multiplier);
-    task.stats[0] = means[1];
+    task.stats[0] = T(means[1]);
     task.stats[1] = constraint.multiplier;
-    task.stats[2] = means[2];
+    task.stats[2] = T(means[2]);
 }
 
 template <class T>

@@ -6,7 +6,8 @@
 // from two bits an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where they
 // lie.
 //
-// Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+// Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
+// input gives the same bits.
 #include "qrl_critic.h"
 #include "two_distances.cuh"
 
@@ -105,23 +106,15 @@ struct QrlCriticSums {
 // One block: the loss and the statistics from every row's terms.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) qrl_critic_sums_kernel(QrlCriticSums<T> task) {
-    T sums[4] = {};
+    double means[4] = {};
 #pragma unroll 4
     for (int64_t i = threadIdx.x; i < task.rows; i += blockDim.x)
 #pragma unroll
-        for (int term = 0; term < 4; ++term) sums[term] += task.terms[term * task.rows + i];
-    sum_over_block(sums);
+        for (int term = 0; term < 4; ++term) means[term] += double(task.terms[term * task.rows + i]);
+    sum_over_block(means);
     if (threadIdx.x != 0) return;
-    const auto multiplier = qrl_critic_multiplier(*task.raw, task.settings);
-    const T rows = T(task.rows), push = sums[0] / rows, violation = sums[1] / rows;
-    const T excess = violation - T(task.settings.threshold);
-    *task.loss = push + multiplier.value * excess;
-    task.stats[0] = push;
-    task.stats[1] = violation;
-    task.stats[2] = multiplier.value;
-    task.stats[3] = sums[2] / rows;
-    task.stats[4] = sums[3] / rows;
-    task.stats[5] = -multiplier.slope * excess;
+    for (double& mean : means) mean /= double(task.rows);
+    finish_qrl_critic(means, qrl_critic_multiplier(*task.raw, task.settings), task.settings, task.loss, task.stats);
 }
 
 template <class T>

@@ -2,7 +2,8 @@
 // sums over rows. Bound by memory: forward reads predicted and target once and keeps two numbers a row, backward reads
 // both once more and writes the gradient.
 //
-// Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
+// Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
+// input gives the same bits.
 #include "../math/temporal_consistency.h"
 #include "block_sum.cuh"
 #include "launch.cuh"
@@ -78,21 +79,21 @@ struct TemporalSums {
 // One block: the similarity of every step and the loss.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) temporal_consistency_sums_kernel(TemporalSums<T> task) {
-    T loss = T(0);
+    double loss = 0;
     for (int64_t h = 0; h < task.steps; ++h) {
-        T sums[2] = {};  // of cosines and of losses
+        double sums[2] = {};  // of cosines and of losses
 #pragma unroll 4
         for (int64_t b = threadIdx.x; b < task.batch; b += sum_threads) {
-            const T cosine = task.cosines[h * task.batch + b];
+            const double cosine = double(task.cosines[h * task.batch + b]);
             sums[0] += cosine;
-            sums[1] += (T(1) - cosine) * (task.mask ? task.mask[h * task.batch + b] : T(1));
+            sums[1] += (1 - cosine) * (task.mask ? double(task.mask[h * task.batch + b]) : 1.0);
         }
         sum_over_block(sums);
         if (threadIdx.x != 0) continue;
-        task.similarity[h] = sums[0] / T(task.batch);
-        loss += T(pow(task.discount, T(h))) * (sums[1] / T(task.batch));
+        task.similarity[h] = T(sums[0] / double(task.batch));
+        loss += pow(double(task.discount), double(h)) * (sums[1] / double(task.batch));
     }
-    if (threadIdx.x == 0) *task.loss = loss;
+    if (threadIdx.x == 0) *task.loss = T(loss);
 }
 
 template <class T>

@@ -94,11 +94,12 @@ struct WeightGradient {
 // One block.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) weight_gradient_kernel(WeightGradient<T> task) {
-    T sum[1] = {};
+    double sum[1] = {};
 #pragma unroll 4
-    for (int64_t i = threadIdx.x; i < task.count; i += blockDim.x) sum[0] += task.slopes[i] * task.spread[i];
+    for (int64_t i = threadIdx.x; i < task.count; i += blockDim.x)
+        sum[0] += double(task.slopes[i]) * double(task.spread[i]);
     sum_over_block(sum);
-    if (threadIdx.x == 0) *task.grad_max_weight = *task.grad_loss * sum[0];
+    if (threadIdx.x == 0) *task.grad_max_weight = T(double(*task.grad_loss) * sum[0]);
 }
 
 }  // namespace

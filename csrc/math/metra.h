@@ -49,8 +49,8 @@ struct MetraConstraint {
     }
 
     // From the means over all rows.
-    QMK_INLINE T loss(T reward, T constraint, T log_multiplier) const {
-        return -reward - multiplier * constraint + log_multiplier * constraint;
+    QMK_INLINE T loss(double reward, double constraint, T log_multiplier) const {
+        return T(-reward - double(multiplier) * constraint + double(log_multiplier) * constraint);
     }
 };
 

@@ -63,4 +63,17 @@ QMK_INLINE QrlCriticTerm<T> qrl_critic_multiplier(T raw, const QrlCriticSettings
     return {softplus.value, softplus.slope};
 }
 
+// Loss and statistics from the means over all rows: push, violation, distance to the goal and to y.
+template <class T>
+QMK_INLINE void finish_qrl_critic(const double* means, QrlCriticTerm<T> multiplier, const QrlCriticSettings& settings, T* loss, T* stats) {
+    const double excess = means[1] - settings.threshold;
+    *loss = T(means[0] + double(multiplier.value) * excess);
+    stats[0] = T(means[0]);
+    stats[1] = T(means[1]);
+    stats[2] = multiplier.value;
+    stats[3] = T(means[2]);
+    stats[4] = T(means[3]);
+    stats[5] = T(-double(multiplier.slope) * excess);
+}
+
 }  // namespace qmk::QMK_TARGET

@@ -56,7 +56,8 @@ void the_kernels_equal_the_formula(const MetraCpu<T>& kernels, Problem problem, 
     const double multiplier = std::exp(problem.log_multiplier);
     for (int threads : {1, 3}) {
         T loss, grad_log_multiplier;
-        std::vector<T> reward(rows), stats(3), slopes(rows), scratch(3 * rows);
+        std::vector<T> reward(rows), stats(3), slopes(rows);
+        std::vector<double> scratch(3 * rows);
         kernels.forward(phi.data(), next.data(), skill.data(), &log_multiplier, &loss, reward.data(), stats.data(),
                         slopes.data(), scratch.data(), problem.shape, problem.settings, threads);
         const auto near = [&](T actual, double expected) {

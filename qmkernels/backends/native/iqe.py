@@ -94,4 +94,6 @@ def iqe_pairwise_backward(
         "iqe_pairwise_backward", x.device, x.element_size(),
         grad_out, x, y, largest, max_weight, grad_x, grad_y, grad_max_weight, workspace, *sizes,
     )  # fmt: skip
-    return grad_x, grad_y, grad_max_weight.sum() if need_weight_gradient else grad_max_weight
+    if need_weight_gradient:
+        grad_max_weight = grad_max_weight.sum(dtype=torch.float64).to(x.dtype)
+    return grad_x, grad_y, grad_max_weight

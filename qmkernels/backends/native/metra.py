@@ -15,7 +15,7 @@ def metra_forward(
     loss, stats, reward = phi.new_empty(()), phi.new_empty(3), phi.new_empty(phi.shape[:-1])
     slopes = torch.empty_like(reward)
     rows = reward.numel()
-    scratch = core.scratch(3 * rows * phi.element_size(), phi.device)
+    scratch = core.scratch(3 * rows * 8, phi.device)
     core.launch(
         "metra_forward", phi.device, phi.element_size(),
         phi, phi_next, skill, log_multiplier, loss, reward, stats, slopes, scratch,

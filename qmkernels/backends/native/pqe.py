@@ -33,7 +33,7 @@ def pqe_backward(
         "pqe_backward", x.device, x.element_size(), grad_out, x, y, weights, grad_x, grad_y,
         partial if need_weights else None, rows, num_components, dim_per_component,
     )  # fmt: skip
-    return grad_x, grad_y, partial.sum(dim=0) if need_weights else x.new_empty(0)
+    return grad_x, grad_y, partial.sum(dim=0, dtype=torch.float64).to(x.dtype) if need_weights else x.new_empty(0)
 
 
 def _sizes(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[int, ...]:
@@ -68,4 +68,4 @@ def pqe_pairwise_backward(
         "pqe_pairwise_backward", x.device, x.element_size(),
         grad_out, x, y, weights, grad_x, grad_y, partial, _workspace(x, sizes, True), *sizes,
     )  # fmt: skip
-    return grad_x, grad_y, partial.sum(dim=(0, 1)) if need_weights else partial
+    return grad_x, grad_y, partial.sum(dim=(0, 1), dtype=torch.float64).to(x.dtype) if need_weights else partial

@@ -283,5 +283,5 @@ def iqe_pairwise_backward(
     grad_max_weight = x.new_empty(0)
     if need_weight_gradient:
         spread, _ = iqe_pairwise_forward(x, y, None, dim_per_component, "spread", False)
-        grad_max_weight = (grad_out * spread).sum()
+        grad_max_weight = (grad_out * spread).sum(dtype=torch.float64).to(x.dtype)
     return grad_x, grad_y, grad_max_weight

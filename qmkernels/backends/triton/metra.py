@@ -2,7 +2,7 @@
 
 A tile is whole rows, their size padded to a power of two, or for wide rows parts of a row one after the other. Forward
 reads three tensors and writes two numbers a row, and two more to scratch, which one program adds up; backward reads
-three tensors and writes two, or three where the skills have a gradient.
+three tensors and writes two, or three where the skills have a gradient. Sums over rows are in double.
 """
 
 from __future__ import annotations
@@ -73,10 +73,9 @@ def metra_sums_kernel(
     num_rows,
     BLOCK: tl.constexpr,
 ):
-    dtype: tl.constexpr = reward_ptr.dtype.element_ty
-    rewards = tl.zeros((BLOCK,), dtype)
-    constraints = tl.zeros((BLOCK,), dtype)
-    distances = tl.zeros((BLOCK,), dtype)
+    rewards = tl.zeros((BLOCK,), tl.float64)
+    constraints = tl.zeros((BLOCK,), tl.float64)
+    distances = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, num_rows, BLOCK):
         row = first + tl.arange(0, BLOCK).to(tl.int64)
         mask = row < num_rows

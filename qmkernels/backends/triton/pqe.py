@@ -141,4 +141,4 @@ def pqe_backward(
                 BLOCK_K=tile.block_s,
                 num_warps=tile.num_warps,
             )
-    return grad_x, grad_y, x.new_empty(0) if shares is None else shares.sum(dim=0)
+    return grad_x, grad_y, x.new_empty(0) if shares is None else shares.sum(dim=0, dtype=torch.float64).to(x.dtype)

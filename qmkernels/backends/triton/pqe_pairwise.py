@@ -188,7 +188,7 @@ def _gradient(
             BLOCK_K=tile.block_s,
             num_warps=tile.num_warps,
         )
-    return grad, own.new_empty(0) if shares is None else shares.sum(dim=0)
+    return grad, own.new_empty(0) if shares is None else shares.sum(dim=0, dtype=torch.float64).to(own.dtype)
 
 
 def pqe_pairwise_backward(

@@ -1,6 +1,6 @@
 """iQRL's temporal consistency in Triton: the functions of backends/reference/temporal_consistency.py, in its order.
 
-Precision: all arithmetic in the input's dtype; no atomics, so the same input gives the same bits.
+Precision: arithmetic in the input's dtype, sums over rows in double; no atomics, so the same input gives the same bits.
 
 Cost: forward reads predicted and target once and keeps two numbers a row; one program adds up over rows. Backward reads
 both once more and writes the gradient.
@@ -74,15 +74,14 @@ def temporal_consistency_sums_kernel(
     batch,
     BLOCK: tl.constexpr,  # rows at a time
 ):
-    dtype: tl.constexpr = cosines_ptr.dtype.element_ty
-    total = tl.zeros((), dtype)
+    total = tl.zeros((), tl.float64)
     for step in range(0, steps):
-        cosine_sum = tl.zeros((BLOCK,), dtype)
-        loss_sum = tl.zeros((BLOCK,), dtype)
+        cosine_sum = tl.zeros((BLOCK,), tl.float64)
+        loss_sum = tl.zeros((BLOCK,), tl.float64)
         for first in range(0, batch, BLOCK):
             place = first + tl.arange(0, BLOCK)
             exists = place < batch
-            cosine = tl.load(cosines_ptr + place, mask=exists, other=0)
+            cosine = tl.load(cosines_ptr + place, mask=exists, other=0).to(tl.float64)
             losses = 1 - cosine
             if mask_ptr is not None:
                 losses *= tl.load(mask_ptr + place, mask=exists, other=0)
