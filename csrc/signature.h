@@ -5,10 +5,10 @@
 //     struct FooForward {
 //         const T *x, *y;                  // contiguous tensors; null where Python gives None, or an empty tensor
 //         T* out;
-//         int64_t rows, dim;
-//         FooSettings settings;            // a struct with QMK_FIELDS of its own; Python gives its fields
+//         FooShape shape;                  // a struct with QMK_FIELDS of its own: these are arguments too
+//         FooSettings settings;            // a struct with QMK_SETTINGS: one argument, a named tuple
 //         void* scratch;                   // only where the kernel needs it, see below; not among the fields
-//         QMK_FIELDS(x, y, out, rows, dim, settings)
+//         QMK_FIELDS(x, y, out, shape, settings)
 //     };
 //     QMK_KERNEL(foo_forward, FooForward)  // in namespace qmk
 //     using foo_kernels = Kernels<foo_forward_kernel>;
@@ -19,11 +19,11 @@
 //     template <class T> void foo_forward(const FooForward<T>& call, Context context);              // csrc/cuda/foo.cu
 //
 // made for float and double by QMK_INSTANTIATE. Where a call has a field `scratch`, the caller allocates as many bytes,
-// on a boundary of 64, as `template <class T> int64_t foo_forward_scratch(const FooForward<T>& call)` says, which stands
-// beside each kernel. It is a template over T like the kernel, and made by QMK_INSTANTIATE_SCRATCH.
+// on a boundary of 64, as `template <class T> int64_t foo_forward_scratch(const FooForward<T>& call)` says, which
+// stands beside each kernel. It is a template over T like the kernel, and made by QMK_INSTANTIATE_SCRATCH.
 //
-// From Python: `kernels.foo_forward(x=x, y=y, out=out, rows=3, dim=8, ...)`. An argument that is missing, unknown, or of
-// another dtype is a TypeError.
+// From Python: `kernels.foo_forward(x=x, y=y, out=out, rows=3, dim=8, settings=settings)`. An argument that is missing,
+// unknown, or of another dtype is a TypeError.
 #pragma once
 
 #include <cstdint>
@@ -32,55 +32,54 @@
 #include "fields.h"
 #include "isa.h"
 
-#define QMK_DECLARE_ON_CPU(isa, function, Call)           \
-    namespace isa {                                       \
-    template <class T>                                    \
-    void function(const Call<T>& call, int threads);      \
-    template <class T>                                    \
-    int64_t function##_scratch(const Call<T>& call);      \
+#define QMK_DECLARE_ON_CPU(isa, function, Call)      \
+    namespace isa {                                  \
+    template <class T>                               \
+    void function(const Call<T>& call, int threads); \
+    template <class T>                               \
+    int64_t function##_scratch(const Call<T>& call); \
     }
 #define QMK_FUNCTION_OF(isa, function) isa::function<T>,
 
-#define QMK_KERNEL(function, Call)                                                                         \
-    QMK_FOR_EACH_ISA(QMK_DECLARE_ON_CPU, function, Call)                                                   \
-    namespace cuda {                                                                                       \
-    template <class T>                                                                                     \
-    void function(const Call<T>& call, Context context);                                                   \
-    template <class T>                                                                                     \
-    int64_t function##_scratch(const Call<T>& call);                                                       \
-    }                                                                                                      \
-    struct function##_kernel {                                                                             \
-        static constexpr const char* name = #function;                                                     \
-        template <class T>                                                                                 \
-        using Arguments = Call<T>;                                                                         \
-        template <class T>                                                                                 \
-        static void run_on_cpu(const Call<T>& call, int threads) {                                         \
-            static constexpr void (*functions[])(const Call<T>&, int) = {                                  \
-                QMK_FOR_EACH_ISA(QMK_FUNCTION_OF, function)};                                              \
-            functions[int(isa_in_use())](call, threads);                                                   \
-        }                                                                                                  \
-        template <class T>                                                                                 \
-        static int64_t scratch_on_cpu(const Call<T>& call) {                                               \
-            static constexpr int64_t (*functions[])(const Call<T>&) = {                                    \
-                QMK_FOR_EACH_ISA(QMK_FUNCTION_OF, function##_scratch)};                                    \
-            return functions[int(isa_in_use())](call);                                                     \
-        }                                                                                                  \
-        template <class T>                                                                                 \
-        static void run_on_gpu(const Call<T>& call, cuda::Context context) {                               \
-            cuda::function<T>(call, context);                                                              \
-        }                                                                                                  \
-        template <class T>                                                                                 \
-        static int64_t scratch_on_gpu(const Call<T>& call) {                                               \
-            return cuda::function##_scratch<T>(call);                                                      \
-        }                                                                                                  \
+#define QMK_KERNEL(function, Call)                                                                                     \
+    QMK_FOR_EACH_ISA(QMK_DECLARE_ON_CPU, function, Call)                                                               \
+    namespace cuda {                                                                                                   \
+    template <class T>                                                                                                 \
+    void function(const Call<T>& call, Context context);                                                               \
+    template <class T>                                                                                                 \
+    int64_t function##_scratch(const Call<T>& call);                                                                   \
+    }                                                                                                                  \
+    struct function##_kernel {                                                                                         \
+        static constexpr const char* name = #function;                                                                 \
+        template <class T>                                                                                             \
+        using Arguments = Call<T>;                                                                                     \
+        template <class T>                                                                                             \
+        static void run_on_cpu(const Call<T>& call, int threads) {                                                     \
+            static constexpr void (*functions[])(const Call<T>&, int) = {QMK_FOR_EACH_ISA(QMK_FUNCTION_OF, function)}; \
+            functions[int(isa_in_use())](call, threads);                                                               \
+        }                                                                                                              \
+        template <class T>                                                                                             \
+        static int64_t scratch_on_cpu(const Call<T>& call) {                                                           \
+            static constexpr int64_t (*functions[])(const Call<T>&) = {                                                \
+                QMK_FOR_EACH_ISA(QMK_FUNCTION_OF, function##_scratch)};                                                \
+            return functions[int(isa_in_use())](call);                                                                 \
+        }                                                                                                              \
+        template <class T>                                                                                             \
+        static void run_on_gpu(const Call<T>& call, cuda::Context context) {                                           \
+            cuda::function<T>(call, context);                                                                          \
+        }                                                                                                              \
+        template <class T>                                                                                             \
+        static int64_t scratch_on_gpu(const Call<T>& call) {                                                           \
+            return cuda::function##_scratch<T>(call);                                                                  \
+        }                                                                                                              \
     };
 
 // For float and double, where the kernel is defined. Where: `int` in csrc/cpu/<op>.cpp, `Context` in csrc/cuda/<op>.cu.
-#define QMK_INSTANTIATE(function, Call, Where)          \
-    template void function(const Call<float>&, Where);  \
+#define QMK_INSTANTIATE(function, Call, Where)         \
+    template void function(const Call<float>&, Where); \
     template void function(const Call<double>&, Where);
-#define QMK_INSTANTIATE_SCRATCH(function, Call)                 \
-    template int64_t function##_scratch(const Call<float>&);    \
+#define QMK_INSTANTIATE_SCRATCH(function, Call)              \
+    template int64_t function##_scratch(const Call<float>&); \
     template int64_t function##_scratch(const Call<double>&);
 
 namespace qmk {

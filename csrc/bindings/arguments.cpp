@@ -61,59 +61,90 @@ void fail(PyObject* kind, const std::string& message) {
     throw ErrorIsSet();
 }
 
-void Signature::add(const char* name, const Slot& slot) {
-    const std::size_t length = std::strcspn(name, ", ");
-    if (names_.size() == most_fields) fail(PyExc_SystemError, std::string(function_) + ": too many arguments");
-    names_.emplace_back(name, length);
-    interned_.push_back(interned(names_.back().c_str()));
-    is_item_.push_back(slot.is_item);
-    choices_.emplace_back();
+void Signature::add(const char* name, const Slot& slot, const char* tuple) {
+    const auto word = [](const char* text) { return std::string(text, std::strcspn(text, ", ")); };
+    if (fields_.size() == most_fields) fail(PyExc_SystemError, std::string(function_) + ": too many arguments");
+    const int field = int(fields_.size());
+    fields_.push_back({word(name), slot.is_item, {}});
     if (slot.kind == Kind::choice)
-        for (const char* at = slot.names; *at;) {
-            const std::size_t size = std::strcspn(at, ", ");
-            choices_.back().push_back(interned(std::string(at, size).c_str()));
-            at += size;
-            at += std::strspn(at, ", ");
+        for (const char* at = slot.names; *at; at += std::strspn(at, ", ")) {
+            fields_.back().choices.push_back(interned(word(at).c_str()));
+            at += std::strcspn(at, ", ");
         }
+    PyObject* keyword = interned(word(tuple ? tuple : name).c_str());
+    if (tuple && !arguments_.empty() && arguments_.back().name == keyword)
+        ++arguments_.back().count;
+    else
+        arguments_.push_back({keyword, field, 1, tuple != nullptr, nullptr});
 }
 
 void Signature::find_order(PyObject* keywords) {
     const Py_ssize_t given = keywords ? PyTuple_Size(keywords) : 0;
-    std::vector<int> place(names_.size(), -1);
+    std::vector<int> place(arguments_.size(), -1);
     for (Py_ssize_t i = 0; i < given; ++i) {
         PyObject* keyword = PyTuple_GetItem(keywords, i);
-        std::size_t field = 0;
-        while (field < names_.size() && keyword != interned_[field] && text_of(keyword) != names_[field]) ++field;
-        if (field == names_.size())
+        std::size_t k = 0;
+        while (k < arguments_.size() && PyUnicode_Compare(keyword, arguments_[k].name) != 0) ++k;
+        if (k == arguments_.size())
             fail(PyExc_TypeError, std::string(function_) + ": there is no argument '" + text_of(keyword) + "'.");
-        place[field] = int(i);
+        place[k] = int(i);
     }
-    for (std::size_t field = 0; field < names_.size(); ++field) {
-        if (place[field] < 0)
-            fail(PyExc_TypeError, std::string(function_) + ": the argument '" + names_[field] + "' is missing.");
-        order_[field] = place[field];
+    for (std::size_t k = 0; k < arguments_.size(); ++k) {
+        if (place[k] < 0)
+            fail(PyExc_TypeError,
+                 std::string(function_) + ": the argument '" + text_of(arguments_[k].name) + "' is missing.");
+        order_[k] = place[k];
     }
     Py_XINCREF(keywords);
     Py_XDECREF(keywords_);
     keywords_ = keywords;
 }
 
+void Signature::check_tuple(Argument& argument, PyObject* value) const {
+    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(value));
+    static PyObject* name = nullptr;
+    const Object names = attribute(type, "_fields", name);
+    bool fits = PyTuple_Check(value) && names.get() && PyTuple_Check(names.get()) &&
+                PyTuple_Size(names.get()) == argument.count;
+    for (int i = 0; fits && i < argument.count; ++i)
+        fits = text_of(PyTuple_GetItem(names.get(), i)) == fields_[argument.first + i].name;
+    if (!fits) {
+        std::string wanted;
+        for (int i = 0; i < argument.count; ++i) wanted += (i ? ", " : "") + fields_[argument.first + i].name;
+        PyErr_Clear();
+        fail(PyExc_TypeError, std::string(function_) + ": " + text_of(argument.name) + " must be a named tuple of " +
+                                  wanted + ", got " + type_of(value) + ".");
+    }
+    Py_INCREF(type);
+    Py_XDECREF(argument.type);
+    argument.type = type;
+}
+
 void Signature::match(PyObject* const* values, Py_ssize_t num_positional, PyObject* keywords, PyObject** matched) {
     if (num_positional != 0) fail(PyExc_TypeError, std::string(function_) + ": arguments are given by name.");
     if (keywords_ == nullptr || keywords != keywords_) find_order(keywords);
-    for (std::size_t field = 0; field < names_.size(); ++field) matched[field] = values[order_[field]];
+    for (std::size_t k = 0; k < arguments_.size(); ++k) {
+        Argument& argument = arguments_[k];
+        PyObject* value = values[order_[k]];
+        if (!argument.is_tuple) {
+            matched[argument.first] = value;
+            continue;
+        }
+        if (reinterpret_cast<PyObject*>(Py_TYPE(value)) != argument.type) check_tuple(argument, value);
+        for (int i = 0; i < argument.count; ++i) matched[argument.first + i] = PyTuple_GetItem(value, i);
+    }
 }
 
 int Signature::first_item(PyObject* const* matched) const {
-    for (std::size_t field = 0; field < names_.size(); ++field)
-        if (is_item_[field] && matched[field] != Py_None) return int(field);
+    for (std::size_t field = 0; field < fields_.size(); ++field)
+        if (fields_[field].is_item && matched[field] != Py_None) return int(field);
     fail(PyExc_TypeError, std::string(function_) + ": there is no float tensor among the arguments.");
 }
 
 void Signature::wrong(int field, const std::string& wanted, PyObject* value) const {
     PyErr_Clear();
     fail(PyExc_TypeError,
-         std::string(function_) + ": " + names_[field] + " must be " + wanted + ", got " + type_of(value) + ".");
+         std::string(function_) + ": " + fields_[field].name + " must be " + wanted + ", got " + type_of(value) + ".");
 }
 
 void* Signature::address(int field, PyObject* value, const Slot& slot) const {
@@ -122,16 +153,16 @@ void* Signature::address(int field, PyObject* value, const Slot& slot) const {
     const std::string wanted = dtype.get() == python.dtypes[int(slot.dtype)] ? "" : dtype_names[int(slot.dtype)];
     if (dtype.get() == nullptr) wrong(field, "a tensor of " + wanted + " or None", value);
     if (!wanted.empty())
-        fail(PyExc_TypeError, std::string(function_) + ": " + names_[field] + " must be a tensor of " + wanted +
+        fail(PyExc_TypeError, std::string(function_) + ": " + fields_[field].name + " must be a tensor of " + wanted +
                                   ", got one of " + text_of(dtype.get()) + ".");
     void* address = address_of(value);
     if (address == nullptr && whole(called(value, "numel", name_of_numel).get()) != 0)
-        fail(PyExc_ValueError, std::string(function_) + ": " + names_[field] + " has no memory.");
+        fail(PyExc_ValueError, std::string(function_) + ": " + fields_[field].name + " has no memory.");
     return address;
 }
 
 int Signature::choice(int field, PyObject* value) const {
-    const auto& names = choices_[field];
+    const auto& names = fields_[field].choices;
     for (std::size_t i = 0; i < names.size(); ++i)
         if (names[i] == value) return int(i);
     std::string all;
@@ -139,7 +170,7 @@ int Signature::choice(int field, PyObject* value) const {
         if (PyUnicode_Check(value) && PyUnicode_Compare(names[i], value) == 0) return int(i);
         all += (i ? ", " : "") + text_of(names[i]);
     }
-    fail(PyExc_ValueError, std::string(function_) + ": " + names_[field] + " must be one of " + all + ", got " +
+    fail(PyExc_ValueError, std::string(function_) + ": " + fields_[field].name + " must be one of " + all + ", got " +
                                text_of(value) + ".");
 }
 
@@ -236,7 +267,8 @@ struct Free {
     void operator()(void* memory) const { std::free(memory); }
 };
 
-// This thread's memory, of at least so many bytes. Under AddressSanitizer exactly so many, that a write behind them shows.
+// This thread's memory, of at least so many bytes. Under AddressSanitizer exactly so many, that a write behind them
+// shows.
 void* kept_memory(int64_t bytes) {
     thread_local std::unique_ptr<void, Free> kept;
     thread_local int64_t size = 0;

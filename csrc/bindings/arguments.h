@@ -38,7 +38,7 @@ class Object {
 
 // What the core asks Python for; given once, by `connect`.
 struct Python {
-    PyObject* dtypes[5];             // torch's, in the order of Dtype
+    PyObject* dtypes[5];              // torch's, in the order of Dtype
     PyObject* num_threads = nullptr;  // () to the number of threads of a CPU kernel
     PyObject* stream = nullptr;       // (device) to the address of the stream that is current there
     PyObject* scratch = nullptr;      // (bytes, device) to a tensor of so many bytes
@@ -99,15 +99,22 @@ constexpr bool is_struct_of_fields = false;
 template <class Field>
 constexpr bool is_struct_of_fields<Field, std::void_t<decltype(Field::field_names)>> = true;
 
-// Calls add(name, slot) for every field of a call, those of its settings among them.
+template <class Field, class = void>
+constexpr bool is_settings = false;
+template <class Field>
+constexpr bool is_settings<Field, std::void_t<decltype(Field::is_settings)>> = true;
+
+// Calls add(name, slot, tuple) for every field of a call; `tuple` is the name of the settings that it belongs to, or
+// null.
 template <class Call, class Add>
-void for_each_field(Call& call, Add&& add) {
+void for_each_field(Call& call, Add&& add, const char* tuple = nullptr) {
     const char* names = Call::field_names;
     const auto visit = [&](auto& field) {
-        if constexpr (is_struct_of_fields<std::decay_t<decltype(field)>>)
-            for_each_field(field, add);
+        using Field = std::decay_t<decltype(field)>;
+        if constexpr (is_struct_of_fields<Field>)
+            for_each_field(field, add, is_settings<Field> ? names : tuple);
         else
-            add(names, slot_of(field));
+            add(names, slot_of(field), tuple);
         while (*names && *names != ',') ++names;
         while (*names == ',' || *names == ' ') ++names;
     };
@@ -122,7 +129,7 @@ struct Slots {
 
     template <class Call>
     explicit Slots(Call& call) {
-        for_each_field(call, [&](const char*, const Slot& slot) { slots[count++] = slot; });
+        for_each_field(call, [&](const char*, const Slot& slot, const char*) { slots[count++] = slot; });
     }
 };
 
@@ -131,11 +138,11 @@ class Signature {
   public:
     template <class Call>
     Signature(const char* function, Call call) : function_(function) {
-        for_each_field(call, [&](const char* name, const Slot& slot) { add(name, slot); });
+        for_each_field(call, [&](const char* name, const Slot& slot, const char* tuple) { add(name, slot, tuple); });
     }
 
     const char* function() const { return function_; }
-    const char* name(int field) const { return names_[field].c_str(); }
+    const char* name(int field) const { return fields_[field].name.c_str(); }
 
     // Of a call from Python, the value of each field, in the order of the fields.
     void match(PyObject* const* values, Py_ssize_t num_positional, PyObject* keywords, PyObject** matched);
@@ -145,17 +152,29 @@ class Signature {
     void read(PyObject* const* matched, const Slots& slots) const;
 
   private:
-    void add(const char* name, const Slot& slot);
+    struct Field {
+        std::string name;
+        bool is_item;
+        std::vector<PyObject*> choices;
+    };
+    // One keyword: a field, or as a named tuple several.
+    struct Argument {
+        PyObject* name;
+        int first, count;
+        bool is_tuple;
+        PyObject* type;  // of the named tuple last given, whose fields have been compared
+    };
+
+    void add(const char* name, const Slot& slot, const char* tuple);
     void find_order(PyObject* keywords);
+    void check_tuple(Argument& argument, PyObject* value) const;
     void* address(int field, PyObject* value, const Slot& slot) const;
     int choice(int field, PyObject* value) const;
     [[noreturn]] void wrong(int field, const std::string& wanted, PyObject* value) const;
 
     const char* function_;
-    std::vector<std::string> names_;
-    std::vector<PyObject*> interned_;
-    std::vector<char> is_item_;
-    std::vector<std::vector<PyObject*>> choices_;
+    std::vector<Field> fields_;
+    std::vector<Argument> arguments_;
     PyObject* keywords_ = nullptr;  // of the last call, held so that its address is not used again
     int order_[most_fields];
 };

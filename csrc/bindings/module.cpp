@@ -162,10 +162,10 @@ PyMethodDef module_methods[] = {
 #endif
     {nullptr, nullptr, 0, nullptr}};
 
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_core", nullptr, -1, module_methods, nullptr, nullptr, nullptr,
-                          nullptr};
-PyModuleDef definition_of_kernels = {PyModuleDef_HEAD_INIT, "kernels", nullptr, -1, nullptr, nullptr, nullptr, nullptr,
-                                     nullptr};
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_core", nullptr, -1, module_methods, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef definition_of_kernels = {
+    PyModuleDef_HEAD_INIT, "kernels", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 PyObject* made() {
     PyObject* module = PyModule_Create(&definition);

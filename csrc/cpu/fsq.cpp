@@ -1,7 +1,7 @@
 // Finite scalar quantisation on CPUs, for one instruction set. All values are one long row: value i has the constants
 // of level i % n, so those of a vector repeat after n vectors. A block's levels stay in cache until they are summed to
 // indices. Reads z, writes codes and indices; backward reads z and the gradient, writes one.
-#include "fsq.h"
+#include "../ops/fsq.h"
 
 #include "../math/fsq.h"
 #include "lanes.h"
@@ -109,8 +109,15 @@ QMK_INLINE bool any(Mask mask) {
     return seen != 0;
 }
 
+}  // namespace
+
 template <class T>
-void forward(const T* z, T* codes, int64_t* indices, int64_t groups, const int64_t* levels, int n, int threads) {
+void fsq_forward(const FsqForward<T>& call, int threads) {
+    const int n = int(call.levels.count);
+    const int64_t groups = call.groups, *levels = call.levels.values;
+    int64_t* indices = call.indices;
+    T* codes = call.codes;
+    const T* z = call.z;
     const Period<T> period(levels, n);
     int64_t places[most_fsq_levels] = {1};
     for (int j = 1; j < n; ++j) places[j] = places[j - 1] * levels[j - 1];
@@ -133,7 +140,11 @@ void forward(const T* z, T* codes, int64_t* indices, int64_t groups, const int64
 }
 
 template <class T>
-void backward(const T* grad_codes, const T* z, T* grad_z, int64_t groups, const int64_t* levels, int n, int threads) {
+void fsq_backward(const FsqBackward<T>& call, int threads) {
+    const int n = int(call.levels.count);
+    const int64_t groups = call.groups, *levels = call.levels.values;
+    T* grad_z = call.grad_z;
+    const T *grad_codes = call.grad_codes, *z = call.z;
     const Period<T> period(levels, n);
     for_each_block<T>(groups, n, threads, [&](int64_t first, int64_t values) {
         for_each_vector<T>(values, period, [&](int64_t i, int count, const FsqConstants<Lanes<T>>& constants) {
@@ -143,9 +154,7 @@ void backward(const T* grad_codes, const T* z, T* grad_z, int64_t groups, const 
     });
 }
 
-}  // namespace
-
-extern const FsqCpu<float> fsq_float = {forward<float>, backward<float>};
-extern const FsqCpu<double> fsq_double = {forward<double>, backward<double>};
+QMK_INSTANTIATE(fsq_forward, FsqForward, int)
+QMK_INSTANTIATE(fsq_backward, FsqBackward, int)
 
 }  // namespace qmk::QMK_TARGET

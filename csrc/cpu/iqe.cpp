@@ -3,7 +3,7 @@
 // Forward: lanes are components. A block of components is loaded and transposed in registers, sorted by x with a
 // network and scanned. One pass over x and y; writes the distances and, for backward, two bits an element. Backward:
 // one pass that turns those bits into gradients; bound by the bytes of grad_x and grad_y.
-#include "iqe.h"
+#include "../ops/iqe.h"
 
 #include "iqe_components.h"
 #include "iqe_pairwise.h"
@@ -22,8 +22,13 @@ struct ForwardMemory {
 };
 
 template <class T, int K, bool keep>
-void forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
-             IqeShape shape, Reduction reduction, int threads) {
+void forward(const IqeForward<T>& call, int threads) {
+    const Reduction reduction = call.reduction;
+    int32_t* largest = call.largest;
+    uint8_t* ends = call.ends;
+    T *out = call.out, *spread = call.spread;
+    const T *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const IqeShape& shape = call.shape;
     constexpr int n = num_lanes<T>;
     const int64_t size = shape.dim_per_component, num_components = shape.num_components;
     int64_t rows_per_task = components_per_task / (num_components + 1) + 1;
@@ -67,27 +72,23 @@ void forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends,
     });
 }
 
-// K = 0: any.
-template <class T, int K>
-void forward_sized(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
-                   IqeShape shape, Reduction reduction, int threads) {
-    if (ends)
-        forward<T, K, true>(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
-    else
-        forward<T, K, false>(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
-}
+}  // namespace
 
 template <class T>
-void forward_any(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
-                 IqeShape shape, Reduction reduction, int threads) {
-    with_constant_size(shape.dim_per_component, [&](auto size) {
-        forward_sized<T, size.value>(x, y, max_weight, out, ends, largest, spread, shape, reduction, threads);
+void iqe_forward(const IqeForward<T>& call, int threads) {
+    with_constant_size(call.shape.dim_per_component, [&](auto size) {
+        call.ends ? forward<T, size.value, true>(call, threads) : forward<T, size.value, false>(call, threads);
     });
 }
 
 template <class T>
-void backward(const T* grad_out, const uint8_t* ends, const int32_t* largest, const T* max_weight, T* grad_x, T* grad_y,
-              IqeShape shape, Reduction reduction, int threads) {
+void iqe_backward(const IqeBackward<T>& call, int threads) {
+    const Reduction reduction = call.reduction;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y;
+    const int32_t* largest = call.largest;
+    const uint8_t* ends = call.ends;
+    const T *grad_out = call.grad_out, *max_weight = call.max_weight;
+    const IqeShape& shape = call.shape;
     const int64_t size = shape.dim_per_component, num_components = shape.num_components, dim = num_components * size;
     const auto weights = reduction_weights(reduction, num_components, max_weight);
     const int64_t bytes = ends_bytes(size), rows_per_task = components_per_task / num_components + 1;
@@ -114,13 +115,11 @@ void backward(const T* grad_out, const uint8_t* ends, const int32_t* largest, co
     });
 }
 
-}  // namespace
-
-template <class T>
-constexpr IqeCpu<T> functions = {forward_any<T>, backward<T>, pairwise_workspace<T>, pairwise_forward<T>,
-                                 pairwise_backward<T>};
-
-extern const IqeCpu<float> iqe_float = functions<float>;
-extern const IqeCpu<double> iqe_double = functions<double>;
+QMK_INSTANTIATE(iqe_forward, IqeForward, int)
+QMK_INSTANTIATE(iqe_backward, IqeBackward, int)
+QMK_INSTANTIATE(iqe_pairwise_forward, IqePairwiseForward, int)
+QMK_INSTANTIATE_SCRATCH(iqe_pairwise_forward, IqePairwiseForward)
+QMK_INSTANTIATE(iqe_pairwise_backward, IqePairwiseBackward, int)
+QMK_INSTANTIATE_SCRATCH(iqe_pairwise_backward, IqePairwiseBackward)
 
 }  // namespace qmk::QMK_TARGET

@@ -9,7 +9,7 @@
 
 #include <type_traits>
 
-#include "iqe.h"
+#include "../ops/iqe.h"
 #include "iqe_rows.h"
 #include "lanes.h"
 #include "parallel.h"
@@ -132,40 +132,6 @@ template <class Run>
 void for_each_matrix(int64_t batch, void* memory, int64_t bytes, int threads, Run&& run) {
     const int inner_threads = batch > 1 ? 1 : threads;
     parallel_for(batch, threads, [&](int64_t b) { run(b, static_cast<char*>(memory) + b * bytes, inner_threads); });
-}
-
-template <class T>
-void pairwise_forward(const T* x, const T* y, const T* max_weight, T* out, int32_t* largest, void* memory,
-                      IqePairwiseShape shape, Reduction reduction, int threads) {
-    const int64_t num_components = shape.num_components, size = shape.dim_per_component, dim = num_components * size;
-    const int64_t out_items = reduction == Reduction::none ? num_components : 1;
-    const bool mirrored = better_mirrored<T>(shape);
-    for_each_matrix(shape.batch, memory, forward_workspace<T>(shape), threads,
-                    [&](int64_t b, char* scratch, int threads) {
-                        Side<T> rows{x + b * shape.num_x * dim, shape.num_x, T(1)},
-                            others{y + b * shape.num_y * dim, shape.num_y, T(1)};
-                        const int64_t first_pair = b * shape.num_x * shape.num_y;
-                        Matrix<T> out_matrix{out + first_pair * out_items, shape.num_y * out_items, out_items};
-                        Matrix<int32_t> largest_matrix{largest ? largest + first_pair : nullptr, shape.num_y, 1};
-                        if (mirrored) {
-                            const Side<T> first = rows;
-                            rows = {others.rows, others.count, T(-1)};
-                            others = {first.rows, first.count, T(-1)};
-                            out_matrix = {out_matrix.values, out_matrix.column_stride, out_matrix.row_stride};
-                            largest_matrix = {largest_matrix.values, 1, shape.num_y};
-                        }
-                        Workspace workspace{scratch};
-                        const int vectors = vectors_at_once<T>(others.count);
-                        const auto sorted = take_sorted_rows<T>(workspace, rows.count, dim);
-                        const auto columns = take_columns<T>(workspace, others.count, dim);
-                        sort_rows(rows, num_components, size, vectors * num_lanes<T>, sorted, threads);
-                        pack_columns(others, num_components, size, columns, threads);
-                        const auto tiles = vectors == 4   ? forward_tiles<T, 4>
-                                           : vectors == 2 ? forward_tiles<T, 2>
-                                                          : forward_tiles<T, 1>;
-                        tiles(sorted, columns, rows.count, others.count, num_components, size, max_weight, out_matrix,
-                              largest_matrix, reduction, threads);
-                    });
 }
 
 // What the gradient of rows needs of the upstream gradient: grad_out (rows, columns) or, per component, (rows, columns,
@@ -311,11 +277,6 @@ int64_t backward_workspace(const IqePairwiseShape& shape, Reduction reduction) {
     return of_x.used > of_y.used ? of_x.used : of_y.used;
 }
 
-template <class T>
-int64_t pairwise_workspace(IqePairwiseShape shape, Reduction reduction, bool backward) {
-    return shape.batch * (backward ? backward_workspace<T>(shape, reduction) : forward_workspace<T>(shape));
-}
-
 // The gradient of one side's rows; sorts them and packs the other side's.
 template <class T>
 void side_gradient(Side<T> rows, Side<T> others, int64_t size, Workspace& workspace, PairGradients<T> pairs,
@@ -336,10 +297,65 @@ void side_gradient(Side<T> rows, Side<T> others, int64_t size, Workspace& worksp
     run(sorted, columns, rows.count, size, pairs, -rows.sign, grad_rows, partial_spread, threads);
 }
 
+}  // namespace
+
 template <class T>
-void pairwise_backward(const T* grad_out, const T* x, const T* y, const int32_t* largest, const T* max_weight,
-                       T* grad_x, T* grad_y, T* grad_max_weight, void* memory, IqePairwiseShape shape,
-                       Reduction reduction, int threads) {
+int64_t iqe_pairwise_forward_scratch(const IqePairwiseForward<T>& call) {
+    return call.shape.batch * forward_workspace<T>(call.shape);
+}
+
+template <class T>
+void iqe_pairwise_forward(const IqePairwiseForward<T>& call, int threads) {
+    const Reduction reduction = call.reduction;
+    void* memory = call.scratch;
+    int32_t* largest = call.largest;
+    T* out = call.out;
+    const T *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const IqePairwiseShape& shape = call.shape;
+    const int64_t num_components = shape.num_components, size = shape.dim_per_component, dim = num_components * size;
+    const int64_t out_items = reduction == Reduction::none ? num_components : 1;
+    const bool mirrored = better_mirrored<T>(shape);
+    for_each_matrix(shape.batch, memory, forward_workspace<T>(shape), threads,
+                    [&](int64_t b, char* scratch, int threads) {
+                        Side<T> rows{x + b * shape.num_x * dim, shape.num_x, T(1)},
+                            others{y + b * shape.num_y * dim, shape.num_y, T(1)};
+                        const int64_t first_pair = b * shape.num_x * shape.num_y;
+                        Matrix<T> out_matrix{out + first_pair * out_items, shape.num_y * out_items, out_items};
+                        Matrix<int32_t> largest_matrix{largest ? largest + first_pair : nullptr, shape.num_y, 1};
+                        if (mirrored) {
+                            const Side<T> first = rows;
+                            rows = {others.rows, others.count, T(-1)};
+                            others = {first.rows, first.count, T(-1)};
+                            out_matrix = {out_matrix.values, out_matrix.column_stride, out_matrix.row_stride};
+                            largest_matrix = {largest_matrix.values, 1, shape.num_y};
+                        }
+                        Workspace workspace{scratch};
+                        const int vectors = vectors_at_once<T>(others.count);
+                        const auto sorted = take_sorted_rows<T>(workspace, rows.count, dim);
+                        const auto columns = take_columns<T>(workspace, others.count, dim);
+                        sort_rows(rows, num_components, size, vectors * num_lanes<T>, sorted, threads);
+                        pack_columns(others, num_components, size, columns, threads);
+                        const auto tiles = vectors == 4   ? forward_tiles<T, 4>
+                                           : vectors == 2 ? forward_tiles<T, 2>
+                                                          : forward_tiles<T, 1>;
+                        tiles(sorted, columns, rows.count, others.count, num_components, size, max_weight, out_matrix,
+                              largest_matrix, reduction, threads);
+                    });
+}
+
+template <class T>
+int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
+    return call.shape.batch * backward_workspace<T>(call.shape, call.reduction);
+}
+
+template <class T>
+void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, int threads) {
+    const Reduction reduction = call.reduction;
+    void* memory = call.scratch;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y, *grad_max_weight = call.partial_max_weight;
+    const int32_t* largest = call.largest;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const IqePairwiseShape& shape = call.shape;
     const int64_t num_x = shape.num_x, num_y = shape.num_y, num_components = shape.num_components;
     const int64_t size = shape.dim_per_component, dim = num_components * size;
     const bool per_component = reduction == Reduction::none;
@@ -367,7 +383,5 @@ void pairwise_backward(const T* grad_out, const T* x, const T* y, const int32_t*
                          grad_y + b * num_y * dim, nullptr, threads);
     });
 }
-
-}  // namespace
 
 }  // namespace qmk::QMK_TARGET

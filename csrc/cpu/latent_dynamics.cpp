@@ -3,7 +3,7 @@
 // Forward: a coordinate is an interval in one of the two directions, so a block of components is sorted once, by where
 // the intervals begin, and scanned twice. What backward needs are two bits an element and direction and one slope a row
 // and direction. Backward writes both gradients once. Sums over rows are in double.
-#include "latent_dynamics.h"
+#include "../ops/latent_dynamics.h"
 
 #include "parallel.h"
 #include "two_distances.h"
@@ -29,9 +29,14 @@ QMK_INLINE TwoLengths<T> block_lengths_both_ways(const T* x, const T* y, int las
 }
 
 template <class T, int K>
-void forward(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes, uint8_t* ends,
-             int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape, LatentDynamicsSettings settings,
-             int threads) {
+void forward(const LatentDynamicsForward<T>& call, int threads) {
+    int32_t* largest = call.largest;
+    uint8_t* ends = call.ends;
+    T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
+      *scratch = static_cast<T*>(call.scratch);
+    const T *predicted = call.predicted, *target = call.target, *max_weight = call.max_weight;
+    const LatentDynamicsShape& shape = call.shape;
+    const LatentDynamicsSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component, count = shape.num_components, dim = count * size,
                   rows = shape.rows;
     const int64_t bytes = ends_bytes(size), rows_per_task = components_per_task / 2 / count + 1;
@@ -71,20 +76,27 @@ void forward(const T* predicted, const T* target, const T* max_weight, T* loss, 
     for (int pair = 0; pair < 2; ++pair) stats[pair] = T(distances[pair] / double(rows));
 }
 
+}  // namespace
+
 template <class T>
-void forward_any(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes, uint8_t* ends,
-                 int32_t* largest, T* spread, T* scratch, LatentDynamicsShape shape, LatentDynamicsSettings settings,
-                 int threads) {
-    with_constant_size(settings.dim_per_component, [&](auto size) {
-        forward<T, size.value>(predicted, target, max_weight, loss, stats, slopes, ends, largest, spread, scratch,
-                               shape, settings, threads);
-    });
+int64_t latent_dynamics_forward_scratch(const LatentDynamicsForward<T>& call) {
+    return 2 * call.shape.rows * int64_t(sizeof(T));
 }
 
 template <class T>
-void backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest, const T* spread,
-              const T* max_weight, T* grad_predicted, T* grad_target, T* grad_max_weight, LatentDynamicsShape shape,
-              int64_t size, Reduction reduction, int threads) {
+void latent_dynamics_forward(const LatentDynamicsForward<T>& call, int threads) {
+    with_constant_size(call.settings.dim_per_component, [&](auto size) { forward<T, size.value>(call, threads); });
+}
+
+template <class T>
+void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, int threads) {
+    const Reduction reduction = call.reduction;
+    const int64_t size = call.dim_per_component;
+    T *grad_predicted = call.grad_predicted, *grad_target = call.grad_target, *grad_max_weight = call.grad_max_weight;
+    const int32_t* largest = call.largest;
+    const uint8_t* ends = call.ends;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread, *max_weight = call.max_weight;
+    const LatentDynamicsShape& shape = call.shape;
     const int64_t rows = shape.rows, count = shape.num_components, dim = count * size;
     const KeptEnds<T> kept{*grad_loss, slopes, ends, needs_largest(reduction) ? largest : nullptr,
                            rows,       count,  size, reduction_weights(reduction, count, max_weight)};
@@ -104,12 +116,8 @@ void backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const in
     weight_gradient(*grad_loss, slopes, spread, rows, grad_max_weight);
 }
 
-}  // namespace
-
-template <class T>
-constexpr LatentDynamicsCpu<T> latent_dynamics_functions = {forward_any<T>, backward<T>};
-
-extern const LatentDynamicsCpu<float> latent_dynamics_float = latent_dynamics_functions<float>;
-extern const LatentDynamicsCpu<double> latent_dynamics_double = latent_dynamics_functions<double>;
+QMK_INSTANTIATE(latent_dynamics_forward, LatentDynamicsForward, int)
+QMK_INSTANTIATE_SCRATCH(latent_dynamics_forward, LatentDynamicsForward)
+QMK_INSTANTIATE(latent_dynamics_backward, LatentDynamicsBackward, int)
 
 }  // namespace qmk::QMK_TARGET

@@ -4,7 +4,7 @@
 // Forward reads three tensors and writes two numbers a row; backward reads three and writes two, or three where the
 // skills have a gradient. Sums over rows are in double; the rows of a task depend on the sizes alone, and so does the
 // order of every sum.
-#include "metra.h"
+#include "../ops/metra.h"
 
 #include "lanes.h"
 #include "parallel.h"
@@ -71,9 +71,20 @@ QMK_INLINE void store_some(T* to, Lanes<T> vector, int count) {
         __builtin_memcpy(to, &vector, count * sizeof(T));
 }
 
+}  // namespace
+
 template <class T>
-void forward(const T* phi, const T* phi_next, const T* skill, const T* log_multiplier, T* loss, T* reward, T* stats,
-             T* slopes, double* scratch, MetraShape shape, MetraSettings settings, int threads) {
+int64_t metra_forward_scratch(const MetraForward<T>& call) {
+    return 3 * call.shape.rows * int64_t(sizeof(double));
+}
+
+template <class T>
+void metra_forward(const MetraForward<T>& call, int threads) {
+    double* scratch = static_cast<double*>(call.scratch);
+    T *loss = call.loss, *reward = call.reward, *stats = call.stats, *slopes = call.slopes;
+    const T *phi = call.phi, *phi_next = call.phi_next, *skill = call.skill, *log_multiplier = call.log_multiplier;
+    const MetraShape& shape = call.shape;
+    const MetraSettings& settings = call.settings;
     constexpr int n = num_lanes<T>;
     const int64_t rows = shape.rows, dim = shape.dim;
     const MetraConstraint<T> constraint(*log_multiplier, shape, settings);
@@ -106,8 +117,12 @@ void forward(const T* phi, const T* phi_next, const T* skill, const T* log_multi
 }
 
 template <class T>
-void backward(const T* grad_loss, const T* phi, const T* phi_next, const T* skill, const T* stats, const T* slopes,
-              T* grad_phi, T* grad_next, T* grad_skill, T* grad_log_multiplier, MetraShape shape, int threads) {
+void metra_backward(const MetraBackward<T>& call, int threads) {
+    T *grad_phi = call.grad_phi, *grad_next = call.grad_phi_next, *grad_skill = call.grad_skill,
+      *grad_log_multiplier = call.grad_log_multiplier;
+    const T *grad_loss = call.grad_loss, *phi = call.phi, *phi_next = call.phi_next, *skill = call.skill,
+            *stats = call.stats, *slopes = call.slopes;
+    const MetraShape& shape = call.shape;
     constexpr int n = num_lanes<T>;
     const int64_t dim = shape.dim;
     const T grad = *grad_loss, share = grad / T(shape.rows);
@@ -131,9 +146,8 @@ void backward(const T* grad_loss, const T* phi, const T* phi_next, const T* skil
     });
 }
 
-}  // namespace
-
-extern const MetraCpu<float> metra_float = {forward<float>, backward<float>};
-extern const MetraCpu<double> metra_double = {forward<double>, backward<double>};
+QMK_INSTANTIATE(metra_forward, MetraForward, int)
+QMK_INSTANTIATE_SCRATCH(metra_forward, MetraForward)
+QMK_INSTANTIATE(metra_backward, MetraBackward, int)
 
 }  // namespace qmk::QMK_TARGET

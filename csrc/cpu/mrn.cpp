@@ -1,6 +1,6 @@
 // MRN on CPUs, for one instruction set. Between matching rows lanes run along a component; between all pairs they are
 // rows (mrn_pairwise.h).
-#include "mrn.h"
+#include "../ops/mrn.h"
 
 #include "mrn_pairwise.h"
 
@@ -81,8 +81,14 @@ QMK_INLINE Lanes<T> sums_of_squares(const Block<T>& block, MrnPart part, T shift
 
 constexpr int64_t values_per_task = 1 << 14;
 
+}  // namespace
+
 template <class T>
-void forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnSettings settings, int threads) {
+void mrn_forward(const MrnForward<T>& call, int threads) {
+    const int64_t rows = call.rows, dim = call.dim;
+    T* out = call.out;
+    const T *x = call.x, *y = call.y;
+    const MrnSettings& settings = call.settings;
     constexpr int n = num_lanes<T>;
     const int64_t count = settings.num_components, size = dim / count, rows_per_task = values_per_task / dim + 1;
     const MrnRoot<T> root(settings, size);
@@ -115,8 +121,11 @@ void forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnSetti
 }
 
 template <class T>
-void backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, int64_t rows, int64_t dim,
-              MrnSettings settings, int threads) {
+void mrn_backward(const MrnBackward<T>& call, int threads) {
+    const int64_t rows = call.rows, dim = call.dim;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y;
+    const MrnSettings& settings = call.settings;
     constexpr int n = num_lanes<T>;
     const int64_t count = settings.num_components, size = dim / count, rows_per_task = values_per_task / dim + 1;
     const MrnRoot<T> root(settings, size);
@@ -154,13 +163,11 @@ void backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, i
     });
 }
 
-}  // namespace
-
-template <class T>
-constexpr MrnCpu<T> mrn_functions = {forward<T>, backward<T>, pairwise_workspace<T>, pairwise_forward<T>,
-                                     pairwise_backward<T>};
-
-extern const MrnCpu<float> mrn_float = mrn_functions<float>;
-extern const MrnCpu<double> mrn_double = mrn_functions<double>;
+QMK_INSTANTIATE(mrn_forward, MrnForward, int)
+QMK_INSTANTIATE(mrn_backward, MrnBackward, int)
+QMK_INSTANTIATE(mrn_pairwise_forward, MrnPairwiseForward, int)
+QMK_INSTANTIATE_SCRATCH(mrn_pairwise_forward, MrnPairwiseForward)
+QMK_INSTANTIATE(mrn_pairwise_backward, MrnPairwiseBackward, int)
+QMK_INSTANTIATE_SCRATCH(mrn_pairwise_backward, MrnPairwiseBackward)
 
 }  // namespace qmk::QMK_TARGET

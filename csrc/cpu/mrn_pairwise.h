@@ -5,7 +5,7 @@
 // on each symmetric element; it runs once for each side, so that each gradient is summed in one place in a fixed order.
 #pragma once
 
-#include "mrn.h"
+#include "../ops/mrn.h"
 #include "parallel.h"
 #include "roots.h"
 #include "workspace.h"
@@ -211,38 +211,17 @@ int64_t packed_size(int64_t batch, int64_t num_rows, int64_t dim) {
     return batch * num_blocks<T>(num_rows) * num_lanes<T> * dim;
 }
 
+// The larger side as lanes.
 template <class T>
-int64_t pairwise_workspace(MrnPairwiseShape shape, bool) {
+int64_t packed_bytes(const MrnPairwiseShape& shape) {
     const int64_t most = shape.num_x > shape.num_y ? shape.num_x : shape.num_y;
-    return packed_size<T>(shape.batch, most, shape.dim) * int64_t(sizeof(T)) + 64;
-}
-
-template <class T>
-T* aligned_workspace(void* workspace) {
-    return reinterpret_cast<T*>((reinterpret_cast<std::uintptr_t>(workspace) + 63) / 64 * 64);
+    return packed_size<T>(shape.batch, most, shape.dim) * int64_t(sizeof(T));
 }
 
 template <class T>
 bool inputs_are_finite(const T* x, const T* y, MrnPairwiseShape shape, int threads) {
     return all_finite(x, shape.batch * shape.num_x * shape.dim, threads) &&
            all_finite(y, shape.batch * shape.num_y * shape.dim, threads);
-}
-
-template <class T>
-void pairwise_forward(const T* x, const T* y, T* out, void* workspace, MrnPairwiseShape shape, MrnSettings settings,
-                      int threads) {
-    const int64_t values = settings.reduction == MrnReduction::none ? settings.num_components : 1;
-    const bool finite = inputs_are_finite(x, y, shape, threads);
-    T* packed = aligned_workspace<T>(workspace);
-    if (lanes_are_better_x<T>(shape)) {
-        pack_lanes(x, shape.batch, shape.num_x, shape.dim, packed, threads);
-        const auto run = finite ? matrix_forward<T, true, true> : matrix_forward<T, true, false>;
-        run(y, shape.num_y, packed, shape.num_x, out, shape, settings, {values, shape.num_y * values}, threads);
-    } else {
-        pack_lanes(y, shape.batch, shape.num_y, shape.dim, packed, threads);
-        const auto run = finite ? matrix_forward<T, false, true> : matrix_forward<T, false, false>;
-        run(x, shape.num_x, packed, shape.num_y, out, shape, settings, {shape.num_y * values, values}, threads);
-    }
 }
 
 // What a tile of pairs, some rows and one block of lanes, needs for the gradient: [row][component].
@@ -384,12 +363,47 @@ void matrix_backward(const T* grad_out, const T* rows, int64_t num_rows, const T
     });
 }
 
+}  // namespace
+
 template <class T>
-void pairwise_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, void* workspace,
-                       MrnPairwiseShape shape, MrnSettings settings, int threads) {
+int64_t mrn_pairwise_forward_scratch(const MrnPairwiseForward<T>& call) {
+    return packed_bytes<T>(call.shape);
+}
+
+template <class T>
+void mrn_pairwise_forward(const MrnPairwiseForward<T>& call, int threads) {
+    T* out = call.out;
+    const T *x = call.x, *y = call.y;
+    const MrnPairwiseShape& shape = call.shape;
+    const MrnSettings& settings = call.settings;
     const int64_t values = settings.reduction == MrnReduction::none ? settings.num_components : 1;
     const bool finite = inputs_are_finite(x, y, shape, threads);
-    T* packed = aligned_workspace<T>(workspace);
+    T* packed = static_cast<T*>(call.scratch);
+    if (lanes_are_better_x<T>(shape)) {
+        pack_lanes(x, shape.batch, shape.num_x, shape.dim, packed, threads);
+        const auto run = finite ? matrix_forward<T, true, true> : matrix_forward<T, true, false>;
+        run(y, shape.num_y, packed, shape.num_x, out, shape, settings, {values, shape.num_y * values}, threads);
+    } else {
+        pack_lanes(y, shape.batch, shape.num_y, shape.dim, packed, threads);
+        const auto run = finite ? matrix_forward<T, false, true> : matrix_forward<T, false, false>;
+        run(x, shape.num_x, packed, shape.num_y, out, shape, settings, {shape.num_y * values, values}, threads);
+    }
+}
+
+template <class T>
+int64_t mrn_pairwise_backward_scratch(const MrnPairwiseBackward<T>& call) {
+    return packed_bytes<T>(call.shape);
+}
+
+template <class T>
+void mrn_pairwise_backward(const MrnPairwiseBackward<T>& call, int threads) {
+    T *grad_x = call.grad_x, *grad_y = call.grad_y;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y;
+    const MrnPairwiseShape& shape = call.shape;
+    const MrnSettings& settings = call.settings;
+    const int64_t values = settings.reduction == MrnReduction::none ? settings.num_components : 1;
+    const bool finite = inputs_are_finite(x, y, shape, threads);
+    T* packed = static_cast<T*>(call.scratch);
     pack_lanes(y, shape.batch, shape.num_y, shape.dim, packed, threads);
     const auto of_y = finite ? matrix_backward<T, false, true> : matrix_backward<T, false, false>;
     of_y(grad_out, x, shape.num_x, packed, shape.num_y, grad_y, shape, settings, {shape.num_y * values, values},
@@ -399,7 +413,5 @@ void pairwise_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* 
     of_x(grad_out, y, shape.num_y, packed, shape.num_x, grad_x, shape, settings, {values, shape.num_y * values},
          threads);
 }
-
-}  // namespace
 
 }  // namespace qmk::QMK_TARGET

@@ -1,6 +1,6 @@
 // Nearest neighbours on CPUs, for one instruction set: few distances of a tile are below the largest of the k so far,
 // so a row is mostly compared with that one, a vector at a time; what is below is inserted in order.
-#include "nearest.h"
+#include "../ops/nearest.h"
 
 #include "../math/nearest.h"
 #include "lanes.h"
@@ -30,9 +30,14 @@ QMK_INLINE bool any(Mask mask) {
     return seen != 0;
 }
 
+}  // namespace
+
 template <class T>
-void merge(const T* distances, T* values, int64_t* indices, int64_t rows, int64_t columns, int64_t k, int64_t first,
-           int threads) {
+void nearest_merge(const NearestMerge<T>& call, int threads) {
+    const int64_t rows = call.rows, columns = call.columns, k = call.k, first = call.first;
+    int64_t* indices = call.indices;
+    T* values = call.values;
+    const T* distances = call.distances;
     constexpr int n = num_lanes<T>;
     constexpr int64_t rows_per_task = 8;
     const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
@@ -59,9 +64,6 @@ void merge(const T* distances, T* values, int64_t* indices, int64_t rows, int64_
     });
 }
 
-}  // namespace
-
-extern const NearestCpu<float> nearest_float = {merge<float>};
-extern const NearestCpu<double> nearest_double = {merge<double>};
+QMK_INSTANTIATE(nearest_merge, NearestMerge, int)
 
 }  // namespace qmk::QMK_TARGET

@@ -2,7 +2,7 @@
 //
 // Memory: three values a task and column where columns are summed. Precision: arithmetic in T, up to 128 terms are
 // added in T, then in double, in an order that does not depend on the number of threads; logarithms in double.
-#include "pair_loss.h"
+#include "../ops/pair_loss.h"
 
 #include <type_traits>
 
@@ -33,36 +33,33 @@ void with_constants(PairKind kind, bool has_after, Function&& function) {
     }
 }
 
-template <class T>
-int64_t workspace_bytes(PairLossShape shape, PairKind kind, bool backward) {
-    return backward ? BackwardMemory<T>(nullptr, shape, kind).bytes : ForwardMemory<T>(nullptr, shape, kind).bytes;
-}
-
-template <class T>
-void forward_any(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums,
-                 T* column_sums, void* workspace, PairLossShape shape, PairLossSettings settings, int threads) {
-    with_constants(settings.kind, after != nullptr, [&](auto kind, auto has_after) {
-        forward<T, kind.value, has_after.value>(distance, after, log_discounts, loss, stats, row_sums, column_sums,
-                                                workspace, shape, settings, threads);
-    });
-}
-
-template <class T>
-void backward_any(const T* grad_loss, const T* distance, const T* after, const T* log_discounts, const T* row_sums,
-                  const T* column_sums, T* grad_distance, void* workspace, PairLossShape shape,
-                  PairLossSettings settings, int threads) {
-    with_constants(settings.kind, after != nullptr, [&](auto kind, auto has_after) {
-        backward<T, kind.value, has_after.value>(grad_loss, distance, after, log_discounts, row_sums, column_sums,
-                                                 grad_distance, workspace, shape, settings, threads);
-    });
-}
-
 }  // namespace
 
 template <class T>
-constexpr PairLossCpu<T> pair_loss_functions = {workspace_bytes<T>, forward_any<T>, backward_any<T>};
+int64_t pair_loss_forward_scratch(const PairLossForward<T>& call) {
+    return ForwardMemory<T>(nullptr, call.shape, call.settings.kind).bytes;
+}
 
-extern const PairLossCpu<float> pair_loss_float = pair_loss_functions<float>;
-extern const PairLossCpu<double> pair_loss_double = pair_loss_functions<double>;
+template <class T>
+void pair_loss_forward(const PairLossForward<T>& call, int threads) {
+    with_constants(call.settings.kind, call.after != nullptr,
+                   [&](auto kind, auto has_after) { forward<T, kind.value, has_after.value>(call, threads); });
+}
+
+template <class T>
+int64_t pair_loss_backward_scratch(const PairLossBackward<T>& call) {
+    return BackwardMemory<T>(nullptr, call.shape, call.settings.kind).bytes;
+}
+
+template <class T>
+void pair_loss_backward(const PairLossBackward<T>& call, int threads) {
+    with_constants(call.settings.kind, call.after != nullptr,
+                   [&](auto kind, auto has_after) { backward<T, kind.value, has_after.value>(call, threads); });
+}
+
+QMK_INSTANTIATE(pair_loss_forward, PairLossForward, int)
+QMK_INSTANTIATE_SCRATCH(pair_loss_forward, PairLossForward)
+QMK_INSTANTIATE(pair_loss_backward, PairLossBackward, int)
+QMK_INSTANTIATE_SCRATCH(pair_loss_backward, PairLossBackward)
 
 }  // namespace qmk::QMK_TARGET

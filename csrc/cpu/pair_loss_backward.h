@@ -3,7 +3,7 @@
 // One exponential a pair, of both directions where their log-sum-exps are near, and one for LINEX.
 #pragma once
 
-#include "pair_loss.h"
+#include "../ops/pair_loss.h"
 #include "pair_loss_lanes.h"
 #include "parallel.h"
 #include "workspace.h"
@@ -133,9 +133,13 @@ Columns<T> prepare_columns(const T* column_sums, T* lines, int64_t line, int64_t
 }
 
 template <class T, PairKind kind, bool has_after>
-void backward(const T* grad_loss, const T* distance, const T* after, const T* log_discounts, const T* row_sums,
-              const T* column_sums, T* grad_distance, void* workspace, PairLossShape shape, PairLossSettings settings,
-              int threads) {
+void backward(const PairLossBackward<T>& call, int threads) {
+    void* workspace = call.scratch;
+    T* grad_distance = call.grad_distance;
+    const T *grad_loss = call.grad_loss, *distance = call.distance, *after = call.after,
+            *log_discounts = call.log_discounts, *row_sums = call.row_sums, *column_sums = call.column_sums;
+    const PairLossShape& shape = call.shape;
+    const PairLossSettings& settings = call.settings;
     const Backward<T, kind, has_after> run{settings, PairWeights<T>(settings, shape, *grad_loss), shape.columns};
     const BackwardMemory<T> memory(workspace, shape, kind);
     const int64_t all_rows = shape.batch * shape.rows;

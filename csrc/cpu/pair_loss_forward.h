@@ -7,7 +7,7 @@
 // LINEX takes one exponential more. The columns' sums of all tasks are then put together.
 #pragma once
 
-#include "pair_loss.h"
+#include "../ops/pair_loss.h"
 #include "pair_loss_lanes.h"
 #include "parallel.h"
 #include "workspace.h"
@@ -279,8 +279,12 @@ struct ForwardMemory {
 };
 
 template <class T, PairKind kind, bool has_after>
-void forward(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums, T* column_sums,
-             void* workspace, PairLossShape shape, PairLossSettings settings, int threads) {
+void forward(const PairLossForward<T>& call, int threads) {
+    void* workspace = call.scratch;
+    T *loss = call.loss, *stats = call.stats, *row_sums = call.row_sums, *column_sums = call.column_sums;
+    const T *distance = call.distance, *after = call.after, *log_discounts = call.log_discounts;
+    const PairLossShape& shape = call.shape;
+    const PairLossSettings& settings = call.settings;
     const ForwardMemory<T> memory(workspace, shape, kind);
     const int64_t pairs = shape.rows * shape.columns, row_tasks = shape.batch * memory.row_tasks;
     threads = threads_for(shape.batch * pairs, pairs_per_thread, threads);

@@ -1,7 +1,7 @@
 // Poisson comparisons, lane by lane in double whatever the dtype. Lanes on the series branch (math/poisson.h) run
 // together, with as many terms as the one that needs most; the others, and rates that are no finite numbers, one by
 // one.
-#include "poisson.h"
+#include "../ops/poisson.h"
 
 #include "lanes.h"
 #include "parallel.h"
@@ -132,8 +132,14 @@ QMK_INLINE void for_each_block(int64_t count, int threads, Run&& run) {
                  });
 }
 
+}  // namespace
+
 template <class T>
-void forward(const T* a, const T* b, T* out, int64_t count, PoissonComparison comparison, int threads) {
+void poisson_forward(const PoissonForward<T>& call, int threads) {
+    const PoissonComparison comparison = call.comparison;
+    const int64_t count = call.count;
+    T* out = call.out;
+    const T *a = call.a, *b = call.b;
     for_each_block(count, threads, [=](int64_t i, int pairs) {
         DoubleLanes block_a[vectors], block_b[vectors], block_out[vectors];
         load_block(a + i, pairs, block_a);
@@ -144,8 +150,11 @@ void forward(const T* a, const T* b, T* out, int64_t count, PoissonComparison co
 }
 
 template <class T>
-void backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count,
-              PoissonComparison comparison, int threads) {
+void poisson_backward(const PoissonBackward<T>& call, int threads) {
+    const PoissonComparison comparison = call.comparison;
+    const int64_t count = call.count;
+    T *grad_a = call.grad_a, *grad_b = call.grad_b;
+    const T *grad_out = call.grad_out, *a = call.a, *b = call.b;
     for_each_block(count, threads, [=](int64_t i, int pairs) {
         DoubleLanes block_a[vectors], block_b[vectors], grad[vectors];
         load_block(a + i, pairs, block_a);
@@ -162,12 +171,7 @@ void backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, i
     });
 }
 
-}  // namespace
-
-template <class T>
-constexpr PoissonCpu<T> functions = {forward<T>, backward<T>};
-
-extern const PoissonCpu<float> poisson_float = functions<float>;
-extern const PoissonCpu<double> poisson_double = functions<double>;
+QMK_INSTANTIATE(poisson_forward, PoissonForward, int)
+QMK_INSTANTIATE(poisson_backward, PoissonBackward, int)
 
 }  // namespace qmk::QMK_TARGET

@@ -3,7 +3,7 @@
 // One pass over x and y, forward and backward; bound by memory. Differences are taken where they lie in memory; for K a
 // power of two a tree of shuffles then adds up each component's, so that lanes are components for the exponential, and
 // backward spreads the slopes out again by one shuffle a vector. Other K go through columns.
-#include "pqe.h"
+#include "../ops/pqe.h"
 
 #include "../math/pqe.h"
 #include "lanes.h"
@@ -128,7 +128,10 @@ QMK_INLINE T weighted_sum(const T* values, const T* weights, int64_t count) {
 }
 
 template <class T, int K>
-void forward(const T* x, const T* y, const T* weights, T* out, PqeShape shape, int threads) {
+void forward(const PqeForward<T>& call, int threads) {
+    T* out = call.out;
+    const T *x = call.x, *y = call.y, *weights = call.weights;
+    const PqeShape& shape = call.shape;
     const int64_t num_components = shape.num_components, size = shape.dim_per_component;
     const int wanted_threads = threads_for(shape.rows * num_components * size, 1 << 15, threads);
     if (!weights) {
@@ -194,15 +197,6 @@ QMK_INLINE void spread_all_slopes(const T* slopes, const T* x, const T* y, int64
         spread_slope(slopes[c], x + c * size, y + c * size, size, grad_x + c * size, grad_y + c * size);
 }
 
-int64_t rows_per_group(int64_t rows) {
-    constexpr int64_t least = 4, most_groups = 64;
-    return rows <= least * most_groups ? least : (rows + most_groups - 1) / most_groups;
-}
-
-int64_t weight_groups(int64_t rows) {
-    return (rows + rows_per_group(rows) - 1) / rows_per_group(rows);
-}
-
 // What a task of backward needs: its rows' slopes and components.
 template <class T>
 struct SlopesMemory {
@@ -210,14 +204,16 @@ struct SlopesMemory {
 };
 
 template <class T, int K>
-void backward(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y, T* partial,
-              PqeShape shape, int threads) {
+void backward(const PqeBackward<T>& call, int threads) {
+    T *grad_x = call.grad_x, *grad_y = call.grad_y, *partial = call.partial_weights;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *weights = call.weights;
+    const PqeShape& shape = call.shape;
     const int64_t num_components = shape.num_components, size = shape.dim_per_component;
-    const int64_t group_rows = rows_per_group(shape.rows);
+    const int64_t group_rows = call.rows_per_group, groups = (shape.rows + group_rows - 1) / group_rows;
     const int64_t rows_at_once = smaller(group_rows, components_at_once / (num_components + 1) + 1);
     const int wanted_threads = threads_for(shape.rows * num_components * size, 1 << 14, threads);
     const T share = T(1) / T(size);
-    parallel_for(weight_groups(shape.rows), wanted_threads, [=](int64_t group) {
+    parallel_for(groups, wanted_threads, [=](int64_t group) {
         const int64_t end_row = smaller((group + 1) * group_rows, shape.rows);
         T* own_partial = partial ? partial + group * num_components : nullptr;
         if (partial) __builtin_memset(own_partial, 0, num_components * sizeof(T));
@@ -252,36 +248,23 @@ void backward(const T* grad_out, const T* x, const T* y, const T* weights, T* gr
     });
 }
 
-template <class T>
-void forward_any(const T* x, const T* y, const T* weights, T* out, PqeShape shape, int threads) {
-    const int64_t size = shape.dim_per_component;
-    const auto run = size == 1   ? forward<T, 1>
-                     : size == 2 ? forward<T, 2>
-                     : size == 4 ? forward<T, 4>
-                     : size == 8 ? forward<T, 8>
-                                 : forward<T, 0>;
-    run(x, y, weights, out, shape, threads);
-}
-
-template <class T>
-void backward_any(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y, T* partial,
-                  PqeShape shape, int threads) {
-    const int64_t size = shape.dim_per_component;
-    const auto run = size == 1   ? backward<T, 1>
-                     : size == 2 ? backward<T, 2>
-                     : size == 4 ? backward<T, 4>
-                     : size == 8 ? backward<T, 8>
-                                 : backward<T, 0>;
-    run(grad_out, x, y, weights, grad_x, grad_y, partial, shape, threads);
-}
-
 }  // namespace
 
 template <class T>
-constexpr PqeCpu<T> functions = {forward_any<T>,        backward_any<T>,     weight_groups,
-                                 pairwise_workspace<T>, pairwise_forward<T>, pairwise_backward<T>};
+void pqe_forward(const PqeForward<T>& call, int threads) {
+    with_constant_size(call.shape.dim_per_component, [&](auto size) { forward<T, size.value>(call, threads); });
+}
 
-extern const PqeCpu<float> pqe_float = functions<float>;
-extern const PqeCpu<double> pqe_double = functions<double>;
+template <class T>
+void pqe_backward(const PqeBackward<T>& call, int threads) {
+    with_constant_size(call.shape.dim_per_component, [&](auto size) { backward<T, size.value>(call, threads); });
+}
+
+QMK_INSTANTIATE(pqe_forward, PqeForward, int)
+QMK_INSTANTIATE(pqe_backward, PqeBackward, int)
+QMK_INSTANTIATE(pqe_pairwise_forward, PqePairwiseForward, int)
+QMK_INSTANTIATE_SCRATCH(pqe_pairwise_forward, PqePairwiseForward)
+QMK_INSTANTIATE(pqe_pairwise_backward, PqePairwiseBackward, int)
+QMK_INSTANTIATE_SCRATCH(pqe_pairwise_backward, PqePairwiseBackward)
 
 }  // namespace qmk::QMK_TARGET

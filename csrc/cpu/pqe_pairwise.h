@@ -7,10 +7,12 @@
 // every gradient is then one task's sum in a fixed order.
 #pragma once
 
+#include <type_traits>
+
 #include "../math/pqe.h"
+#include "../ops/pqe.h"
 #include "lanes.h"
 #include "parallel.h"
-#include "pqe.h"
 #include "workspace.h"
 
 namespace qmk::QMK_TARGET {
@@ -238,17 +240,12 @@ int64_t packed_items(int64_t count, const PqePairwiseShape& shape) {
     return shape.batch * blocks_of<T>(count) * num_lanes<T> * shape.num_components * shape.dim_per_component;
 }
 
-template <class T>
-int64_t pairwise_workspace(PqePairwiseShape shape, bool backward) {
-    const int64_t of_x = packed_items<T>(shape.num_x, shape), of_y = packed_items<T>(shape.num_y, shape);
-    if (!backward) return int64_t(sizeof(T)) * (columns_are_x<T>(shape) ? of_x : of_y);
-    const int64_t transposed = shape.batch * shape.num_x * shape.num_y;
-    return int64_t(sizeof(T)) * (of_y > of_x + transposed ? of_y : of_x + transposed);
-}
-
 template <class T, int K>
-void pairwise_forward_of_size(const T* x, const T* y, const T* weights, T* out, void* workspace,
-                              const PqePairwiseShape& shape, int threads) {
+void pairwise_forward_of_size(const PqePairwiseForward<T>& call, int threads) {
+    void* workspace = call.scratch;
+    T* out = call.out;
+    const T *x = call.x, *y = call.y, *weights = call.weights;
+    const PqePairwiseShape& shape = call.shape;
     const PqeSide<T> side_x{x, shape.num_x}, side_y{y, shape.num_y};
     const int64_t items = weights ? 1 : shape.num_components, row_items = shape.num_y * items;
     if (columns_are_x<T>(shape)) {
@@ -263,8 +260,11 @@ void pairwise_forward_of_size(const T* x, const T* y, const T* weights, T* out, 
 }
 
 template <class T, int K>
-void pairwise_backward_of_size(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y,
-                               T* partial, void* workspace, const PqePairwiseShape& shape, int threads) {
+void pairwise_backward_of_size(const PqePairwiseBackward<T>& call, int threads) {
+    void* workspace = call.scratch;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y, *partial = call.partial_weights;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *weights = call.weights;
+    const PqePairwiseShape& shape = call.shape;
     const PqeSide<T> side_x{x, shape.num_x}, side_y{y, shape.num_y};
     const int64_t items = weights ? 1 : shape.num_components, row_items = shape.num_y * items;
     const int64_t batch_stride = shape.num_x * row_items, component_stride = weights ? 0 : 1;
@@ -283,30 +283,49 @@ void pairwise_backward_of_size(const T* grad_out, const T* x, const T* y, const 
     side_gradient<T, K, false>(side_y, columns_x, shape.num_x, pairs, weights, grad_y, nullptr, shape, threads);
 }
 
-template <class T>
-void pairwise_forward(const T* x, const T* y, const T* weights, T* out, void* workspace, PqePairwiseShape shape,
-                      int threads) {
-    const int64_t size = shape.dim_per_component;
-    const auto run = size == 1   ? pairwise_forward_of_size<T, 1>
-                     : size == 2 ? pairwise_forward_of_size<T, 2>
-                     : size == 4 ? pairwise_forward_of_size<T, 4>
-                     : size == 8 ? pairwise_forward_of_size<T, 8>
-                                 : pairwise_forward_of_size<T, 0>;
-    run(x, y, weights, out, workspace, shape, threads);
-}
-
-template <class T>
-void pairwise_backward(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y, T* partial,
-                       void* workspace, PqePairwiseShape shape, int threads) {
-    const int64_t size = shape.dim_per_component;
-    const auto run = size == 1   ? pairwise_backward_of_size<T, 1>
-                     : size == 2 ? pairwise_backward_of_size<T, 2>
-                     : size == 4 ? pairwise_backward_of_size<T, 4>
-                     : size == 8 ? pairwise_backward_of_size<T, 8>
-                                 : pairwise_backward_of_size<T, 0>;
-    run(grad_out, x, y, weights, grad_x, grad_y, partial, workspace, shape, threads);
+// Calls run with the size of a component as a constant where there is a kernel for it, and with 0 for any other.
+template <class Run>
+void with_constant_size(int64_t dim_per_component, Run&& run) {
+    switch (dim_per_component) {
+        case 1:
+            return run(std::integral_constant<int, 1>{});
+        case 2:
+            return run(std::integral_constant<int, 2>{});
+        case 4:
+            return run(std::integral_constant<int, 4>{});
+        case 8:
+            return run(std::integral_constant<int, 8>{});
+        default:
+            return run(std::integral_constant<int, 0>{});
+    }
 }
 
 }  // namespace
+
+template <class T>
+int64_t pqe_pairwise_forward_scratch(const PqePairwiseForward<T>& call) {
+    return int64_t(sizeof(T)) *
+           packed_items<T>(columns_are_x<T>(call.shape) ? call.shape.num_x : call.shape.num_y, call.shape);
+}
+
+template <class T>
+void pqe_pairwise_forward(const PqePairwiseForward<T>& call, int threads) {
+    with_constant_size(call.shape.dim_per_component,
+                       [&](auto size) { pairwise_forward_of_size<T, size.value>(call, threads); });
+}
+
+template <class T>
+int64_t pqe_pairwise_backward_scratch(const PqePairwiseBackward<T>& call) {
+    const PqePairwiseShape& shape = call.shape;
+    const int64_t of_x = packed_items<T>(shape.num_x, shape), of_y = packed_items<T>(shape.num_y, shape);
+    const int64_t transposed = shape.batch * shape.num_x * shape.num_y;
+    return int64_t(sizeof(T)) * (of_y > of_x + transposed ? of_y : of_x + transposed);
+}
+
+template <class T>
+void pqe_pairwise_backward(const PqePairwiseBackward<T>& call, int threads) {
+    with_constant_size(call.shape.dim_per_component,
+                       [&](auto size) { pairwise_backward_of_size<T, size.value>(call, threads); });
+}
 
 }  // namespace qmk::QMK_TARGET

@@ -3,7 +3,7 @@
 // Forward: a block of components is sorted by x once, with y and the goal beside it, and scanned twice. What backward
 // needs are two bits an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where
 // they lie. Sums over rows are in double.
-#include "qrl_critic.h"
+#include "../ops/qrl_critic.h"
 
 #include "parallel.h"
 #include "two_distances.h"
@@ -35,9 +35,16 @@ QMK_INLINE TwoLengths<T> block_lengths_of_two(const T* x, const T* goal, const T
 }
 
 template <class T, int K>
-void forward(const T* x, const T* y, const T* goal, const T* max_weight, const T* raw, const T* cost, int64_t num_costs,
-             T* loss, T* stats, T* slopes, uint8_t* ends, int32_t* largest, T* spread, T* scratch, QrlCriticShape shape,
-             QrlCriticSettings settings, int threads) {
+void forward(const QrlCriticForward<T>& call, int threads) {
+    int32_t* largest = call.largest;
+    uint8_t* ends = call.ends;
+    T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
+      *scratch = static_cast<T*>(call.scratch);
+    const int64_t num_costs = call.num_costs;
+    const T *x = call.x, *y = call.y, *goal = call.goal, *max_weight = call.max_weight, *raw = call.raw,
+            *cost = call.cost;
+    const QrlCriticShape& shape = call.shape;
+    const QrlCriticSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component, count = shape.num_components, dim = count * size,
                   rows = shape.rows;
     const int64_t bytes = ends_bytes(size);
@@ -91,20 +98,28 @@ void forward(const T* x, const T* y, const T* goal, const T* max_weight, const T
     finish_qrl_critic(means, multiplier, settings, loss, stats);
 }
 
+}  // namespace
+
 template <class T>
-void forward_any(const T* x, const T* y, const T* goal, const T* max_weight, const T* raw, const T* cost,
-                 int64_t num_costs, T* loss, T* stats, T* slopes, uint8_t* ends, int32_t* largest, T* spread,
-                 T* scratch, QrlCriticShape shape, QrlCriticSettings settings, int threads) {
-    with_constant_size(settings.dim_per_component, [&](auto size) {
-        forward<T, size.value>(x, y, goal, max_weight, raw, cost, num_costs, loss, stats, slopes, ends, largest, spread,
-                               scratch, shape, settings, threads);
-    });
+int64_t qrl_critic_forward_scratch(const QrlCriticForward<T>& call) {
+    return 4 * call.shape.rows * int64_t(sizeof(T));
 }
 
 template <class T>
-void backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest, const T* spread,
-              const T* max_weight, T* grad_x, T* grad_y, T* grad_goal, T* grad_max_weight, QrlCriticShape shape,
-              int64_t size, Reduction reduction, int threads) {
+void qrl_critic_forward(const QrlCriticForward<T>& call, int threads) {
+    with_constant_size(call.settings.dim_per_component, [&](auto size) { forward<T, size.value>(call, threads); });
+}
+
+template <class T>
+void qrl_critic_backward(const QrlCriticBackward<T>& call, int threads) {
+    const Reduction reduction = call.reduction;
+    const int64_t size = call.dim_per_component;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y, *grad_goal = call.grad_goal,
+      *grad_max_weight = call.grad_max_weight;
+    const int32_t* largest = call.largest;
+    const uint8_t* ends = call.ends;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread, *max_weight = call.max_weight;
+    const QrlCriticShape& shape = call.shape;
     const int64_t rows = shape.rows, count = shape.num_components, dim = count * size;
     const KeptEnds<T> kept{*grad_loss, slopes, ends, needs_largest(reduction) ? largest : nullptr,
                            rows,       count,  size, reduction_weights(reduction, count, max_weight)};
@@ -129,12 +144,8 @@ void backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const in
     weight_gradient(*grad_loss, slopes, spread, rows, grad_max_weight);
 }
 
-}  // namespace
-
-template <class T>
-constexpr QrlCriticCpu<T> qrl_critic_functions = {forward_any<T>, backward<T>};
-
-extern const QrlCriticCpu<float> qrl_critic_float = qrl_critic_functions<float>;
-extern const QrlCriticCpu<double> qrl_critic_double = qrl_critic_functions<double>;
+QMK_INSTANTIATE(qrl_critic_forward, QrlCriticForward, int)
+QMK_INSTANTIATE_SCRATCH(qrl_critic_forward, QrlCriticForward)
+QMK_INSTANTIATE(qrl_critic_backward, QrlCriticBackward, int)
 
 }  // namespace qmk::QMK_TARGET

@@ -2,7 +2,7 @@
 // once and keeps two numbers a row, backward reads both once more and writes the gradient.
 //
 // Precision: sums over a row in T, by lanes and four accumulators; sums over rows in double, in the order of the rows.
-#include "temporal_consistency.h"
+#include "../ops/temporal_consistency.h"
 
 #include <cmath>
 
@@ -52,12 +52,21 @@ QMK_INLINE CosineSums<T> sums_of_row(const T* predicted, const T* target, int64_
     return {total(&Sums::dot), total(&Sums::predicted), total(&Sums::target)};
 }
 
+}  // namespace
+
 template <class T>
-void forward(const T* predicted, const T* target, const T* mask, T* loss, T* similarity, T* slopes, T* scratch,
-             TemporalConsistencyShape shape, double discount, int threads) {
-    const int64_t batch = shape.batch, size = shape.size, rows = shape.steps * batch;
+int64_t temporal_consistency_forward_scratch(const TemporalConsistencyForward<T>& call) {
+    return call.steps * (call.batch + 1) * int64_t(sizeof(T));
+}
+
+template <class T>
+void temporal_consistency_forward(const TemporalConsistencyForward<T>& call, int threads) {
+    const double discount = call.discount;
+    T *loss = call.loss, *similarity = call.similarity, *slopes = call.slopes, *scratch = static_cast<T*>(call.scratch);
+    const T *predicted = call.predicted, *target = call.target, *mask = call.mask;
+    const int64_t steps = call.steps, batch = call.batch, size = call.dim, rows = steps * batch;
     T *cosines = scratch, *weights = scratch + rows;  // a weight is of a row of its step
-    for (int64_t h = 0; h < shape.steps; ++h) weights[h] = T(std::pow(discount, double(h)) / double(batch));
+    for (int64_t h = 0; h < steps; ++h) weights[h] = T(std::pow(discount, double(h)) / double(batch));
     for_each_row(rows, size, threads, [&](int64_t i) {
         const T weight = mask ? weights[i / batch] * mask[i] : weights[i / batch];
         const auto row = cosine_slopes(sums_of_row(predicted + i * size, target + i * size, size), weight);
@@ -66,7 +75,7 @@ void forward(const T* predicted, const T* target, const T* mask, T* loss, T* sim
         slopes[rows + i] = row.by_predicted;
     });
     double total = 0;
-    for (int64_t h = 0, i = 0; h < shape.steps; ++h) {
+    for (int64_t h = 0, i = 0; h < steps; ++h) {
         double cosine_sum = 0, loss_sum = 0;
         for (int64_t b = 0; b < batch; ++b, ++i) {
             const double cosine = double(cosines[i]);
@@ -80,8 +89,10 @@ void forward(const T* predicted, const T* target, const T* mask, T* loss, T* sim
 }
 
 template <class T>
-void backward(const T* grad_loss, const T* slopes, const T* predicted, const T* target, T* grad_predicted, int64_t rows,
-              int64_t size, int threads) {
+void temporal_consistency_backward(const TemporalConsistencyBackward<T>& call, int threads) {
+    const int64_t rows = call.rows, size = call.dim;
+    T* grad_predicted = call.grad_predicted;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *predicted = call.predicted, *target = call.target;
     constexpr int n = num_lanes<T>;
     for_each_row(rows, size, threads, [&](int64_t i) {
         const T by_target = *grad_loss * slopes[i], by_predicted = *grad_loss * slopes[rows + i];
@@ -94,9 +105,8 @@ void backward(const T* grad_loss, const T* slopes, const T* predicted, const T* 
     });
 }
 
-}  // namespace
-
-extern const TemporalConsistencyCpu<float> temporal_consistency_float = {forward<float>, backward<float>};
-extern const TemporalConsistencyCpu<double> temporal_consistency_double = {forward<double>, backward<double>};
+QMK_INSTANTIATE(temporal_consistency_forward, TemporalConsistencyForward, int)
+QMK_INSTANTIATE_SCRATCH(temporal_consistency_forward, TemporalConsistencyForward)
+QMK_INSTANTIATE(temporal_consistency_backward, TemporalConsistencyBackward, int)
 
 }  // namespace qmk::QMK_TARGET

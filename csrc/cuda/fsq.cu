@@ -3,7 +3,7 @@
 // and stored at once where it lies on a boundary of its size. Bound by memory: forward reads z and writes codes and
 // indices, backward reads two tensors and writes one.
 #include "../math/fsq.h"
-#include "fsq.h"
+#include "../ops/fsq.h"
 #include "launch.cuh"
 
 namespace qmk::cuda {
@@ -148,8 +148,12 @@ auto as_groups(T* values) {
 }  // namespace
 
 template <class T>
-void fsq_forward(const T* z, T* codes, int64_t* indices, int64_t groups, const int64_t* levels, int n,
-                 Context context) {
+void fsq_forward(const FsqForward<T>& call, Context context) {
+    const int n = int(call.levels.count);
+    const int64_t groups = call.groups, *levels = call.levels.values;
+    int64_t* indices = call.indices;
+    T* codes = call.codes;
+    const T* z = call.z;
     if (groups == 0) return;
     const char* op = "fsq_forward";
     const DeviceGuard guard(context.device, op);
@@ -166,8 +170,11 @@ void fsq_forward(const T* z, T* codes, int64_t* indices, int64_t groups, const i
 }
 
 template <class T>
-void fsq_backward(const T* grad_codes, const T* z, T* grad_z, int64_t groups, const int64_t* levels, int n,
-                  Context context) {
+void fsq_backward(const FsqBackward<T>& call, Context context) {
+    const int n = int(call.levels.count);
+    const int64_t groups = call.groups, *levels = call.levels.values;
+    T* grad_z = call.grad_z;
+    const T *grad_codes = call.grad_codes, *z = call.z;
     if (groups == 0) return;
     const char* op = "fsq_backward";
     const DeviceGuard guard(context.device, op);
@@ -183,11 +190,7 @@ void fsq_backward(const T* grad_codes, const T* z, T* grad_z, int64_t groups, co
     });
 }
 
-#define QMK_INSTANTIATE(T)                                                                       \
-    template void fsq_forward<T>(const T*, T*, int64_t*, int64_t, const int64_t*, int, Context); \
-    template void fsq_backward<T>(const T*, const T*, T*, int64_t, const int64_t*, int, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(fsq_forward, FsqForward, Context)
+QMK_INSTANTIATE(fsq_backward, FsqBackward, Context)
 
 }  // namespace qmk::cuda

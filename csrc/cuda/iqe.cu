@@ -6,7 +6,7 @@
 // block. Backward: one thread for 16 bytes of each gradient. Reads x and y once, or D / 4 bytes of ends; writes once.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
-#include "iqe.h"
+#include "../ops/iqe.h"
 #include "iqe_rows.cuh"
 
 namespace qmk::cuda {
@@ -153,9 +153,14 @@ void launch_forward(const Forward<T>& task, Context context) {
 }  // namespace
 
 template <class T>
-void iqe_forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* ends, int32_t* largest, T* spread,
-                 int64_t rows, int64_t num_components, int64_t dim_per_component, Reduction reduction,
-                 Context context) {
+void iqe_forward(const IqeForward<T>& call, Context context) {
+    const Reduction reduction = call.reduction;
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
+                  dim_per_component = call.shape.dim_per_component;
+    int32_t* largest = call.largest;
+    uint8_t* ends = call.ends;
+    T *out = call.out, *spread = call.spread;
+    const T *x = call.x, *y = call.y, *max_weight = call.max_weight;
     check_row_size("iqe_forward", num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, "iqe_forward");
@@ -189,9 +194,14 @@ void iqe_forward(const T* x, const T* y, const T* max_weight, T* out, uint8_t* e
 }
 
 template <class T>
-void iqe_backward(const T* grad_out, const uint8_t* ends, const int32_t* largest, const T* max_weight, T* grad_x,
-                  T* grad_y, int64_t rows, int64_t num_components, int64_t dim_per_component, Reduction reduction,
-                  Context context) {
+void iqe_backward(const IqeBackward<T>& call, Context context) {
+    const Reduction reduction = call.reduction;
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
+                  dim_per_component = call.shape.dim_per_component;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y;
+    const int32_t* largest = call.largest;
+    const uint8_t* ends = call.ends;
+    const T *grad_out = call.grad_out, *max_weight = call.max_weight;
     check_row_size("iqe_backward", num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, "iqe_backward");
@@ -215,13 +225,7 @@ void iqe_backward(const T* grad_out, const uint8_t* ends, const int32_t* largest
            context, task);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                            \
-    template void iqe_forward<T>(const T*, const T*, const T*, T*, uint8_t*, int32_t*, T*, int64_t, int64_t, int64_t, \
-                                 Reduction, Context);                                                                 \
-    template void iqe_backward<T>(const T*, const uint8_t*, const int32_t*, const T*, T*, T*, int64_t, int64_t,       \
-                                  int64_t, Reduction, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(iqe_forward, IqeForward, Context)
+QMK_INSTANTIATE(iqe_backward, IqeBackward, Context)
 
 }  // namespace qmk::cuda

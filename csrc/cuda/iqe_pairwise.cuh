@@ -9,7 +9,7 @@
 #pragma once
 
 #include "../math/iqe.h"
-#include "iqe.h"
+#include "../ops/iqe.h"
 #include "launch.cuh"
 #include "pack.cuh"
 #include "sort.cuh"
@@ -174,13 +174,26 @@ inline void check_sizes(const char* op, int64_t batch, int64_t num_x, int64_t nu
                                  " and " + std::to_string(num_y) + " in " + std::to_string(batch) + " matrices");
 }
 
+// Memory of the sides prepared: both hold values of dim = num_components * dim_per_component.
+template <class T>
+struct SidesMemory {
+    T* sorted;
+    int32_t* position;
+    T* lines;
+};
+
+template <class T>
+SidesMemory<T> take_sides(Workspace& workspace, int64_t batch, int64_t num_x, int64_t num_y, int64_t dim) {
+    auto* sorted = static_cast<T*>(workspace.take(batch * num_x * dim * sizeof(T)));
+    auto* position = static_cast<int32_t*>(workspace.take(batch * num_x * dim * sizeof(int32_t)));
+    return {sorted, position, static_cast<T*>(workspace.take(batch * padded(num_y) * dim * sizeof(T)))};
+}
+
 template <class T>
 Prepared<T> prepare(const char* op, Workspace& workspace, const T* x, const T* y, T sign, int64_t batch, int64_t num_x,
                     int64_t num_y, int64_t num_components, int64_t size, Context context) {
     const int64_t dim = num_components * size, components = batch * num_x * num_components;
-    auto* sorted = static_cast<T*>(workspace.take(batch * num_x * dim * sizeof(T)));
-    auto* position = static_cast<int32_t*>(workspace.take(batch * num_x * dim * sizeof(int32_t)));
-    auto* lines = static_cast<T*>(workspace.take(batch * padded(num_y) * dim * sizeof(T)));
+    const auto [sorted, position, lines] = take_sides<T>(workspace, batch, num_x, num_y, dim);
     const int64_t bytes = size * int64_t(sizeof(T) + sizeof(int32_t));
     int warps = 4;
     while (warps > 1 && warps * bytes > shared_bytes_without_asking) warps /= 2;

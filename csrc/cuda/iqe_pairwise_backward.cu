@@ -271,10 +271,25 @@ void launch_gradient(const PairwiseBackward<T>& task, Context context) {
 
 }  // namespace
 
+// The two gradients, one after the other, share the memory of the larger.
 template <class T>
-void iqe_pairwise_backward(const T* grad_out, const T* x, const T* y, const int32_t* largest, const T* max_weight,
-                           T* grad_x, T* grad_y, T* grad_max_weight, void* memory, int64_t batch, int64_t num_x,
-                           int64_t num_y, int64_t num_components, int64_t size, Reduction reduction, Context context) {
+int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
+    const auto [batch, num_x, num_y, num_components, size] = call.shape;
+    Workspace for_x{nullptr}, for_y{nullptr};
+    take_sides<T>(for_x, batch, num_x, num_y, num_components * size);
+    take_sides<T>(for_y, batch, num_y, num_x, num_components * size);
+    return std::max(for_x.used, for_y.used);
+}
+
+template <class T>
+void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, Context context) {
+    const Reduction reduction = call.reduction;
+    const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y,
+                  num_components = call.shape.num_components, size = call.shape.dim_per_component;
+    void* memory = call.scratch;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y, *grad_max_weight = call.partial_max_weight;
+    const int32_t* largest = call.largest;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *max_weight = call.max_weight;
     const char* op = "iqe_pairwise_backward";
     check_sizes(op, batch, num_x, num_y, num_components, size);
     if (batch * num_x * num_y * num_components == 0) return;
@@ -290,11 +305,7 @@ void iqe_pairwise_backward(const T* grad_out, const T* x, const T* y, const int3
                        context);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                            \
-    template void iqe_pairwise_backward<T>(const T*, const T*, const T*, const int32_t*, const T*, T*, T*, T*, void*, \
-                                           int64_t, int64_t, int64_t, int64_t, int64_t, Reduction, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(iqe_pairwise_backward, IqePairwiseBackward, Context)
+QMK_INSTANTIATE_SCRATCH(iqe_pairwise_backward, IqePairwiseBackward)
 
 }  // namespace qmk::cuda

@@ -145,6 +145,20 @@ int64_t components_per_split(int64_t item_size, int64_t batch, int64_t num_x, in
     return tiles == 0 || 2 * tiles >= enough ? num_components : divide_up(num_components, divide_up(enough, tiles));
 }
 
+// Parts of the reduction, of every split and pair.
+template <class T>
+struct PartialMemory {
+    T *sum, *maximum;
+    int32_t* largest;
+};
+
+template <class T>
+PartialMemory<T> take_partial(Workspace& workspace, int64_t count) {
+    auto* sum = static_cast<T*>(workspace.take(count * sizeof(T)));
+    auto* maximum = static_cast<T*>(workspace.take(count * sizeof(T)));
+    return {sum, maximum, static_cast<int32_t*>(workspace.take(count * sizeof(int32_t)))};
+}
+
 template <class T, int K, bool staged>
 void launch_pairwise_forward(const PairwiseForward<T>& task, Context context) {
     constexpr int tile_rows = forward_rows * warps_per_block;
@@ -160,27 +174,26 @@ void launch_pairwise_forward(const PairwiseForward<T>& task, Context context) {
 
 }  // namespace
 
-int64_t iqe_pairwise_workspace(int64_t item_size, int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components,
-                               int64_t dim_per_component, bool backward) {
-    const int64_t dim = num_components * dim_per_component, most = std::max(num_x, num_y);
+template <class T>
+int64_t iqe_pairwise_forward_scratch(const IqePairwiseForward<T>& call) {
+    const auto [batch, num_x, num_y, num_components, size] = call.shape;
     Workspace workspace{nullptr};
-    workspace.take(batch * (backward ? most : num_x) * dim * item_size);
-    workspace.take(batch * (backward ? most : num_x) * dim * int64_t(sizeof(int32_t)));
-    workspace.take(batch * padded(backward ? most : num_y) * dim * item_size);
-    const int64_t in_split = components_per_split(item_size, batch, num_x, num_y, num_components);
-    if (!backward && in_split < num_components) {
-        const int64_t partial = divide_up(num_components, in_split) * batch * num_x * num_y;
-        workspace.take(partial * item_size);
-        workspace.take(partial * item_size);
-        workspace.take(partial * int64_t(sizeof(int32_t)));
-    }
+    take_sides<T>(workspace, batch, num_x, num_y, num_components * size);
+    const int64_t in_split = components_per_split(sizeof(T), batch, num_x, num_y, num_components);
+    if (in_split < num_components)
+        take_partial<T>(workspace, divide_up(num_components, in_split) * batch * num_x * num_y);
     return workspace.used;
 }
 
 template <class T>
-void iqe_pairwise_forward(const T* x, const T* y, const T* max_weight, T* out, int32_t* largest, void* memory,
-                          int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components, int64_t size,
-                          Reduction reduction, Context context) {
+void iqe_pairwise_forward(const IqePairwiseForward<T>& call, Context context) {
+    const Reduction reduction = call.reduction;
+    const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y,
+                  num_components = call.shape.num_components, size = call.shape.dim_per_component;
+    void* memory = call.scratch;
+    int32_t* largest = call.largest;
+    T* out = call.out;
+    const T *x = call.x, *y = call.y, *max_weight = call.max_weight;
     const char* op = "iqe_pairwise_forward";
     check_sizes(op, batch, num_x, num_y, num_components, size);
     if (batch * num_x * num_y * num_components == 0) return;
@@ -195,10 +208,10 @@ void iqe_pairwise_forward(const T* x, const T* y, const T* max_weight, T* out, i
     task.components_per_split = int(components_per_split(sizeof(T), batch, num_x, num_y, num_components));
     task.splits = int(divide_up(num_components, task.components_per_split));
     if (task.splits > 1) {
-        const int64_t partial = task.splits * batch * num_x * num_y;
-        task.partial_sum = static_cast<T*>(workspace.take(partial * sizeof(T)));
-        task.partial_maximum = static_cast<T*>(workspace.take(partial * sizeof(T)));
-        task.partial_largest = static_cast<int32_t*>(workspace.take(partial * sizeof(int32_t)));
+        const auto partial = take_partial<T>(workspace, task.splits * batch * num_x * num_y);
+        task.partial_sum = partial.sum;
+        task.partial_maximum = partial.maximum;
+        task.partial_largest = partial.largest;
     }
     if (size == 8)
         launch_pairwise_forward<T, 8, true>(task, context);
@@ -214,11 +227,7 @@ void iqe_pairwise_forward(const T* x, const T* y, const T* max_weight, T* out, i
         launch(op, merge_splits_kernel<T>, divide_up(batch * num_x * num_y, 256), 256, 0, context, task);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                     \
-    template void iqe_pairwise_forward<T>(const T*, const T*, const T*, T*, int32_t*, void*, int64_t, int64_t, \
-                                          int64_t, int64_t, int64_t, Reduction, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(iqe_pairwise_forward, IqePairwiseForward, Context)
+QMK_INSTANTIATE_SCRATCH(iqe_pairwise_forward, IqePairwiseForward)
 
 }  // namespace qmk::cuda

@@ -7,7 +7,7 @@
 //
 // Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
 // input gives the same bits.
-#include "latent_dynamics.h"
+#include "../ops/latent_dynamics.h"
 #include "two_distances.cuh"
 
 namespace qmk::cuda {
@@ -16,7 +16,7 @@ namespace {
 
 // What a forward launch works on. Pair 0 is from predicted to target, pair 1 is back.
 template <class T>
-struct LatentDynamicsForward {
+struct LatentDynamicsForwardTask {
     const T *predicted, *target, *max_weight;
     TwoKept<T> kept;
     T* distances;  // (2, rows)
@@ -28,7 +28,7 @@ struct LatentDynamicsForward {
 
 // Measures all components as `measure` does; their distances become terms of the loss.
 template <class T, class Measure>
-__device__ __forceinline__ void reduce_all(const LatentDynamicsForward<T>& task, const T (*lengths)[block_threads],
+__device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T>& task, const T (*lengths)[block_threads],
                                            Measure&& measure) {
     const int64_t rows = task.tiles.rows;
     reduce_two(task.tiles, task.settings.reduction, task.max_weight, task.kept, lengths, measure,
@@ -40,7 +40,7 @@ __device__ __forceinline__ void reduce_all(const LatentDynamicsForward<T>& task,
 
 template <class T, int K>
 __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
-    latent_dynamics_forward_kernel(LatentDynamicsForward<T> task) {
+    latent_dynamics_forward_kernel(LatentDynamicsForwardTask<T> task) {
     __shared__ int4 staged[staged_packs<T, K>];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
 }
 
 template <class T>
-__global__ void __launch_bounds__(block_threads) latent_dynamics_forward_any_kernel(LatentDynamicsForward<T> task) {
+__global__ void __launch_bounds__(block_threads) latent_dynamics_forward_any_kernel(LatentDynamicsForwardTask<T> task) {
     extern __shared__ int4 dynamic_shared[];
     __shared__ T lengths[2][block_threads];
     const int size = int(task.settings.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(sum_threads) latent_dynamics_sums_kernel(Laten
 }
 
 template <class T>
-struct LatentDynamicsBackward {
+struct LatentDynamicsBackwardTask {
     const T *grad_loss, *slopes;
     const uint8_t* ends;
     const int32_t* largest;
@@ -128,7 +128,7 @@ struct LatentDynamicsBackward {
 
 // `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more.
 template <class T, int width>
-__global__ void __launch_bounds__(256) latent_dynamics_backward_kernel(LatentDynamicsBackward<T> task) {
+__global__ void __launch_bounds__(256) latent_dynamics_backward_kernel(LatentDynamicsBackwardTask<T> task) {
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
     const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
     const KeptEnds<T> kept{*task.grad_loss, task.slopes,    task.ends, task.largest,
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(256) latent_dynamics_backward_kernel(LatentDyn
 
 // Null where there is none: two arrays of 32 doubles and their marks are more than 255 registers.
 template <class T>
-auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForward<T>) {
+auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwardTask<T>) {
     switch (dim_per_component) {
         case 4:
             return latent_dynamics_forward_kernel<T, 4>;
@@ -170,19 +170,29 @@ auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwar
 }  // namespace
 
 template <class T>
-void latent_dynamics_forward(const T* predicted, const T* target, const T* max_weight, T* loss, T* stats, T* slopes,
-                             uint8_t* ends, int32_t* largest, T* spread, T* scratch, int64_t rows,
-                             int64_t num_components, LatentDynamicsSettings settings, Context context) {
+int64_t latent_dynamics_forward_scratch(const LatentDynamicsForward<T>& call) {
+    return 2 * call.shape.rows * int64_t(sizeof(T));
+}
+
+template <class T>
+void latent_dynamics_forward(const LatentDynamicsForward<T>& call, Context context) {
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components;
+    int32_t* largest = call.largest;
+    uint8_t* ends = call.ends;
+    T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
+      *scratch = static_cast<T*>(call.scratch);
+    const T *predicted = call.predicted, *target = call.target, *max_weight = call.max_weight;
+    const LatentDynamicsSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component;
     check_row_size("latent_dynamics_forward", num_components, size);
     if (num_components == 0) return;
     const DeviceGuard guard(context.device, "latent_dynamics_forward");
     const bool in_registers =
         register_kernel<T>(size) && is_aligned_to_16(predicted) && is_aligned_to_16(target) && is_aligned_to_16(ends);
-    const LatentDynamicsForward<T> task{predicted,  target,
-                                        max_weight, {slopes, ends, largest, spread},
-                                        scratch,    forward_tiles(rows, num_components, in_registers),
-                                        settings};
+    const LatentDynamicsForwardTask<T> task{predicted,  target,
+                                            max_weight, {slopes, ends, largest, spread},
+                                            scratch,    forward_tiles(rows, num_components, in_registers),
+                                            settings};
     if (in_registers)
         launch("latent_dynamics_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
     else
@@ -193,10 +203,14 @@ void latent_dynamics_forward(const T* predicted, const T* target, const T* max_w
 }
 
 template <class T>
-void latent_dynamics_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest,
-                              const T* spread, const T* max_weight, T* grad_predicted, T* grad_target,
-                              T* grad_max_weight, int64_t rows, int64_t num_components, int64_t dim_per_component,
-                              Reduction reduction, Context context) {
+void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, Context context) {
+    const Reduction reduction = call.reduction;
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
+                  dim_per_component = call.dim_per_component;
+    T *grad_predicted = call.grad_predicted, *grad_target = call.grad_target, *grad_max_weight = call.grad_max_weight;
+    const int32_t* largest = call.largest;
+    const uint8_t* ends = call.ends;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread, *max_weight = call.max_weight;
     check_row_size("latent_dynamics_backward", num_components, dim_per_component);
     if (num_components == 0) return;
     const DeviceGuard guard(context.device, "latent_dynamics_backward");
@@ -204,16 +218,16 @@ void latent_dynamics_backward(const T* grad_loss, const T* slopes, const uint8_t
     const bool by_pack =
         dim_per_component % pack == 0 && is_aligned_to_16(grad_predicted) && is_aligned_to_16(grad_target);
     const int64_t groups = dim_per_component / (by_pack ? pack : 1);
-    const LatentDynamicsBackward<T> task{grad_loss,
-                                         slopes,
-                                         ends,
-                                         largest,
-                                         max_weight,
-                                         grad_predicted,
-                                         grad_target,
-                                         row_tiles(rows, num_components, 1024 / groups),
-                                         int(dim_per_component),
-                                         reduction};
+    const LatentDynamicsBackwardTask<T> task{grad_loss,
+                                             slopes,
+                                             ends,
+                                             largest,
+                                             max_weight,
+                                             grad_predicted,
+                                             grad_target,
+                                             row_tiles(rows, num_components, 1024 / groups),
+                                             int(dim_per_component),
+                                             reduction};
     launch("latent_dynamics_backward",
            by_pack ? latent_dynamics_backward_kernel<T, pack> : latent_dynamics_backward_kernel<T, 1>, task.tiles.tiles,
            256, 0, context, task);
@@ -222,13 +236,8 @@ void latent_dynamics_backward(const T* grad_loss, const T* slopes, const uint8_t
     launch("latent_dynamics_backward", weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                            \
-    template void latent_dynamics_forward<T>(const T*, const T*, const T*, T*, T*, T*, uint8_t*, int32_t*, T*, T*,    \
-                                             int64_t, int64_t, LatentDynamicsSettings, Context);                      \
-    template void latent_dynamics_backward<T>(const T*, const T*, const uint8_t*, const int32_t*, const T*, const T*, \
-                                              T*, T*, T*, int64_t, int64_t, int64_t, Reduction, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(latent_dynamics_forward, LatentDynamicsForward, Context)
+QMK_INSTANTIATE_SCRATCH(latent_dynamics_forward, LatentDynamicsForward)
+QMK_INSTANTIATE(latent_dynamics_backward, LatentDynamicsBackward, Context)
 
 }  // namespace qmk::cuda

@@ -9,7 +9,7 @@
 #include <string>
 #include <type_traits>
 
-#include "context.h"
+#include "../signature.h"
 
 namespace qmk::cuda {
 

@@ -4,8 +4,8 @@
 //
 // Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
 // input gives the same bits.
+#include "../ops/metra.h"
 #include "block_sum.cuh"
-#include "metra.h"
 #include "rows.cuh"
 
 namespace qmk::cuda {
@@ -22,7 +22,7 @@ __device__ __forceinline__ void for_each_row(int64_t rows, int width, Run&& run)
 }
 
 template <class T>
-struct MetraForward {
+struct MetraForwardTask {
     const T *phi, *phi_next, *skill, *log_multiplier;
     T *reward, *slopes;
     T* scratch;  // (2, rows): constraint, squared distance
@@ -32,7 +32,7 @@ struct MetraForward {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(rows_threads, 8) metra_forward_kernel(MetraForward<T> task) {
+__global__ void __launch_bounds__(rows_threads, 8) metra_forward_kernel(MetraForwardTask<T> task) {
     const int64_t rows = task.shape.rows, dim = task.shape.dim;
     const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.settings);
     for_each_row(rows, task.width, [&](int64_t row, int member) {
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(sum_threads) metra_sums_kernel(MetraSums<T> ta
 }
 
 template <class T>
-struct MetraBackward {
+struct MetraBackwardTask {
     const T *grad_loss, *phi, *phi_next, *skill, *stats, *slopes;
     T *grad_phi, *grad_next, *grad_skill, *grad_log_multiplier;
     MetraShape shape;
@@ -98,7 +98,7 @@ struct MetraBackward {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(rows_threads, 8) metra_backward_kernel(MetraBackward<T> task) {
+__global__ void __launch_bounds__(rows_threads, 8) metra_backward_kernel(MetraBackwardTask<T> task) {
     const int64_t rows = task.shape.rows, dim = task.shape.dim;
     const T grad_loss = *task.grad_loss, share = grad_loss / T(rows);
     if (blockIdx.x == 0 && threadIdx.x == 0) *task.grad_log_multiplier = grad_loss * task.stats[0];
@@ -136,13 +136,23 @@ int values_at_once(int64_t dim, std::initializer_list<const T*> tensors) {
 }  // namespace
 
 template <class T>
-void metra_forward(const T* phi, const T* phi_next, const T* skill, const T* log_multiplier, T* loss, T* reward,
-                   T* stats, T* slopes, T* scratch, MetraShape shape, MetraSettings settings, Context context) {
+int64_t metra_forward_scratch(const MetraForward<T>& call) {
+    return 2 * call.shape.rows * int64_t(sizeof(T));
+}
+
+template <class T>
+void metra_forward(const MetraForward<T>& call, Context context) {
+    T *loss = call.loss, *reward = call.reward, *stats = call.stats, *slopes = call.slopes,
+      *scratch = static_cast<T*>(call.scratch);
+    const T *phi = call.phi, *phi_next = call.phi_next, *skill = call.skill, *log_multiplier = call.log_multiplier;
+    const MetraShape& shape = call.shape;
+    const MetraSettings& settings = call.settings;
     const char* op = "metra_forward";
     const DeviceGuard guard(context.device, op);
     const int values = values_at_once(shape.dim, {phi, phi_next, skill});
     const int width = power_of_two_up_to_32(divide_up(shape.dim, values));
-    const MetraForward<T> task{phi, phi_next, skill, log_multiplier, reward, slopes, scratch, shape, settings, width};
+    const MetraForwardTask<T> task{phi,    phi_next, skill, log_multiplier, reward,
+                                   slopes, scratch,  shape, settings,       width};
     launch(op, values == 1 ? metra_forward_kernel<T, 1> : metra_forward_kernel<T, Pack<T>::size>,
            divide_up(shape.rows, rows_threads / width), rows_threads, 0, context, task);
     const MetraSums<T> sums{reward, scratch, log_multiplier, loss, stats, shape, settings};
@@ -150,27 +160,25 @@ void metra_forward(const T* phi, const T* phi_next, const T* skill, const T* log
 }
 
 template <class T>
-void metra_backward(const T* grad_loss, const T* phi, const T* phi_next, const T* skill, const T* stats,
-                    const T* slopes, T* grad_phi, T* grad_next, T* grad_skill, T* grad_log_multiplier, MetraShape shape,
-                    Context context) {
+void metra_backward(const MetraBackward<T>& call, Context context) {
+    T *grad_phi = call.grad_phi, *grad_next = call.grad_phi_next, *grad_skill = call.grad_skill,
+      *grad_log_multiplier = call.grad_log_multiplier;
+    const T *grad_loss = call.grad_loss, *phi = call.phi, *phi_next = call.phi_next, *skill = call.skill,
+            *stats = call.stats, *slopes = call.slopes;
+    const MetraShape& shape = call.shape;
     const char* op = "metra_backward";
     const DeviceGuard guard(context.device, op);
     const int values = values_at_once<T>(shape.dim, {phi, phi_next, skill, grad_phi, grad_next, grad_skill});
     const int width = power_of_two_up_to_32(divide_up(shape.dim, values));
-    const MetraBackward<T> task{grad_loss, phi,      phi_next,  skill,      stats,
-                                slopes,    grad_phi, grad_next, grad_skill, grad_log_multiplier,
-                                shape,     width};
+    const MetraBackwardTask<T> task{grad_loss, phi,      phi_next,  skill,      stats,
+                                    slopes,    grad_phi, grad_next, grad_skill, grad_log_multiplier,
+                                    shape,     width};
     launch(op, values == 1 ? metra_backward_kernel<T, 1> : metra_backward_kernel<T, Pack<T>::size>,
            divide_up(shape.rows, rows_threads / width), rows_threads, 0, context, task);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                      \
-    template void metra_forward<T>(const T*, const T*, const T*, const T*, T*, T*, T*, T*, T*, MetraShape,      \
-                                   MetraSettings, Context);                                                     \
-    template void metra_backward<T>(const T*, const T*, const T*, const T*, const T*, const T*, T*, T*, T*, T*, \
-                                    MetraShape, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(metra_forward, MetraForward, Context)
+QMK_INSTANTIATE_SCRATCH(metra_forward, MetraForward)
+QMK_INSTANTIATE(metra_backward, MetraBackward, Context)
 
 }  // namespace qmk::cuda

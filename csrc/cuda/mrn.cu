@@ -1,14 +1,18 @@
 // MRN of rows against rows: launchers; the kernels are those of rows.cuh. About 6 operations a value, bound by memory.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
-#include "mrn.h"
+#include "../ops/mrn.h"
 #include "mrn_head.cuh"
 #include "rows.cuh"
 
 namespace qmk::cuda {
 
 template <class T>
-void mrn_forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnSettings settings, Context context) {
+void mrn_forward(const MrnForward<T>& call, Context context) {
+    const int64_t rows = call.rows, dim = call.dim;
+    T* out = call.out;
+    const T *x = call.x, *y = call.y;
+    const MrnSettings& settings = call.settings;
     const char* op = "mrn_forward";
     check_components(op, settings.num_components, dim / settings.num_components);
     if (rows == 0 || dim == 0) return;
@@ -20,8 +24,11 @@ void mrn_forward(const T* x, const T* y, T* out, int64_t rows, int64_t dim, MrnS
 }
 
 template <class T>
-void mrn_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, int64_t rows, int64_t dim,
-                  MrnSettings settings, Context context) {
+void mrn_backward(const MrnBackward<T>& call, Context context) {
+    const int64_t rows = call.rows, dim = call.dim;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y;
+    const MrnSettings& settings = call.settings;
     const char* op = "mrn_backward";
     check_components(op, settings.num_components, dim / settings.num_components);
     if (rows == 0 || dim == 0) return;
@@ -33,11 +40,7 @@ void mrn_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_
                          settings.reduction == MrnReduction::none, context);
 }
 
-#define QMK_INSTANTIATE(T)                                                                        \
-    template void mrn_forward<T>(const T*, const T*, T*, int64_t, int64_t, MrnSettings, Context); \
-    template void mrn_backward<T>(const T*, const T*, const T*, T*, T*, int64_t, int64_t, MrnSettings, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(mrn_forward, MrnForward, Context)
+QMK_INSTANTIATE(mrn_backward, MrnBackward, Context)
 
 }  // namespace qmk::cuda

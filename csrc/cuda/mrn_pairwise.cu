@@ -1,7 +1,7 @@
 // MRN between all rows of x and all rows of y: launchers; the kernels are those of pairs_forward.cuh and
 // pairs_backward.cuh. Two operations a value of N * M * D forward; backward twice that and as many for the slopes, for
 // each side, and two more for the place of the largest difference.
-#include "mrn.h"
+#include "../ops/mrn.h"
 #include "mrn_head.cuh"
 #include "pairs_backward.cuh"
 #include "pairs_forward.cuh"
@@ -10,33 +10,27 @@ namespace qmk::cuda {
 
 namespace {
 
-// A form that needs the most memory: only the sizes of its halves matter.
 template <class T>
-int64_t workspace_bytes(int64_t batch, int64_t num_x, int64_t num_y, int64_t dim, int64_t num_components,
-                        bool backward) {
-    if (backward) return backward_pairs_workspace<T>(batch, num_x, num_y, num_components, dim);
-    int64_t most = 0;
-    for (const auto asymmetric : {MrnAsymmetric::first, MrnAsymmetric::none}) {
-        MrnSettings settings{};
-        settings.asymmetric = asymmetric;
-        const Segments segments = MrnHead<T>::segments(settings, dim / num_components);
-        const Packs packs = packs_of<T>(segments, num_components, nullptr, nullptr);
-        most = std::max(most, forward_pairs_workspace<T, MrnHead<T>>(packs, batch, num_x, num_y));
-    }
-    return most;
+Segments segments_of(const MrnSettings& settings, const MrnPairwiseShape& shape) {
+    return MrnHead<T>::segments(settings, shape.dim / settings.num_components);
 }
 
 }  // namespace
 
-int64_t mrn_pairwise_workspace(int64_t item_size, int64_t batch, int64_t num_x, int64_t num_y, int64_t dim,
-                               int64_t num_components, bool backward) {
-    return item_size == sizeof(float) ? workspace_bytes<float>(batch, num_x, num_y, dim, num_components, backward)
-                                      : workspace_bytes<double>(batch, num_x, num_y, dim, num_components, backward);
+template <class T>
+int64_t mrn_pairwise_forward_scratch(const MrnPairwiseForward<T>& call) {
+    const MrnPairwiseShape& shape = call.shape;
+    const Packs packs = packs_of<T>(segments_of<T>(call.settings, shape), call.settings.num_components, call.x, call.y);
+    return forward_pairs_workspace<T, MrnHead<T>>(packs, shape.batch, shape.num_x, shape.num_y);
 }
 
 template <class T>
-void mrn_pairwise_forward(const T* x, const T* y, T* out, void* workspace, int64_t batch, int64_t num_x, int64_t num_y,
-                          int64_t dim, MrnSettings settings, Context context) {
+void mrn_pairwise_forward(const MrnPairwiseForward<T>& call, Context context) {
+    const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y, dim = call.shape.dim;
+    void* workspace = call.scratch;
+    T* out = call.out;
+    const T *x = call.x, *y = call.y;
+    const MrnSettings& settings = call.settings;
     const char* op = "mrn_pairwise_forward";
     check_components(op, settings.num_components, dim / settings.num_components);
     check_pairs(op, batch, num_x, num_y);
@@ -49,9 +43,18 @@ void mrn_pairwise_forward(const T* x, const T* y, T* out, void* workspace, int64
 }
 
 template <class T>
-void mrn_pairwise_backward(const T* grad_out, const T* x, const T* y, T* grad_x, T* grad_y, void* workspace,
-                           int64_t batch, int64_t num_x, int64_t num_y, int64_t dim, MrnSettings settings,
-                           Context context) {
+int64_t mrn_pairwise_backward_scratch(const MrnPairwiseBackward<T>& call) {
+    const MrnPairwiseShape& shape = call.shape;
+    return backward_pairs_workspace<T>(shape.batch, shape.num_x, shape.num_y, call.settings.num_components, shape.dim);
+}
+
+template <class T>
+void mrn_pairwise_backward(const MrnPairwiseBackward<T>& call, Context context) {
+    const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y, dim = call.shape.dim;
+    void* workspace = call.scratch;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y;
+    const MrnSettings& settings = call.settings;
     const char* op = "mrn_pairwise_backward";
     check_components(op, settings.num_components, dim / settings.num_components);
     check_pairs(op, batch, num_x, num_y);
@@ -64,13 +67,9 @@ void mrn_pairwise_backward(const T* grad_out, const T* x, const T* y, T* grad_x,
                           settings.reduction == MrnReduction::none, context);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                         \
-    template void mrn_pairwise_forward<T>(const T*, const T*, T*, void*, int64_t, int64_t, int64_t, int64_t,       \
-                                          MrnSettings, Context);                                                   \
-    template void mrn_pairwise_backward<T>(const T*, const T*, const T*, T*, T*, void*, int64_t, int64_t, int64_t, \
-                                           int64_t, MrnSettings, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(mrn_pairwise_forward, MrnPairwiseForward, Context)
+QMK_INSTANTIATE_SCRATCH(mrn_pairwise_forward, MrnPairwiseForward)
+QMK_INSTANTIATE(mrn_pairwise_backward, MrnPairwiseBackward, Context)
+QMK_INSTANTIATE_SCRATCH(mrn_pairwise_backward, MrnPairwiseBackward)
 
 }  // namespace qmk::cuda

@@ -5,8 +5,8 @@
 // row. k = 1: every thread keeps the smallest it has seen. Larger k: a block a row. Distances that go before the last
 // place are gathered in shared memory, sorted there, and merged in place into the row from its end.
 #include "../math/nearest.h"
+#include "../ops/nearest.h"
 #include "launch.cuh"
-#include "nearest.h"
 #include "warp.cuh"
 
 namespace qmk::cuda {
@@ -249,8 +249,11 @@ __global__ void __launch_bounds__(block_threads) nearest_merge_any_kernel(Merge<
 }  // namespace
 
 template <class T>
-void nearest_merge(const T* distances, T* values, int64_t* indices, int64_t rows, int64_t columns, int64_t k,
-                   int64_t first, Context context) {
+void nearest_merge(const NearestMerge<T>& call, Context context) {
+    const int64_t rows = call.rows, columns = call.columns, k = call.k, first = call.first;
+    int64_t* indices = call.indices;
+    T* values = call.values;
+    const T* distances = call.distances;
     const char* op = "nearest_merge";
     if (rows == 0 || columns == 0 || k == 0) return;
     if (columns >= int64_t(1) << 31)
@@ -265,10 +268,6 @@ void nearest_merge(const T* distances, T* values, int64_t* indices, int64_t rows
            divide_up(rows, warps_per_block / warps), block_threads, 0, context, task, warps);
 }
 
-#define QMK_INSTANTIATE(T) \
-    template void nearest_merge<T>(const T*, T*, int64_t*, int64_t, int64_t, int64_t, int64_t, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(nearest_merge, NearestMerge, Context)
 
 }  // namespace qmk::cuda

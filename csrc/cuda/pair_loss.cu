@@ -8,9 +8,9 @@
 // sums of tiles are added up in double. The order of every sum is fixed, without atomics: the same input gives the same
 // bits.
 #include "../math/iqe.h"
+#include "../ops/pair_loss.h"
 #include "block_sum.cuh"
 #include "launch.cuh"
-#include "pair_loss.h"
 #include "warp.cuh"
 
 namespace qmk::cuda {
@@ -139,13 +139,13 @@ struct Parts {
 };
 
 template <class T>
-struct PairForward {
+struct PairForwardTask {
     Problem<T> problem;
     Parts<T> parts;
 };
 
 template <class T, PairKind kind>
-__global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(PairForward<T> task) {
+__global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(PairForwardTask<T> task) {
     constexpr bool has_logits = is_softmax(kind) || kind == PairKind::sigmoid;
     constexpr int column_warps = over_columns(kind) ? warps_per_block : 1;
     __shared__ T most_of_warps[column_warps][tile_columns], sum_of_warps[column_warps][tile_columns];
@@ -333,7 +333,7 @@ __global__ void __launch_bounds__(block_threads) pair_loss_finish_kernel(PairFin
 }
 
 template <class T>
-struct PairBackward {
+struct PairBackwardTask {
     Problem<T> problem;
     const T *grad_loss, *row_sums, *column_sums;
     T* grad_distance;
@@ -341,7 +341,7 @@ struct PairBackward {
 };
 
 template <class T, PairKind kind>
-__global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(PairBackward<T> task) {
+__global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(PairBackwardTask<T> task) {
     const Problem<T>& problem = task.problem;
     const PairLossShape& shape = problem.shape;
     const Tiles tiles(shape);
@@ -406,21 +406,24 @@ QMK_KERNELS(pair_loss_backward_kernel)
 
 }  // namespace
 
-int64_t pair_loss_workspace(int64_t item_size, PairLossShape shape, PairKind kind) {
-    return item_size == sizeof(float) ? Parts<float>(nullptr, shape, kind).bytes
-                                      : Parts<double>(nullptr, shape, kind).bytes;
+template <class T>
+int64_t pair_loss_forward_scratch(const PairLossForward<T>& call) {
+    return Parts<T>(nullptr, call.shape, call.settings.kind).bytes;
 }
 
 template <class T>
-void pair_loss_forward(const T* distance, const T* after, const T* log_discounts, T* loss, T* stats, T* row_sums,
-                       T* column_sums, void* workspace, PairLossShape shape, PairLossSettings settings,
-                       Context context) {
+void pair_loss_forward(const PairLossForward<T>& call, Context context) {
+    void* workspace = call.scratch;
+    T *loss = call.loss, *stats = call.stats, *row_sums = call.row_sums, *column_sums = call.column_sums;
+    const T *distance = call.distance, *after = call.after, *log_discounts = call.log_discounts;
+    const PairLossShape& shape = call.shape;
+    const PairLossSettings& settings = call.settings;
     const char* op = "pair_loss_forward";
     check_sizes(op, shape);
     const DeviceGuard guard(context.device, op);
     const Tiles tiles(shape);
     const Parts<T> parts(workspace, shape, settings.kind);
-    const PairForward<T> task{{distance, after, log_discounts, shape, settings}, parts};
+    const PairForwardTask<T> task{{distance, after, log_discounts, shape, settings}, parts};
     launch(op, pair_loss_forward_kernel_of<T>(settings.kind), parts.num_tiles, block_threads, 0, context, task);
     const int64_t chunks = divide_up(shape.batch * shape.rows, block_threads);
     PairSums<T>* of_softmaxes = parts.of_softmaxes;
@@ -446,29 +449,33 @@ void pair_loss_forward(const T* distance, const T* after, const T* log_discounts
 }
 
 template <class T>
-void pair_loss_backward(const T* grad_loss, const T* distance, const T* after, const T* log_discounts,
-                        const T* row_sums, const T* column_sums, T* grad_distance, PairLossShape shape,
-                        PairLossSettings settings, Context context) {
+int64_t pair_loss_backward_scratch(const PairLossBackward<T>&) {
+    return 0;
+}
+
+template <class T>
+void pair_loss_backward(const PairLossBackward<T>& call, Context context) {
+    T* grad_distance = call.grad_distance;
+    const T *grad_loss = call.grad_loss, *distance = call.distance, *after = call.after,
+            *log_discounts = call.log_discounts, *row_sums = call.row_sums, *column_sums = call.column_sums;
+    const PairLossShape& shape = call.shape;
+    const PairLossSettings& settings = call.settings;
     check_sizes("pair_loss_backward", shape);
     const DeviceGuard guard(context.device, "pair_loss_backward");
     const Tiles tiles(shape);
-    const PairBackward<T> task{{distance, after, log_discounts, shape, settings},
-                               grad_loss,
-                               row_sums,
-                               column_sums,
-                               grad_distance,
-                               shape.batch * tiles.down * tiles.across};
+    const PairBackwardTask<T> task{{distance, after, log_discounts, shape, settings},
+                                   grad_loss,
+                                   row_sums,
+                                   column_sums,
+                                   grad_distance,
+                                   shape.batch * tiles.down * tiles.across};
     launch("pair_loss_backward", pair_loss_backward_kernel_of<T>(settings.kind), task.num_tiles, block_threads, 0,
            context, task);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                             \
-    template void pair_loss_forward<T>(const T*, const T*, const T*, T*, T*, T*, T*, void*, PairLossShape,             \
-                                       PairLossSettings, Context);                                                     \
-    template void pair_loss_backward<T>(const T*, const T*, const T*, const T*, const T*, const T*, T*, PairLossShape, \
-                                        PairLossSettings, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(pair_loss_forward, PairLossForward, Context)
+QMK_INSTANTIATE_SCRATCH(pair_loss_forward, PairLossForward)
+QMK_INSTANTIATE(pair_loss_backward, PairLossBackward, Context)
+QMK_INSTANTIATE_SCRATCH(pair_loss_backward, PairLossBackward)
 
 }  // namespace qmk::cuda

@@ -1,8 +1,8 @@
 // Poisson comparisons: one element a thread; the arithmetic is that of math/poisson.h, in double. 20 to some 80 terms
 // an element of 6 operations each: bound by the device's double precision, not by memory.
 #include "../math/poisson.h"
+#include "../ops/poisson.h"
 #include "launch.cuh"
-#include "poisson.h"
 
 namespace qmk::cuda {
 
@@ -34,7 +34,11 @@ __global__ void __launch_bounds__(block_threads, 4)
 }  // namespace
 
 template <class T>
-void poisson_forward(const T* a, const T* b, T* out, int64_t count, int comparison, Context context) {
+void poisson_forward(const PoissonForward<T>& call, Context context) {
+    const int comparison = int(call.comparison);
+    const int64_t count = call.count;
+    T* out = call.out;
+    const T *a = call.a, *b = call.b;
     if (count == 0) return;
     const DeviceGuard guard(context.device, "poisson_forward");
     launch("poisson_forward", poisson_forward_kernel<T>, divide_up(count, block_threads), block_threads, 0, context, a,
@@ -42,19 +46,18 @@ void poisson_forward(const T* a, const T* b, T* out, int64_t count, int comparis
 }
 
 template <class T>
-void poisson_backward(const T* grad_out, const T* a, const T* b, T* grad_a, T* grad_b, int64_t count, int comparison,
-                      Context context) {
+void poisson_backward(const PoissonBackward<T>& call, Context context) {
+    const int comparison = int(call.comparison);
+    const int64_t count = call.count;
+    T *grad_a = call.grad_a, *grad_b = call.grad_b;
+    const T *grad_out = call.grad_out, *a = call.a, *b = call.b;
     if (count == 0) return;
     const DeviceGuard guard(context.device, "poisson_backward");
     launch("poisson_backward", poisson_backward_kernel<T>, divide_up(count, block_threads), block_threads, 0, context,
            grad_out, a, b, grad_a, grad_b, count, PoissonComparison(comparison));
 }
 
-#define QMK_INSTANTIATE(T)                                                           \
-    template void poisson_forward<T>(const T*, const T*, T*, int64_t, int, Context); \
-    template void poisson_backward<T>(const T*, const T*, const T*, T*, T*, int64_t, int, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(poisson_forward, PoissonForward, Context)
+QMK_INSTANTIATE(poisson_backward, PoissonBackward, Context)
 
 }  // namespace qmk::cuda

@@ -1,36 +1,28 @@
 // PQE-LH between all rows of x and all rows of y: launchers; the kernels are those of pairs_forward.cuh and
 // pairs_backward.cuh. Three operations a value of N * M * D forward, five backward for each side, and an exponential a
 // pair and component.
+#include "../ops/pqe.h"
 #include "pairs_backward.cuh"
 #include "pairs_forward.cuh"
-#include "pqe.h"
 #include "pqe_head.cuh"
 
 namespace qmk::cuda {
 
-namespace {
-
 template <class T>
-int64_t workspace_bytes(int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components, int64_t size,
-                        bool backward) {
-    if (backward) return backward_pairs_workspace<T>(batch, num_x, num_y, num_components, num_components * size);
-    const Packs packs = packs_of<T>(PqeHead<T>::segments(size), num_components, nullptr, nullptr);
-    return forward_pairs_workspace<T, PqeHead<T>>(packs, batch, num_x, num_y);
-}
-
-}  // namespace
-
-int64_t pqe_pairwise_workspace(int64_t item_size, int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components,
-                               int64_t dim_per_component, bool backward) {
-    return item_size == sizeof(float)
-               ? workspace_bytes<float>(batch, num_x, num_y, num_components, dim_per_component, backward)
-               : workspace_bytes<double>(batch, num_x, num_y, num_components, dim_per_component, backward);
+int64_t pqe_pairwise_forward_scratch(const PqePairwiseForward<T>& call) {
+    const PqePairwiseShape& shape = call.shape;
+    const Packs packs =
+        packs_of<T>(PqeHead<T>::segments(shape.dim_per_component), shape.num_components, call.x, call.y);
+    return forward_pairs_workspace<T, PqeHead<T>>(packs, shape.batch, shape.num_x, shape.num_y);
 }
 
 template <class T>
-void pqe_pairwise_forward(const T* x, const T* y, const T* weights, T* out, void* workspace, int64_t batch,
-                          int64_t num_x, int64_t num_y, int64_t num_components, int64_t dim_per_component,
-                          Context context) {
+void pqe_pairwise_forward(const PqePairwiseForward<T>& call, Context context) {
+    const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y,
+                  num_components = call.shape.num_components, dim_per_component = call.shape.dim_per_component;
+    void* workspace = call.scratch;
+    T* out = call.out;
+    const T *x = call.x, *y = call.y, *weights = call.weights;
     const char* op = "pqe_pairwise_forward";
     check_components(op, num_components, dim_per_component);
     check_pairs(op, batch, num_x, num_y);
@@ -41,9 +33,19 @@ void pqe_pairwise_forward(const T* x, const T* y, const T* weights, T* out, void
 }
 
 template <class T>
-void pqe_pairwise_backward(const T* grad_out, const T* x, const T* y, const T* weights, T* grad_x, T* grad_y,
-                           T* partial, void* workspace, int64_t batch, int64_t num_x, int64_t num_y,
-                           int64_t num_components, int64_t dim_per_component, Context context) {
+int64_t pqe_pairwise_backward_scratch(const PqePairwiseBackward<T>& call) {
+    const PqePairwiseShape& shape = call.shape;
+    return backward_pairs_workspace<T>(shape.batch, shape.num_x, shape.num_y, shape.num_components,
+                                       shape.num_components * shape.dim_per_component);
+}
+
+template <class T>
+void pqe_pairwise_backward(const PqePairwiseBackward<T>& call, Context context) {
+    const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y,
+                  num_components = call.shape.num_components, dim_per_component = call.shape.dim_per_component;
+    void* workspace = call.scratch;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y, *partial = call.partial_weights;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *weights = call.weights;
     const char* op = "pqe_pairwise_backward";
     check_components(op, num_components, dim_per_component);
     check_pairs(op, batch, num_x, num_y);
@@ -54,13 +56,9 @@ void pqe_pairwise_backward(const T* grad_out, const T* x, const T* y, const T* w
                           weights == nullptr, context);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                             \
-    template void pqe_pairwise_forward<T>(const T*, const T*, const T*, T*, void*, int64_t, int64_t, int64_t, int64_t, \
-                                          int64_t, Context);                                                           \
-    template void pqe_pairwise_backward<T>(const T*, const T*, const T*, const T*, T*, T*, T*, void*, int64_t,         \
-                                           int64_t, int64_t, int64_t, int64_t, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(pqe_pairwise_forward, PqePairwiseForward, Context)
+QMK_INSTANTIATE_SCRATCH(pqe_pairwise_forward, PqePairwiseForward)
+QMK_INSTANTIATE(pqe_pairwise_backward, PqePairwiseBackward, Context)
+QMK_INSTANTIATE_SCRATCH(pqe_pairwise_backward, PqePairwiseBackward)
 
 }  // namespace qmk::cuda

@@ -8,7 +8,7 @@
 //
 // Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
 // input gives the same bits.
-#include "qrl_critic.h"
+#include "../ops/qrl_critic.h"
 #include "two_distances.cuh"
 
 namespace qmk::cuda {
@@ -17,7 +17,7 @@ namespace {
 
 // What a forward launch works on. Pair 0 is to the goals, pair 1 to y.
 template <class T>
-struct QrlCriticForward {
+struct QrlCriticForwardTask {
     const T *x, *y, *goal, *max_weight, *raw, *cost;
     int64_t goals_back;  // how many components before a component of x its goal's stands; before the first, the last
     int64_t num_costs;
@@ -34,7 +34,7 @@ struct QrlCriticForward {
 
 // Measures all components as `measure` does; their distances become terms of the loss.
 template <class T, class Measure>
-__device__ __forceinline__ void reduce_all(const QrlCriticForward<T>& task, const T (*lengths)[block_threads],
+__device__ __forceinline__ void reduce_all(const QrlCriticForwardTask<T>& task, const T (*lengths)[block_threads],
                                            Measure&& measure) {
     const int64_t rows = task.tiles.rows;
     const QrlCriticSettings& settings = task.settings;
@@ -52,7 +52,7 @@ __device__ __forceinline__ void reduce_all(const QrlCriticForward<T>& task, cons
 
 template <class T, int K>
 __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
-    qrl_critic_forward_kernel(QrlCriticForward<T> task) {
+    qrl_critic_forward_kernel(QrlCriticForwardTask<T> task) {
     constexpr int packs = K * sizeof(T) / 16;
     __shared__ int4 staged[staged_packs<T, K>];
     __shared__ T lengths[2][block_threads];
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
 }
 
 template <class T>
-__global__ void __launch_bounds__(block_threads) qrl_critic_forward_any_kernel(QrlCriticForward<T> task) {
+__global__ void __launch_bounds__(block_threads) qrl_critic_forward_any_kernel(QrlCriticForwardTask<T> task) {
     extern __shared__ int4 dynamic_shared[];
     __shared__ T lengths[2][block_threads];
     const int size = int(task.settings.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(sum_threads) qrl_critic_sums_kernel(QrlCriticS
 }
 
 template <class T>
-struct QrlCriticBackward {
+struct QrlCriticBackwardTask {
     const T *grad_loss, *slopes;
     const uint8_t* ends;
     const int32_t* largest;
@@ -131,7 +131,7 @@ struct QrlCriticBackward {
 
 // `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more.
 template <class T, int width>
-__global__ void __launch_bounds__(256) qrl_critic_backward_kernel(QrlCriticBackward<T> task) {
+__global__ void __launch_bounds__(256) qrl_critic_backward_kernel(QrlCriticBackwardTask<T> task) {
     const int64_t rows = task.tiles.rows;
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
     const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(256) qrl_critic_backward_kernel(QrlCriticBackw
 
 // Null where there is none: three arrays of 32 doubles and their marks are more than 255 registers.
 template <class T>
-auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForward<T>) {
+auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForwardTask<T>) {
     switch (dim_per_component) {
         case 4:
             return qrl_critic_forward_kernel<T, 4>;
@@ -178,9 +178,20 @@ auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForward<T>)
 }  // namespace
 
 template <class T>
-void qrl_critic_forward(const T* x, const T* y, const T* goal, const T* max_weight, const T* raw, const T* cost,
-                        int64_t num_costs, T* loss, T* stats, T* slopes, uint8_t* ends, int32_t* largest, T* spread,
-                        T* scratch, int64_t rows, int64_t num_components, QrlCriticSettings settings, Context context) {
+int64_t qrl_critic_forward_scratch(const QrlCriticForward<T>& call) {
+    return 4 * call.shape.rows * int64_t(sizeof(T));
+}
+
+template <class T>
+void qrl_critic_forward(const QrlCriticForward<T>& call, Context context) {
+    int32_t* largest = call.largest;
+    uint8_t* ends = call.ends;
+    T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
+      *scratch = static_cast<T*>(call.scratch);
+    const int64_t num_costs = call.num_costs, rows = call.shape.rows, num_components = call.shape.num_components;
+    const T *x = call.x, *y = call.y, *goal = call.goal, *max_weight = call.max_weight, *raw = call.raw,
+            *cost = call.cost;
+    const QrlCriticSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component;
     check_row_size("qrl_critic_forward", num_components, size);
     if (num_components == 0) return;
@@ -188,18 +199,18 @@ void qrl_critic_forward(const T* x, const T* y, const T* goal, const T* max_weig
     const T* goals = goal ? goal : y;
     const bool in_registers = register_kernel<T>(size) && is_aligned_to_16(x) && is_aligned_to_16(y) &&
                               is_aligned_to_16(goals) && is_aligned_to_16(ends);
-    const QrlCriticForward<T> task{x,
-                                   y,
-                                   goals,
-                                   max_weight,
-                                   raw,
-                                   cost,
-                                   goal ? 0 : num_components,
-                                   num_costs,
-                                   {slopes, ends, largest, spread},
-                                   scratch,
-                                   forward_tiles(rows, num_components, in_registers),
-                                   settings};
+    const QrlCriticForwardTask<T> task{x,
+                                       y,
+                                       goals,
+                                       max_weight,
+                                       raw,
+                                       cost,
+                                       goal ? 0 : num_components,
+                                       num_costs,
+                                       {slopes, ends, largest, spread},
+                                       scratch,
+                                       forward_tiles(rows, num_components, in_registers),
+                                       settings};
     if (in_registers)
         launch("qrl_critic_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
     else
@@ -210,10 +221,15 @@ void qrl_critic_forward(const T* x, const T* y, const T* goal, const T* max_weig
 }
 
 template <class T>
-void qrl_critic_backward(const T* grad_loss, const T* slopes, const uint8_t* ends, const int32_t* largest,
-                         const T* spread, const T* max_weight, T* grad_x, T* grad_y, T* grad_goal, T* grad_max_weight,
-                         int64_t rows, int64_t num_components, int64_t dim_per_component, Reduction reduction,
-                         Context context) {
+void qrl_critic_backward(const QrlCriticBackward<T>& call, Context context) {
+    const Reduction reduction = call.reduction;
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
+                  dim_per_component = call.dim_per_component;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y, *grad_goal = call.grad_goal,
+      *grad_max_weight = call.grad_max_weight;
+    const int32_t* largest = call.largest;
+    const uint8_t* ends = call.ends;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread, *max_weight = call.max_weight;
     check_row_size("qrl_critic_backward", num_components, dim_per_component);
     if (num_components == 0) return;
     const DeviceGuard guard(context.device, "qrl_critic_backward");
@@ -221,17 +237,17 @@ void qrl_critic_backward(const T* grad_loss, const T* slopes, const uint8_t* end
     const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y) &&
                          is_aligned_to_16(grad_goal);
     const int64_t groups = dim_per_component / (by_pack ? pack : 1);
-    const QrlCriticBackward<T> task{grad_loss,
-                                    slopes,
-                                    ends,
-                                    largest,
-                                    max_weight,
-                                    grad_x,
-                                    grad_y,
-                                    grad_goal,
-                                    row_tiles(rows, num_components, 1024 / groups),
-                                    int(dim_per_component),
-                                    reduction};
+    const QrlCriticBackwardTask<T> task{grad_loss,
+                                        slopes,
+                                        ends,
+                                        largest,
+                                        max_weight,
+                                        grad_x,
+                                        grad_y,
+                                        grad_goal,
+                                        row_tiles(rows, num_components, 1024 / groups),
+                                        int(dim_per_component),
+                                        reduction};
     launch("qrl_critic_backward", by_pack ? qrl_critic_backward_kernel<T, pack> : qrl_critic_backward_kernel<T, 1>,
            task.tiles.tiles, 256, 0, context, task);
     if (!grad_max_weight) return;
@@ -239,13 +255,8 @@ void qrl_critic_backward(const T* grad_loss, const T* slopes, const uint8_t* end
     launch("qrl_critic_backward", weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
 }
 
-#define QMK_INSTANTIATE(T)                                                                                             \
-    template void qrl_critic_forward<T>(const T*, const T*, const T*, const T*, const T*, const T*, int64_t, T*, T*,   \
-                                        T*, uint8_t*, int32_t*, T*, T*, int64_t, int64_t, QrlCriticSettings, Context); \
-    template void qrl_critic_backward<T>(const T*, const T*, const uint8_t*, const int32_t*, const T*, const T*, T*,   \
-                                         T*, T*, T*, int64_t, int64_t, int64_t, Reduction, Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(qrl_critic_forward, QrlCriticForward, Context)
+QMK_INSTANTIATE_SCRATCH(qrl_critic_forward, QrlCriticForward)
+QMK_INSTANTIATE(qrl_critic_backward, QrlCriticBackward, Context)
 
 }  // namespace qmk::cuda

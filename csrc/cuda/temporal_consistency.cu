@@ -5,10 +5,10 @@
 // Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
 // input gives the same bits.
 #include "../math/temporal_consistency.h"
+#include "../ops/temporal_consistency.h"
 #include "block_sum.cuh"
 #include "launch.cuh"
 #include "rows.cuh"
-#include "temporal_consistency.h"
 
 namespace qmk::cuda {
 
@@ -33,7 +33,7 @@ __device__ __forceinline__ void for_each_row(const RowThreads& threads, Run&& ru
 }
 
 template <class T>
-struct TemporalForward {
+struct TemporalForwardTask {
     const T *predicted, *target, *mask;
     T *slopes, *cosines;
     int64_t batch;
@@ -42,7 +42,7 @@ struct TemporalForward {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(rows_threads) temporal_consistency_forward_kernel(TemporalForward<T> task) {
+__global__ void __launch_bounds__(rows_threads) temporal_consistency_forward_kernel(TemporalForwardTask<T> task) {
     const int size = task.threads.size, step = task.threads.width * V;
     for_each_row(task.threads, [&](int64_t row, bool exists) {
         QMK_TARGET::CosineSums<T> sums;
@@ -97,14 +97,14 @@ __global__ void __launch_bounds__(sum_threads) temporal_consistency_sums_kernel(
 }
 
 template <class T>
-struct TemporalBackward {
+struct TemporalBackwardTask {
     const T *grad_loss, *slopes, *predicted, *target;
     T* grad_predicted;
     RowThreads threads;
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(rows_threads) temporal_consistency_backward_kernel(TemporalBackward<T> task) {
+__global__ void __launch_bounds__(rows_threads) temporal_consistency_backward_kernel(TemporalBackwardTask<T> task) {
     const int size = task.threads.size, step = task.threads.width * V;
     const T grad_loss = *task.grad_loss;
     for_each_row(task.threads, [&](int64_t row, bool exists) {
@@ -136,14 +136,21 @@ void with_threads(int64_t rows, int64_t size, std::initializer_list<const T*> te
 }  // namespace
 
 template <class T>
-void temporal_consistency_forward(const T* predicted, const T* target, const T* mask, T* loss, T* similarity, T* slopes,
-                                  T* scratch, int64_t steps, int64_t batch, int64_t size, double discount,
-                                  Context context) {
+int64_t temporal_consistency_forward_scratch(const TemporalConsistencyForward<T>& call) {
+    return call.steps * call.batch * int64_t(sizeof(T));
+}
+
+template <class T>
+void temporal_consistency_forward(const TemporalConsistencyForward<T>& call, Context context) {
+    const double discount = call.discount;
+    const int64_t steps = call.steps, batch = call.batch, size = call.dim;
+    T *loss = call.loss, *similarity = call.similarity, *slopes = call.slopes, *scratch = static_cast<T*>(call.scratch);
+    const T *predicted = call.predicted, *target = call.target, *mask = call.mask;
     const char* op = "temporal_consistency_forward";
     check_row_size(op, 1, size);
     const DeviceGuard guard(context.device, op);
     with_threads<T>(steps * batch, size, {predicted, target}, [&](bool by_pack, RowThreads threads, int64_t blocks) {
-        const TemporalForward<T> task{predicted, target, mask, slopes, scratch, batch, T(discount), threads};
+        const TemporalForwardTask<T> task{predicted, target, mask, slopes, scratch, batch, T(discount), threads};
         launch(
             op,
             by_pack ? temporal_consistency_forward_kernel<T, Pack<T>::size> : temporal_consistency_forward_kernel<T, 1>,
@@ -154,28 +161,25 @@ void temporal_consistency_forward(const T* predicted, const T* target, const T* 
 }
 
 template <class T>
-void temporal_consistency_backward(const T* grad_loss, const T* slopes, const T* predicted, const T* target,
-                                   T* grad_predicted, int64_t rows, int64_t size, Context context) {
+void temporal_consistency_backward(const TemporalConsistencyBackward<T>& call, Context context) {
+    const int64_t rows = call.rows, size = call.dim;
+    T* grad_predicted = call.grad_predicted;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *predicted = call.predicted, *target = call.target;
     const char* op = "temporal_consistency_backward";
     check_row_size(op, 1, size);
     const DeviceGuard guard(context.device, op);
-    with_threads<T>(rows, size, {predicted, target, grad_predicted},
-                    [&](bool by_pack, RowThreads threads, int64_t blocks) {
-                        const TemporalBackward<T> task{grad_loss, slopes, predicted, target, grad_predicted, threads};
-                        launch(op,
-                               by_pack ? temporal_consistency_backward_kernel<T, Pack<T>::size>
-                                       : temporal_consistency_backward_kernel<T, 1>,
-                               blocks, rows_threads, 0, context, task);
-                    });
+    with_threads<T>(
+        rows, size, {predicted, target, grad_predicted}, [&](bool by_pack, RowThreads threads, int64_t blocks) {
+            const TemporalBackwardTask<T> task{grad_loss, slopes, predicted, target, grad_predicted, threads};
+            launch(op,
+                   by_pack ? temporal_consistency_backward_kernel<T, Pack<T>::size>
+                           : temporal_consistency_backward_kernel<T, 1>,
+                   blocks, rows_threads, 0, context, task);
+        });
 }
 
-#define QMK_INSTANTIATE(T)                                                                                        \
-    template void temporal_consistency_forward<T>(const T*, const T*, const T*, T*, T*, T*, T*, int64_t, int64_t, \
-                                                  int64_t, double, Context);                                      \
-    template void temporal_consistency_backward<T>(const T*, const T*, const T*, const T*, T*, int64_t, int64_t,  \
-                                                   Context);
-QMK_INSTANTIATE(float)
-QMK_INSTANTIATE(double)
-#undef QMK_INSTANTIATE
+QMK_INSTANTIATE(temporal_consistency_forward, TemporalConsistencyForward, Context)
+QMK_INSTANTIATE_SCRATCH(temporal_consistency_forward, TemporalConsistencyForward)
+QMK_INSTANTIATE(temporal_consistency_backward, TemporalConsistencyBackward, Context)
 
 }  // namespace qmk::cuda

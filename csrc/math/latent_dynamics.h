@@ -12,6 +12,7 @@ struct LatentDynamicsSettings {
     int64_t dim_per_component;
     Reduction reduction;
     int64_t power;  // 1 or 2
+    QMK_SETTINGS(dim_per_component, reduction, power)
 };
 
 }  // namespace qmk

@@ -3,20 +3,22 @@
 
 #include <math.h>
 
+#include "../fields.h"
 #include "target.h"
 
 namespace qmk {
 
-// The order is that of definitions/metra.py's NORMS.
-enum class MetraNorm : int { sum, mean };
+QMK_ENUM(MetraNorm, sum, mean)
 
 struct MetraSettings {
     double slack;
     MetraNorm norm;
+    QMK_SETTINGS(slack, norm)
 };
 
 struct MetraShape {
     int64_t rows, dim;
+    QMK_FIELDS(rows, dim)
 };
 
 }  // namespace qmk

@@ -6,24 +6,26 @@
 
 #include <cstdint>
 
+#include "../fields.h"
 #include "target.h"
 
 namespace qmk {
 
-// The orders are those of definitions/mrn.py's ASYMMETRIC, EPS_FORMS and REDUCTIONS.
-enum class MrnAsymmetric : int { first, second, none };
-enum class MrnEps : int { add, max, difference };
-enum class MrnReduction : int { none, sum, mean };
+QMK_ENUM(MrnAsymmetric, first, second, none)
+QMK_ENUM(MrnSquares, sum, mean)
+QMK_ENUM(MrnEps, add, max, difference)
+QMK_ENUM(MrnReduction, none, sum, mean)
 
 struct MrnSettings {
     int64_t num_components;
     MrnAsymmetric asymmetric;
-    bool mean_of_squares;
+    MrnSquares squares;
     double exponent;
     double eps;
     MrnEps eps_form;
     MrnReduction reduction;
     double scale;
+    QMK_SETTINGS(num_components, asymmetric, squares, exponent, eps, eps_form, reduction, scale)
 };
 
 }  // namespace qmk
@@ -73,7 +75,7 @@ class MrnRoot {
         : share_(T(1)), added_(T(0)), least_(T(0)), exponent_(T(settings.exponent)) {
         const MrnPart part = mrn_symmetric_part(settings, size);
         exists_ = part.end > part.begin;
-        if (settings.mean_of_squares && exists_) share_ = T(1) / T(part.end - part.begin);
+        if (settings.squares == MrnSquares::mean && exists_) share_ = T(1) / T(part.end - part.begin);
         if (settings.eps_form == MrnEps::add) added_ = T(settings.eps);
         if (settings.eps_form == MrnEps::max) least_ = T(settings.eps);
     }

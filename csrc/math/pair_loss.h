@@ -4,12 +4,12 @@
 
 #include <math.h>
 
+#include "../fields.h"
 #include "target.h"
 
 namespace qmk {
 
-// The order is that of definitions/pair_loss.py's KINDS.
-enum class PairKind : int { none, backward, forward, symmetric, sigmoid, repulsion };
+QMK_ENUM(PairKind, none, backward, forward, symmetric, sigmoid, repulsion)
 
 constexpr bool over_rows(PairKind kind) {
     return kind == PairKind::forward || kind == PairKind::symmetric;
@@ -25,10 +25,13 @@ struct PairLossSettings {
     PairKind kind;
     double scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step, repulsion_weight;
     int64_t offset;
+    QMK_SETTINGS(kind, scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step,
+                 repulsion_weight, offset)
 };
 
 struct PairLossShape {
     int64_t batch, rows, columns;
+    QMK_FIELDS(batch, rows, columns)
 };
 
 constexpr double pair_eps = 1e-6;  // added to a distance before its logarithm

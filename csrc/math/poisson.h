@@ -22,13 +22,14 @@
 // downwards from a continued fraction beyond.
 #pragma once
 
+#include "../fields.h"
 #include "elementary.h"
 #include "target.h"
 
 namespace qmk {
 
-// The order is that of definitions/poisson.py's COMPARISONS: Pr[X <= Y], Pr[X > Y], log Pr[X <= Y].
-enum class PoissonComparison : int { le, gt, log_le };
+// Pr[X <= Y], Pr[X > Y], log Pr[X <= Y].
+QMK_ENUM(PoissonComparison, le, gt, log_le)
 
 }  // namespace qmk
 

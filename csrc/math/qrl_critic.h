@@ -8,8 +8,7 @@
 
 namespace qmk {
 
-// The order is that of definitions/qrl_critic.py's MULTIPLIERS.
-enum class QrlCriticMultiplier : int { softplus, exp };
+QMK_ENUM(QrlCriticMultiplier, softplus, exp)
 
 struct QrlCriticSettings {
     int64_t dim_per_component;
@@ -17,6 +16,7 @@ struct QrlCriticSettings {
     double softplus_beta, softplus_offset;
     QrlCriticMultiplier multiplier;
     double threshold;
+    QMK_SETTINGS(dim_per_component, reduction, softplus_beta, softplus_offset, multiplier, threshold)
 };
 
 }  // namespace qmk
@@ -65,7 +65,8 @@ QMK_INLINE QrlCriticTerm<T> qrl_critic_multiplier(T raw, const QrlCriticSettings
 
 // Loss and statistics from the means over all rows: push, violation, distance to the goal and to y.
 template <class T>
-QMK_INLINE void finish_qrl_critic(const double* means, QrlCriticTerm<T> multiplier, const QrlCriticSettings& settings, T* loss, T* stats) {
+QMK_INLINE void finish_qrl_critic(const double* means, QrlCriticTerm<T> multiplier, const QrlCriticSettings& settings,
+                                  T* loss, T* stats) {
     const double excess = means[1] - settings.threshold;
     *loss = T(means[0] + double(multiplier.value) * excess);
     stats[0] = T(means[0]);

@@ -1,12 +1,13 @@
 // How component lengths become one distance, and the derivative of that by each length.
 #pragma once
 
+#include "../fields.h"
 #include "target.h"
 
 namespace qmk {
 
-// The order is that of definitions/iqe.py's REDUCTIONS. spread = max - mean.
-enum class Reduction : int { none, sum, mean, max, maxmean, spread };
+// spread = max - mean.
+QMK_ENUM(Reduction, none, sum, mean, max, maxmean, spread)
 
 }  // namespace qmk
 

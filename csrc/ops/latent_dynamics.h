@@ -36,8 +36,8 @@ struct LatentDynamicsBackward {
     LatentDynamicsShape shape;
     int64_t dim_per_component;
     Reduction reduction;
-    QMK_FIELDS(grad_loss, slopes, ends, largest, spread, max_weight, grad_predicted, grad_target, grad_max_weight, shape,
-               dim_per_component, reduction)
+    QMK_FIELDS(grad_loss, slopes, ends, largest, spread, max_weight, grad_predicted, grad_target, grad_max_weight,
+               shape, dim_per_component, reduction)
 };
 
 QMK_KERNEL(latent_dynamics_forward, LatentDynamicsForward)

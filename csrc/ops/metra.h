@@ -23,8 +23,8 @@ struct MetraBackward {
     T* grad_skill;  // null where it is not wanted
     T* grad_log_multiplier;
     MetraShape shape;
-    QMK_FIELDS(grad_loss, phi, phi_next, skill, stats, slopes, grad_phi, grad_phi_next, grad_skill,
-               grad_log_multiplier, shape)
+    QMK_FIELDS(grad_loss, phi, phi_next, skill, stats, slopes, grad_phi, grad_phi_next, grad_skill, grad_log_multiplier,
+               shape)
 };
 
 QMK_KERNEL(metra_forward, MetraForward)

@@ -1,6 +1,6 @@
 // QRL's critic with an IQE head: its kernels' arguments. What they hold: qmkernels/backends/reference/qrl_critic.py.
-// Null is what is not there: goal where goals are y rolled by a row, max_weight unless the reduction is maxmean, largest
-// for reductions without a maximum, spread but for maxmean.
+// Null is what is not there: goal where goals are y rolled by a row, max_weight unless the reduction is maxmean,
+// largest for reductions without a maximum, spread but for maxmean.
 #pragma once
 
 #include "../math/qrl_critic.h"
@@ -24,7 +24,8 @@ struct QrlCriticForward {
     void* scratch;
     QrlCriticShape shape;
     QrlCriticSettings settings;
-    QMK_FIELDS(x, y, goal, max_weight, raw, cost, num_costs, loss, stats, slopes, ends, largest, spread, shape, settings)
+    QMK_FIELDS(x, y, goal, max_weight, raw, cost, num_costs, loss, stats, slopes, ends, largest, spread, shape,
+               settings)
 };
 
 template <class T>

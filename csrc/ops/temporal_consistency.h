@@ -27,7 +27,6 @@ struct TemporalConsistencyBackward {
 
 QMK_KERNEL(temporal_consistency_forward, TemporalConsistencyForward)
 QMK_KERNEL(temporal_consistency_backward, TemporalConsistencyBackward)
-using temporal_consistency_kernels =
-    Kernels<temporal_consistency_forward_kernel, temporal_consistency_backward_kernel>;
+using temporal_consistency_kernels = Kernels<temporal_consistency_forward_kernel, temporal_consistency_backward_kernel>;
 
 }  // namespace qmk

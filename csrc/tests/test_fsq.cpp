@@ -1,4 +1,5 @@
 // Finite scalar quantisation against the formula in long double; every length of a last vector, any number of levels.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -6,12 +7,18 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/fsq.h"
 #include "../math/fsq.h"
+#include "../ops/fsq.h"
 #include "testing.h"
 
 using namespace qmk;
 using namespace qmk::QMK_TARGET;
+
+static Integers<most_fsq_levels> as_argument(const std::vector<int64_t>& levels) {
+    Integers<most_fsq_levels> result{int64_t(levels.size()), {}};
+    std::copy(levels.begin(), levels.end(), result.values);
+    return result;
+}
 
 // tanh(z + shift) * half - offset, with the constants as T has them.
 template <class T>
@@ -20,7 +27,7 @@ static long double bounded(T z, const FsqConstants<T>& constants) {
 }
 
 template <class T>
-static void kernels_follow_the_formula(const FsqCpu<T>& kernels, const std::vector<int64_t>& levels, int64_t groups) {
+static void kernels_follow_the_formula(const std::vector<int64_t>& levels, int64_t groups) {
     const int n = int(levels.size());
     const int64_t count = groups * n;
     const std::string name = std::to_string(groups) + " groups of " + std::to_string(n);
@@ -35,8 +42,8 @@ static void kernels_follow_the_formula(const FsqCpu<T>& kernels, const std::vect
     }
 
     for (int threads : {1, 3}) {
-        kernels.forward(z.data(), codes.data(), indices.data(), groups, levels.data(), n, threads);
-        kernels.backward(grad.data(), z.data(), grad_z.data(), groups, levels.data(), n, threads);
+        fsq_forward<T>(FsqForward<T>{z.data(), codes.data(), indices.data(), groups, as_argument(levels)}, threads);
+        fsq_backward<T>(FsqBackward<T>{grad.data(), z.data(), grad_z.data(), groups, as_argument(levels)}, threads);
         bool codes_hold = true, indices_hold = true, gradients_hold = true;
         for (int64_t group = 0; group < groups; ++group) {
             int64_t index = 0, place = 1;
@@ -75,14 +82,14 @@ static void kernels_follow_the_formula(const FsqCpu<T>& kernels, const std::vect
 
 // Every digit of every width: the quotient is rounded once, so that the outermost code is -1 or 1 exactly.
 template <class T>
-static void every_level_is_reached(const FsqCpu<T>& kernels) {
+static void every_level_is_reached() {
     for (int64_t count = 2; count <= 1000; ++count) {
         const auto constants = fsq_constants<T>(count);
         std::vector<T> z(count), codes(count);
         std::vector<int64_t> indices(count);
         for (int64_t level = 0; level < count; ++level)
             z[level] = T(std::atanh((double(level - count / 2) + constants.offset) / constants.half)) - constants.shift;
-        kernels.forward(z.data(), codes.data(), indices.data(), count, &count, 1, 1);
+        fsq_forward<T>(FsqForward<T>{z.data(), codes.data(), indices.data(), count, {1, {count}}}, 1);
         bool holds = true;
         for (int64_t level = 0; level < count; ++level)
             holds &= indices[level] == level && codes[level] == T(level - count / 2) / T(count / 2);
@@ -91,21 +98,21 @@ static void every_level_is_reached(const FsqCpu<T>& kernels) {
 }
 
 template <class T>
-static void all(const FsqCpu<T>& kernels) {
+static void all() {
     for (int64_t groups : {1, 2, 7, 31, 33, 123, 507, 9001}) {
-        kernels_follow_the_formula<T>(kernels, {8}, groups);
-        kernels_follow_the_formula<T>(kernels, {8, 5}, groups);
-        kernels_follow_the_formula<T>(kernels, {8, 5, 3}, groups);
-        kernels_follow_the_formula<T>(kernels, {1000, 1000, 1000, 2}, groups);
-        kernels_follow_the_formula<T>(kernels, {3, 4, 5, 6, 7}, groups);
-        kernels_follow_the_formula<T>(kernels, std::vector<int64_t>(62, 2), groups);
+        kernels_follow_the_formula<T>({8}, groups);
+        kernels_follow_the_formula<T>({8, 5}, groups);
+        kernels_follow_the_formula<T>({8, 5, 3}, groups);
+        kernels_follow_the_formula<T>({1000, 1000, 1000, 2}, groups);
+        kernels_follow_the_formula<T>({3, 4, 5, 6, 7}, groups);
+        kernels_follow_the_formula<T>(std::vector<int64_t>(62, 2), groups);
     }
-    every_level_is_reached<T>(kernels);
+    every_level_is_reached<T>();
 }
 
 int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
-    all(qmk::QMK_TARGET::fsq_float);
-    all(qmk::QMK_TARGET::fsq_double);
+    all<float>();
+    all<double>();
     return report();
 }

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/iqe.h"
 #include "../math/iqe.h"
+#include "../ops/iqe.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -95,7 +95,7 @@ static void the_scans_find_length_and_ends(int size) {
 }
 
 template <class T>
-static void threads_do_not_change_results(const IqeCpu<T>& kernels) {
+static void threads_do_not_change_results() {
     const int64_t num_x = 37, num_y = 150, num_components = 5, size = 9, dim = num_components * size;
     std::mt19937 random(7);
     std::normal_distribution<T> normal;
@@ -106,16 +106,14 @@ static void threads_do_not_change_results(const IqeCpu<T>& kernels) {
     const T weight = T(0.3);
     std::vector<std::vector<T>> results;
     for (int threads : {1, 3}) {
-        const int64_t bytes = std::max(kernels.pairwise_workspace(shape, Reduction::maxmean, false),
-                                       kernels.pairwise_workspace(shape, Reduction::maxmean, true));
-        void* workspace = std::aligned_alloc(64, bytes);
         std::vector<T> out(num_x * num_y), grad_x(num_x * dim), grad_y(num_y * dim), partial(num_components * num_x);
         std::vector<int32_t> largest(num_x * num_y);
-        kernels.pairwise_forward(x.data(), y.data(), &weight, out.data(), largest.data(), workspace, shape,
-                                 Reduction::maxmean, threads);
-        kernels.pairwise_backward(grad.data(), x.data(), y.data(), largest.data(), &weight, grad_x.data(),
-                                  grad_y.data(), partial.data(), workspace, shape, Reduction::maxmean, threads);
-        std::free(workspace);
+        RUN_WITH_SCRATCH(iqe_pairwise_forward, threads,
+                         IqePairwiseForward<T>{x.data(), y.data(), &weight, out.data(), largest.data(), nullptr, shape,
+                                               Reduction::maxmean});
+        RUN_WITH_SCRATCH(iqe_pairwise_backward, threads,
+                         IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), largest.data(), &weight, grad_x.data(),
+                                                grad_y.data(), partial.data(), nullptr, shape, Reduction::maxmean});
         for (auto* part : {&grad_x, &grad_y, &partial}) out.insert(out.end(), part->begin(), part->end());
         results.push_back(out);
     }
@@ -130,7 +128,7 @@ int main(int, char** arguments) {
     the_unrolled_network_equals_the_loop<16>();
     the_unrolled_network_equals_the_loop<32>();
     for (int size : {1, 2, 3, 4, 7, 8, 16, 31, 60}) the_scans_find_length_and_ends(size);
-    threads_do_not_change_results(qmk::QMK_TARGET::iqe_float);
-    threads_do_not_change_results(qmk::QMK_TARGET::iqe_double);
+    threads_do_not_change_results<float>();
+    threads_do_not_change_results<double>();
     return report();
 }

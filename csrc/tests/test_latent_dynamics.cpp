@@ -4,9 +4,9 @@
 #include <random>
 #include <vector>
 
-#include "../cpu/latent_dynamics.h"
 #include "../math/iqe.h"
 #include "../math/sort.h"
+#include "../ops/latent_dynamics.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -56,7 +56,7 @@ Expected expected_of(const Problem& problem) {
 }
 
 template <class T>
-void the_kernels_equal_the_formula(const LatentDynamicsCpu<T>& kernels, Problem problem, double tolerance) {
+void the_kernels_equal_the_formula(Problem problem, double tolerance) {
     const int64_t size = problem.settings.dim_per_component, rows = problem.rows, dim = problem.count * size;
     const Reduction reduction = problem.settings.reduction;
     std::mt19937 random{unsigned(dim)};
@@ -71,12 +71,22 @@ void the_kernels_equal_the_formula(const LatentDynamicsCpu<T>& kernels, Problem 
     const Expected expected = expected_of(problem);
     for (int threads : {1, 3}) {
         T loss;
-        std::vector<T> stats(2), slopes(2 * rows), spread(2 * rows), scratch(2 * rows);
+        std::vector<T> stats(2), slopes(2 * rows), spread(2 * rows);
         std::vector<uint8_t> ends(2 * rows * problem.count * ((2 * size + 7) / 8));
         std::vector<int32_t> largest(2 * rows);
-        kernels.forward(predicted.data(), target.data(), &max_weight, &loss, stats.data(), slopes.data(), ends.data(),
-                        needs_largest(reduction) ? largest.data() : nullptr, spread.data(), scratch.data(),
-                        {rows, problem.count}, problem.settings, threads);
+        RUN_WITH_SCRATCH(latent_dynamics_forward, threads,
+                         LatentDynamicsForward<T>{predicted.data(),
+                                                  target.data(),
+                                                  &max_weight,
+                                                  &loss,
+                                                  stats.data(),
+                                                  slopes.data(),
+                                                  ends.data(),
+                                                  needs_largest(reduction) ? largest.data() : nullptr,
+                                                  spread.data(),
+                                                  nullptr,
+                                                  {rows, problem.count},
+                                                  problem.settings});
         const auto close = [&](T actual, double wanted) {
             return std::fabs(double(actual) - wanted) <= tolerance * (1 + std::fabs(wanted));
         };
@@ -85,9 +95,19 @@ void the_kernels_equal_the_formula(const LatentDynamicsCpu<T>& kernels, Problem 
 
         std::vector<T> grad_predicted(rows * dim), grad_target(rows * dim);
         T grad_max_weight;
-        kernels.backward(&one, slopes.data(), ends.data(), largest.data(), spread.data(), &max_weight,
-                         grad_predicted.data(), grad_target.data(), &grad_max_weight, {rows, problem.count}, size,
-                         reduction, threads);
+        latent_dynamics_backward<T>(LatentDynamicsBackward<T>{&one,
+                                                              slopes.data(),
+                                                              ends.data(),
+                                                              largest.data(),
+                                                              spread.data(),
+                                                              &max_weight,
+                                                              grad_predicted.data(),
+                                                              grad_target.data(),
+                                                              &grad_max_weight,
+                                                              {rows, problem.count},
+                                                              size,
+                                                              reduction},
+                                    threads);
         // Piecewise smooth: a small step stays on its piece.
         const auto derivative = [&](double& at) {
             const double step = 1e-6, before = at;
@@ -117,8 +137,8 @@ int main(int, char** arguments) {
         for (int64_t power : {1, 2})
             for (Reduction reduction : {Reduction::maxmean, Reduction::sum, Reduction::max}) {
                 const Problem problem{5, 3, {size, reduction, power}, {}, {}};
-                the_kernels_equal_the_formula(qmk::QMK_TARGET::latent_dynamics_float, problem, 1e-5);
-                the_kernels_equal_the_formula(qmk::QMK_TARGET::latent_dynamics_double, problem, 1e-12);
+                the_kernels_equal_the_formula<float>(problem, 1e-5);
+                the_kernels_equal_the_formula<double>(problem, 1e-12);
             }
     return report();
 }

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "../cpu/metra.h"
+#include "../ops/metra.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -37,7 +37,7 @@ double loss_of_rows(const Problem& problem, int64_t first, int64_t end, double m
 }
 
 template <class T>
-void the_kernels_equal_the_formula(const MetraCpu<T>& kernels, Problem problem, double tolerance) {
+void the_kernels_equal_the_formula(Problem problem, double tolerance) {
     const int64_t rows = problem.shape.rows, dim = problem.shape.dim;
     std::mt19937 random{unsigned(dim)};
     std::normal_distribution<double> normal;
@@ -57,9 +57,9 @@ void the_kernels_equal_the_formula(const MetraCpu<T>& kernels, Problem problem, 
     for (int threads : {1, 3}) {
         T loss, grad_log_multiplier;
         std::vector<T> reward(rows), stats(3), slopes(rows);
-        std::vector<double> scratch(3 * rows);
-        kernels.forward(phi.data(), next.data(), skill.data(), &log_multiplier, &loss, reward.data(), stats.data(),
-                        slopes.data(), scratch.data(), problem.shape, problem.settings, threads);
+        RUN_WITH_SCRATCH(metra_forward, threads,
+                         MetraForward<T>{phi.data(), next.data(), skill.data(), &log_multiplier, &loss, reward.data(),
+                                         stats.data(), slopes.data(), nullptr, problem.shape, problem.settings});
         const auto near = [&](T actual, double expected) {
             return std::fabs(double(actual) - expected) <= tolerance * (1 + std::fabs(expected));
         };
@@ -69,8 +69,10 @@ void the_kernels_equal_the_formula(const MetraCpu<T>& kernels, Problem problem, 
 
         std::vector<T> grad_phi(rows * dim), grad_next(rows * dim), grad_skill(rows * dim);
         for (T* of_skill : {grad_skill.data(), static_cast<T*>(nullptr)})
-            kernels.backward(&one, phi.data(), next.data(), skill.data(), stats.data(), slopes.data(), grad_phi.data(),
-                             grad_next.data(), of_skill, &grad_log_multiplier, problem.shape, threads);
+            metra_backward<T>(
+                MetraBackward<T>{&one, phi.data(), next.data(), skill.data(), stats.data(), slopes.data(),
+                                 grad_phi.data(), grad_next.data(), of_skill, &grad_log_multiplier, problem.shape},
+                threads);
         const auto derivative = [&](double& at, int64_t row) {
             const double step = 1e-6, before = at;
             at = before + step;
@@ -100,8 +102,8 @@ int main(int, char** arguments) {
         for (int64_t rows : {1, 33})
             for (MetraNorm norm : {MetraNorm::sum, MetraNorm::mean}) {
                 const Problem problem{{rows, dim}, {1e-3, norm}, {}, {}, {}};
-                the_kernels_equal_the_formula(qmk::QMK_TARGET::metra_float, problem, 1e-5);
-                the_kernels_equal_the_formula(qmk::QMK_TARGET::metra_double, problem, 1e-12);
+                the_kernels_equal_the_formula<float>(problem, 1e-5);
+                the_kernels_equal_the_formula<double>(problem, 1e-12);
             }
     return report();
 }

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/mrn.h"
+#include "../ops/mrn.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -36,7 +36,7 @@ static double component(const double* x, const double* y, int64_t size, const Mr
     }
     if (where >= 0) grad[where] = grad_out;
     if (count == 0) return largest;
-    const double share = settings.mean_of_squares ? 1.0 / double(count) : 1.0;
+    const double share = settings.squares == MrnSquares::mean ? 1.0 / double(count) : 1.0;
     squares *= share;
     const bool moves = settings.eps_form == MrnEps::max ? squares > settings.eps : squares > 0 || settings.eps > 0;
     if (settings.eps_form == MrnEps::add) squares += settings.eps;
@@ -48,8 +48,7 @@ static double component(const double* x, const double* y, int64_t size, const Mr
 }
 
 template <class T>
-static void kernels_equal_the_formula(const MrnCpu<T>& kernels, const MrnSettings& settings, int64_t size,
-                                      double tolerance) {
+static void kernels_equal_the_formula(const MrnSettings& settings, int64_t size, double tolerance) {
     const int64_t num_x = 14, num_y = 37, dim = settings.num_components * size;
     std::mt19937 random{unsigned(size)};
     std::normal_distribution<T> normal;
@@ -83,11 +82,12 @@ static void kernels_equal_the_formula(const MrnCpu<T>& kernels, const MrnSetting
     };
     for (int threads : {1, 3}) {
         const MrnPairwiseShape shape{1, num_x, num_y, dim};
-        std::vector<char> workspace(kernels.pairwise_workspace(shape, true));
         std::vector<T> results(num_x * num_y), of_x(num_x * dim), of_y(num_y * dim), rows(num_x), diagonal(num_x);
-        kernels.pairwise_forward(x.data(), y.data(), results.data(), workspace.data(), shape, settings, threads);
-        kernels.pairwise_backward(grad_out.data(), x.data(), y.data(), of_x.data(), of_y.data(), workspace.data(),
-                                  shape, settings, threads);
+        RUN_WITH_SCRATCH(mrn_pairwise_forward, threads,
+                         MrnPairwiseForward<T>{x.data(), y.data(), results.data(), nullptr, shape, settings});
+        RUN_WITH_SCRATCH(mrn_pairwise_backward, threads,
+                         MrnPairwiseBackward<T>{grad_out.data(), x.data(), y.data(), of_x.data(), of_y.data(), nullptr,
+                                                shape, settings});
         near(results, out, "pairwise forward");
         near(of_x, grad_x, "pairwise gradient of x");
         near(of_y, grad_y, "pairwise gradient of y");
@@ -97,8 +97,10 @@ static void kernels_equal_the_formula(const MrnCpu<T>& kernels, const MrnSetting
             diagonal[i] = grad_out[i * num_y + i];
             diagonal_out[i] = out[i * num_y + i];
         }
-        kernels.forward(x.data(), y.data(), rows.data(), num_x, dim, settings, threads);
-        kernels.backward(diagonal.data(), x.data(), y.data(), of_x.data(), of_y.data(), num_x, dim, settings, threads);
+        mrn_forward<T>(MrnForward<T>{x.data(), y.data(), rows.data(), num_x, dim, settings}, threads);
+        mrn_backward<T>(
+            MrnBackward<T>{diagonal.data(), x.data(), y.data(), of_x.data(), of_y.data(), num_x, dim, settings},
+            threads);
         near(rows, diagonal_out, "forward");
         near(of_x, row_grad_x, "gradient of x");
     }
@@ -107,16 +109,16 @@ static void kernels_equal_the_formula(const MrnCpu<T>& kernels, const MrnSetting
 int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
     const MrnSettings forms[] = {
-        {1, MrnAsymmetric::second, true, 2.0, 0.0, MrnEps::add, MrnReduction::sum, 1.0},
-        {1, MrnAsymmetric::second, false, 1.0, 1e-12, MrnEps::max, MrnReduction::sum, 1.0},
-        {8, MrnAsymmetric::first, false, 1.0, 1e-6, MrnEps::add, MrnReduction::mean, 1.0},
-        {3, MrnAsymmetric::first, true, 1.5, 1e-2, MrnEps::difference, MrnReduction::mean, 0.3},
-        {2, MrnAsymmetric::none, false, 1.0, 0.0, MrnEps::add, MrnReduction::sum, 2.0},
+        {1, MrnAsymmetric::second, MrnSquares::mean, 2.0, 0.0, MrnEps::add, MrnReduction::sum, 1.0},
+        {1, MrnAsymmetric::second, MrnSquares::sum, 1.0, 1e-12, MrnEps::max, MrnReduction::sum, 1.0},
+        {8, MrnAsymmetric::first, MrnSquares::sum, 1.0, 1e-6, MrnEps::add, MrnReduction::mean, 1.0},
+        {3, MrnAsymmetric::first, MrnSquares::mean, 1.5, 1e-2, MrnEps::difference, MrnReduction::mean, 0.3},
+        {2, MrnAsymmetric::none, MrnSquares::sum, 1.0, 0.0, MrnEps::add, MrnReduction::sum, 2.0},
     };
     for (const MrnSettings& settings : forms)
         for (int64_t size : {1, 2, 7, 16, 45, 64}) {
-            kernels_equal_the_formula(qmk::QMK_TARGET::mrn_float, settings, size, 2e-5);
-            kernels_equal_the_formula(qmk::QMK_TARGET::mrn_double, settings, size, 1e-11);
+            kernels_equal_the_formula<float>(settings, size, 2e-5);
+            kernels_equal_the_formula<double>(settings, size, 1e-11);
         }
     return report();
 }

@@ -7,15 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/nearest.h"
 #include "../math/nearest.h"
+#include "../ops/nearest.h"
 #include "testing.h"
 
 using namespace qmk;
 using namespace qmk::QMK_TARGET;
 
 template <class T>
-static void merging_equals_sorting(const NearestCpu<T>& kernels, int64_t columns, int64_t k, int64_t tile) {
+static void merging_equals_sorting(int64_t columns, int64_t k, int64_t tile) {
     const int64_t rows = 19;
     std::mt19937 random(int(columns + k));
     std::vector<T> distances(rows * columns), values(rows * k);
@@ -30,7 +30,8 @@ static void merging_equals_sorting(const NearestCpu<T>& kernels, int64_t columns
             std::vector<T> part;
             for (int64_t row = 0; row < rows; ++row)
                 part.insert(part.end(), &distances[row * columns + first], &distances[row * columns + first] + here);
-            kernels.merge(part.data(), values.data(), indices.data(), rows, here, k, first, threads);
+            nearest_merge<T>(NearestMerge<T>{part.data(), values.data(), indices.data(), rows, here, k, first},
+                             threads);
         }
         for (int64_t row = 0; row < rows; ++row) {
             std::vector<int64_t> order(columns);
@@ -52,8 +53,8 @@ int main(int, char** arguments) {
         for (int64_t k : {1, 2, 10, 65, 300})
             for (int64_t tile : {5, 64, 300})
                 if (k <= columns) {
-                    merging_equals_sorting(qmk::QMK_TARGET::nearest_float, columns, k, tile);
-                    merging_equals_sorting(qmk::QMK_TARGET::nearest_double, columns, k, tile);
+                    merging_equals_sorting<float>(columns, k, tile);
+                    merging_equals_sorting<double>(columns, k, tile);
                 }
     return report();
 }

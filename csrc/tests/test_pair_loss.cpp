@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "../cpu/pair_loss.h"
+#include "../ops/pair_loss.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -68,7 +68,7 @@ double loss_of(const Problem& problem) {
 }
 
 template <class T>
-void the_kernels_equal_the_formula(const PairLossCpu<T>& kernels, Problem problem, double tolerance) {
+void the_kernels_equal_the_formula(Problem problem, double tolerance) {
     const PairLossShape shape = problem.shape;
     const PairLossSettings settings = problem.settings;
     const int64_t rows = shape.batch * shape.rows, pairs = rows * shape.columns;
@@ -86,14 +86,14 @@ void the_kernels_equal_the_formula(const PairLossCpu<T>& kernels, Problem proble
     for (int threads : {1, 3}) {
         T loss;
         std::vector<T> stats(num_pair_stats), row_sums(rows), column_sums(rows), grad(pairs);
-        std::vector<double> forward(kernels.workspace(shape, settings.kind, false) / sizeof(double) + 1);
-        kernels.forward(distance.data(), afters, log_discounts.data(), &loss, stats.data(), row_sums.data(),
-                        column_sums.data(), forward.data(), shape, settings, threads);
+        RUN_WITH_SCRATCH(pair_loss_forward, threads,
+                         PairLossForward<T>{distance.data(), afters, log_discounts.data(), &loss, stats.data(),
+                                            row_sums.data(), column_sums.data(), nullptr, shape, settings});
         check(std::fabs(double(loss) - loss_of(problem)) <= tolerance * (1 + std::fabs(double(loss))), "loss");
 
-        std::vector<double> backward(kernels.workspace(shape, settings.kind, true) / sizeof(double) + 1);
-        kernels.backward(&grad_loss, distance.data(), afters, log_discounts.data(), row_sums.data(), column_sums.data(),
-                         grad.data(), backward.data(), shape, settings, threads);
+        RUN_WITH_SCRATCH(pair_loss_backward, threads,
+                         PairLossBackward<T>{&grad_loss, distance.data(), afters, log_discounts.data(), row_sums.data(),
+                                             column_sums.data(), grad.data(), nullptr, shape, settings});
         bool holds = true;
         for (int64_t at = 0; at < pairs; at += pairs / 40 + 1) {
             const double step = 1e-6, before = problem.distance[at];
@@ -118,8 +118,8 @@ int main(int, char** arguments) {
                 const PairLossSettings settings{PairKind(kind),           0.7, 0.1, 0.6, 2.0, 0.4, -0.1, 1.3, 0.6,
                                                 shape.columns > 3 ? 2 : 0};
                 const Problem problem{shape, settings, has_after, {}, {}, {}};
-                the_kernels_equal_the_formula(qmk::QMK_TARGET::pair_loss_float, problem, 3e-5);
-                the_kernels_equal_the_formula(qmk::QMK_TARGET::pair_loss_double, problem, 1e-11);
+                the_kernels_equal_the_formula<float>(problem, 3e-5);
+                the_kernels_equal_the_formula<double>(problem, 1e-11);
             }
     return report();
 }

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/poisson.h"
+#include "../ops/poisson.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -62,7 +62,7 @@ static bool same(double a, double b, double tolerance) {
 // Rates of both methods side by side, with some on either side of where lanes switch, with ones that are no finite
 // numbers, in a count that fills no last block.
 template <class T>
-static void kernels_equal_the_function(const PoissonCpu<T>& kernels, double tolerance) {
+static void kernels_equal_the_function(double tolerance) {
     std::mt19937 random(3);
     std::uniform_real_distribution<double> exponent(-6, 4), unit(-1, 1);
     const double infinity = std::numeric_limits<double>::infinity();
@@ -78,9 +78,10 @@ static void kernels_equal_the_function(const PoissonCpu<T>& kernels, double tole
         std::vector<T> out[2], by_a[2], by_b[2];
         for (int run = 0; run < 2; ++run) {
             for (auto* results : {&out[run], &by_a[run], &by_b[run]}) results->resize(count);
-            kernels.forward(a.data(), b.data(), out[run].data(), count, comparison, 1 + 2 * run);
-            kernels.backward(grad.data(), a.data(), b.data(), by_a[run].data(), by_b[run].data(), count, comparison,
-                             1 + 2 * run);
+            poisson_forward<T>(PoissonForward<T>{a.data(), b.data(), out[run].data(), count, comparison}, 1 + 2 * run);
+            poisson_backward<T>(PoissonBackward<T>{grad.data(), a.data(), b.data(), by_a[run].data(), by_b[run].data(),
+                                                   count, comparison},
+                                1 + 2 * run);
         }
         for (int64_t i = 0; i < count; ++i) {
             const std::string where = " of comparison " + std::to_string(int(comparison)) +
@@ -110,7 +111,7 @@ int main(int, char** arguments) {
             the_function_equals_the_sums(std::pow(std::sqrt(a) + std::sqrt(28 * step), 2), a);
             the_function_equals_the_sums(a, a * (1 + 1e-9 * (step - 1)));
         }
-    kernels_equal_the_function(qmk::QMK_TARGET::poisson_float, 1e-6);
-    kernels_equal_the_function(qmk::QMK_TARGET::poisson_double, 1e-11);
+    kernels_equal_the_function<float>(1e-6);
+    kernels_equal_the_function<double>(1e-11);
     return report();
 }

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "../cpu/lanes.h"
-#include "../cpu/pqe.h"
 #include "../math/pqe.h"
+#include "../ops/pqe.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -43,8 +43,7 @@ static void the_exponential_is_accurate(const std::string& type) {
 }
 
 template <class T>
-static void kernels_equal_the_formula(const PqeCpu<T>& kernels, int64_t num_components, int64_t size, bool weighted,
-                                      double tolerance) {
+static void kernels_equal_the_formula(int64_t num_components, int64_t size, bool weighted, double tolerance) {
     const int64_t num_x = 21, num_y = 38, dim = num_components * size, items = weighted ? 1 : num_components;
     const std::string name = "C=" + std::to_string(num_components) + " K=" + std::to_string(size) +
                              (weighted ? " weighted" : " components") + (sizeof(T) == 4 ? " float: " : " double: ");
@@ -94,15 +93,14 @@ static void kernels_equal_the_formula(const PqeCpu<T>& kernels, int64_t num_comp
     const T* given_weights = weighted ? weights.data() : nullptr;
     const PqePairwiseShape pairs{1, num_x, num_y, num_components, size};
     const PqeShape rows{num_x, num_components, size};
-    const int64_t bytes = std::max(kernels.pairwise_workspace(pairs, false), kernels.pairwise_workspace(pairs, true));
     std::vector<std::vector<T>> results;
     for (int threads : {1, 3}) {
         std::vector<T> all_out(out.size()), of_x(x.size()), of_y(y.size()), partial(num_x * num_components);
-        void* workspace = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-        kernels.pairwise_forward(x.data(), y.data(), given_weights, all_out.data(), workspace, pairs, threads);
-        kernels.pairwise_backward(grad.data(), x.data(), y.data(), given_weights, of_x.data(), of_y.data(),
-                                  weighted ? partial.data() : nullptr, workspace, pairs, threads);
-        std::free(workspace);
+        RUN_WITH_SCRATCH(pqe_pairwise_forward, threads,
+                         PqePairwiseForward<T>{x.data(), y.data(), given_weights, all_out.data(), nullptr, pairs});
+        RUN_WITH_SCRATCH(pqe_pairwise_backward, threads,
+                         PqePairwiseBackward<T>{grad.data(), x.data(), y.data(), given_weights, of_x.data(),
+                                                of_y.data(), weighted ? partial.data() : nullptr, nullptr, pairs});
         near(all_out, out, "pairwise forward");
         near(of_x, grad_x, "pairwise gradient of x");
         near(of_y, grad_y, "pairwise gradient of y");
@@ -112,16 +110,18 @@ static void kernels_equal_the_formula(const PqeCpu<T>& kernels, int64_t num_comp
             results.back().insert(results.back().end(), part.begin(), part.end());
 
         std::vector<T> diagonal(num_x * items), row_out(num_x * items);
-        std::vector<T> of_groups(kernels.weight_groups(num_x) * num_components);
+        const int64_t rows_per_group = 4;
+        std::vector<T> of_groups((num_x + rows_per_group - 1) / rows_per_group * num_components);
         std::vector<double> diagonal_out;
         for (int64_t i = 0; i < num_x * items; ++i) {
             const int64_t item = (i / items * (num_y + 1)) * items + i % items;
             diagonal[i] = grad[item];
             diagonal_out.push_back(out[item]);
         }
-        kernels.forward(x.data(), y.data(), given_weights, row_out.data(), rows, threads);
-        kernels.backward(diagonal.data(), x.data(), y.data(), given_weights, of_x.data(), of_y.data(),
-                         weighted ? of_groups.data() : nullptr, rows, threads);
+        pqe_forward<T>(PqeForward<T>{x.data(), y.data(), given_weights, row_out.data(), rows}, threads);
+        pqe_backward<T>(PqeBackward<T>{diagonal.data(), x.data(), y.data(), given_weights, of_x.data(), of_y.data(),
+                                       weighted ? of_groups.data() : nullptr, rows_per_group, rows},
+                        threads);
         near(row_out, diagonal_out, "forward");
         near(of_x, row_grad_x, "gradient of x");
         std::vector<T> of_rows(of_y.begin(), of_y.begin() + num_x * dim);
@@ -140,8 +140,8 @@ int main(int, char** arguments) {
     for (bool weighted : {true, false})
         for (int64_t size : {1, 2, 3, 4, 8, 16, 33, 150})
             for (int64_t num_components : {1, 5, 32}) {
-                kernels_equal_the_formula(qmk::QMK_TARGET::pqe_float, num_components, size, weighted, 2e-6);
-                kernels_equal_the_formula(qmk::QMK_TARGET::pqe_double, num_components, size, weighted, 1e-14);
+                kernels_equal_the_formula<float>(num_components, size, weighted, 2e-6);
+                kernels_equal_the_formula<double>(num_components, size, weighted, 1e-14);
             }
     return report();
 }

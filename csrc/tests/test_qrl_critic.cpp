@@ -4,9 +4,9 @@
 #include <random>
 #include <vector>
 
-#include "../cpu/qrl_critic.h"
 #include "../math/iqe.h"
 #include "../math/sort.h"
+#include "../ops/qrl_critic.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -57,7 +57,7 @@ double loss_of(const Problem& problem) {
 }
 
 template <class T>
-void the_kernels_equal_the_formula(const QrlCriticCpu<T>& kernels, Problem problem, double tolerance) {
+void the_kernels_equal_the_formula(Problem problem, double tolerance) {
     const int64_t rows = problem.rows, dim = problem.count * problem.size, bytes = (2 * problem.size + 7) / 8;
     std::mt19937 random{unsigned(dim)};
     std::normal_distribution<double> normal;
@@ -75,20 +75,45 @@ void the_kernels_equal_the_formula(const QrlCriticCpu<T>& kernels, Problem probl
     const bool has_largest = needs_largest(problem.reduction);
     for (int threads : {1, 3}) {
         T loss;
-        std::vector<T> stats(6), slopes(2 * rows), spread(2 * rows), scratch(4 * rows);
+        std::vector<T> stats(6), slopes(2 * rows), spread(2 * rows);
         std::vector<uint8_t> ends(2 * rows * problem.count * bytes);
         std::vector<int32_t> largest(2 * rows);
         const T* goals = problem.has_goal ? goal.data() : nullptr;
-        kernels.forward(x.data(), y.data(), goals, &max_weight, &raw, cost.data(), rows, &loss, stats.data(),
-                        slopes.data(), ends.data(), has_largest ? largest.data() : nullptr, spread.data(),
-                        scratch.data(), {rows, problem.count}, problem.settings, threads);
+        RUN_WITH_SCRATCH(qrl_critic_forward, threads,
+                         QrlCriticForward<T>{x.data(),
+                                             y.data(),
+                                             goals,
+                                             &max_weight,
+                                             &raw,
+                                             cost.data(),
+                                             rows,
+                                             &loss,
+                                             stats.data(),
+                                             slopes.data(),
+                                             ends.data(),
+                                             has_largest ? largest.data() : nullptr,
+                                             spread.data(),
+                                             nullptr,
+                                             {rows, problem.count},
+                                             problem.settings});
         check(std::fabs(double(loss) - loss_of(problem)) <= tolerance * (1 + std::fabs(double(loss))), "loss");
 
         std::vector<T> grad_x(rows * dim), grad_y(rows * dim), grad_goal(rows * dim);
         T grad_max_weight;
-        kernels.backward(&one, slopes.data(), ends.data(), largest.data(), spread.data(), &max_weight, grad_x.data(),
-                         grad_y.data(), problem.has_goal ? grad_goal.data() : nullptr, &grad_max_weight,
-                         {rows, problem.count}, problem.size, problem.reduction, threads);
+        qrl_critic_backward<T>(QrlCriticBackward<T>{&one,
+                                                    slopes.data(),
+                                                    ends.data(),
+                                                    largest.data(),
+                                                    spread.data(),
+                                                    &max_weight,
+                                                    grad_x.data(),
+                                                    grad_y.data(),
+                                                    problem.has_goal ? grad_goal.data() : nullptr,
+                                                    &grad_max_weight,
+                                                    {rows, problem.count},
+                                                    problem.size,
+                                                    problem.reduction},
+                               threads);
         // Piecewise smooth: a small step stays on its piece.
         const auto derivative = [&](double& at) {
             const double step = 1e-6, before = at;
@@ -124,8 +149,8 @@ int main(int, char** arguments) {
                     size, reduction, 0.3, 5.0, has_goal ? QrlCriticMultiplier::exp : QrlCriticMultiplier::softplus,
                     0.06};
                 const Problem problem{5, 3, size, has_goal, reduction, {}, {}, {}, {}, 0.3, 0.27, settings};
-                the_kernels_equal_the_formula(qmk::QMK_TARGET::qrl_critic_float, problem, 1e-5);
-                the_kernels_equal_the_formula(qmk::QMK_TARGET::qrl_critic_double, problem, 1e-12);
+                the_kernels_equal_the_formula<float>(problem, 1e-5);
+                the_kernels_equal_the_formula<double>(problem, 1e-12);
             }
     return report();
 }

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "../cpu/temporal_consistency.h"
+#include "../ops/temporal_consistency.h"
 #include "testing.h"
 
 using namespace qmk;
@@ -12,10 +12,14 @@ using namespace qmk::QMK_TARGET;
 
 namespace {
 
+struct Shape {
+    int64_t steps, batch, size;
+};
+
 constexpr double discount = 0.8;
 
 struct Problem {
-    TemporalConsistencyShape shape;
+    Shape shape;
     std::vector<double> predicted, target, mask;
 };
 
@@ -44,8 +48,7 @@ double loss_of(const Problem& problem, bool masked) {
 }
 
 template <class T>
-void the_kernels_equal_the_formula(const TemporalConsistencyCpu<T>& kernels, TemporalConsistencyShape shape,
-                                   double tolerance) {
+void the_kernels_equal_the_formula(Shape shape, double tolerance) {
     const int64_t rows = shape.steps * shape.batch, values = rows * shape.size;
     std::mt19937 random{unsigned(shape.size)};
     std::normal_distribution<double> normal;
@@ -65,9 +68,12 @@ void the_kernels_equal_the_formula(const TemporalConsistencyCpu<T>& kernels, Tem
     for (bool masked : {false, true})
         for (int threads : {1, 3}) {
             T loss;
-            std::vector<T> similarity(shape.steps), slopes(2 * rows), scratch(shape.steps * (shape.batch + 1));
-            kernels.forward(predicted.data(), target.data(), masked ? mask.data() : nullptr, &loss, similarity.data(),
-                            slopes.data(), scratch.data(), shape, discount, threads);
+            std::vector<T> similarity(shape.steps), slopes(2 * rows);
+            RUN_WITH_SCRATCH(
+                temporal_consistency_forward, threads,
+                TemporalConsistencyForward<T>{predicted.data(), target.data(), masked ? mask.data() : nullptr, &loss,
+                                              similarity.data(), slopes.data(), nullptr, shape.steps, shape.batch,
+                                              shape.size, discount});
             bool holds = std::fabs(double(loss) - loss_of(problem, masked)) <= tolerance * 10;
             for (int64_t h = 0; h < shape.steps; ++h) {
                 double sum = 0;
@@ -79,8 +85,10 @@ void the_kernels_equal_the_formula(const TemporalConsistencyCpu<T>& kernels, Tem
             const T grad_loss = T(-1.5);
             // One more, which must stay as it is.
             std::vector<T> grad(values + 1, T(7));
-            kernels.backward(&grad_loss, slopes.data(), predicted.data(), target.data(), grad.data(), rows, shape.size,
-                             threads);
+            temporal_consistency_backward<T>(
+                TemporalConsistencyBackward<T>{&grad_loss, slopes.data(), predicted.data(), target.data(), grad.data(),
+                                               rows, shape.size},
+                threads);
             holds = grad[values] == T(7);
             for (int64_t i = 0; i < values; ++i) {
                 Problem moved = problem;
@@ -101,8 +109,8 @@ int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
     for (int64_t size : {2, 3, 8, 16, 33, 64, 123})
         for (int64_t batch : {1, 3}) {
-            the_kernels_equal_the_formula(qmk::QMK_TARGET::temporal_consistency_float, {2, batch, size}, 1e-6);
-            the_kernels_equal_the_formula(qmk::QMK_TARGET::temporal_consistency_double, {2, batch, size}, 1e-14);
+            the_kernels_equal_the_formula<float>({2, batch, size}, 1e-6);
+            the_kernels_equal_the_formula<double>({2, batch, size}, 1e-14);
         }
     return report();
 }

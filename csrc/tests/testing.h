@@ -1,7 +1,9 @@
 // What the native tests share: they run once for each instruction set and report every claim that fails.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 inline int failures = 0;
@@ -11,6 +13,28 @@ inline void check(bool holds, const std::string& claim) {
     std::printf("FAILED: %s\n", claim.c_str());
     ++failures;
 }
+
+// Memory for one call, of exactly so many bytes where that is a multiple of 64.
+class Scratch {
+  public:
+    explicit Scratch(int64_t bytes) : memory_(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
+    ~Scratch() { std::free(memory_); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    void* get() const { return memory_; }
+
+  private:
+    void* memory_;
+};
+
+// Runs a kernel that needs scratch memory; last comes the call.
+#define RUN_WITH_SCRATCH(kernel, threads, ...)         \
+    do {                                               \
+        auto call = __VA_ARGS__;                       \
+        const Scratch scratch(kernel##_scratch(call)); \
+        call.scratch = scratch.get();                  \
+        kernel(call, threads);                         \
+    } while (false)
 
 // Exit status by which ctest knows a skipped test.
 constexpr int skipped = 77;

@@ -1,9 +1,12 @@
-"""The compiled core: loads it, and is the only file that hands tensors' addresses to it."""
+"""The compiled core: loads it, and says what it needs of torch.
+
+``kernels.<function>(...)`` runs a kernel on the device of its tensors: arguments are given by name, as csrc/ops/<op>.h
+declares them. Tensors are contiguous; the core reads their addresses itself, and checks their dtypes.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import threading
 import warnings
 from types import ModuleType
 from typing import Any
@@ -11,9 +14,6 @@ from typing import Any
 import torch  # before the core, so that both share torch's OpenMP runtime
 from torch import Tensor
 
-_KEPT_SCRATCH_BYTES = 4 << 20
-_NUMBERS = frozenset({int, float, bool})
-_thread = threading.local()
 _core: ModuleType | None = None
 _failure = ""
 if importlib.util.find_spec("qmkernels._core") is None:
@@ -27,6 +27,26 @@ else:
     except ImportError as error:
         _failure = f"the compiled core failed to load: {error}"
         warnings.warn(f"qmkernels: {_failure}. Ops run on the slower reference backend.", stacklevel=2)
+
+kernels: Any = None if _core is None else _core.kernels
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def _scratch(num_bytes: int, device: torch.device) -> Tensor:
+    return torch.empty(num_bytes, dtype=torch.uint8, device=device)
+
+
+def connect(core: ModuleType) -> None:
+    """Tells a core torch's dtypes, and whom to ask for the number of threads, a device's stream and scratch memory."""
+    dtypes = (torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64)
+    core.connect(dtypes, torch.get_num_threads, _stream, _scratch)
+
+
+if _core is not None:
+    connect(_core)
 
 
 def build_info() -> dict[str, Any] | None:
@@ -49,40 +69,8 @@ def why_not(device_type: str) -> str | None:
         except ValueError as error:
             return str(error).rstrip(".")
         return None
-    if not hasattr(_core, "cuda"):
+    if not _core.has_cuda:
         return "the core was built without CUDA kernels (no nvcc at build time): reinstall with QMKERNELS_CUDA=ON"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     return None
-
-
-def call(function: str, device: torch.device, *arguments: Any) -> Any:
-    """Calls a function of the core that only computes sizes."""
-    return getattr(getattr(_core, device.type), function)(*arguments)
-
-
-def scratch(num_bytes: int, device: torch.device) -> Tensor:
-    """Uninitialised memory for one kernel call, used before this thread's next call.
-
-    On a CPU a small one is kept for the thread's next call: fresh memory costs a page fault every 4 KiB,
-    which can take as long as the kernel. On a GPU it is torch's to keep.
-    """
-    if device.type != "cpu" or num_bytes > _KEPT_SCRATCH_BYTES:
-        return torch.empty(num_bytes, dtype=torch.uint8, device=device)
-    kept = getattr(_thread, "scratch", None)
-    if kept is None or kept.numel() < num_bytes:
-        kept = _thread.scratch = torch.empty(num_bytes, dtype=torch.uint8)
-    return kept
-
-
-def launch(function: str, device: torch.device, *arguments: Tensor | int | float | None) -> None:
-    """Runs a kernel. Tensors, contiguous and on ``device``, become addresses; None and empty tensors become 0."""
-    addresses = [
-        argument if type(argument) in _NUMBERS else 0 if argument is None else argument.data_ptr()
-        for argument in arguments
-    ]
-    if device.type == "cpu":
-        getattr(_core.cpu, function)(*addresses, torch.get_num_threads())
-    else:
-        stream = torch.cuda.current_stream(device).cuda_stream
-        getattr(_core.cuda, function)(*addresses, device.index, stream)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...definitions.iqe import REDUCTIONS
 from . import core
 
-_CODES = {name: code for code, name in enumerate(REDUCTIONS)}
 _WITH_LARGEST = ("max", "maxmean", "spread")
 
 
@@ -22,10 +20,9 @@ def iqe_forward(
     largest = x.new_empty(rows if keep and reduction in _WITH_LARGEST else 0, dtype=torch.int32)
     spread = x.new_empty(rows if keep and reduction == "maxmean" else 0)
     if out.numel():
-        core.launch(
-            "iqe_forward", x.device, x.element_size(),
-            x, y, max_weight, out, ends, largest, spread,
-            rows.numel(), num_components, dim_per_component, _CODES[reduction],
+        core.kernels.iqe_forward(
+            x=x, y=y, max_weight=max_weight, out=out, ends=ends, largest=largest, spread=spread,
+            rows=rows.numel(), num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
         )  # fmt: skip
     return out, ends, largest, spread
 
@@ -40,35 +37,23 @@ def iqe_backward(
     grad_x = grad_out.new_empty(*rows, num_components * dim_per_component)
     grad_y = torch.empty_like(grad_x)
     if grad_x.numel():
-        core.launch(
-            "iqe_backward", grad_out.device, grad_out.element_size(),
-            grad_out, ends, largest, max_weight, grad_x, grad_y,
-            rows.numel(), num_components, dim_per_component, _CODES[reduction],
+        core.kernels.iqe_backward(
+            grad_out=grad_out, ends=ends, largest=largest, max_weight=max_weight, grad_x=grad_x, grad_y=grad_y,
+            rows=rows.numel(), num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
         )  # fmt: skip
     return grad_x, grad_y
-
-
-def _pairwise_sizes(x: Tensor, y: Tensor, dim_per_component: int, reduction: str) -> tuple[int, ...]:
-    num_components = x.shape[-1] // dim_per_component
-    return x.shape[0], x.shape[1], y.shape[1], num_components, dim_per_component, _CODES[reduction]
-
-
-def _workspace(x: Tensor, sizes: tuple[int, ...], backward: bool) -> Tensor:
-    num_bytes = core.call("iqe_pairwise_workspace", x.device, x.element_size(), *sizes, backward)
-    return core.scratch(num_bytes, x.device)
 
 
 def iqe_pairwise_forward(
     x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
 ) -> tuple[Tensor, Tensor]:
-    sizes = _pairwise_sizes(x, y, dim_per_component, reduction)
-    pairs, num_components = sizes[:3], sizes[3]
+    pairs, num_components = (x.shape[0], x.shape[1], y.shape[1]), x.shape[-1] // dim_per_component
     out = x.new_empty((*pairs, num_components) if reduction == "none" else pairs)
     largest = x.new_empty(pairs if keep and reduction in _WITH_LARGEST else 0, dtype=torch.int32)
     if out.numel():
-        workspace = _workspace(x, sizes, backward=False)
-        core.launch(
-            "iqe_pairwise_forward", x.device, x.element_size(), x, y, max_weight, out, largest, workspace, *sizes
+        core.kernels.iqe_pairwise_forward(
+            x=x, y=y, max_weight=max_weight, out=out, largest=largest, batch=pairs[0], num_x=pairs[1], num_y=pairs[2],
+            num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
         )  # fmt: skip
     return out, largest
 
@@ -83,17 +68,15 @@ def iqe_pairwise_backward(
     reduction: str,
     need_weight_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    sizes = _pairwise_sizes(x, y, dim_per_component, reduction)
     if not grad_out.numel():
         return torch.zeros_like(x), torch.zeros_like(y), x.new_zeros(() if need_weight_gradient else 0)
+    batch, num_x, num_components = x.shape[0], x.shape[1], x.shape[-1] // dim_per_component
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
-    # One partial sum a component and row of x, added up below in a fixed order.
-    grad_max_weight = x.new_empty((sizes[0], sizes[3], sizes[1]) if need_weight_gradient else 0)
-    workspace = _workspace(x, sizes, backward=True)
-    core.launch(
-        "iqe_pairwise_backward", x.device, x.element_size(),
-        grad_out, x, y, largest, max_weight, grad_x, grad_y, grad_max_weight, workspace, *sizes,
+    # One partial sum per component and row of x, added up below in a fixed order.
+    partial = x.new_empty((batch, num_components, num_x) if need_weight_gradient else 0)
+    core.kernels.iqe_pairwise_backward(
+        grad_out=grad_out, x=x, y=y, largest=largest, max_weight=max_weight, grad_x=grad_x, grad_y=grad_y,
+        partial_max_weight=partial, batch=batch, num_x=num_x, num_y=y.shape[1], num_components=num_components,
+        dim_per_component=dim_per_component, reduction=reduction,
     )  # fmt: skip
-    if need_weight_gradient:
-        grad_max_weight = grad_max_weight.sum(dtype=torch.float64).to(x.dtype)
-    return grad_x, grad_y, grad_max_weight
+    return grad_x, grad_y, partial.sum(dtype=torch.float64).to(x.dtype) if need_weight_gradient else partial

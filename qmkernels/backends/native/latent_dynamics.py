@@ -6,7 +6,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...definitions.iqe import REDUCTIONS
 from ...definitions.latent_dynamics import LatentDynamicsSettings
 from . import core
 
@@ -23,11 +22,10 @@ def latent_dynamics_forward(
     ends = predicted.new_empty((2, rows, num_components, (2 * size + 7) // 8), dtype=torch.uint8)
     largest = predicted.new_empty((2, rows) if settings.reduction in _WITH_LARGEST else 0, dtype=torch.int32)
     spread = predicted.new_empty((2, rows) if settings.reduction == "maxmean" else 0)
-    scratch = core.scratch(2 * rows * predicted.element_size(), predicted.device)
-    core.launch(
-        "latent_dynamics_forward", predicted.device, predicted.element_size(),
-        predicted, target, max_weight, loss, stats, slopes, ends, largest, spread, scratch,
-        rows, num_components, size, REDUCTIONS.index(settings.reduction), settings.power,
+    core.kernels.latent_dynamics_forward(
+        predicted=predicted, target=target, max_weight=max_weight,
+        loss=loss, stats=stats, slopes=slopes, ends=ends, largest=largest, spread=spread,
+        rows=rows, num_components=num_components, settings=settings,
     )  # fmt: skip
     return loss, stats, slopes, ends, largest, spread
 
@@ -46,9 +44,9 @@ def latent_dynamics_backward(
     grad_predicted = slopes.new_empty(rows, num_components * dim_per_component)
     grad_target = torch.empty_like(grad_predicted)
     grad_max_weight = slopes.new_empty(0 if max_weight is None else ())
-    core.launch(
-        "latent_dynamics_backward", slopes.device, slopes.element_size(),
-        grad_loss, slopes, ends, largest, spread, max_weight, grad_predicted, grad_target, grad_max_weight,
-        rows, num_components, dim_per_component, REDUCTIONS.index(reduction),
+    core.kernels.latent_dynamics_backward(
+        grad_loss=grad_loss, slopes=slopes, ends=ends, largest=largest, spread=spread, max_weight=max_weight,
+        grad_predicted=grad_predicted, grad_target=grad_target, grad_max_weight=grad_max_weight,
+        rows=rows, num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
     )  # fmt: skip
     return grad_predicted, grad_target, grad_max_weight

@@ -5,51 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...definitions.mrn import ASYMMETRIC, EPS_FORMS, REDUCTIONS, SQUARES
+from ...definitions.mrn import MrnSettings
 from . import core
 
 
-def _codes(num_components, asymmetric, squares, exponent, eps, eps_form, reduction, scale) -> tuple:
-    """The form as numbers; a name is its place in the tuple that lists the names."""
-    return (
-        num_components, ASYMMETRIC.index(asymmetric), SQUARES.index(squares), exponent, eps,
-        EPS_FORMS.index(eps_form), REDUCTIONS.index(reduction), scale,
-    )  # fmt: skip
-
-
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
+    settings = MrnSettings(*settings)
     rows = x.shape[:-1]
-    out = x.new_empty((*rows, settings[0]) if settings[6] == "none" else rows)
+    out = x.new_empty((*rows, settings.num_components) if settings.reduction == "none" else rows)
     if out.numel():
-        core.launch(
-            "mrn_forward", x.device, x.element_size(), x, y, out, rows.numel(), x.shape[-1], *_codes(*settings)
-        )  # fmt: skip
+        core.kernels.mrn_forward(x=x, y=y, out=out, rows=rows.numel(), dim=x.shape[-1], settings=settings)
     return out
 
 
 def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
     if x.numel():
-        core.launch(
-            "mrn_backward", x.device, x.element_size(),
-            grad_out, x, y, grad_x, grad_y, x.shape[:-1].numel(), x.shape[-1], *_codes(*settings),
+        core.kernels.mrn_backward(
+            grad_out=grad_out, x=x, y=y, grad_x=grad_x, grad_y=grad_y,
+            rows=x.shape[:-1].numel(), dim=x.shape[-1], settings=MrnSettings(*settings),
         )  # fmt: skip
     return grad_x, grad_y
 
 
-def _workspace(x: Tensor, y: Tensor, settings: tuple, backward: bool) -> Tensor:
-    sizes = (*x.shape[:2], y.shape[1], x.shape[2], settings[0])
-    return core.scratch(core.call("mrn_pairwise_workspace", x.device, x.element_size(), *sizes, backward), x.device)
-
-
 def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
-    pairs = (x.shape[0], x.shape[1], y.shape[1])
-    out = x.new_empty((*pairs, settings[0]) if settings[6] == "none" else pairs)
+    settings = MrnSettings(*settings)
+    batch, num_x, dim = x.shape
+    pairs = batch, num_x, y.shape[1]
+    out = x.new_empty((*pairs, settings.num_components) if settings.reduction == "none" else pairs)
     if out.numel():
-        core.launch(
-            "mrn_pairwise_forward", x.device, x.element_size(),
-            x, y, out, _workspace(x, y, settings, False), *pairs, x.shape[2], *_codes(*settings),
-        )  # fmt: skip
+        core.kernels.mrn_pairwise_forward(
+            x=x, y=y, out=out, batch=batch, num_x=num_x, num_y=y.shape[1], dim=dim, settings=settings
+        )
     return out
 
 
@@ -57,9 +44,8 @@ def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> 
     if not grad_out.numel():
         return torch.zeros_like(x), torch.zeros_like(y)
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
-    core.launch(
-        "mrn_pairwise_backward", x.device, x.element_size(),
-        grad_out, x, y, grad_x, grad_y, _workspace(x, y, settings, True), *x.shape[:2], y.shape[1], x.shape[2],
-        *_codes(*settings),
+    core.kernels.mrn_pairwise_backward(
+        grad_out=grad_out, x=x, y=y, grad_x=grad_x, grad_y=grad_y,
+        batch=x.shape[0], num_x=x.shape[1], num_y=y.shape[1], dim=x.shape[2], settings=MrnSettings(*settings),
     )  # fmt: skip
     return grad_x, grad_y

@@ -10,8 +10,9 @@ from . import core
 def nearest_merge(distances: Tensor, values: Tensor, indices: Tensor, first: int) -> tuple[Tensor, Tensor]:
     values, indices = values.clone(), indices.clone()
     if distances.numel():
-        core.launch(
-            "nearest_merge", distances.device, distances.element_size(),
-            distances, values, indices, *distances.shape, values.shape[1], first,
+        rows, columns = distances.shape
+        core.kernels.nearest_merge(
+            distances=distances, values=values, indices=indices, rows=rows, columns=columns, k=values.shape[1],
+            first=first,
         )  # fmt: skip
     return values, indices

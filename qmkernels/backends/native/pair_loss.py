@@ -5,29 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...definitions.pair_loss import KINDS, PairLossStats
+from ...definitions.pair_loss import PairLossSettings, PairLossStats
 from . import core
 
 
-def _workspace(distance: Tensor, kind: int, backward: bool) -> Tensor:
-    size = core.call(
-        "pair_loss_workspace", distance.device, distance.element_size(), *distance.shape, kind, backward
-    )  # fmt: skip
-    return core.scratch(size, distance.device)
-
-
 def pair_loss_forward(
-    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, kind: str, *settings
+    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    settings = PairLossSettings(*settings)
     loss, stats = distance.new_empty(()), distance.new_empty(len(PairLossStats._fields))
-    rows = distance.shape[:2]
-    row_sums = distance.new_empty(rows if kind in ("forward", "symmetric") else 0)
-    column_sums = distance.new_empty(rows if kind in ("backward", "symmetric") else 0)
-    place = KINDS.index(kind)
-    core.launch(
-        "pair_loss_forward", distance.device, distance.element_size(),
-        distance, after, log_discounts, loss, stats, row_sums, column_sums, _workspace(distance, place, False),
-        *distance.shape, place, *settings,
+    batch, rows, columns = distance.shape
+    row_sums = distance.new_empty((batch, rows) if settings.kind in ("forward", "symmetric") else 0)
+    column_sums = distance.new_empty((batch, rows) if settings.kind in ("backward", "symmetric") else 0)
+    core.kernels.pair_loss_forward(
+        distance=distance, after=after, log_discounts=log_discounts,
+        loss=loss, stats=stats, row_sums=row_sums, column_sums=column_sums,
+        batch=batch, rows=rows, columns=columns, settings=settings,
     )  # fmt: skip
     return loss, stats, row_sums, column_sums
 
@@ -39,13 +32,13 @@ def pair_loss_backward(
     log_discounts: Tensor | None,
     row_sums: Tensor,
     column_sums: Tensor,
-    kind: str,
     *settings,
 ) -> Tensor:
-    grad_distance, place = torch.empty_like(distance), KINDS.index(kind)
-    core.launch(
-        "pair_loss_backward", distance.device, distance.element_size(),
-        grad_loss, distance, after, log_discounts, row_sums, column_sums, grad_distance,
-        _workspace(distance, place, True), *distance.shape, place, *settings,
+    grad_distance = torch.empty_like(distance)
+    batch, rows, columns = distance.shape
+    core.kernels.pair_loss_backward(
+        grad_loss=grad_loss, distance=distance, after=after, log_discounts=log_discounts,
+        row_sums=row_sums, column_sums=column_sums, grad_distance=grad_distance,
+        batch=batch, rows=rows, columns=columns, settings=PairLossSettings(*settings),
     )  # fmt: skip
     return grad_distance

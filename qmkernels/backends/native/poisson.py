@@ -5,30 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...definitions.poisson import COMPARISONS
 from . import core
 
 
 def poisson_forward(a: Tensor, b: Tensor, comparison: str) -> Tensor:
     out = torch.empty_like(a)
     if out.numel():
-        core.launch("poisson_forward", a.device, a.element_size(), a, b, out, a.numel(), COMPARISONS.index(comparison))
+        core.kernels.poisson_forward(a=a, b=b, out=out, count=a.numel(), comparison=comparison)
     return out
 
 
 def poisson_backward(grad_out: Tensor, a: Tensor, b: Tensor, comparison: str) -> tuple[Tensor, Tensor]:
     grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
     if a.numel():
-        core.launch(
-            "poisson_backward",
-            a.device,
-            a.element_size(),
-            grad_out,
-            a,
-            b,
-            grad_a,
-            grad_b,
-            a.numel(),
-            COMPARISONS.index(comparison),
+        core.kernels.poisson_backward(
+            grad_out=grad_out, a=a, b=b, grad_a=grad_a, grad_b=grad_b, count=a.numel(), comparison=comparison
         )
     return grad_a, grad_b

@@ -7,14 +7,18 @@ from torch import Tensor
 
 from . import core
 
+# The weights' gradient is added up by groups of rows: few groups are few partial sums, many fill a device.
+_MOST_GROUPS = {"cpu": 64, "cuda": 8192}
+_FEWEST_ROWS_PER_GROUP = 4
+
 
 def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
     out = x.new_empty((*rows, num_components) if weights is None else rows)
     if out.numel():
-        core.launch(
-            "pqe_forward", x.device, x.element_size(), x, y, weights, out,
-            rows.numel(), num_components, dim_per_component,
+        core.kernels.pqe_forward(
+            x=x, y=y, weights=weights, out=out,
+            rows=rows.numel(), num_components=num_components, dim_per_component=dim_per_component,
         )  # fmt: skip
     return out
 
@@ -26,46 +30,41 @@ def pqe_backward(
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
     if not x.numel():
         return grad_x, grad_y, x.new_zeros(num_components if need_weights else 0)
-    # Partial sums, one row of weights a group of rows, added up below in a fixed order.
-    groups = core.call("pqe_weight_groups", x.device, rows) if need_weights else 0
-    partial = x.new_empty(groups, num_components)
-    core.launch(
-        "pqe_backward", x.device, x.element_size(), grad_out, x, y, weights, grad_x, grad_y,
-        partial if need_weights else None, rows, num_components, dim_per_component,
+    rows_per_group = max(-(-rows // _MOST_GROUPS[x.device.type]), _FEWEST_ROWS_PER_GROUP)
+    partial = x.new_empty(-(-rows // rows_per_group), num_components) if need_weights else None
+    core.kernels.pqe_backward(
+        grad_out=grad_out, x=x, y=y, weights=weights, grad_x=grad_x, grad_y=grad_y, partial_weights=partial,
+        rows_per_group=rows_per_group, rows=rows, num_components=num_components, dim_per_component=dim_per_component,
     )  # fmt: skip
-    return grad_x, grad_y, partial.sum(dim=0, dtype=torch.float64).to(x.dtype) if need_weights else x.new_empty(0)
-
-
-def _sizes(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[int, ...]:
-    return x.shape[0], x.shape[1], y.shape[1], x.shape[-1] // dim_per_component, dim_per_component
-
-
-def _workspace(x: Tensor, sizes: tuple[int, ...], backward: bool) -> Tensor:
-    num_bytes = core.call("pqe_pairwise_workspace", x.device, x.element_size(), *sizes, backward)
-    return core.scratch(num_bytes, x.device)
+    return grad_x, grad_y, _summed(partial, (0,), x)
 
 
 def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
-    sizes = _sizes(x, y, dim_per_component)
-    out = x.new_empty(sizes[:4] if weights is None else sizes[:3])
+    pairs, num_components = (x.shape[0], x.shape[1], y.shape[1]), x.shape[-1] // dim_per_component
+    out = x.new_empty((*pairs, num_components) if weights is None else pairs)
     if out.numel():
-        workspace = _workspace(x, sizes, False)
-        core.launch("pqe_pairwise_forward", x.device, x.element_size(), x, y, weights, out, workspace, *sizes)
+        core.kernels.pqe_pairwise_forward(
+            x=x, y=y, weights=weights, out=out, batch=pairs[0], num_x=pairs[1], num_y=pairs[2],
+            num_components=num_components, dim_per_component=dim_per_component,
+        )  # fmt: skip
     return out
 
 
 def pqe_pairwise_backward(
     grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    sizes = _sizes(x, y, dim_per_component)
-    batch, num_x, num_components = sizes[0], sizes[1], sizes[3]
+    batch, num_x, num_components = x.shape[0], x.shape[1], x.shape[-1] // dim_per_component
     if not grad_out.numel():
         return torch.zeros_like(x), torch.zeros_like(y), x.new_zeros(num_components if need_weights else 0)
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
-    # One partial sum a row of x and component, added up below in a fixed order.
-    partial = x.new_empty((batch, num_x, num_components) if need_weights else 0)
-    core.launch(
-        "pqe_pairwise_backward", x.device, x.element_size(),
-        grad_out, x, y, weights, grad_x, grad_y, partial, _workspace(x, sizes, True), *sizes,
+    partial = x.new_empty(batch, num_x, num_components) if need_weights else None
+    core.kernels.pqe_pairwise_backward(
+        grad_out=grad_out, x=x, y=y, weights=weights, grad_x=grad_x, grad_y=grad_y, partial_weights=partial,
+        batch=batch, num_x=num_x, num_y=y.shape[1], num_components=num_components, dim_per_component=dim_per_component,
     )  # fmt: skip
-    return grad_x, grad_y, partial.sum(dim=(0, 1), dtype=torch.float64).to(x.dtype) if need_weights else partial
+    return grad_x, grad_y, _summed(partial, (0, 1), x)
+
+
+def _summed(partial: Tensor | None, dim: tuple[int, ...], like: Tensor) -> Tensor:
+    """Partial sums added up in double, in a fixed order; empty where there are none."""
+    return like.new_empty(0) if partial is None else partial.sum(dim=dim, dtype=torch.float64).to(like.dtype)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...definitions.iqe import REDUCTIONS
-from ...definitions.qrl_critic import MULTIPLIERS, QrlCriticSettings
+from ...definitions.qrl_critic import QrlCriticSettings
 from . import core
 
 _WITH_LARGEST = ("max", "maxmean")
@@ -22,12 +21,10 @@ def qrl_critic_forward(
     ends = x.new_empty((2, rows, num_components, (2 * size + 7) // 8), dtype=torch.uint8)
     largest = x.new_empty((2, rows) if settings.reduction in _WITH_LARGEST else 0, dtype=torch.int32)
     spread = x.new_empty((2, rows) if settings.reduction == "maxmean" else 0)
-    scratch = core.scratch(4 * rows * x.element_size(), x.device)
-    core.launch(
-        "qrl_critic_forward", x.device, x.element_size(),
-        x, y, goal, max_weight, raw, cost, cost.numel(), loss, stats, slopes, ends, largest, spread, scratch,
-        rows, num_components, size, REDUCTIONS.index(settings.reduction), settings.softplus_beta,
-        settings.softplus_offset, MULTIPLIERS.index(settings.multiplier), settings.threshold,
+    core.kernels.qrl_critic_forward(
+        x=x, y=y, goal=goal, max_weight=max_weight, raw=raw, cost=cost, num_costs=cost.numel(),
+        loss=loss, stats=stats, slopes=slopes, ends=ends, largest=largest, spread=spread,
+        rows=rows, num_components=num_components, settings=settings,
     )  # fmt: skip
     return loss, stats, slopes, ends, largest, spread
 
@@ -49,9 +46,9 @@ def qrl_critic_backward(
     grad_y = torch.empty_like(grad_x)
     grad_goal = torch.empty_like(grad_x) if has_goal else slopes.new_empty(0)
     grad_max_weight = slopes.new_empty(0 if max_weight is None else ())
-    core.launch(
-        "qrl_critic_backward", slopes.device, slopes.element_size(),
-        grad_loss, slopes, ends, largest, spread, max_weight, grad_x, grad_y, grad_goal, grad_max_weight,
-        rows, num_components, dim_per_component, REDUCTIONS.index(reduction),
+    core.kernels.qrl_critic_backward(
+        grad_loss=grad_loss, slopes=slopes, ends=ends, largest=largest, spread=spread, max_weight=max_weight,
+        grad_x=grad_x, grad_y=grad_y, grad_goal=grad_goal, grad_max_weight=grad_max_weight,
+        rows=rows, num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
     )  # fmt: skip
     return grad_x, grad_y, grad_goal, grad_max_weight, grad_loss * stats[5]

@@ -11,21 +11,20 @@ from . import core
 def temporal_consistency_forward(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    steps, batch, size = predicted.shape
+    steps, batch, dim = predicted.shape
     loss, similarity = predicted.new_empty(()), predicted.new_empty(steps)
     slopes = predicted.new_empty(2, steps, batch)
-    scratch = core.scratch(steps * (batch + 1) * predicted.element_size(), predicted.device)
-    core.launch(
-        "temporal_consistency_forward", predicted.device, predicted.element_size(),
-        predicted, target, mask, loss, similarity, slopes, scratch, steps, batch, size, discount,
+    core.kernels.temporal_consistency_forward(
+        predicted=predicted, target=target, mask=mask, loss=loss, similarity=similarity, slopes=slopes,
+        steps=steps, batch=batch, dim=dim, discount=discount,
     )  # fmt: skip
     return loss, similarity, slopes
 
 
 def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
     grad_predicted = torch.empty_like(predicted)
-    core.launch(
-        "temporal_consistency_backward", predicted.device, predicted.element_size(),
-        grad_loss, slopes, predicted, target, grad_predicted, slopes.numel() // 2, predicted.shape[-1],
+    core.kernels.temporal_consistency_backward(
+        grad_loss=grad_loss, slopes=slopes, predicted=predicted, target=target, grad_predicted=grad_predicted,
+        rows=slopes.numel() // 2, dim=predicted.shape[-1],
     )  # fmt: skip
     return grad_predicted
