@@ -6,18 +6,20 @@ can show is missing: its memory model and its speed. The threads run in a random
 
 from __future__ import annotations
 
-import ctypes
+import importlib.util
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from qmkernels.backends.native import core
 
-SOURCES = Path(__file__).parents[1] / "csrc" / "tests" / "cuda_on_cpu"
+CSRC = Path(__file__).parents[1] / "csrc"
 COMPILER = shutil.which("g++")
 DTYPES = (torch.float32, torch.float64)
 # float32: sums over components and over the other side, in another order than the reference's.
@@ -26,51 +28,53 @@ TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol"
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="g++ was not found")
 
 
-def _compile(op: str, into: Path, *options: str) -> ctypes.CDLL:
+def _scratch(num_bytes: int, device: torch.device) -> torch.Tensor:
+    return torch.full((num_bytes,), 0xFF, dtype=torch.uint8, device=device)
+
+
+def _build(op: str, folder: Path) -> ModuleType:
+    """The Python module of one op, as the build makes it of all, with the op's CUDA kernels compiled as C++."""
+    (folder / "ops.h").write_text(
+        f'#include "{CSRC}/ops/{op}.h"\n'
+        "namespace qmk {\n"
+        f'constexpr const char* op_names[] = {{"{op}"}};\n'
+        f"constexpr auto all_kernels = {op}_kernels{{}};\n"
+        "}\n"
+    )
+    # One file for all of an op: its kernels share the dynamic shared memory.
+    sources = sorted({*CSRC.glob(f"cuda/{op}.cu"), *CSRC.glob(f"cuda/{op}_*.cu")})
+    (folder / "kernels.cpp").write_text(
+        "".join(f'#include "{source}"\n' for source in sources)
+        + "namespace qmk::cuda { namespace { CUDA_ON_CPU_DYNAMIC_SHARED } }\n"
+    )
     command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
     # Three blocks at most, so that a block does one tile after another.
-    command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3"]
+    command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3", "-DQMK_CUDA_ON_CPU"]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
-    subprocess.run([*command, f"-I{SOURCES}", *options, SOURCES / f"{op}_library.cpp", "-o", into], check=True)
-    return ctypes.CDLL(str(into))
+    command += [f"-I{CSRC / 'tests' / 'cuda_on_cpu'}", f"-I{folder}", f"-I{sysconfig.get_paths()['include']}"]
+    files = [folder / "kernels.cpp", CSRC / "bindings" / "module.cpp", CSRC / "bindings" / "arguments.cpp"]
+    subprocess.run([*command, *files, "-o", folder / "_core.so"], check=True)
+    spec = importlib.util.spec_from_file_location("_core", folder / "_core.so")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def _argument(value) -> ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p:
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    if isinstance(value, int):
-        return ctypes.c_int64(value)
-    return ctypes.c_void_p(value.data_ptr() if value is not None and value.numel() else None)
+def kernels(op: str) -> Callable:
+    """A fixture for the module: the native backend calls the op's CUDA kernels, on CPU tensors.
 
-
-def kernels(op: str, *macros: str) -> Callable:
-    """A fixture for the module: the compiled backend calls the op's CUDA kernels, on CPU tensors.
-
-    The library is built once, and once more for each macro, and a function is taken from the first that has it. New
-    tensors and scratch memory are filled with NaN, so that what a kernel leaves out or reads too early shows.
+    New tensors and scratch memory are filled with NaN, so that what a kernel leaves out or reads too early shows.
     """
 
     @pytest.fixture(scope="module", autouse=True)
     def use_kernels(tmp_path_factory) -> Iterator[None]:
-        folder = tmp_path_factory.mktemp("cuda_on_cpu")
-        libraries = [_compile(op, folder / f"{op}.so")]
-        libraries += [_compile(op, folder / f"{op}_{macro}.so", f"-D{macro}") for macro in macros]
-
-        def call(function, device, *arguments):
-            native_function = next(getattr(library, function) for library in libraries if hasattr(library, function))
-            native_function.restype = ctypes.c_int64
-            return native_function(*map(_argument, arguments))
-
-        def scratch(num_bytes, device):
-            return torch.full((num_bytes,), 0xFF, dtype=torch.uint8, device=device)
-
+        module = _build(op, tmp_path_factory.mktemp("cuda_on_cpu"))
+        core.connect(module, scratch=_scratch)
         filled = torch.utils.deterministic.fill_uninitialized_memory
         assert filled, "torch fills new tensors where algorithms are deterministic"
         torch.use_deterministic_algorithms(True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(core, "call", call)
-            patch.setattr(core, "launch", call)
-            patch.setattr(core, "scratch", scratch)
+            patch.setattr(core, "kernels", module.kernels)
             yield
         torch.use_deterministic_algorithms(False)
 

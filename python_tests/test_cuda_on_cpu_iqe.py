@@ -11,7 +11,7 @@ from qmkernels.backends.reference import iqe as reference
 from qmkernels.definitions import iqe as definition
 
 pytestmark = needs_compiler
-iqe_kernels = kernels("iqe", "PAIRWISE")
+iqe_kernels = kernels("iqe")
 
 # 8, 16, 32 have kernels of their own, elementwise also 4; 77 and more pass the pairwise kernels' shared memory.
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33, 64, 77)

@@ -21,7 +21,7 @@ namespace {
 
 using namespace QMK_TARGET;
 
-constexpr int warps_per_block = 8, block_threads = 32 * warps_per_block;
+constexpr int warps_per_block = 8, pair_block_threads = 32 * warps_per_block;
 
 // Columns, the rows of y, of one tile: one pack a thread of a warp.
 template <class T>
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(256)
 template <class T>
 __device__ __forceinline__ void stage_lines(const T* lines, int padded_y, int first_column, int num_lines,
                                             int4* staged) {
-    for (int pack = threadIdx.x; pack < 32 * num_lines; pack += block_threads)
+    for (int pack = threadIdx.x; pack < 32 * num_lines; pack += pair_block_threads)
         staged[pack] = *reinterpret_cast<const int4*>(lines + int64_t(pack / 32) * padded_y + first_column +
                                                       pack % 32 * Pack<T>::size);
 }
@@ -122,7 +122,7 @@ __device__ __forceinline__ void stage_begins(const Prepared<T>& sides, int sampl
                                              int component, int count, Begin<T>* begins) {
     const int size = sides.dim_per_component, values = count * size;
     const int exist = sides.num_components - component < count ? sides.num_components - component : count;
-    for (int n = threadIdx.x; n < num_rows * values; n += block_threads) {
+    for (int n = threadIdx.x; n < num_rows * values; n += pair_block_threads) {
         const int value = n % values;
         if (value >= exist * size) continue;
         const int64_t at = sides.first_in_row(sample, first_row + n / values, component) + value;

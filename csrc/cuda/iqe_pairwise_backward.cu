@@ -101,7 +101,7 @@ constexpr int values_at_once = 32;  // coordinates whose gradients a warp sums u
 // K = 8, 16, 32. A warp does one row of x and 32 / K components, and walks over all of y: the sums of 32 coordinates
 // stay in registers until the end.
 template <class T, int K, Given given>
-__global__ void __launch_bounds__(block_threads, sizeof(T) == 4 ? 2 : 1)
+__global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
     iqe_pairwise_backward_kernel(PairwiseBackward<T> task) {
     constexpr int V = Pack<T>::size, G = values_at_once / K;
     __shared__ int4 staged_ends[32 * values_at_once];
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(block_threads, sizeof(T) == 4 ? 2 : 1)
 // Any K: a warp does one row of x and one component, and adds up 32 coordinates at a time, over one tile of y after the
 // other, in the gradient itself. The same thread always writes the same coordinate.
 template <class T, bool staged, Given given>
-__global__ void __launch_bounds__(block_threads, 2) iqe_pairwise_backward_any_kernel(PairwiseBackward<T> task) {
+__global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_backward_any_kernel(PairwiseBackward<T> task) {
     constexpr int V = Pack<T>::size;
     extern __shared__ int4 dynamic_shared[];
     const auto& sides = task.sides;
@@ -243,7 +243,7 @@ void launch_pairwise_backward(const PairwiseBackward<T>& task, Context context) 
                                                : iqe_pairwise_backward_kernel<T, K, Given::pair_gradients>;
     const int64_t groups = divide_up(sides.num_components, values_at_once / K);
     launch("iqe_pairwise_backward", kernel, int64_t(sides.batch) * groups * divide_up(sides.num_x, warps_per_block),
-           block_threads, 0, context, task);
+           pair_block_threads, 0, context, task);
 }
 
 template <class T, bool staged>
@@ -254,7 +254,7 @@ void launch_pairwise_backward_any(const PairwiseBackward<T>& task, Context conte
         : task.grad_max_weight ? iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients_and_weight>
                                : iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients>;
     launch("iqe_pairwise_backward", kernel,
-           int64_t(sides.batch) * sides.num_components * divide_up(sides.num_x, warps_per_block), block_threads,
+           int64_t(sides.batch) * sides.num_components * divide_up(sides.num_x, warps_per_block), pair_block_threads,
            staged ? staged_bytes<T>(sides.dim_per_component, warps_per_block) : 0, context, task);
 }
 

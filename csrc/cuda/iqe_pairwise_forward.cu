@@ -32,7 +32,7 @@ __device__ __forceinline__ void store_reduced(const PairwiseForward<T>& task, in
 
 // A block does 16 rows of x by 32 packs of y, for the components of its split.
 template <class T, int K, bool staged, Wanted wanted>
-__global__ void __launch_bounds__(block_threads, 2) iqe_pairwise_forward_kernel(PairwiseForward<T> task) {
+__global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_forward_kernel(PairwiseForward<T> task) {
     constexpr int V = Pack<T>::size, R = forward_rows, tile_rows = R * warps_per_block;
     extern __shared__ int4 dynamic_shared[];
     const auto& sides = task.sides;
@@ -168,7 +168,7 @@ void launch_pairwise_forward(const PairwiseForward<T>& task, Context context) {
                                                           : iqe_pairwise_forward_kernel<T, K, staged, Wanted::sum>;
     const int64_t tiles = int64_t(sides.batch) * task.splits * divide_up(sides.num_x, tile_rows) *
                           divide_up(sides.num_y, tile_columns<T>);
-    launch("iqe_pairwise_forward", kernel, tiles, block_threads,
+    launch("iqe_pairwise_forward", kernel, tiles, pair_block_threads,
            staged ? staged_bytes<T>(sides.dim_per_component, tile_rows) : 0, context, task);
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -39,10 +40,10 @@ def _scratch(num_bytes: int, device: torch.device) -> Tensor:
     return torch.empty(num_bytes, dtype=torch.uint8, device=device)
 
 
-def connect(core: ModuleType) -> None:
+def connect(core: ModuleType, scratch: Callable[[int, torch.device], Tensor] = _scratch) -> None:
     """Tells a core torch's dtypes, and whom to ask for the number of threads, a device's stream and scratch memory."""
     dtypes = (torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64)
-    core.connect(dtypes, torch.get_num_threads, _stream, _scratch)
+    core.connect(dtypes, torch.get_num_threads, _stream, scratch)
 
 
 if _core is not None:
