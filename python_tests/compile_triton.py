@@ -69,7 +69,7 @@ def iqe(dtype: torch.dtype) -> Iterator[Launch]:
             num_rows, block_c, _ = rows.forward_tile(num_components, dim_per_component)
             tile = {"ROWS": num_rows, "BLOCK_C": block_c, "BLOCK_K": block_k}
             yield rows.iqe_forward_kernel, {**forward, **tile}, 4
-            yield rows.iqe_backward_kernel, {**common, "ROWS": 2, "BLOCK_D": 512}, 4
+            yield rows.iqe_backward_kernel, {**common, **tile}, 4
             block_x, block_y = pairs.pairwise_forward_tile(1000, 1000, dtype.itemsize)
             tile = {"WIDE": False, "BLOCK_X": block_x, "BLOCK_Y": block_y}
             yield pairs.iqe_pairwise_forward_kernel, {**forward, **tile}, 4

@@ -172,3 +172,29 @@ def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
     grads = native.iqe_pairwise_backward(ones, x, y, largest, None, dim_per_component, "none", False)
     by_component = (x * grads[0] + y * grads[1]).unflatten(-1, (-1, dim_per_component)).sum(dim=(1, 3))
     assert torch.equal(by_component, lengths.sum(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("side", ("x", "y"))
+@pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 77))
+def test_the_gradient_of_a_component_with_a_nan_is_nan(dim_per_component, side):
+    x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
+    (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
+    kept = [one.iqe_forward(x, y, None, dim_per_component, "mean", True) for one in (native, reference)]
+    assert torch.equal(kept[0][1][2, 1], kept[1][1][2, 1])
+    for others in kept:
+        for grad in native.iqe_backward(torch.ones(7), *others[1:3], None, dim_per_component, "mean"):
+            nan = grad.isnan().unflatten(-1, (3, -1))
+            assert nan[2, 1].all() and nan.sum() == dim_per_component
+
+
+@pytest.mark.parametrize("side", ("x", "y"))
+@pytest.mark.parametrize("dim_per_component", (4, 8, 33))
+def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_component, side):
+    x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
+    (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
+    grad_out, none = torch.ones(x.shape[0], 5, 7), torch.empty(0, dtype=torch.int32)
+    arguments = grad_out, x, y, none, None, dim_per_component, "mean", False
+    for got, wanted in zip(
+        native.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
+    ):
+        assert torch.equal(got.isnan(), wanted.isnan()) and got.isnan().any()

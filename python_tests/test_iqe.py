@@ -234,6 +234,48 @@ def test_pairwise_nan_gives_nan_in_its_row_or_column_alone(num_x, num_y, backend
     assert torch.equal(out.isnan(), expected)
 
 
+@pytest.mark.parametrize("where", ["x", "y"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dim_per_component", [1, 2, 4, 8, 16, 32, 33, 70])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gradient_of_a_component_with_a_nan_is_nan_and_that_of_other_rows_is_not(
+    backend, dim_per_component, reduction, where
+):
+    x, y = random_pair((21,), 3, dim_per_component)
+    (x if where == "x" else y)[5, dim_per_component // 2] = math.nan
+    out = qm.iqe(x.requires_grad_(), y.requires_grad_(), dim_per_component, reduction=reduction, backend=backend)
+    for grad in torch.autograd.grad(out.sum(), (x, y)):
+        nan = grad.isnan()
+        assert nan[5, :dim_per_component].all()
+        assert not nan[5, dim_per_component:].any() and not nan[[*range(5), *range(6, 21)]].any()
+    tangents = torch.ones_like(x.detach())
+    _, tangent = torch.func.jvp(
+        lambda x: qm.iqe(x, y.detach(), dim_per_component, reduction="none", backend=backend),
+        (x.detach(),),
+        (tangents,),
+    )
+    assert tangent.isnan().nonzero().tolist() == [[5, 0]]
+
+
+@pytest.mark.parametrize("where", ["x", "y"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dim_per_component", [1, 8, 33])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("num_x, num_y", [(9, 21), (21, 3)])
+def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(
+    num_x, num_y, backend, dim_per_component, reduction, where
+):
+    x, _ = random_pair((num_x,), 3, dim_per_component)
+    y, _ = random_pair((num_y,), 3, dim_per_component, seed=1)
+    own, other = (x, y) if where == "x" else (y, x)
+    own[2, dim_per_component] = math.nan
+    leaves = own.requires_grad_(), other.requires_grad_()
+    out = qm.iqe_pairwise(x, y, dim_per_component, reduction=reduction, backend=backend)
+    of_own, of_other = (grad.isnan().unflatten(-1, (3, -1)) for grad in torch.autograd.grad(out.sum(), leaves))
+    assert of_own[2, 1].all() and of_own.sum() == dim_per_component
+    assert of_other[:, 1].all() and of_other.sum() == other.shape[0] * dim_per_component
+
+
 @pytest.mark.parametrize("form", ["elementwise", "pairwise"])
 @pytest.mark.parametrize("dim_per_component", [1, 4, 8, 33])
 def test_infinities_give_what_the_reference_gives(dim_per_component, form):

@@ -88,6 +88,7 @@ def test_nan_gives_nan_both_ways_and_other_rows_keep_their_gradients(side, size,
     others = [0, 1, 3, 4, 5]
     for got, wanted in zip(found[3:5], clean[3:5], strict=True):
         torch.testing.assert_close(got[others], wanted[others])
+        assert got[2, :size].isnan().all()
 
 
 @pytest.mark.parametrize("infinity", [torch.inf, -torch.inf])

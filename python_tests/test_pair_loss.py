@@ -219,3 +219,17 @@ def test_a_symmetric_loss_measures_each_pair_once():
     x = torch.randn(6, 4, requires_grad=True)
     qm.losses.contrastive(head, x, x.detach(), direction="symmetric")
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e12])
+@pytest.mark.parametrize("direction", ["backward", "forward", "symmetric"])
+def test_one_row_that_is_far_from_all_costs_the_others_no_digits(direction, far):
+    if reason := dispatch.why_not("cpu", "pair_loss", "cpu"):
+        pytest.skip(reason)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 16, 32, generator=generator)
+    x[3, 5] = -far
+    distance = qm.iqe_pairwise(x, y, 8)
+    loss = qm.losses.contrastive(lambda x, y: distance, x, y, direction=direction, scale=0.125, streaming=False).loss
+    exact, *_ = definition.pair_loss(distance.double(), None, None, PairLossSettings(direction, 0.125))
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)

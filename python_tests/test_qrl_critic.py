@@ -116,8 +116,24 @@ def test_nan_in_a_row_gives_nan_and_other_rows_keep_their_gradients(backend):
         x[2, 3] = torch.nan
     found = qm.losses.qrl_critic(head, x, y, raw, **options)
     assert found.loss.isnan()
-    grad = torch.autograd.grad(found.loss, x)[0]
-    assert not grad[[0, 1, 3, 4, 5]].isnan().any()
+    of_x, of_y = (grad.isnan() for grad in torch.autograd.grad(found.loss, (x, y)))
+    for nan, rows in ((of_x, [2]), (of_y, [1, 2])):  # row 1 of y is row 2's goal
+        assert nan[rows, :8].all() and nan.any(dim=1).nonzero().flatten().tolist() == rows
+
+
+@pytest.mark.parametrize("has_goal", [False, True], ids=["rolled", "goal"])
+@pytest.mark.parametrize("size", [1, 8, 33])
+@pytest.mark.parametrize("reduction", ["sum", "maxmean"])
+def test_nan_in_a_goal_gives_nan_to_its_component_in_every_row_that_has_it(size, reduction, has_goal, backend):
+    head = qm.nn.IQE(2 * size, size, reduction=reduction).double()
+    x, y, raw, options = problem(6, 2 * size, has_goal)
+    to = options["goal"] if has_goal else y
+    with torch.no_grad():
+        to[2, size] = torch.nan
+    found = qm.losses.qrl_critic(head, x, y, raw, **options)
+    of_x, of_to = (grad.isnan() for grad in torch.autograd.grad(found.loss, (x, to)))
+    for nan, rows in ((of_x, [2] if has_goal else [2, 3]), (of_to, [2])):
+        assert nan[rows, size:].all() and nan.any(dim=1).nonzero().flatten().tolist() == rows
 
 
 @pytest.mark.parametrize("cost", [0.5, torch.linspace(0, 2, 6), torch.tensor(0.5)])

@@ -279,3 +279,29 @@ def test_the_fused_latent_dynamics_run_on_these_kernels(power):
             found = qm.losses.latent_dynamics(head, x, y, power=power)
             results.append((*found, *torch.autograd.grad(found.loss, [x, y, *head.parameters()])))
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("side", ("x", "y"))
+@pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 77))
+def test_the_gradient_of_a_component_with_a_nan_is_nan(dim_per_component, side):
+    x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
+    (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
+    kept = [one.iqe_forward(x, y, None, dim_per_component, "mean", True) for one in (kernels, reference)]
+    assert torch.equal(kept[0][1][2, 1], kept[1][1][2, 1])
+    for others in kept:
+        for grad in kernels.iqe_backward(torch.ones(7), *others[1:3], None, dim_per_component, "mean"):
+            nan = grad.isnan().unflatten(-1, (3, -1))
+            assert nan[2, 1].all() and nan.sum() == dim_per_component
+
+
+@pytest.mark.parametrize("side", ("x", "y"))
+@pytest.mark.parametrize("dim_per_component", (4, 8, 33))
+def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_component, side):
+    x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
+    (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
+    grad_out, none = torch.ones(x.shape[0], 5, 7), torch.empty(0, dtype=torch.int32)
+    arguments = grad_out, x, y, none, None, dim_per_component, "mean", False
+    for got, wanted in zip(
+        kernels.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
+    ):
+        assert torch.equal(got.isnan(), wanted.isnan()) and got.isnan().any()

@@ -147,7 +147,7 @@ void Signature::wrong(int field, const std::string& wanted, PyObject* value) con
          std::string(function_) + ": " + fields_[field].name + " must be " + wanted + ", got " + type_of(value) + ".");
 }
 
-void* Signature::address(int field, PyObject* value, const Slot& slot) const {
+void* Signature::address(int field, PyObject* value, const Slot& slot, std::vector<Object>& kept) const {
     if (value == Py_None) return nullptr;
     const Object dtype = attribute(value, "dtype", name_of_dtype);
     const std::string wanted = dtype.get() == python.dtypes[int(slot.dtype)] ? "" : dtype_names[int(slot.dtype)];
@@ -156,9 +156,11 @@ void* Signature::address(int field, PyObject* value, const Slot& slot) const {
         fail(PyExc_TypeError, std::string(function_) + ": " + fields_[field].name + " must be a tensor of " + wanted +
                                   ", got one of " + text_of(dtype.get()) + ".");
     void* address = address_of(value);
-    if (address == nullptr && whole(called(value, "numel", name_of_numel).get()) != 0)
-        fail(PyExc_ValueError, std::string(function_) + ": " + fields_[field].name + " has no memory.");
-    return address;
+    if (address != nullptr || whole(called(value, "numel", name_of_numel).get()) == 0) return address;
+    // Zeros without memory, which autograd makes for zero tangents.
+    kept.emplace_back(PyObject_CallFunctionObjArgs(python.materialised, value, nullptr));
+    if (kept.back().get() == nullptr) throw ErrorIsSet();
+    return address_of(kept.back().get());
 }
 
 int Signature::choice(int field, PyObject* value) const {
@@ -174,13 +176,13 @@ int Signature::choice(int field, PyObject* value) const {
                                text_of(value) + ".");
 }
 
-void Signature::read(PyObject* const* matched, const Slots& slots) const {
+void Signature::read(PyObject* const* matched, const Slots& slots, std::vector<Object>& kept) const {
     for (int field = 0; field < slots.count; ++field) {
         const Slot& slot = slots.slots[field];
         PyObject* value = matched[field];
         switch (slot.kind) {
             case Kind::address:
-                *static_cast<void**>(slot.field) = address(field, value, slot);
+                *static_cast<void**>(slot.field) = address(field, value, slot, kept);
                 break;
             case Kind::whole:
                 if (!PyLong_Check(value)) wrong(field, "an int", value);

@@ -38,10 +38,11 @@ class Object {
 
 // What the core asks Python for; given once, by `connect`.
 struct Python {
-    PyObject* dtypes[5];              // torch's, in the order of Dtype
-    PyObject* num_threads = nullptr;  // () to the number of threads of a CPU kernel
-    PyObject* stream = nullptr;       // (device) to the address of the stream that is current there
-    PyObject* scratch = nullptr;      // (bytes, device) to a tensor of so many bytes
+    PyObject* dtypes[5];               // torch's, in the order of Dtype
+    PyObject* num_threads = nullptr;   // () to the number of threads of a CPU kernel
+    PyObject* stream = nullptr;        // (device) to the address of the stream that is current there
+    PyObject* scratch = nullptr;       // (bytes, device) to a tensor of so many bytes
+    PyObject* materialised = nullptr;  // of a tensor without memory one with memory, or a TypeError
 };
 extern Python python;
 
@@ -148,8 +149,8 @@ class Signature {
     void match(PyObject* const* values, Py_ssize_t num_positional, PyObject* keywords, PyObject** matched);
     // The first tensor of T.
     int first_item(PyObject* const* matched) const;
-    // Reads the values into the slots.
-    void read(PyObject* const* matched, const Slots& slots) const;
+    // Reads the values into the slots. `kept` owns tensors that were made on the way.
+    void read(PyObject* const* matched, const Slots& slots, std::vector<Object>& kept) const;
 
   private:
     struct Field {
@@ -168,7 +169,7 @@ class Signature {
     void add(const char* name, const Slot& slot, const char* tuple);
     void find_order(PyObject* keywords);
     void check_tuple(Argument& argument, PyObject* value) const;
-    void* address(int field, PyObject* value, const Slot& slot) const;
+    void* address(int field, PyObject* value, const Slot& slot, std::vector<Object>& kept) const;
     int choice(int field, PyObject* value) const;
     [[noreturn]] void wrong(int field, const std::string& wanted, PyObject* value) const;
 

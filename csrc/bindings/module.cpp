@@ -25,7 +25,8 @@ template <class Kernel, class T>
 void run(const Signature& signature, PyObject* const* values, PyObject* tensor) {
     using Call = typename Kernel::template Arguments<T>;
     Call call{};
-    signature.read(values, Slots(call));
+    std::vector<Object> kept;
+    signature.read(values, Slots(call), kept);
     [[maybe_unused]] Scratch scratch;
 #if defined(QMK_CUDA_ON_CPU)
     if constexpr (needs_scratch<Call>)
@@ -106,14 +107,15 @@ PyMethodDef* methods_of(Kernels<Kernel...>) {
 
 PyObject* connect(PyObject*, PyObject* arguments) {
     PyObject* dtypes[5];
-    PyObject *num_threads, *stream, *scratch;
-    if (!PyArg_ParseTuple(arguments, "(OOOOO)OOO", &dtypes[0], &dtypes[1], &dtypes[2], &dtypes[3], &dtypes[4],
-                          &num_threads, &stream, &scratch))
+    PyObject *num_threads, *stream, *scratch, *materialised;
+    if (!PyArg_ParseTuple(arguments, "(OOOOO)OOOO", &dtypes[0], &dtypes[1], &dtypes[2], &dtypes[3], &dtypes[4],
+                          &num_threads, &stream, &scratch, &materialised))
         return nullptr;
     for (int i = 0; i < 5; ++i) python.dtypes[i] = Py_NewRef(dtypes[i]);
     python.num_threads = Py_NewRef(num_threads);
     python.stream = Py_NewRef(stream);
     python.scratch = Py_NewRef(scratch);
+    python.materialised = Py_NewRef(materialised);
     return Py_NewRef(Py_None);
 }
 
@@ -154,13 +156,13 @@ PyObject* build_info(PyObject*, PyObject*) {
 
 #endif
 
-PyMethodDef module_methods[] = {
-    {"connect", connect, METH_VARARGS, "(float32, float64, uint8, int32, int64), num_threads, stream, scratch"},
+PyMethodDef module_methods[] = {{"connect", connect, METH_VARARGS,
+                                 "(float32, float64, uint8, int32, int64), num_threads, stream, scratch, materialised"},
 #if !defined(QMK_CUDA_ON_CPU)
-    {"isa_in_use", isa_in_use, METH_NOARGS, "The instruction set of the CPU kernels."},
-    {"build_info", build_info, METH_NOARGS, "What the core was built with."},
+                                {"isa_in_use", isa_in_use, METH_NOARGS, "The instruction set of the CPU kernels."},
+                                {"build_info", build_info, METH_NOARGS, "What the core was built with."},
 #endif
-    {nullptr, nullptr, 0, nullptr}};
+                                {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_core", nullptr, -1, module_methods, nullptr, nullptr, nullptr, nullptr};

@@ -99,10 +99,12 @@ void iqe_backward(const IqeBackward<T>& call, int threads) {
         for (int64_t row = task * rows_per_task; row < end; ++row) {
             const uint8_t* row_ends = ends + row * num_components * bytes;
             T *to_x = grad_x + row * dim, *to_y = grad_y + row * dim;
+            const bool has_nan = any_marks_nan(row_ends, num_components, size);
             if (reduction == Reduction::none) {
                 for (int64_t c = 0; c < num_components; ++c)
                     components_backward(row_ends + c * bytes, grad_out[row * num_components + c], 1, size, places,
                                         to_x + c * size, to_y + c * size);
+                if (has_nan) write_nan(row_ends, num_components, size, to_x, to_y);
                 continue;
             }
             components_backward(row_ends, grad_out[row] * weights.every, num_components, size, places, to_x, to_y);
@@ -111,6 +113,7 @@ void iqe_backward(const IqeBackward<T>& call, int threads) {
                 components_backward(row_ends + c * bytes, grad_out[row] * (weights.every + weights.largest), 1, size,
                                     places, to_x + c * size, to_y + c * size);
             }
+            if (has_nan) write_nan(row_ends, num_components, size, to_x, to_y);
         }
     });
 }

@@ -61,6 +61,55 @@ QMK_INLINE void set_end_bits(IndexLanes<T> where, IndexLanes<T> positions, int64
         }
 }
 
+// The marks of up to 32 intervals, all set.
+template <class T>
+QMK_INLINE IndexLanes<T> all_marks(int64_t size) {
+    return int32_t(uint32_t((uint64_t(1) << size) - 1)) - IndexLanes<T>{};
+}
+
+// What marks_nan finds.
+inline void mark_nan(uint8_t* ends, int64_t size) {
+    __builtin_memset(ends, 0, ends_bytes(size));
+    for (int64_t k = 0; k < size; ++k) ends[k / 8] |= uint8_t(1 << (k % 8));
+}
+
+// Whether any of `count` neighbouring components is marked as having a NaN.
+inline bool any_marks_nan(const uint8_t* ends, int64_t count, int64_t size) {
+    if (size != 4 && size != 8 && size != 16 && size != 32) {
+        for (int64_t c = 0; c < count; ++c)
+            if (marks_nan(ends + c * ends_bytes(size), size)) return true;
+        return false;
+    }
+    // Components fill words of 64 bits. `unmatched` are left ends k without a right end k: if they are all of a
+    // component, adding its lowest bit carries into its right ends' place.
+    uint64_t lowest = 0, carries = 0;
+    for (int64_t bit = 0; bit < 64; bit += 2 * size) lowest |= uint64_t(1) << bit;
+    const uint64_t beyond = lowest << size, lefts = beyond - lowest;
+    const auto look_at = [&](uint64_t word) {
+        const uint64_t unmatched = word & ~(word >> size) & lefts;
+        carries |= (unmatched + lowest) & beyond;
+    };
+    const int64_t bytes = count * ends_bytes(size);
+    int64_t at = 0;
+    uint64_t word = 0;
+    for (; at + 8 <= bytes; at += 8) {
+        __builtin_memcpy(&word, ends + at, 8);
+        look_at(word);
+    }
+    word = 0;
+    __builtin_memcpy(&word, ends + at, bytes - at);
+    look_at(word);
+    return carries != 0;
+}
+
+// Writes NaN to the coordinates, in `to` and `other`, of components that are marked as having one.
+template <class T>
+void write_nan(const uint8_t* ends, int64_t count, int64_t size, T* to, T* other) {
+    for (int64_t c = 0; c < count; ++c)
+        if (marks_nan(ends + c * ends_bytes(size), size))
+            for (int64_t k = c * size; k < (c + 1) * size; ++k) to[k] = other[k] = T(__builtin_nan(""));
+}
+
 template <class T>
 QMK_INLINE void load_intervals(const T* x, const T* y, int64_t size, int last_lane, Lanes<T>* x_lanes,
                                Lanes<T>* y_lanes) {
@@ -90,7 +139,7 @@ QMK_INLINE Lanes<T> block_lengths(const T* x, const T* y, int last_lane, uint8_t
         sort_fixed<K>(x_lanes, y_lanes, marks);
         IqeEnds<Lanes<T>, IndexLanes<T>> scan{lowest, Lanes<T>{}, {}, {}, {}};
         for (int k = 0; k < K; ++k) scan.add(x_lanes[k], y_lanes[k], marks[k]);
-        scan.right |= scan.last;
+        scan.finish(all_marks<T>(K));
         using Word =
             std::conditional_t<K == 4, uint8_t,
                                std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
@@ -120,7 +169,7 @@ QMK_INLINE Lanes<T> block_lengths_any(const T* x, const T* y, int last_lane, uin
         IqeEnds<Lanes<T>, IndexLanes<T>> scan{lowest, Lanes<T>{}, {}, {}, {}};
         if (few) {
             for (int64_t k = 0; k < size; ++k) scan.add(x_lanes[k], y_lanes[k], marks[k]);
-            scan.right |= scan.last;
+            scan.finish(all_marks<T>(size));
             store_end_bytes<T>(scan.left, scan.right, size, count, ends);
             return scan.length;
         }
@@ -134,6 +183,8 @@ QMK_INLINE Lanes<T> block_lengths_any(const T* x, const T* y, int last_lane, uin
             set_end_bits<T>(scan.right, scan.right, size - 1, stride, count, ends);
         }
         set_end_bits<T>(scan.last, scan.last, size - 1, stride, count, ends);
+        for (int lane = 0; lane < count; ++lane)
+            if (scan.length[lane] != scan.length[lane]) mark_nan(ends + lane * stride, size);
         return scan.length;
     }
 }

@@ -297,6 +297,22 @@ void side_gradient(Side<T> rows, Side<T> others, int64_t size, Workspace& worksp
     run(sorted, columns, rows.count, size, pairs, -rows.sign, grad_rows, partial_spread, threads);
 }
 
+// A NaN makes NaN the gradients of every pair that its component is in: those of the component's coordinates in its own
+// row and in all rows of the other side.
+template <class T>
+void write_nan(Side<T> rows, Side<T> others, int64_t num_components, int64_t size, T* grad_rows, T* grad_others) {
+    const int64_t dim = num_components * size;
+    if (!has_nan(rows.rows, rows.count * dim)) return;
+    const auto fill = [&](T* grad, int64_t component) {
+        for (int64_t k = 0; k < size; ++k) grad[component * size + k] = T(__builtin_nan(""));
+    };
+    for (int64_t i = 0; i < rows.count * num_components; ++i)
+        if (has_nan(rows.rows + i * size, size)) {
+            fill(grad_rows, i);
+            for (int64_t j = 0; j < others.count; ++j) fill(grad_others, j * num_components + i % num_components);
+        }
+}
+
 }  // namespace
 
 template <class T>
@@ -381,6 +397,11 @@ void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, int threads) {
                                         num_x,           num_components,     per_component};
         side_gradient<T>({batch_y, num_y, T(-1)}, {batch_x, num_x, T(-1)}, size, of_y, mirrored,
                          grad_y + b * num_y * dim, nullptr, threads);
+
+        T *of_rows = grad_x + b * num_x * dim, *of_columns = grad_y + b * num_y * dim;
+        const Side<T> side_x{batch_x, num_x, T(1)}, side_y{batch_y, num_y, T(1)};
+        write_nan(side_x, side_y, num_components, size, of_rows, of_columns);
+        write_nan(side_y, side_x, num_components, size, of_columns, of_rows);
     });
 }
 

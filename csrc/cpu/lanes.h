@@ -235,6 +235,20 @@ QMK_INLINE Lanes<double> part_in_double(Lanes<T> v, int part) {
     return __builtin_convertvector(values, Lanes<double>);
 }
 
+template <class T>
+bool has_nan(const T* values, int64_t count) {
+    IndexLanes<T> found{};
+    int64_t i = 0;
+    for (; i + num_lanes<T> <= count; i += num_lanes<T>) {
+        const Lanes<T> vector = load<Lanes<T>>(values + i);
+        found |= vector != vector;
+    }
+    bool any = false;
+    for (int lane = 0; lane < num_lanes<T>; ++lane) any |= found[lane] != 0;
+    for (; i < count; ++i) any |= values[i] != values[i];
+    return any;
+}
+
 // Vectors added up lane by lane, in double whatever T is.
 template <class T>
 struct SumOfVectors {

@@ -111,6 +111,8 @@ void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, int threads
                                               grad_predicted + i * dim);
             write_sum_of_ends<T, true, false>(kept.of(0, i, T(1)), kept.of(1, i, T(-1)), count, size, places,
                                               grad_target + i * dim);
+            for (int pair = 0; pair < 2; ++pair)
+                kept.write_nan(pair, i, grad_predicted + i * dim, grad_target + i * dim);
         }
     });
     weight_gradient(*grad_loss, slopes, spread, rows, grad_max_weight);

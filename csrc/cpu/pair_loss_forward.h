@@ -196,6 +196,7 @@ struct Forward {
             task.row_sums[row] = T(logsumexp);
             sums.logsumexp[0] += logsumexp;
             sums.squares[0] += logsumexp * logsumexp;
+            sums.excess[0] += logsumexp - double(rounded(scale * distance));
         }
         if constexpr (kind == PairKind::repulsion) {
             const double beyond = double(distance) - settings.step;
@@ -250,10 +251,11 @@ void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t li
         for (int lane = 0; lane < n && i + lane < end; ++lane) {
             const int64_t row = i + lane;
             const double logsumexp = double(top[lane]) + std::log(double(sum[lane]));
-            const T positive = T(-settings.scale) * distance[row * shape.columns + settings.offset + row];
+            const T positive = rounded(T(-settings.scale) * distance[row * shape.columns + settings.offset + row]);
             column_sums[row] = T(logsumexp);
             sums.logsumexp[1] += logsumexp;
             sums.squares[1] += logsumexp * logsumexp;
+            sums.excess[1] += logsumexp - double(positive);
             sums.hits[1] += positive >= most[lane] && logsumexp == logsumexp;
         }
     }

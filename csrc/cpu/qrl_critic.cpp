@@ -130,15 +130,18 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, int threads) {
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
         for (int64_t i = task * rows_per_task; i < end; ++i) {
             const RowEnds<T> right = kept.of(1, i, T(1));
-            write_sum_of_ends<T, false, false>(kept.of(1, i, T(-1)), kept.of(0, i, T(-1)), count, size, places,
-                                               grad_x + i * dim);
-            if (grad_goal) {
-                write_ends<T, true>(right, count, size, places, grad_y + i * dim);
-                write_ends<T, true>(kept.of(0, i, T(1)), count, size, places, grad_goal + i * dim);
+            const int64_t next = i + 1 < rows ? i + 1 : 0;
+            T *to_x = grad_x + i * dim, *to_y = grad_y + i * dim, *to_goal = grad_goal ? grad_goal + i * dim : nullptr;
+            write_sum_of_ends<T, false, false>(kept.of(1, i, T(-1)), kept.of(0, i, T(-1)), count, size, places, to_x);
+            if (to_goal) {
+                write_ends<T, true>(right, count, size, places, to_y);
+                write_ends<T, true>(kept.of(0, i, T(1)), count, size, places, to_goal);
             } else {  // row i of y is the goal of the next row
-                write_sum_of_ends<T, true, true>(right, kept.of(0, i + 1 < rows ? i + 1 : 0, T(1)), count, size, places,
-                                                 grad_y + i * dim);
+                write_sum_of_ends<T, true, true>(right, kept.of(0, next, T(1)), count, size, places, to_y);
+                kept.write_nan(0, next, to_y, to_y);
             }
+            kept.write_nan(0, i, to_x, to_goal ? to_goal : to_x);
+            kept.write_nan(1, i, to_x, to_y);
         }
     });
     weight_gradient(*grad_loss, slopes, spread, rows, grad_max_weight);

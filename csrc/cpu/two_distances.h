@@ -23,8 +23,9 @@ using EndsWord =
 
 // Stores the ends that a finished scan has found of K marks.
 template <class T, int K>
-QMK_INLINE void store_scan(const IqeEnds<Lanes<T>, IndexLanes<T>>& scan, int last_lane, uint8_t* ends) {
-    store_end_words<T, EndsWord<K>>(scan.left, scan.right | scan.last, K, last_lane + 1, ends);
+QMK_INLINE void store_scan(IqeEnds<Lanes<T>, IndexLanes<T>> scan, int last_lane, uint8_t* ends) {
+    scan.finish(all_marks<T>(K));
+    store_end_words<T, EndsWord<K>>(scan.left, scan.right, K, last_lane + 1, ends);
 }
 
 template <class T, int K>
@@ -95,6 +96,11 @@ struct KeptEnds {
         const T upstream = sign * grad_loss * slopes[at];
         return {ends + at * count * ends_bytes(size), upstream * weights.every,
                 largest ? upstream * weights.largest : T(0), largest ? int64_t(largest[at]) : 0};
+    }
+    // After the gradients of a row's x and y, or what stands in their places, have been written.
+    QMK_INLINE void write_nan(int pair, int64_t i, T* to, T* other) const {
+        const uint8_t* of_row = ends + (pair * rows + i) * count * ends_bytes(size);
+        if (any_marks_nan(of_row, count, size)) QMK_TARGET::write_nan(of_row, count, size, to, other);
     }
 };
 

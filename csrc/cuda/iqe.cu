@@ -121,19 +121,17 @@ __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
                 const bool is_largest = task.largest && task.largest[first_row + r] == in_tile % task.num_components;
                 grad = task.grad_out[first_row + r] * (is_largest ? weights.every + weights.largest : weights.every);
             }
-            // width divides 8 and K, so that each side's bits lie in one byte.
-            const uint8_t* ends = task.ends + component * num_bytes;
-            const int left = ends[k / 8] >> (k % 8), right = ends[(size + k) / 8] >> ((size + k) % 8);
+            const auto [left, right, worth] = end_bits<width>(task.ends + component * num_bytes, size, k, grad);
             const int64_t at = component * size + k;
             if constexpr (width == 1) {
-                task.grad_x[at] = left & 1 ? -grad : T(0);
-                task.grad_y[at] = right & 1 ? grad : T(0);
+                task.grad_x[at] = left & 1 ? -worth : T(0);
+                task.grad_y[at] = right & 1 ? worth : T(0);
             } else {
                 Pack<T> grad_x, grad_y;
 #pragma unroll
                 for (int v = 0; v < width; ++v) {
-                    grad_x.values[v] = left >> v & 1 ? -grad : T(0);
-                    grad_y.values[v] = right >> v & 1 ? grad : T(0);
+                    grad_x.values[v] = left >> v & 1 ? -worth : T(0);
+                    grad_y.values[v] = right >> v & 1 ? worth : T(0);
                 }
                 store_pack(task.grad_x + at, grad_x);
                 store_pack(task.grad_y + at, grad_y);

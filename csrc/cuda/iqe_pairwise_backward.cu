@@ -235,6 +235,46 @@ __global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_backward_a
     }
 }
 
+template <class T>
+struct NanInputs {
+    const T *x, *y;
+    T *grad_x, *grad_y;
+    int batch, num_x, num_y, num_components, dim_per_component;
+};
+
+// A block a component of a matrix. A NaN makes NaN the gradients of every pair that its component is in: those of the
+// component's coordinates in its own row and in all rows of the other side.
+template <class T>
+__global__ void __launch_bounds__(pair_block_threads) iqe_pairwise_nan_kernel(NanInputs<T> task) {
+    __shared__ int found[2];
+    const int size = task.dim_per_component, dim = task.num_components * size;
+    const auto has_nan = [&](const T* component) {
+        bool any = false;
+        for (int k = 0; k < size; ++k) any |= component[k] != component[k];
+        return any;
+    };
+    for (int64_t tile = blockIdx.x; tile < int64_t(task.batch) * task.num_components; tile += gridDim.x) {
+        const int64_t sample = tile / task.num_components, first = tile % task.num_components * size;
+        const int64_t of_x = sample * task.num_x * dim + first, of_y = sample * task.num_y * dim + first;
+        __syncthreads();
+        if (threadIdx.x < 2) found[threadIdx.x] = 0;
+        __syncthreads();
+        for (int64_t i = threadIdx.x; i < task.num_x; i += blockDim.x)
+            if (has_nan(task.x + of_x + i * dim)) found[0] = 1;
+        for (int64_t j = threadIdx.x; j < task.num_y; j += blockDim.x)
+            if (has_nan(task.y + of_y + j * dim)) found[1] = 1;
+        __syncthreads();
+        if (!found[0] && !found[1]) continue;
+        const auto write = [&](const T* from, T* grad, int rows, bool all) {
+            for (int64_t i = threadIdx.x; i < rows; i += blockDim.x)
+                if (all || has_nan(from + i * dim))
+                    for (int k = 0; k < size; ++k) grad[i * dim + k] = T(__builtin_nan(""));
+        };
+        write(task.x + of_x, task.grad_x + of_x, task.num_x, found[1]);
+        write(task.y + of_y, task.grad_y + of_y, task.num_y, found[0]);
+    }
+}
+
 template <class T, int K>
 void launch_pairwise_backward(const PairwiseBackward<T>& task, Context context) {
     const auto& sides = task.sides;
@@ -303,6 +343,8 @@ void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, Context context) 
     launch_gradient<T>({prepare(op, for_y, y, x, T(-1), batch, num_y, num_x, num_components, size, context), grad_out,
                         largest, max_weight, grad_y, nullptr, T(1), 1, int(num_y), reduction},
                        context);
+    const NanInputs<T> inputs{x, y, grad_x, grad_y, int(batch), int(num_x), int(num_y), int(num_components), int(size)};
+    launch(op, iqe_pairwise_nan_kernel<T>, batch * num_components, pair_block_threads, 0, context, inputs);
 }
 
 QMK_INSTANTIATE(iqe_pairwise_backward, IqePairwiseBackward, Context)

@@ -151,9 +151,10 @@ __device__ __forceinline__ void mark_intervals(uint32_t (&marks)[K]) {
 
 // Stores the ends that a finished scan has found.
 template <int K, class T>
-__device__ __forceinline__ void store_scan(const IqeEnds<T, uint32_t>& scan, uint8_t* ends, int64_t component) {
+__device__ __forceinline__ void store_scan(IqeEnds<T, uint32_t> scan, uint8_t* ends, int64_t component) {
     using Word = typename EndsWord<K>::type;
-    const uint64_t word = uint64_t(scan.right | scan.last) << K | scan.left;
+    scan.finish(uint32_t((uint64_t(1) << K) - 1));
+    const uint64_t word = uint64_t(scan.right) << K | scan.left;
     reinterpret_cast<Word*>(ends)[component] = Word(word);
 }
 
@@ -250,15 +251,32 @@ __device__ __forceinline__ T measure_by_warp(const WarpIntervals<T>& intervals, 
             int bits = 0;
             for (int b = 0; b < 8; ++b) {
                 const int place = 8 * byte + b;
-                if (place < size)
-                    bits |= (intervals.flags[place] & 1) << b;
-                else if (place < 2 * size)
+                if (place < size)  // with a NaN, what IqeEnds::finish says
+                    bits |= (length != length ? 1 : intervals.flags[place] & 1) << b;
+                else if (place < 2 * size && length == length)
                     bits |= (intervals.flags[place - size] >> 1) << b;
             }
             ends[byte] = uint8_t(bits);
         }
     __syncwarp();
     return length;
+}
+
+// Which of neighbouring coordinates are left and right ends, and what an end is worth.
+template <class T>
+struct EndBits {
+    int left, right;
+    T worth;
+};
+
+// The `width` coordinates of a component from the k-th on; width divides 8 and the size, so that each side's bits lie
+// in one byte. In a component with a NaN all are both ends, worth NaN.
+template <int width, class T>
+__device__ __forceinline__ EndBits<T> end_bits(const uint8_t* ends, unsigned size, unsigned k, T worth) {
+    constexpr int all = (1 << width) - 1;
+    const int left = ends[k / 8] >> (k % 8) & all, right = ends[(size + k) / 8] >> ((size + k) % 8) & all;
+    if (left == all && right == 0 && marks_nan(ends, size)) return {all, all, T(__builtin_nan(""))};
+    return {left, right, worth};
 }
 
 // A block of as many warps, up to four, as have shared memory without asking for more.

@@ -134,15 +134,13 @@ __global__ void __launch_bounds__(256) latent_dynamics_backward_kernel(LatentDyn
     const KeptEnds<T> kept{*task.grad_loss, task.slopes,    task.ends, task.largest,
                            task.tiles.rows, num_components, size,      weights};
     for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
-        const T of_there = kept.by_length(0, i, c), of_back = kept.by_length(1, i, c);
         // A left end is of where the direction comes from, a right end of where it goes.
-        const int there_left = kept.bits(0, i, c, k), there_right = kept.bits(0, i, c, size + k);
-        const int back_left = kept.bits(1, i, c, k), back_right = kept.bits(1, i, c, size + k);
+        const auto there = kept.template at<width>(0, i, c, k), back = kept.template at<width>(1, i, c, k);
         T grad_predicted[width], grad_target[width];
 #pragma unroll
         for (int v = 0; v < width; ++v) {
-            grad_predicted[v] = (back_right >> v & 1 ? of_back : T(0)) - (there_left >> v & 1 ? of_there : T(0));
-            grad_target[v] = (there_right >> v & 1 ? of_there : T(0)) - (back_left >> v & 1 ? of_back : T(0));
+            grad_predicted[v] = (back.right >> v & 1 ? back.worth : T(0)) - (there.left >> v & 1 ? there.worth : T(0));
+            grad_target[v] = (there.right >> v & 1 ? there.worth : T(0)) - (back.left >> v & 1 ? back.worth : T(0));
         }
         const int64_t at = (i * num_components + c) * size + k;
         store_values(task.grad_predicted + at, grad_predicted);

@@ -49,6 +49,8 @@ struct Below {
     __device__ __forceinline__ void see(T logit) { most = logit > most ? logit : most; }
     __device__ __forceinline__ void add(T logit) { sum += T(exp(logit - shift_of(most))); }
     __device__ __forceinline__ T logsumexp() const { return shift_of(most) + T(log(sum)); }
+    // By how much that is more than a logit.
+    __device__ __forceinline__ T excess(T logit) const { return (shift_of(most) - logit) + T(log(sum)); }
     // `most` being that of all parts already.
     __device__ __forceinline__ void add(const Below& part) {
         sum += part.sum * T(exp(shift_of(part.most) - shift_of(most)));
@@ -262,7 +264,7 @@ __global__ void __launch_bounds__(block_threads) pair_loss_merge_kernel(PairMerg
     const int64_t all_rows = shape.batch * shape.rows, all = task.side == 0 ? all_rows : shape.batch * shape.columns;
     for (int64_t chunk = blockIdx.x; chunk * block_threads < all_rows; chunk += gridDim.x) {
         const int64_t row = chunk * block_threads + threadIdx.x;
-        T found[3] = {};  // log-sum-exp, its square, is the match the largest
+        T found[4] = {};  // log-sum-exp, its square, is the match the largest, excess over the match
         if (row < all_rows) {
             const int64_t sample = unsigned(row) / unsigned(shape.rows);
             const int64_t match = task.settings.offset + row - sample * shape.rows;
@@ -275,11 +277,12 @@ __global__ void __launch_bounds__(block_threads) pair_loss_merge_kernel(PairMerg
                 part.sum = task.of_tiles[(2 * tile + 1) * all + at];
                 whole.add(part);
             }
-            const T logit = T(-task.settings.scale) * task.distance[row * shape.columns + match];
+            const T logit = product(T(-task.settings.scale), task.distance[row * shape.columns + match]);
             found[2] = logit >= whole.most && whole.sum == whole.sum ? T(1) : T(0);
             if (task.logsumexp) {
                 found[0] = task.logsumexp[row] = whole.logsumexp();
                 found[1] = found[0] * found[0];
+                found[3] = whole.excess(logit);
             }
         }
         sum_over_block(found);
@@ -290,6 +293,7 @@ __global__ void __launch_bounds__(block_threads) pair_loss_merge_kernel(PairMerg
             sums.logsumexp[side] = side == task.side ? found[0] : T(0);
             sums.squares[side] = side == task.side ? found[1] : T(0);
             sums.hits[side] = side == task.side ? found[2] : T(0);
+            sums.excess[side] = side == task.side ? found[3] : T(0);
         }
         task.sums[chunk] = sums;
     }
@@ -326,6 +330,7 @@ __global__ void __launch_bounds__(block_threads) pair_loss_finish_kernel(PairFin
             add(all.logsumexp[side], part.logsumexp[side]);
             add(all.squares[side], part.squares[side]);
             add(all.hits[side], part.hits[side]);
+            add(all.excess[side], part.excess[side]);
         }
     }
     sum_over_block<num_pair_sums<double>>(&all.distance);

@@ -137,18 +137,16 @@ __global__ void __launch_bounds__(256) qrl_critic_backward_kernel(QrlCriticBackw
     const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
     const KeptEnds<T> kept{*task.grad_loss, task.slopes, task.ends, task.largest, rows, num_components, size, weights};
     for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
-        const T of_goal = kept.by_length(0, i, c), of_y = kept.by_length(1, i, c);
-        const int goal_left = kept.bits(0, i, c, k), left = kept.bits(1, i, c, k), right = kept.bits(1, i, c, size + k);
+        const auto of_goal = kept.template at<width>(0, i, c, k), of_y = kept.template at<width>(1, i, c, k);
         // Without a tensor of goals row i of y is the next row's.
         const int64_t from = task.grad_goal ? i : i + 1 < rows ? i + 1 : 0;
-        const T to_goal = task.grad_goal ? of_goal : kept.by_length(0, from, c);
-        const int goal_right = kept.bits(0, from, c, size + k);
+        const auto to_goal = task.grad_goal ? of_goal : kept.template at<width>(0, from, c, k);
         T grad_x[width], grad_y[width], grad_goal[width];
 #pragma unroll
         for (int v = 0; v < width; ++v) {
-            grad_x[v] = -((left >> v & 1 ? of_y : T(0)) + (goal_left >> v & 1 ? of_goal : T(0)));
-            grad_y[v] = right >> v & 1 ? of_y : T(0);
-            grad_goal[v] = goal_right >> v & 1 ? to_goal : T(0);
+            grad_x[v] = -((of_y.left >> v & 1 ? of_y.worth : T(0)) + (of_goal.left >> v & 1 ? of_goal.worth : T(0)));
+            grad_y[v] = of_y.right >> v & 1 ? of_y.worth : T(0);
+            grad_goal[v] = to_goal.right >> v & 1 ? to_goal.worth : T(0);
             if (!task.grad_goal) grad_y[v] += grad_goal[v];
         }
         const int64_t at = (i * num_components + c) * size + k;

@@ -62,10 +62,12 @@ struct KeptEnds {
         const bool is_largest = largest && largest[at] == c;
         return grad_loss * slopes[at] * (is_largest ? weights.every + weights.largest : weights.every);
     }
-    // The bits from the place'th on.
-    __device__ __forceinline__ int bits(int pair, int64_t i, unsigned c, unsigned place) const {
+    // Of the `width` coordinates from the k-th on.
+    template <int width>
+    __device__ __forceinline__ EndBits<T> at(int pair, int64_t i, unsigned c, unsigned k) const {
         const unsigned num_bytes = (2 * size + 7) / 8;
-        return ends[((pair * rows + i) * num_components + c) * num_bytes + place / 8] >> (place % 8);
+        const uint8_t* of_component = ends + ((pair * rows + i) * num_components + c) * num_bytes;
+        return end_bits<width>(of_component, size, k, by_length(pair, i, c));
     }
 };
 

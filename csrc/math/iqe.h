@@ -68,7 +68,10 @@ struct IqeLength {
 // The same, and which intervals hold the ends of the union's connected pieces. A mark stands for an interval: a bit of
 // its own (left and right are then sets of marks). An interval that extends the union and begins at or beyond all
 // before it starts a new piece; the last to extend a piece is its right end. Start: also left = right = last = 0. After
-// the last interval: right |= last.
+// the last interval: finish(all marks).
+//
+// A component with a NaN, of which no ends are known, is marked by ends that no union has: every x is a left end and no
+// y a right end. Backward makes all of its coordinates' gradients NaN.
 template <class V, class Mark>
 struct IqeEnds {
     V furthest;
@@ -85,7 +88,20 @@ struct IqeEnds {
         right |= starts ? last : Mark{};
         last = extends ? mark : last;
     }
+
+    QMK_INLINE void finish(Mark all) {
+        const auto is_nan = length != length;
+        left = is_nan ? all : left;
+        right = is_nan ? Mark{} : right | last;
+    }
 };
+
+// Whether a component's bytes, bit k for x_k and bit size + k for y_k, are those of a component with a NaN.
+QMK_INLINE bool marks_nan(const uint8_t* ends, int64_t size) {
+    for (int64_t k = 0; k < size; ++k)
+        if (!(ends[k / 8] >> (k % 8) & 1) || ends[(size + k) / 8] >> ((size + k) % 8) & 1) return false;
+    return true;
+}
 
 // Left ends alone, where nothing is known of right ends: is x the left end of a piece? Right ends are the left ends of
 // the mirrored intervals (-y, -x). Start: furthest = the lowest finite number.

@@ -43,6 +43,7 @@ struct PairSums {
     T distance, outside, terms, divergence, difference;  // outside: distances to columns without a match
     T match_distance, match_steps, match_terms, match_divergence;
     T logsumexp[2], squares[2], hits[2];
+    T excess[2];  // of a log-sum-exp over its match's logit, row by row: both may be far larger than their difference
 };
 
 // The terms are sums of softplus, or of logarithms for `repulsion`.
@@ -78,11 +79,10 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
     for (int side = 0; side < 2; ++side) {
         if (side == 0 ? !over_rows(settings.kind) : !over_columns(settings.kind)) continue;
         const S share = settings.kind == PairKind::symmetric ? S(0.5) : S(1);
-        const S mean = sums.logsumexp[side] / rows;
-        contrastive += share * (mean - positive);
+        contrastive += share * (sums.excess[side] / rows);
         if (settings.logsumexp_weight != 0)
             contrastive += share * S(settings.logsumexp_weight) * (sums.squares[side] / rows);
-        logsumexp += share * mean;
+        logsumexp += share * (sums.logsumexp[side] / rows);
         accuracy += share * (sums.hits[side] / rows);
         const S inside = shape.rows == shape.columns ? all : -scale * (sums.distance - sums.outside) / rows;
         negative += share * (side == 0 ? (all - positive) / others

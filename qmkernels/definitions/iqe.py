@@ -47,8 +47,10 @@ def ends(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
     """Which coordinates end a connected piece of the union: two bool tensors (..., C, K), for x and for y.
 
     The gradient of ``components`` is minus the first for x and plus the second for y. A piece has one left and one
-    right end also where several coordinates tie; intervals that only touch are separate pieces.
+    right end also where several coordinates tie; intervals that only touch are separate pieces. A component with a NaN
+    is marked by ends that no union has: every x is a left end and no y a right end; `slopes` makes them NaN.
     """
+    has_nan = (x.isnan() | y.isnan()).unflatten(-1, (-1, dim_per_component)).any(dim=-1, keepdim=True)
     x, y, order = _sorted_by_x(x, y, dim_per_component)
     furthest = _furthest_before(y)
     extends = y > torch.maximum(furthest, x)
@@ -61,7 +63,14 @@ def ends(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
     finishes = extends & functional.pad(starts, (0, 1), value=True).gather(-1, later)
     left = torch.zeros_like(starts).scatter(-1, order, starts)
     right = torch.zeros_like(finishes).scatter(-1, order, finishes)
-    return left, right
+    return left | has_nan, right & ~has_nan
+
+
+def slopes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """`ends` to minus the derivative of the length by x and that by y, float32: 1 at ends, else 0; in a component with
+    a NaN, NaN."""
+    has_nan = left.all(dim=-1, keepdim=True) & ~right.any(dim=-1, keepdim=True)
+    return tuple(torch.where(has_nan, torch.nan, ends.float()) for ends in (left, right))
 
 
 def reduce(lengths: Tensor, reduction: str, max_weight: Tensor | float | None = None) -> Tensor:

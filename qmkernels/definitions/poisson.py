@@ -1,51 +1,132 @@
 """Pr[Poisson(a) <= Poisson(b)], in plain PyTorch: the definition of the op ``poisson``, which PQE-GG is made of.
 
-X and Y are independent, of rates a, b >= 0. By total probability Pr[X <= Y] = sum_n Pr[Y = n] Pr[X <= n].
-The derivatives are Pr[X = Y + 1] by b and -Pr[X = Y] by a.
+X and Y are independent, of rates a, b >= 0. The derivatives are Pr[X = Y + 1] by b and -Pr[X = Y] by a. Of
+Pr[X > Y] and Pr[X <= Y] the one that can be small is computed, as e^-exponent times a number of moderate size, so that
+logarithms and ratios neither underflow nor cancel; the other is 1 minus it.
+
+Limits: a negative or NaN rate, or two infinite ones, give NaN. An infinite a gives Pr[X <= Y] = 0, an infinite b 1; the
+derivatives there are 0, but for those of the logarithm where a is infinite: -1 by a and infinity by b.
 """
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 COMPARISONS = ("le", "gt", "log_le")
 
-
-def _counts(b: Tensor) -> Tensor:
-    """Every count that Poisson(b) takes with a probability that matters."""
-    most = float(b.detach().nan_to_num(0).clamp(max=1e6).max()) if b.numel() else 0.0
-    return torch.arange(int(most + 12 * most**0.5 + 40), dtype=b.dtype, device=b.device)
+# Up to this product of the rates the power series, 49 terms at most; beyond it the integral.
+_LARGEST_PRODUCT = 225.0
 
 
-def _log_probability(rate: Tensor, n: Tensor) -> Tensor:
-    """log Pr[Poisson(rate) = n]."""
-    return torch.special.xlogy(n, rate) - rate - torch.lgamma(n + 1)
+class _Parts(NamedTuple):
+    """The last three, times exp(-exponent): Pr[X > Y] where ``is_gt``, else Pr[X <= Y]; Pr[X = Y]; Pr[X = Y + 1]."""
+
+    is_gt: Tensor
+    exponent: Tensor
+    tail: Tensor
+    equal: Tensor
+    one_more: Tensor
+
+
+def _by_series(a: Tensor, b: Tensor) -> _Parts:
+    """With c_k = sum_j (ab)^j k! / (j! (j + k)!), the sums over n of e^(a+b) Pr[X = n + k] Pr[Y = n] are a^k / k! c_k.
+
+    c_(k-1) = c_k + ab / (k (k + 1)) c_(k+1), downwards from any c, gives them but for a common factor, which the power
+    series of c_0 tells. All terms are positive.
+    """
+    is_gt = (a <= b) | (a <= 2)
+    rate, product = torch.where(is_gt, a, b), a * b
+    size = torch.maximum(rate, product.sqrt()).detach()
+    c = above = powers = bessel = torch.ones_like(a)
+    for k in range(8 + int(10.5 * float(size.max()) ** 0.5) if a.numel() else 1, 1, -1):
+        above, c = c, c + product / (k * (k + 1)) * above
+        powers = c + rate / k * powers  # sum from k on of rate^k / k! c_k, without the first term's factor
+        bessel = 1 + product / (k * k) * bessel
+    c_0, bessel = c + product / 2 * above, 1 + product * bessel
+    factor = bessel / c_0
+    tail = factor * torch.where(is_gt, rate * powers, rate * powers + c_0)
+    return _Parts(is_gt, a + b, tail, bessel, factor * a * c)
+
+
+def _by_integral(a: Tensor, b: Tensor) -> _Parts:
+    """Pr[X - Y > 0] is the integral of E[s^(X-Y)] / (2 pi i s (s - 1)) around a circle s = rho e^(i theta), rho > 1.
+
+    At rho = sqrt(b / a), a <= b, the integrand is e^-w e^(-z (1 - cos theta)) / (s - 1) with w = (sqrt a - sqrt b)^2
+    and z = 2 sqrt(ab). Nearer to the pole at s = 1 than 1 / sqrt(z) the circle is made larger. The trapezoidal rule
+    errs by e^-40.
+    """
+    nodes, step = 68, 2 * math.pi / 40
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    root_z = (2 * a.sqrt() * b.sqrt()).sqrt()
+    z, saddle = root_z.square(), torch.log1p((high - low) / low) / 2
+    beyond = (1 / root_z - saddle).clamp(min=0)
+    rho, rho_minus_1 = (saddle + beyond).exp(), torch.expm1(saddle + beyond)
+    total = torch.zeros_like(a)
+    for node in range(nodes):
+        theta = node * step / root_z
+        sine, one_minus_cosine = theta.sin(), 2 * (theta / 2).sin().square()
+        size = (z * (2 * (beyond / 2).sinh().square() - beyond.cosh() * one_minus_cosine)).exp()
+        phase, real, imaginary = z * beyond.sinh() * sine, rho_minus_1 - rho * one_minus_cosine, rho * sine
+        value = size * (real * phase.cos() + imaginary * phase.sin()) / (real.square() + imaginary.square())
+        total = total + (value / 2 if node == 0 else value)
+    greater = total * (step / math.pi) / root_z
+    exponent = ((a - b) / (a.sqrt() + b.sqrt())).square()
+    equal, one_more = torch.special.i0e(z), (a.sqrt() / b.sqrt()) * torch.special.i1e(z)
+    is_gt = a <= b
+    return _Parts(is_gt, exponent, torch.where(is_gt, greater, greater + equal), equal, one_more)
+
+
+def _parts(a: Tensor, b: Tensor) -> _Parts:
+    """Of finite rates, at least 0."""
+    is_large = a * b > _LARGEST_PRODUCT
+    small = _by_series(*(torch.where(is_large, 1.0, rate) for rate in (a, b)))
+    if not is_large.any():
+        return small
+    large = _by_integral(*(torch.where(is_large, rate, 100.0) for rate in (a, b)))
+    return _Parts(*(torch.where(is_large, *parts) for parts in zip(large, small, strict=True)))
+
+
+def _finite(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The rates, 1 in place of pairs that are no finite rates; where those are; and where nothing can be said."""
+    is_finite = (a >= 0) & (b >= 0) & a.isfinite() & b.isfinite()
+    is_undefined = ~((a >= 0) & (b >= 0)) | (a.isinf() & b.isinf())
+    return torch.where(is_finite, a, 1.0), torch.where(is_finite, b, 1.0), is_finite, is_undefined
 
 
 def poisson(a: Tensor, b: Tensor, comparison: str) -> Tensor:
     """ "le": Pr[X <= Y], "gt": Pr[X > Y], "log_le": the logarithm of the first; (...)."""
-    a, b = (tensor.unsqueeze(-1) for tensor in torch.broadcast_tensors(a, b))
-    n = _counts(b)
-    of_y, other = _log_probability(b, n), a.expand(*a.shape[:-1], n.numel())
-    above = (n + 1).expand_as(other)
-    if comparison == "gt":
-        return (of_y.exp() * torch.special.gammainc(above, other)).sum(dim=-1)
-    at_most = torch.special.gammaincc(above, other)
-    if comparison == "le":
-        return (of_y.exp() * at_most).sum(dim=-1)
-    return torch.logsumexp(of_y + at_most.log(), dim=-1)
+    a, b = torch.broadcast_tensors(a, b)
+    finite_a, finite_b, is_finite, is_undefined = _finite(a, b)
+    is_gt, exponent, tail, _, _ = _parts(finite_a, finite_b)
+    probability = (-exponent).exp() * tail
+    if comparison == "log_le":
+        # The logarithm of the branch that is not taken must not be of 0, for the sake of derivatives.
+        safe = torch.where(is_gt, 1.0, tail)
+        found = torch.where(is_gt, torch.log1p(-torch.where(is_gt, probability, 0.0)), safe.log() - exponent)
+        at_infinite_a, at_infinite_b = -math.inf, 0.0
+    else:
+        found = torch.where(is_gt == (comparison == "gt"), probability, 1 - probability)
+        at_infinite_a, at_infinite_b = (0.0, 1.0) if comparison == "le" else (1.0, 0.0)
+    limit = torch.where(is_undefined, math.nan, torch.where(a.isinf(), at_infinite_a, at_infinite_b).to(a.dtype))
+    return torch.where(is_finite, found, limit)
 
 
 def gradient(grad_out: Tensor, a: Tensor, b: Tensor, comparison: str) -> tuple[Tensor, Tensor]:
     """The derivatives of (grad_out * poisson(a, b)).sum() by a and by b."""
-    n = _counts(torch.maximum(a, b))
-    wide_a, wide_b = a.unsqueeze(-1), b.unsqueeze(-1)
-    of_y = _log_probability(wide_b, n)
-    equal = torch.logsumexp(_log_probability(wide_a, n) + of_y, dim=-1)
-    one_more = torch.logsumexp(_log_probability(wide_a, n + 1) + of_y, dim=-1)
+    finite_a, finite_b, is_finite, is_undefined = _finite(a, b)
+    is_gt, exponent, tail, equal, one_more = _parts(finite_a, finite_b)
+    scale = (-exponent).exp()
     if comparison == "log_le":
-        log_le = poisson(a, b, comparison)
-        equal, one_more = equal - log_le, one_more - log_le
-    sign = -1.0 if comparison == "gt" else 1.0
-    return -sign * grad_out * equal.exp(), sign * grad_out * one_more.exp()
+        at_most = torch.where(is_gt, 1 - torch.where(is_gt, scale * tail, 0.0), torch.where(is_gt, 1.0, tail))
+        scale = torch.where(is_gt, scale, 1.0) / at_most
+    scale = -scale if comparison == "gt" else scale
+    of_log = (comparison == "log_le") & a.isinf()
+    limits = (torch.where(of_log, value, 0.0).masked_fill(is_undefined, math.nan) for value in (-1.0, math.inf))
+    return tuple(
+        grad_out * torch.where(is_finite, derivative, limit.to(a.dtype))
+        for derivative, limit in zip((-scale * equal, scale * one_more), limits, strict=True)
+    )

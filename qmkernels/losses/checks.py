@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..ops.arguments import check_float, is_float
+
 Head = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -15,10 +17,7 @@ def check_rows(loss: str, **tensors: Tensor) -> None:
         return
     (first, like), *others = tensors.items()
     for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{loss}: {name} must be a tensor, got {type(value).__name__}.")
-        if not value.is_floating_point():
-            raise TypeError(f"{loss}: {name} must be a float tensor, got {value.dtype}.")
+        check_float(loss, name, value)
         if value.dim() < 2:
             raise ValueError(f"{loss}: {name} must be (..., B, D), got {tuple(value.shape)}.")
         if value.numel() == 0:
@@ -34,11 +33,11 @@ def check_rows(loss: str, **tensors: Tensor) -> None:
 
 def _nothing_is_wrong(like: Tensor, *others: Tensor) -> bool:
     """All that `check_rows` checks, without a message: every loss asks it on every call."""
-    if not (isinstance(like, Tensor) and like.is_floating_point() and like.dim() >= 2 and like.numel() > 0):
+    if not (is_float(like) and like.dim() >= 2 and like.numel() > 0):
         return False
     shape, dtype, device = like.shape, like.dtype, like.device
     for value in others:
-        if not (isinstance(value, Tensor) and value.shape == shape and value.dtype == dtype and value.device == device):
+        if not (is_float(value) and value.shape == shape and value.dtype == dtype and value.device == device):
             return False
     return True
 
@@ -65,8 +64,7 @@ def per_row(loss: str, name: str, value: Tensor | float, like: Tensor) -> Tensor
 
 def check_multiplier(loss: str, name: str, value: Tensor, like: Tensor) -> None:
     """A 0-d float tensor on the embeddings' device."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"{loss}: {name} must be a float tensor without dimensions, got {type(value).__name__}.")
+    check_float(loss, name, value)
     if value.dim() != 0:
         raise ValueError(f"{loss}: {name} must be a tensor without dimensions, got {tuple(value.shape)}.")
     if value.device != like.device:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, nn
 
-from ..ops import broadcasting
+from ..ops import arguments, broadcasting
 from ..ops.broadcasting import BothWays
 from .reductions import ReductionBase, make_reduction
 from .row_blocks import in_row_blocks
@@ -151,6 +151,8 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
 
     def _check_sizes(self, x: Tensor, y: Tensor) -> None:
         size = self.input_size
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.is_nested or y.is_nested:
+            arguments.check_floats(type(self).__name__, x=x, y=y)
         if x.ndim == 0 or y.ndim == 0 or x.shape[-1] != size or y.shape[-1] != size:
             raise ValueError(
                 f"{type(self).__name__}: x and y must have last size input_size={size}, "
@@ -158,6 +160,8 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
             )
 
     def _check_rows(self, x: Tensor, y: Tensor) -> None:
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+            arguments.check_floats(f"{type(self).__name__}.pairwise", x=x, y=y)
         if x.ndim < 2 or y.ndim < 2:
             raise ValueError(
                 f"{type(self).__name__}.pairwise: x must be (..., N, {self.input_size}) and y (..., M, "

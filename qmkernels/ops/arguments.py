@@ -8,20 +8,38 @@ from torch import Tensor
 _FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def is_float(value: object) -> bool:
+    """What `check_float` checks, without a message: every op and loss asks it on every call."""
+    return (
+        isinstance(value, Tensor)
+        and value.dtype in _FLOAT_DTYPES
+        and value.layout is torch.strided
+        and not value.is_nested
+    )
+
+
+def check_float(op: str, name: str, value: object) -> None:
+    """value is a dense tensor of a dtype that kernels know."""
+    if is_float(value):
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}.")
+    if value.is_nested or value.layout is not torch.strided:
+        layout = "a nested tensor" if value.is_nested else f"one of layout {value.layout}"
+        raise TypeError(f"{op}: {name} must be a dense tensor, got {layout}; convert it first.")
+    raise TypeError(
+        f"{op}: {name} must be float64, float32, bfloat16 or float16, got {value.dtype}; "
+        f"convert it first, for example {name}.float()."
+    )
+
+
 def check_floats(op: str, **tensors: Tensor) -> None:
-    """The tensors are float tensors of one dtype and device."""
+    """The tensors are dense float tensors of one dtype and device."""
     (one, x), (other, y) = tensors.items()
-    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == y.dtype and x.device == y.device:
-        if x.dtype in _FLOAT_DTYPES:
-            return
+    if is_float(x) and is_float(y) and x.dtype == y.dtype and x.device == y.device:
+        return
     for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}.")
-        if value.dtype not in _FLOAT_DTYPES:
-            raise TypeError(
-                f"{op}: {name} must be float64, float32, bfloat16 or float16, got {value.dtype}; "
-                f"convert it first, for example {name}.float()."
-            )
+        check_float(op, name, value)
     if x.dtype != y.dtype:
         raise TypeError(
             f"{op}: {one} and {other} must have the same dtype, got {one} {x.dtype} and {other} {y.dtype}; convert one."

@@ -63,7 +63,7 @@ def _tangent(x: Tensor, y: Tensor, tangent_x: Tensor | None, tangent_y: Tensor |
     blocks = []
     for start in range(0, x.shape[1], rows):
         block = slice(start, start + rows)
-        left, right = definition.ends(x[:, block, None], y[:, None], size)
+        left, right = definition.slopes(*definition.ends(x[:, block, None], y[:, None], size))
         along_x = None if tangent_x is None else tangent_x[:, block, None]
         along_y = None if tangent_y is None else tangent_y[:, None]
         blocks.append(component_tangents(left, right, along_x, along_y))

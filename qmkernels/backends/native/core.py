@@ -40,10 +40,17 @@ def _scratch(num_bytes: int, device: torch.device) -> Tensor:
     return torch.empty(num_bytes, dtype=torch.uint8, device=device)
 
 
+def _materialised(tensor: Tensor) -> Tensor:
+    """Zeros with memory for the zeros without that autograd makes for zero tangents; TypeError for other tensors."""
+    if not tensor._is_zerotensor():
+        raise TypeError(f"tensors must have memory that can be addressed, got {type(tensor).__name__}.")
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
 def connect(core: ModuleType, scratch: Callable[[int, torch.device], Tensor] = _scratch) -> None:
-    """Tells a core torch's dtypes, and whom to ask for the number of threads, a device's stream and scratch memory."""
+    """Tells a core torch's dtypes, and whom to ask for the number of threads, a device's stream and memory."""
     dtypes = (torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64)
-    core.connect(dtypes, torch.get_num_threads, _stream, scratch)
+    core.connect(dtypes, torch.get_num_threads, _stream, scratch, _materialised)
 
 
 if _core is not None:

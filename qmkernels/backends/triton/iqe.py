@@ -111,6 +111,10 @@ def iqe_forward_kernel(
         if KEEP:
             left = (y > begin) & (x >= furthest)
             right = (x < y) & (x < nearest) & (y <= nearest)
+            # With a NaN: every x and no y.
+            has_nan = (length != length)[:, :, None]
+            left = (left | has_nan) & (k < K)
+            right = right & (not has_nan)
             ends = ends_ptr + (row[:, None] * num_components + component[None, :]) * NUM_BYTES
             _store_ends(ends[:, :, None], left, right, exists[:, :, None], ROWS, BLOCK_C, BLOCK_K, K)
 
@@ -149,19 +153,20 @@ def iqe_backward_kernel(
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
     ROWS: tl.constexpr,  # rows a program
-    BLOCK_D: tl.constexpr,  # coordinates a program
+    BLOCK_C: tl.constexpr,  # components a program
+    BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
     NUM_BYTES: tl.constexpr = (2 * K + 7) // 8
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    coordinate = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
-    component = coordinate // K
-    k = coordinate % K
-    exists = (row < num_rows) & (component < num_components)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None, None]
+    component = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :, None]
+    k = tl.arange(0, BLOCK_K)[None, None, :]
+    exists_component = (row < num_rows) & (component < num_components)
+    exists = exists_component & (k < K)
 
     # weight = grad_out * d reduction / d length
     every, on_top = weights_of(max_weight_ptr, num_components, grad_out_ptr.dtype.element_ty, REDUCTION)
     if REDUCTION == "none":
-        weight = tl.load(grad_out_ptr + row * num_components + component, mask=exists, other=0)
+        weight = tl.load(grad_out_ptr + row * num_components + component, mask=exists_component, other=0)
     else:
         weight = tl.load(grad_out_ptr + row, mask=row < num_rows, other=0)
         if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
@@ -174,14 +179,18 @@ def iqe_backward_kernel(
     ends = ends_ptr + (row * num_components + component) * NUM_BYTES
     left = (tl.load(ends + k // 8, mask=exists, other=0).to(tl.int32) >> (k % 8)) & 1
     right = (tl.load(ends + (K + k) // 8, mask=exists, other=0).to(tl.int32) >> ((K + k) % 8)) & 1
-    here = row * num_components * K + coordinate
-    # A product, as in the reference: a NaN in grad_out reaches every coordinate.
-    tl.store(grad_x_ptr + here, -weight * left.to(weight.dtype), mask=exists)
-    tl.store(grad_y_ptr + here, weight * right.to(weight.dtype), mask=exists)
+    # Every x and no y: the mark of a component with a NaN.
+    num_left = tl.sum(left, axis=2, keep_dims=True)
+    num_right = tl.sum(right, axis=2, keep_dims=True)
+    has_nan = (num_left == K) & (num_right == 0)
+    weight = tl.where(has_nan, float("nan"), weight)
+    here = (row * num_components + component) * K + k
+    tl.store(grad_x_ptr + here, tl.where((left != 0) | has_nan, -weight, 0.0), mask=exists)
+    tl.store(grad_y_ptr + here, tl.where((right != 0) | has_nan, weight, 0.0), mask=exists)
 
 
 def forward_tile(num_components: int, dim_per_component: int) -> tuple[int, int, int]:
-    """Rows, components and values a program of the forward kernel: about 1024 numbers, 8 a thread."""
+    """Rows, components and values a program: about 1024 numbers, 8 a thread."""
     block_k = triton.next_power_of_2(dim_per_component)
     block_c = tile_for(num_components, max(1024 // block_k, 1))
     return max(1024 // (block_k * block_c), 1), block_c, block_k
@@ -230,10 +239,9 @@ def iqe_backward(
     grad_x, grad_y = grad_out.new_empty((*rows, size)), grad_out.new_empty((*rows, size))
     if num_rows * size == 0:
         return grad_x, grad_y
-    block_d = tile_for(size, 1024)
-    block_rows = 1024 // block_d
+    block_rows, block_c, block_k = forward_tile(num_components, dim_per_component)
     with torch.cuda.device_of(grad_out):
-        iqe_backward_kernel[(triton.cdiv(num_rows, block_rows), triton.cdiv(size, block_d))](
+        iqe_backward_kernel[(triton.cdiv(num_rows, block_rows), triton.cdiv(num_components, block_c))](
             grad_out,
             ends,
             largest,
@@ -245,6 +253,7 @@ def iqe_backward(
             K=dim_per_component,
             REDUCTION=reduction,
             ROWS=block_rows,
-            BLOCK_D=block_d,
+            BLOCK_C=block_c,
+            BLOCK_K=block_k,
         )
     return grad_x, grad_y

@@ -280,6 +280,10 @@ def iqe_pairwise_backward(
     rest = largest, max_weight, dim_per_component, reduction
     grad_x = _pairwise_gradient(grad_out, (num_y, 1), finite_x, finite_y, *rest, sign=-1)
     grad_y = _pairwise_gradient(grad_out, (1, num_y), -finite_y, -finite_x, *rest, sign=1)
+    # A NaN makes NaN the gradients of every pair that its component is in.
+    nan_x, nan_y = (one.isnan().unflatten(-1, (-1, dim_per_component)).any(dim=-1, keepdim=True) for one in (x, y))
+    for grad, nan, other in ((grad_x, nan_x, nan_y), (grad_y, nan_y, nan_x)):
+        grad.unflatten(-1, (-1, dim_per_component)).masked_fill_(nan | other.any(dim=1, keepdim=True), torch.nan)
     grad_max_weight = x.new_empty(0)
     if need_weight_gradient:
         spread, _ = iqe_pairwise_forward(x, y, None, dim_per_component, "spread", False)
