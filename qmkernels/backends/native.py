@@ -75,11 +75,8 @@ def scratch(num_bytes: int, device: torch.device) -> Tensor:
     return kept
 
 
-def _without_address(function: str, tensor: Tensor, kept: list[Tensor]) -> int:
-    """The address for a tensor whose own is 0: 0 for an empty one; for the zeros without memory that autograd makes for
-    zero tangents, that of zeros with memory, which ``kept`` keeps alive."""
-    if not tensor.numel():
-        return 0
+def _with_memory(function: str, tensor: Tensor, kept: list[Tensor]) -> int:
+    """The address of zeros for those without memory that autograd makes of zero tangents; ``kept`` keeps them alive."""
     if not tensor._is_zerotensor():
         raise TypeError(f"{function}: tensors must have memory that can be addressed, got {type(tensor).__name__}.")
     kept.append(torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device))
@@ -94,7 +91,7 @@ def launch(function: str, device: torch.device, *arguments: Tensor | int | float
         if type(argument) in _NUMBERS
         else 0
         if argument is None
-        else argument.data_ptr() or _without_address(function, argument, kept)
+        else argument.data_ptr() or (argument.numel() and _with_memory(function, argument, kept))
         for argument in arguments
     ]
     if device.type == "cpu":
