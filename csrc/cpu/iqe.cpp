@@ -96,10 +96,11 @@ void iqe_backward(const IqeBackward<T>& call, int threads) {
     const BitPlaces<T> places = bit_places<T>(size);
     parallel_for(num_tasks, threads_for(shape.rows * dim, 1 << 15, threads), [=](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < shape.rows ? (task + 1) * rows_per_task : shape.rows;
-        for (int64_t row = task * rows_per_task; row < end; ++row) {
+        const int64_t first = task * rows_per_task;
+        const bool has_nan = any_marks_nan(ends + first * num_components * bytes, (end - first) * num_components, size);
+        for (int64_t row = first; row < end; ++row) {
             const uint8_t* row_ends = ends + row * num_components * bytes;
             T *to_x = grad_x + row * dim, *to_y = grad_y + row * dim;
-            const bool has_nan = any_marks_nan(row_ends, num_components, size);
             if (reduction == Reduction::none) {
                 for (int64_t c = 0; c < num_components; ++c)
                     components_backward(row_ends + c * bytes, grad_out[row * num_components + c], 1, size, places,

@@ -105,13 +105,14 @@ void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, int threads
     const int64_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
     parallel_for(num_tasks, threads_for(2 * rows * dim, 1 << 15, threads), [&](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
+        const bool has_nan = kept.has_nan(task * rows_per_task, end);
         for (int64_t i = task * rows_per_task; i < end; ++i) {
             // A left end is of where the direction comes from, a right end of where it goes.
             write_sum_of_ends<T, false, true>(kept.of(0, i, T(-1)), kept.of(1, i, T(1)), count, size, places,
                                               grad_predicted + i * dim);
             write_sum_of_ends<T, true, false>(kept.of(0, i, T(1)), kept.of(1, i, T(-1)), count, size, places,
                                               grad_target + i * dim);
-            for (int pair = 0; pair < 2; ++pair)
+            for (int pair = 0; has_nan && pair < 2; ++pair)
                 kept.write_nan(pair, i, grad_predicted + i * dim, grad_target + i * dim);
         }
     });

@@ -128,6 +128,8 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, int threads) {
     const int64_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
     parallel_for(num_tasks, threads_for(2 * rows * dim, 1 << 15, threads), [&](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
+        const int64_t after = end < rows ? end : 0;  // whose goal the last row of y is
+        const bool has_nan = kept.has_nan(task * rows_per_task, end) || kept.has_nan(after, after + 1);
         for (int64_t i = task * rows_per_task; i < end; ++i) {
             const RowEnds<T> right = kept.of(1, i, T(1));
             const int64_t next = i + 1 < rows ? i + 1 : 0;
@@ -138,8 +140,9 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, int threads) {
                 write_ends<T, true>(kept.of(0, i, T(1)), count, size, places, to_goal);
             } else {  // row i of y is the goal of the next row
                 write_sum_of_ends<T, true, true>(right, kept.of(0, next, T(1)), count, size, places, to_y);
-                kept.write_nan(0, next, to_y, to_y);
+                if (has_nan) kept.write_nan(0, next, to_y, to_y);
             }
+            if (!has_nan) continue;
             kept.write_nan(0, i, to_x, to_goal ? to_goal : to_x);
             kept.write_nan(1, i, to_x, to_y);
         }

@@ -97,10 +97,17 @@ struct KeptEnds {
         return {ends + at * count * ends_bytes(size), upstream * weights.every,
                 largest ? upstream * weights.largest : T(0), largest ? int64_t(largest[at]) : 0};
     }
+    QMK_INLINE const uint8_t* ends_of(int pair, int64_t i) const {
+        return ends + (pair * rows + i) * count * ends_bytes(size);
+    }
+    // Whether any of the rows has a NaN in either pair.
+    QMK_INLINE bool has_nan(int64_t first, int64_t end) const {
+        return any_marks_nan(ends_of(0, first), (end - first) * count, size) ||
+               any_marks_nan(ends_of(1, first), (end - first) * count, size);
+    }
     // After the gradients of a row's x and y, or what stands in their places, have been written.
     QMK_INLINE void write_nan(int pair, int64_t i, T* to, T* other) const {
-        const uint8_t* of_row = ends + (pair * rows + i) * count * ends_bytes(size);
-        if (any_marks_nan(of_row, count, size)) QMK_TARGET::write_nan(of_row, count, size, to, other);
+        QMK_TARGET::write_nan(ends_of(pair, i), count, size, to, other);
     }
 };
 

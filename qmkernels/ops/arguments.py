@@ -6,16 +6,12 @@ import torch
 from torch import Tensor
 
 _FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_DENSE = torch.strided
 
 
 def is_float(value: object) -> bool:
     """What `check_float` checks, without a message: every op and loss asks it on every call."""
-    return (
-        isinstance(value, Tensor)
-        and value.dtype in _FLOAT_DTYPES
-        and value.layout is torch.strided
-        and not value.is_nested
-    )
+    return isinstance(value, Tensor) and value.dtype in _FLOAT_DTYPES and value.layout is _DENSE and not value.is_nested
 
 
 def check_float(op: str, name: str, value: object) -> None:
@@ -24,7 +20,7 @@ def check_float(op: str, name: str, value: object) -> None:
         return
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}.")
-    if value.is_nested or value.layout is not torch.strided:
+    if value.is_nested or value.layout is not _DENSE:
         layout = "a nested tensor" if value.is_nested else f"one of layout {value.layout}"
         raise TypeError(f"{op}: {name} must be a dense tensor, got {layout}; convert it first.")
     raise TypeError(
@@ -36,8 +32,11 @@ def check_float(op: str, name: str, value: object) -> None:
 def check_floats(op: str, **tensors: Tensor) -> None:
     """The tensors are dense float tensors of one dtype and device."""
     (one, x), (other, y) = tensors.items()
-    if is_float(x) and is_float(y) and x.dtype == y.dtype and x.device == y.device:
-        return
+    if isinstance(x, Tensor) and isinstance(y, Tensor):  # on every call, so written out
+        dtype = x.dtype
+        if dtype in _FLOAT_DTYPES and y.dtype is dtype and x.device == y.device:
+            if x.layout is _DENSE and y.layout is _DENSE and not (x.is_nested or y.is_nested):
+                return
     for name, value in tensors.items():
         check_float(op, name, value)
     if x.dtype != y.dtype:
