@@ -120,6 +120,56 @@ static void threads_do_not_change_results() {
     check(results[0] == results[1], "results from one and from three threads");
 }
 
+// All pairs, by the pairwise kernels and as matching rows that repeat each x and y.
+template <class T>
+static void pairs_are_rows_that_match(int64_t num_x, int64_t num_y, int64_t num_components, int64_t size,
+                                      double tolerance) {
+    const int64_t dim = num_components * size, pairs = num_x * num_y, bytes = (2 * size + 7) / 8;
+    std::mt19937 random{unsigned(size)};
+    std::normal_distribution<T> normal;
+    std::vector<T> x(num_x * dim), y(num_y * dim), grad(pairs), all_x, all_y;
+    for (auto* values : {&x, &y, &grad})
+        for (auto& value : *values) value = normal(random);
+    for (int64_t i = 0; i < num_x; ++i) {
+        for (int64_t j = 0; j < num_y; ++j) all_x.insert(all_x.end(), x.begin() + i * dim, x.begin() + (i + 1) * dim);
+        all_y.insert(all_y.end(), y.begin(), y.end());
+    }
+    std::vector<T> out(pairs), of_x(x.size()), of_y(y.size()), row_out(pairs), row_x(pairs * dim), row_y(pairs * dim);
+    std::vector<uint8_t> ends(pairs * num_components * bytes);
+    const IqePairwiseShape shape{1, num_x, num_y, num_components, size};
+    std::vector<char> memory(64 + std::max(kernels.pairwise_workspace(shape, Reduction::sum, false),
+                                           kernels.pairwise_workspace(shape, Reduction::sum, true)));
+    void* workspace = reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(memory.data()) + 63) / 64 * 64);
+    iqe_pairwise_forward<T>(
+        IqePairwiseForward<T>{x.data(), y.data(), nullptr, out.data(), nullptr, workspace, shape, Reduction::sum}, 3);
+    iqe_pairwise_backward<T>(IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), nullptr, nullptr, of_x.data(),
+                                                    of_y.data(), nullptr, workspace, shape, Reduction::sum},
+                             3);
+    const IqeShape rows{pairs, num_components, size};
+    iqe_forward<T>(IqeForward<T>{all_x.data(), all_y.data(), nullptr, row_out.data(), ends.data(), nullptr, nullptr,
+                                 rows, Reduction::sum},
+                   3);
+    iqe_backward<T>(
+        IqeBackward<T>{grad.data(), ends.data(), nullptr, nullptr, row_x.data(), row_y.data(), rows, Reduction::sum},
+        3);
+
+    const auto near = [&](const std::vector<T>& actual, const std::vector<double>& expected, const char* what) {
+        for (size_t i = 0; i < actual.size(); ++i)
+            if (std::fabs(double(actual[i]) - expected[i]) > tolerance * (1 + std::fabs(expected[i])))
+                return check(false, std::string(what) + " of components of " + std::to_string(size));
+    };
+    std::vector<double> sums_x(x.size()), sums_y(y.size());
+    for (int64_t i = 0; i < num_x; ++i)
+        for (int64_t j = 0; j < num_y; ++j)
+            for (int64_t d = 0; d < dim; ++d) {
+                sums_x[i * dim + d] += double(row_x[(i * num_y + j) * dim + d]);
+                sums_y[j * dim + d] += double(row_y[(i * num_y + j) * dim + d]);
+            }
+    near(out, std::vector<double>(row_out.begin(), row_out.end()), "distances");
+    near(of_x, sums_x, "gradient of x");
+    near(of_y, sums_y, "gradient of y");
+}
+
 int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
     for (int size = 1; size <= 70; ++size) the_network_sorts(size);
@@ -130,5 +180,12 @@ int main(int, char** arguments) {
     for (int size : {1, 2, 3, 4, 7, 8, 16, 31, 60}) the_scans_find_length_and_ends(size);
     threads_do_not_change_results<float>();
     threads_do_not_change_results<double>();
+    // More rows than a tile, and sizes that end between the boundaries of vectors.
+    for (int64_t size : {1, 3, 5, 7, 8, 33, 129})
+        for (int64_t num_components : {1, 3}) {
+            pairs_are_rows_that_match<float>(49, 61, num_components, size, 5e-5);
+            pairs_are_rows_that_match<float>(130, 100, num_components, size, 5e-5);
+            pairs_are_rows_that_match<double>(100, 9, num_components, size, 1e-12);
+        }
     return report();
 }

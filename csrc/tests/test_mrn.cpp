@@ -48,8 +48,9 @@ static double component(const double* x, const double* y, int64_t size, const Mr
 }
 
 template <class T>
-static void kernels_equal_the_formula(const MrnSettings& settings, int64_t size, double tolerance) {
-    const int64_t num_x = 14, num_y = 37, dim = settings.num_components * size;
+static void kernels_equal_the_formula(const MrnSettings& settings, int64_t num_x, int64_t num_y, int64_t size,
+                                      double tolerance) {
+    const int64_t dim = settings.num_components * size;
     std::mt19937 random{unsigned(size)};
     std::normal_distribution<T> normal;
     std::vector<T> x(num_x * dim), y(num_y * dim), grad_out(num_x * num_y);
@@ -78,7 +79,8 @@ static void kernels_equal_the_formula(const MrnSettings& settings, int64_t size,
     const auto near = [&](const std::vector<T>& actual, const std::vector<double>& expected, const char* what) {
         for (size_t i = 0; i < actual.size(); ++i)
             if (std::fabs(double(actual[i]) - expected[i]) > tolerance * (1 + std::fabs(expected[i])))
-                return check(false, std::string(what) + " of components of " + std::to_string(size));
+                return check(false, std::string(what) + " of components of " + std::to_string(size) + ", " +
+                                        std::to_string(num_x) + " by " + std::to_string(num_y));
     };
     for (int threads : {1, 3}) {
         const MrnPairwiseShape shape{1, num_x, num_y, dim};
@@ -115,10 +117,17 @@ int main(int, char** arguments) {
         {3, MrnAsymmetric::first, MrnSquares::mean, 1.5, 1e-2, MrnEps::difference, MrnReduction::mean, 0.3},
         {2, MrnAsymmetric::none, MrnSquares::sum, 1.0, 0.0, MrnEps::add, MrnReduction::sum, 2.0},
     };
-    for (const MrnSettings& settings : forms)
-        for (int64_t size : {1, 2, 7, 16, 45, 64}) {
-            kernels_equal_the_formula<float>(settings, size, 2e-5);
-            kernels_equal_the_formula<double>(settings, size, 1e-11);
+    const auto both = [](const MrnSettings& settings, int64_t num_x, int64_t num_y, int64_t size) {
+        kernels_equal_the_formula<float>(settings, num_x, num_y, size, 2e-5);
+        kernels_equal_the_formula<double>(settings, num_x, num_y, size, 1e-11);
+    };
+    for (const MrnSettings& settings : forms) {
+        for (int64_t size : {1, 2, 7, 16, 45, 64}) both(settings, 14, 37, size);
+        // More rows than a tile, whose memory has then no room to spare; odd sizes end between its boundaries.
+        for (int64_t size : {3, 5, 7}) {
+            both(settings, 49, 61, size);
+            both(settings, 100, 130, size);
         }
+    }
     return report();
 }

@@ -1,0 +1,37 @@
+"""Some of fuzz.py's cases, the same in every run; .ci/sanitize runs others under sanitizers."""
+
+import inspect
+
+import fuzz
+import pytest
+
+import qmkernels as qm
+
+CASES_PER_OP = 16
+
+
+@pytest.mark.parametrize("op", fuzz.OPS)
+def test_random_cases_agree_with_the_reference(op):
+    first = list(fuzz.OPS).index(op)
+    for number in range(first, first + CASES_PER_OP * len(fuzz.OPS), len(fuzz.OPS)):
+        assert fuzz.run_case(seed=1, number=number) == op
+
+
+def test_eight_threads_at_once_get_the_results_of_one():
+    assert fuzz.run_threads(8, seconds=4, seed=2, num_cases=57) > 57
+
+
+def test_a_wrong_result_is_a_failure_that_says_how_to_repeat_it(monkeypatch):
+    monkeypatch.setattr(fuzz, "TOLERANCE", dict.fromkeys(fuzz.TOLERANCE, (-1.0, -1.0)))
+    monkeypatch.setattr(fuzz, "_same", lambda actual, expected: actual.isnan())
+    with pytest.raises(AssertionError, match=r"output 0.*\n.*\nrepeat: python python_tests/fuzz.py --seed 0 --case 21"):
+        fuzz.run_case(seed=0, number=21)
+
+
+def test_every_public_op_loss_and_head_is_drawn():
+    source = inspect.getsource(fuzz)
+    modules = {"QuasimetricBase", "reductions", "transforms"}
+    assert set(qm.losses.__all__) <= set(fuzz.OPS)
+    assert all(f'"{head}"' in source for head in set(qm.nn.__all__) - modules)
+    ops = {name for name in qm.__all__ if inspect.isfunction(getattr(qm, name))} - {"use_backend"}
+    assert all(f"qm.{op}" in source for op in ops), ops
