@@ -689,7 +689,7 @@ def test_poisson_comparisons_agree_with_the_reference(function, backend, dtype):
 
 
 def _merged(distances: torch.Tensor, k: int, backend: str, tile: int) -> tuple[torch.Tensor, torch.Tensor]:
-    functions = dispatch.resolve("nearest", "cuda", backend)
+    functions = dispatch.resolve("nearest", "cuda", backend).module
     values = distances.new_full((distances.shape[0], k), torch.inf)
     indices = torch.full(values.shape, -1, device="cuda")
     for first in range(0, distances.shape[1], tile):

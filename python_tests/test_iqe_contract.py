@@ -9,7 +9,6 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import qmkernels as qm
 from qmkernels.definitions import iqe as definition
-from qmkernels.ops import iqe_autograd, iqe_pairwise_autograd
 
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 BACKENDS = ("cpu", "reference")
@@ -78,7 +77,7 @@ def test_registered_elementwise_ops_pass_opcheck(reduction, keep):
     arguments = (x, y, weight, 5, reduction, keep, "auto")
     torch.library.opcheck(torch.ops.qmkernels.iqe_forward.default, arguments)
     if keep:
-        out, ends, largest, _ = iqe_autograd.iqe_forward(*arguments)
+        out, ends, largest, _ = torch.ops.qmkernels.iqe_forward(*arguments)
         torch.library.opcheck(
             torch.ops.qmkernels.iqe_backward.default,
             (torch.randn_like(out), ends, largest, weight, 5, reduction, "auto"),
@@ -94,7 +93,7 @@ def test_registered_pairwise_ops_pass_opcheck(reduction, need_weight_gradient):
         need_weight_gradient = False
     arguments = (x, y, weight, 5, reduction, True, "auto")
     torch.library.opcheck(torch.ops.qmkernels.iqe_pairwise_forward.default, arguments)
-    out, largest = iqe_pairwise_autograd.iqe_pairwise_forward(*arguments)
+    out, largest = torch.ops.qmkernels.iqe_pairwise_forward(*arguments)
     torch.library.opcheck(
         torch.ops.qmkernels.iqe_pairwise_backward.default,
         (torch.randn_like(out), x, y, largest, weight, 5, reduction, need_weight_gradient, "auto"),
@@ -341,13 +340,13 @@ def test_arguments_are_not_mutated(backend):
 def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward):
     x, y = (tensor.detach() for tensor in embeddings("elementwise"))
     weight = torch.tensor(0.3, dtype=x.dtype)
-    run = functools.partial(iqe_autograd.iqe_forward, x, y, weight, 5, "maxmean", True)
+    run = functools.partial(torch.ops.qmkernels.iqe_forward, x, y, weight, 5, "maxmean", True)
     kept, other = run(forward), run(backward)
     assert torch.equal(kept[1], other[1]) and torch.equal(kept[2], other[2])
     grad = torch.randn_like(kept[0])
     for actual, expected in zip(
-        iqe_autograd.iqe_backward(grad, *kept[1:3], weight, 5, "maxmean", backward),
-        iqe_autograd.iqe_backward(grad, *kept[1:3], weight, 5, "maxmean", forward),
+        torch.ops.qmkernels.iqe_backward(grad, *kept[1:3], weight, 5, "maxmean", backward),
+        torch.ops.qmkernels.iqe_backward(grad, *kept[1:3], weight, 5, "maxmean", forward),
         strict=True,
     ):
         torch.testing.assert_close(actual, expected)

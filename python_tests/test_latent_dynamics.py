@@ -62,7 +62,7 @@ def test_tied_ends_add_up_to_the_reference_subgradient(size, backend):
     generator = torch.Generator().manual_seed(1)
     # Few values: intervals of both directions that begin, end and touch at the same places, and empty ones.
     x, y = torch.randint(0, 5, (2, 57, 2 * size), generator=generator).double()
-    kernels = dispatch.resolve("latent_dynamics", "cpu", backend)
+    kernels = dispatch.resolve("latent_dynamics", "cpu", backend).module
     loss, _, _, ends, *_ = kernels.latent_dynamics_forward(x, y, None, size, "sum", 1)
     kept = [side.bool() for side in unpack_ends(ends, size)]
     there, back = (iqe_definition.components(*pair, size).sum(dim=-1) for pair in ((x, y), (y, x)))
@@ -192,7 +192,7 @@ def test_what_forward_keeps_is_the_same_on_all_backends(size, count, rows):
         pytest.skip(reason)
     x, y = (side.detach() for side in problem(rows, count * size))
     weight = torch.tensor(0.3, dtype=x.dtype)
-    kernels = [dispatch.resolve("latent_dynamics", "cpu", name) for name in ("cpu", "reference")]
+    kernels = [dispatch.resolve("latent_dynamics", "cpu", name).module for name in ("cpu", "reference")]
     kept = [module.latent_dynamics_forward(x, y, weight, *LatentDynamicsSettings(size)) for module in kernels]
     torch.testing.assert_close(*kept)
     grad_loss = torch.tensor(-1.7, dtype=x.dtype)

@@ -93,7 +93,7 @@ def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward):
     if reason := dispatch.why_not("cpu", "metra", "cpu"):
         pytest.skip(reason)
     inputs = [one.detach() for one in problem(7, dim=24)]
-    here, there = dispatch.resolve("metra", "cpu", forward), dispatch.resolve("metra", "cpu", backward)
+    here, there = dispatch.resolve("metra", "cpu", forward).module, dispatch.resolve("metra", "cpu", backward).module
     kept = here.metra_forward(*inputs, SLACK, "sum")
     torch.testing.assert_close(kept, there.metra_forward(*inputs, SLACK, "sum"))
     for needs_skill in (False, True):
@@ -125,7 +125,7 @@ def test_a_gradient_for_one_input_only(wanted, backend):
 def test_second_derivatives_are_those_of_the_formula(backend):
     inputs = problem(5, dim=3)
     results = []
-    for loss in (qm.losses.metra(*inputs).loss, composed(*inputs, *MetraSettings(SLACK))):
+    for loss in (qm.losses.metra(*inputs).loss, composed(*inputs, *MetraSettings(SLACK))[0]):
         first = torch.autograd.grad(loss, inputs, create_graph=True)
         results.append(torch.autograd.grad(sum(one.sin().sum() for one in first[:3]), inputs[:3]))
     torch.testing.assert_close(*results)
@@ -135,7 +135,7 @@ def test_forward_mode_differentiates_the_formula(backend):
     inputs = [one.detach() for one in problem(5, dim=3)]
     tangents = tuple(torch.ones_like(one) for one in inputs)
     _, found = torch.func.jvp(lambda *a: qm.losses.metra(*a).loss, tuple(inputs), tangents)
-    _, wanted = torch.func.jvp(lambda *a: composed(*a, *MetraSettings(SLACK)), tuple(inputs), tangents)
+    _, wanted = torch.func.jvp(lambda *a: composed(*a, *MetraSettings(SLACK))[0], tuple(inputs), tangents)
     torch.testing.assert_close(found, wanted)
 
 

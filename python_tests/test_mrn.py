@@ -93,7 +93,7 @@ def _error(actual, expected):
 def test_kernels_are_as_accurate_as_plain_pytorch(form, size, dtype):
     if reason := dispatch.why_not("cpu", "mrn", "cpu"):
         pytest.skip(reason)
-    kernels, plain = dispatch.resolve("mrn", "cpu", "cpu"), dispatch.resolve("mrn", "cpu", "reference")
+    kernels, plain = dispatch.resolve("mrn", "cpu", "cpu").module, dispatch.resolve("mrn", "cpu", "reference").module
     dim = form.num_components * size
     x, y = torch.randn(2, 21, dim, dtype=dtype), torch.randn(2, 38, dim, dtype=dtype)
     y[:, 7] = x[:, 7]

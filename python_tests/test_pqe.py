@@ -61,7 +61,7 @@ def _error(actual, expected):
 )
 def test_kernels_are_as_accurate_as_plain_pytorch(dim_per_component, weighted, num_components, dtype):
     skip_without_kernels()
-    kernels, plain = dispatch.resolve("pqe", "cpu", "cpu"), dispatch.resolve("pqe", "cpu", "reference")
+    kernels, plain = dispatch.resolve("pqe", "cpu", "cpu").module, dispatch.resolve("pqe", "cpu", "reference").module
     dim = num_components * dim_per_component
     x, y = torch.randn(2, 21, dim, dtype=dtype), torch.randn(2, 38, dim, dtype=dtype)
     y[:, 7] = x[:, 7]

@@ -86,7 +86,10 @@ def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward):
     x, y, raw, _ = problem(7, 24)
     weight = torch.tensor(0.3, dtype=x.dtype)
     inputs = (x.detach(), y.detach(), None, weight, raw.detach(), x.new_ones(1), *QrlCriticSettings(8))
-    here, there = dispatch.resolve("qrl_critic", "cpu", forward), dispatch.resolve("qrl_critic", "cpu", backward)
+    here, there = (
+        dispatch.resolve("qrl_critic", "cpu", forward).module,
+        dispatch.resolve("qrl_critic", "cpu", backward).module,
+    )
     kept, others = here.qrl_critic_forward(*inputs), there.qrl_critic_forward(*inputs)
     torch.testing.assert_close(kept, others)
     grads = [

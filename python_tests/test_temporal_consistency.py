@@ -161,7 +161,7 @@ def test_what_forward_keeps_is_the_same_on_all_backends():
     if reason := dispatch.why_not("cpu", "temporal_consistency", "cpu"):
         pytest.skip(reason)
     predicted, target, mask = (one.detach() for one in latents(3, 5, 24))
-    modules = [dispatch.resolve("temporal_consistency", "cpu", name) for name in ("cpu", "reference")]
+    modules = [dispatch.resolve("temporal_consistency", "cpu", name).module for name in ("cpu", "reference")]
     kept = [module.temporal_consistency_forward(predicted, target, mask, 0.9) for module in modules]
     torch.testing.assert_close(*kept)
     grad_loss = torch.tensor(0.7, dtype=torch.float64)

@@ -137,14 +137,12 @@ static void pairs_are_rows_that_match(int64_t num_x, int64_t num_y, int64_t num_
     std::vector<T> out(pairs), of_x(x.size()), of_y(y.size()), row_out(pairs), row_x(pairs * dim), row_y(pairs * dim);
     std::vector<uint8_t> ends(pairs * num_components * bytes);
     const IqePairwiseShape shape{1, num_x, num_y, num_components, size};
-    std::vector<char> memory(64 + std::max(kernels.pairwise_workspace(shape, Reduction::sum, false),
-                                           kernels.pairwise_workspace(shape, Reduction::sum, true)));
-    void* workspace = reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(memory.data()) + 63) / 64 * 64);
-    iqe_pairwise_forward<T>(
-        IqePairwiseForward<T>{x.data(), y.data(), nullptr, out.data(), nullptr, workspace, shape, Reduction::sum}, 3);
-    iqe_pairwise_backward<T>(IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), nullptr, nullptr, of_x.data(),
-                                                    of_y.data(), nullptr, workspace, shape, Reduction::sum},
-                             3);
+    RUN_WITH_SCRATCH(
+        iqe_pairwise_forward, 3,
+        IqePairwiseForward<T>{x.data(), y.data(), nullptr, out.data(), nullptr, nullptr, shape, Reduction::sum});
+    RUN_WITH_SCRATCH(iqe_pairwise_backward, 3,
+                     IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), nullptr, nullptr, of_x.data(), of_y.data(),
+                                            nullptr, nullptr, shape, Reduction::sum});
     const IqeShape rows{pairs, num_components, size};
     iqe_forward<T>(IqeForward<T>{all_x.data(), all_y.data(), nullptr, row_out.data(), ends.data(), nullptr, nullptr,
                                  rows, Reduction::sum},

@@ -15,12 +15,12 @@ inline void check(bool holds, const std::string& claim) {
 }
 
 // Memory for one call, of exactly so many bytes where that is a multiple of 64.
-class Scratch {
+class CallMemory {
   public:
-    explicit Scratch(int64_t bytes) : memory_(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
-    ~Scratch() { std::free(memory_); }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
+    explicit CallMemory(int64_t bytes) : memory_(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
+    ~CallMemory() { std::free(memory_); }
+    CallMemory(const CallMemory&) = delete;
+    CallMemory& operator=(const CallMemory&) = delete;
     void* get() const { return memory_; }
 
   private:
@@ -28,12 +28,12 @@ class Scratch {
 };
 
 // Runs a kernel that needs scratch memory; last comes the call.
-#define RUN_WITH_SCRATCH(kernel, threads, ...)         \
-    do {                                               \
-        auto call = __VA_ARGS__;                       \
-        const Scratch scratch(kernel##_scratch(call)); \
-        call.scratch = scratch.get();                  \
-        kernel(call, threads);                         \
+#define RUN_WITH_SCRATCH(kernel, threads, ...)            \
+    do {                                                  \
+        auto call = __VA_ARGS__;                          \
+        const CallMemory scratch(kernel##_scratch(call)); \
+        call.scratch = scratch.get();                     \
+        kernel(call, threads);                            \
     } while (false)
 
 // Exit status by which ctest knows a skipped test.

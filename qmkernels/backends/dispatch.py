@@ -13,16 +13,16 @@ import importlib
 import importlib.util
 import logging
 import os
+import pkgutil
 from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
+from typing import NamedTuple
 
+from . import reference
 from .native import core
 
-OPS = (
-    "iqe", "mrn", "pqe", "poisson", "nearest", "qrl_critic", "fsq", "latent_dynamics", "metra", "temporal_consistency",
-    "pair_loss",
-)  # fmt: skip
+OPS = tuple(sorted(module.name for module in pkgutil.iter_modules(reference.__path__)))
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 _AUTO_ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
 _MODULES = {"cuda": "native", "cpu": "native", "triton": "triton", "reference": "reference"}
@@ -79,14 +79,21 @@ def why_not(backend: str, op: str, device_type: str) -> str | None:
     return core.why_not(backend)
 
 
-@cache
-def _load(backend: str, op: str) -> ModuleType:
-    return importlib.import_module(f"{__package__}.{_MODULES[backend]}.{op}")
+class Backend(NamedTuple):
+    """A backend's name, one of `BACKENDS`, and its module for an op."""
+
+    name: str
+    module: ModuleType
 
 
 @cache
-def resolve(op: str, device_type: str, backend: str = "auto") -> ModuleType:
-    """The module that runs ``op`` on tensors of ``device_type``.
+def _load(name: str, op: str) -> Backend:
+    return Backend(name, importlib.import_module(f"{__package__}.{_MODULES[name]}.{op}"))
+
+
+@cache
+def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
+    """The backend that runs ``op`` on tensors of ``device_type``.
 
     Raises RuntimeError where ``backend`` is named and cannot: the sentence of `why_not` and the names that can.
     """

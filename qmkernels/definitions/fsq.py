@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .shapes import empty
+
 # With more levels the bound, a thousandth beyond the outermost level, would round to one that does not exist.
 MOST_LEVELS = 1000
 
@@ -72,13 +74,6 @@ def gradient(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
     return grad_codes * (slope * (_row(half, z) / _row(width, z))).flatten(-2)
 
 
-def second_derivative(z: Tensor, levels: Sequence[int]) -> Tensor:
-    """That of `straight_through`, elementwise."""
-    shift, half, _, width, _ = zip(*constants(levels), strict=True)
-    bounded = (_groups(z, levels) + _row(shift, z)).tanh()
-    return (-2 * bounded * (1 - bounded.square()) * (_row(half, z) / _row(width, z))).flatten(-2)
-
-
 def codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype) -> Tensor:
     """The codes (..., G * n) of indices (..., G); NaN where an index is none that `fsq` gives."""
     parts = [
@@ -87,3 +82,12 @@ def codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype) -> Tensor:
     ]
     is_index = (indices >= 0) & (indices < math.prod(levels))
     return torch.stack(parts, dim=-1).masked_fill(~is_index.unsqueeze(-1), torch.nan).flatten(-2)
+
+
+def fsq_forward_outputs(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    *rows, size = z.shape
+    return torch.empty_like(z), empty(z, *rows, size // len(levels), dtype=torch.int64)
+
+
+def fsq_backward_outputs(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
+    return torch.empty_like(z)

@@ -8,11 +8,28 @@ empty. Infinite coordinates count as the largest finite number of the dtype; NaN
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .shapes import empty
+
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean", "spread")
+
+
+class IqeSettings(NamedTuple):
+    """Which IQE: a plain number and a name, in the order in which ops and backends take them."""
+
+    dim_per_component: int
+    reduction: str = "maxmean"
+
+
+def keeps_largest(reduction: str) -> bool:
+    """Whether forward keeps for backward which component is the largest."""
+    return reduction in ("max", "maxmean", "spread")
 
 
 def _sorted_by_x(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,3 +110,102 @@ def iqe(
 ) -> Tensor:
     """The distance, (...) or for reduction "none" (..., C), by autograd-differentiable plain PyTorch."""
     return reduce(components(x, y, dim_per_component), reduction, max_weight)
+
+
+# --- What backward is made of: ends, packed as backends keep them, and each component's share in the distance.
+
+
+def pack_ends(left: Tensor, right: Tensor) -> Tensor:
+    """Two bool tensors (..., C, K) to their bytes (..., C, ceil(2K / 8))."""
+    bits = torch.cat([left, right], dim=-1).to(torch.uint8)
+    bits = functional.pad(bits, (0, -bits.shape[-1] % 8)).unflatten(-1, (-1, 8))
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (bits << places).sum(dim=-1, dtype=torch.uint8)
+
+
+def unpack_ends(ends: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
+    """The inverse of `pack_ends`, as `slopes`: two float32 tensors (..., C, K) of zeros, ones and NaN."""
+    places = torch.arange(8, dtype=torch.uint8, device=ends.device)
+    bits = ((ends.unsqueeze(-1) >> places) & 1).flatten(-2).bool()
+    return slopes(bits[..., :dim_per_component], bits[..., dim_per_component : 2 * dim_per_component])
+
+
+def component_weights(
+    num_components: int, largest: Tensor, max_weight: Tensor | None, reduction: str, dtype: torch.dtype
+) -> Tensor | float:
+    """The derivative of the reduction by each component's length, (..., C), or one number where all are alike."""
+    if reduction in ("none", "sum"):
+        return 1.0
+    if reduction == "mean":
+        return 1.0 / num_components
+    is_largest = (largest.unsqueeze(-1) == torch.arange(num_components, device=largest.device)).to(dtype)
+    if reduction == "max":
+        return is_largest
+    if reduction == "spread":
+        return is_largest - 1.0 / num_components
+    return (1.0 - max_weight) / num_components + max_weight * is_largest
+
+
+def gradient(
+    grad_out: Tensor, left: Tensor, right: Tensor, largest: Tensor, max_weight: Tensor | None, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """The derivatives of (grad_out * iqe(x, y)).sum() by x and by y, (..., D), from `slopes` and the largest.
+
+    An upstream gradient that is not finite reaches the ends alone.
+    """
+    num_components = left.shape[-2]
+    if reduction != "none":
+        weights = component_weights(num_components, largest, max_weight, reduction, grad_out.dtype)
+        grad_out = (grad_out.unsqueeze(-1) * weights).expand(*grad_out.shape, num_components)
+    grad = grad_out.unsqueeze(-1)
+    return tuple(
+        torch.where(slopes == 0, 0.0, sign * grad * slopes).flatten(-2) for sign, slopes in ((-1, left), (1, right))
+    )
+
+
+# --- What the kernels return: empty tensors of the right shapes, (0,) for those that are not needed.
+
+
+def iqe_forward_outputs(
+    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *rows, size = x.shape
+    num_components = size // dim_per_component
+    out = empty(x, *rows, num_components) if reduction == "none" else empty(x, *rows)
+    if not keep:
+        return out, empty(x, 0, dtype=torch.uint8), empty(x, 0, dtype=torch.int32), empty(x, 0)
+    return out, *kept_outputs(x, rows, num_components, dim_per_component, reduction)
+
+
+def kept_outputs(
+    x: Tensor, rows: Sequence[int], num_components: int, dim_per_component: int, reduction: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``ends``, ``largest`` and ``spread`` of distances of shape ``rows``."""
+    return (
+        empty(x, *rows, num_components, (2 * dim_per_component + 7) // 8, dtype=torch.uint8),
+        empty(x, *(rows if keeps_largest(reduction) else (0,)), dtype=torch.int32),
+        empty(x, *(rows if reduction == "maxmean" else (0,))),
+    )
+
+
+def iqe_backward_outputs(
+    grad_out: Tensor, ends: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str
+) -> tuple[Tensor, Tensor]:
+    *rows, num_components, _ = ends.shape
+    grad_x = empty(grad_out, *rows, num_components * dim_per_component)
+    return grad_x, torch.empty_like(grad_x)
+
+
+def iqe_pairwise_forward_outputs(
+    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+) -> tuple[Tensor, Tensor]:
+    pairs = x.shape[0], x.shape[1], y.shape[1]
+    out = empty(x, *pairs, x.shape[-1] // dim_per_component) if reduction == "none" else empty(x, *pairs)
+    return out, empty(x, *(pairs if keep and keeps_largest(reduction) else (0,)), dtype=torch.int32)
+
+
+def iqe_pairwise_backward_outputs(
+    grad_out: Tensor, x: Tensor, y: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int,
+    reduction: str, need_weight_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(x), torch.empty_like(y), empty(x, *(() if need_weight_gradient else (0,)))

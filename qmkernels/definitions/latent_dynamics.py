@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .iqe import iqe
+from .iqe import iqe, kept_outputs
+from .shapes import empty
 
 
 class LatentDynamicsSettings(NamedTuple):
@@ -31,3 +32,21 @@ def distances(predicted: Tensor, target: Tensor, max_weight: Tensor | None, sett
 def loss_of(both: Tensor, power: int) -> Tensor:
     """Half the sum of the two directions' means: the mean of all."""
     return both.square().mean() if power == 2 else both.mean()
+
+
+def latent_dynamics_forward_outputs(
+    predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dim_per_component, reduction, _ = settings
+    rows, size = predicted.shape
+    kept = kept_outputs(predicted, (2, rows), size // dim_per_component, dim_per_component, reduction)
+    return empty(predicted), empty(predicted, 2), empty(predicted, 2, rows), *kept
+
+
+def latent_dynamics_backward_outputs(
+    grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
+    dim_per_component: int, reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_predicted = empty(slopes, slopes.shape[1], ends.shape[2] * dim_per_component)
+    grad_max_weight = empty(slopes, 0) if max_weight is None else empty(slopes)
+    return grad_predicted, torch.empty_like(grad_predicted), grad_max_weight

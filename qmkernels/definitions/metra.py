@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from .shapes import empty
 
 NORMS = ("sum", "mean")
 
@@ -37,3 +40,17 @@ def terms(
 def loss_of(reward: Tensor, constraint: Tensor, multiplier: Tensor, log_multiplier: Tensor) -> Tensor:
     """-mean(reward) - multiplier * constraint + log_multiplier * stopgrad(constraint)."""
     return -reward.mean() - multiplier * constraint + log_multiplier * constraint.detach()
+
+
+def metra_forward_outputs(
+    phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, *settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = phi.shape[:-1]
+    return empty(phi), empty(phi, *rows), empty(phi, 3), empty(phi, *rows)
+
+
+def metra_backward_outputs(
+    grad_loss: Tensor, phi: Tensor, phi_next: Tensor, skill: Tensor, stats: Tensor, slopes: Tensor, needs_skill: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_skill = torch.empty_like(phi) if needs_skill else empty(phi, 0)
+    return torch.empty_like(phi), torch.empty_like(phi), grad_skill, empty(phi)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .shapes import empty
+
 ASYMMETRIC = ("first", "second", "none")
 SQUARES = ("sum", "mean")
 EPS_FORMS = ("add", "max", "difference")
@@ -113,3 +115,25 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, settings: MrnSettings) -> T
     of_both_ways = grad * torch.where(moves, slope, 0.0) * shifted
     order = (of_both_ways, of_one_way) if settings.asymmetric == "second" else (of_one_way, of_both_ways)
     return torch.cat(order, dim=-1).flatten(-2)
+
+
+# --- What the kernels return: empty tensors of the right shapes.
+
+
+def mrn_forward_outputs(x: Tensor, y: Tensor, *settings) -> Tensor:
+    return _distances(x, x.shape[:-1], MrnSettings(*settings))
+
+
+def mrn_pairwise_forward_outputs(x: Tensor, y: Tensor, *settings) -> Tensor:
+    return _distances(x, (x.shape[0], x.shape[1], y.shape[1]), MrnSettings(*settings))
+
+
+def mrn_backward_outputs(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
+    """Of both forms."""
+    return torch.empty_like(x), torch.empty_like(y)
+
+
+def _distances(x: Tensor, rows: tuple[int, ...], settings: MrnSettings) -> Tensor:
+    if settings.reduction == "none":
+        rows = *rows, settings.num_components
+    return empty(x, *rows)

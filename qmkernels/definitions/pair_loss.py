@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .shapes import empty
+
 # Over what the contrastive term's softmaxes go: "backward" over the states of each matching goal, "forward" over all
 # goals of each state, "symmetric" both; "sigmoid" and "repulsion" (`metric_contrastive`) have none.
 KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion")
@@ -228,3 +230,19 @@ def gradient(
         share = settings.linex_weight * settings.diagonal_weight / num_rows
         of_matches += share * slope.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
     return grad_loss * grad
+
+
+def pair_loss_forward_outputs(
+    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kind, rows = settings[0], distance.shape[:2]
+    return (
+        empty(distance),
+        empty(distance, len(PairLossStats._fields)),
+        empty(distance, *(rows if kind in ("forward", "symmetric") else (0,))),
+        empty(distance, *(rows if kind in ("backward", "symmetric") else (0,))),
+    )
+
+
+def pair_loss_backward_outputs(grad_loss: Tensor, distance: Tensor, *others) -> Tensor:
+    return torch.empty_like(distance)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .shapes import empty
+
 
 def components(x: Tensor, y: Tensor, dim_per_component: int) -> Tensor:
     """``1 - exp(mean_j min(y_j - x_j, 0))``, in [0, 1), (..., C); differentiable by autograd.
@@ -34,3 +36,23 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim
     slope = difference.clamp(max=0).mean(dim=-1).exp() / dim_per_component
     grad = grad_out if weights is None else grad_out.unsqueeze(-1) * weights
     return ((grad * slope).unsqueeze(-1) * ~(difference > 0)).flatten(-2)
+
+
+# --- What the kernels return: empty tensors of the right shapes.
+
+
+def pqe_forward_outputs(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
+    *rows, size = x.shape
+    return empty(x, *rows) if weights is not None else empty(x, *rows, size // dim_per_component)
+
+
+def pqe_pairwise_forward_outputs(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
+    pairs = x.shape[0], x.shape[1], y.shape[1]
+    return empty(x, *pairs) if weights is not None else empty(x, *pairs, x.shape[-1] // dim_per_component)
+
+
+def pqe_backward_outputs(
+    grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of both forms."""
+    return torch.empty_like(x), torch.empty_like(y), empty(x, weights.shape[0] if need_weights else 0)

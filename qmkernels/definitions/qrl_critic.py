@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .iqe import iqe
+from .iqe import iqe, kept_outputs
+from .shapes import empty
 
 MULTIPLIERS = ("softplus", "exp")
 
@@ -56,3 +58,22 @@ def loss_of(push: Tensor, violation: Tensor, multiplier: Tensor, threshold: floa
     """push + multiplier * (violation - threshold); its derivative by the multiplier has the opposite sign."""
     excess, fixed = violation - threshold, multiplier.detach()
     return push + fixed * excess - (multiplier - fixed) * excess.detach()
+
+
+def qrl_critic_forward_outputs(
+    x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, raw: Tensor, cost: Tensor, *settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dim_per_component, reduction, *_ = settings
+    rows, size = x.shape
+    kept = kept_outputs(x, (2, rows), size // dim_per_component, dim_per_component, reduction)
+    return empty(x), empty(x, 6), empty(x, 2, rows), *kept
+
+
+def qrl_critic_backward_outputs(
+    grad_loss: Tensor, stats: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
+    max_weight: Tensor | None, has_goal: bool, dim_per_component: int, reduction: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_x = empty(slopes, slopes.shape[1], ends.shape[2] * dim_per_component)
+    grad_goal = torch.empty_like(grad_x) if has_goal else empty(slopes, 0)
+    grad_max_weight = empty(slopes, 0) if max_weight is None else empty(slopes)
+    return grad_x, torch.empty_like(grad_x), grad_goal, grad_max_weight, empty(slopes)

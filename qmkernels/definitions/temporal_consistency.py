@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .shapes import empty
+
 # Norms below this count as this: torch's own for a cosine.
 EPS = 1e-8
 
@@ -48,3 +50,16 @@ def slopes(predicted: Tensor, target: Tensor, mask: Tensor | None, discount: flo
 def gradient(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
     by_target, by_predicted = (grad_loss * slopes).unsqueeze(-1)
     return by_target * target + by_predicted * predicted
+
+
+def temporal_consistency_forward_outputs(
+    predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    steps, batch, _ = predicted.shape
+    return empty(predicted), empty(predicted, steps), empty(predicted, 2, steps, batch)
+
+
+def temporal_consistency_backward_outputs(
+    grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor
+) -> Tensor:
+    return torch.empty_like(predicted)

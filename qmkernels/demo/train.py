@@ -56,9 +56,7 @@ def device_for(backend: str) -> torch.device:
 def backend_for(backend: str) -> str:
     """The backend that "auto" stands for here; ValueError for an unknown name, RuntimeError where it cannot run."""
     with use_backend(backend):
-        device = device_for(backend)
-        folder = resolve("iqe", device.type, backend).__name__.split(".")[-2]
-    return device.type if folder == "compiled" else folder
+        return resolve("iqe", device_for(backend).type, backend).name
 
 
 def multilayer_perceptron(*sizes: int) -> nn.Sequential:

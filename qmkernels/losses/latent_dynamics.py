@@ -10,9 +10,9 @@ from torch import Tensor
 from ..backends import dispatch
 from ..definitions.latent_dynamics import LatentDynamicsSettings, loss_of
 from ..ops.arguments import in_compute_dtype
-from ..ops.latent_dynamics import latent_dynamics as fused_op
-from ..ops.torch_modes import in_function_transform
+from ..ops.latent_dynamics import latent_dynamics as by_kernel
 from . import checks
+from .fused_head import fused_iqe
 
 
 class LatentDynamics(NamedTuple):
@@ -45,14 +45,12 @@ def latent_dynamics(head: checks.Head, predicted: Tensor, target: Tensor, *, pow
     checks.check_rows("latent_dynamics", predicted=predicted, target=target)
     if power not in (1, 2):
         raise ValueError(f"latent_dynamics: power must be 1 or 2, got {power!r}.")
-    find = getattr(head, "fused_iqe", None)
-    fused = None if find is None or in_function_transform() else find(predicted, target)
+    fused = fused_iqe(head, predicted, target)
     if fused is not None:
-        size, reduction, max_weight = fused
         predicted, target = (in_compute_dtype(side).flatten(0, -2) for side in (predicted, target))
-        max_weight = max_weight if max_weight is None else max_weight.to(predicted.dtype)
-        settings = LatentDynamicsSettings(size, reduction, int(power))
-        loss, stats = fused_op(predicted, target, max_weight, settings, dispatch.requested(None))
+        max_weight = None if fused.max_weight is None else fused.max_weight.to(predicted.dtype)
+        settings = LatentDynamicsSettings(*fused.settings, int(power))
+        loss, stats = by_kernel(predicted, target, max_weight, settings, dispatch.requested(None), fused.link)
         return LatentDynamics(loss, *stats.unbind())
     own = getattr(head, "bidirectional", None)
     there, back = own(predicted, target) if own else (head(predicted, target), head(target, predicted))

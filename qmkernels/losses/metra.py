@@ -7,10 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..backends import dispatch
-from ..definitions.metra import NORMS, MetraSettings, loss_of, squared_distance, terms
+from ..definitions.metra import NORMS, MetraSettings, loss_of, terms
 from ..ops.arguments import in_compute_dtype
 from ..ops.metra import metra as fused
-from ..ops.torch_modes import in_function_transform
 from . import checks
 
 
@@ -78,12 +77,10 @@ def metra(
     squared = None if head is None else head(phi, phi_next).square()
     phi, phi_next, skill = in_compute_dtype(phi), in_compute_dtype(phi_next), in_compute_dtype(skill)
     log_multiplier = log_multiplier.to(phi.dtype)
-    if head is None and not in_function_transform():
+    if head is None:
         settings = MetraSettings(float(slack), norm)
         loss, reward, stats = fused(phi, phi_next, skill, log_multiplier, settings, dispatch.requested(None))
         return Metra(loss, reward, *stats.unbind())
-    step = phi_next - phi
-    squared = squared_distance(step, norm) if squared is None else squared
-    reward, constraint, multiplier = terms(step, skill, squared, log_multiplier, slack)
+    reward, constraint, multiplier = terms(phi_next - phi, skill, squared, log_multiplier, slack)
     loss = loss_of(reward, constraint, multiplier, log_multiplier)
     return Metra(loss, reward.detach(), constraint.detach(), multiplier, squared.detach().mean())

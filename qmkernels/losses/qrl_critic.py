@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..backends import dispatch
 from ..definitions.qrl_critic import MULTIPLIERS, QrlCriticSettings, loss_of, terms
-from ..ops.arguments import in_compute_dtype
-from ..ops.qrl_critic import qrl_critic as fused
-from ..ops.torch_modes import in_function_transform
+from ..nn.iqe import FusedIqe
+from ..ops.arguments import constant, in_compute_dtype
+from ..ops.qrl_critic import qrl_critic as by_kernel
 from . import checks
+from .fused_head import fused_iqe
 
 _THRESHOLDS = ("squared", "plain")
 
@@ -86,14 +87,15 @@ def qrl_critic(
         >>> qm.losses.qrl_critic(head, x, y, raw).loss.backward()
     """
     _check_critic(head, x, y, raw_multiplier, goal, multiplier, threshold)
-    cost = checks.per_row("qrl_critic", "cost", cost, x[..., 0])
+    if isinstance(cost, Tensor):
+        cost = checks.per_row("qrl_critic", "cost", cost, x[..., 0])
     allowed = epsilon**2 if threshold == "squared" else epsilon
-    settings = QrlCriticSettings(1, "sum", float(softplus_beta), float(softplus_offset), multiplier, float(allowed))
-    fused = _fused_iqe(head, x, y, cost)
+    lagrangian = float(softplus_beta), float(softplus_offset), multiplier, float(allowed)
+    needs_composing = x.dim() != 2 or (isinstance(cost, Tensor) and cost.requires_grad)
+    fused = None if needs_composing else fused_iqe(head, x, y)
     if fused is not None:
-        size, reduction, max_weight = fused
-        settings = settings._replace(dim_per_component=size, reduction=reduction)
-        return _by_kernel(x, y, raw_multiplier, goal, max_weight, cost, settings)
+        return _by_kernel(fused, lagrangian, x, y, raw_multiplier, goal, cost)
+    settings = QrlCriticSettings(1, "sum", *lagrangian)
     to_goal, local = head(x, y.roll(1, dims=-2) if goal is None else goal), head(x, y)
     push, violation, weight = terms(to_goal, local, raw_multiplier, cost, settings)
     loss = loss_of(push, violation, weight, settings.threshold)
@@ -101,23 +103,16 @@ def qrl_critic(
     return QRLCritic(loss, *(value.detach() for value in others))
 
 
-def _fused_iqe(head: checks.Head, x: Tensor, y: Tensor, cost: Tensor | float) -> tuple[int, str, Tensor | None] | None:
-    """The head as an IQE that the op computes, for one batch; None where the loss is composed of distances."""
-    find = getattr(head, "fused_iqe", None)
-    if x.dim() != 2 or find is None or in_function_transform() or (isinstance(cost, Tensor) and cost.requires_grad):
-        return None
-    return find(x, y)
-
-
 def _by_kernel(
-    x: Tensor, y: Tensor, raw: Tensor, goal: Tensor | None, max_weight: Tensor | None, cost: Tensor | float,
-    settings: QrlCriticSettings,
-) -> QRLCritic:  # fmt: skip
+    fused: FusedIqe, lagrangian: tuple, x: Tensor, y: Tensor, raw: Tensor, goal: Tensor | None, cost: Tensor | float
+) -> QRLCritic:
     x, y = in_compute_dtype(x), in_compute_dtype(y)
-    goal = goal if goal is None else in_compute_dtype(goal)
-    cost = cost.reshape(-1) if isinstance(cost, Tensor) else x.new_full((1,), cost)
-    max_weight = max_weight if max_weight is None else max_weight.to(x.dtype)
-    loss, stats = fused(x, y, goal, max_weight, raw.to(x.dtype), cost.to(x.dtype), settings, dispatch.requested(None))
+    goal = None if goal is None else in_compute_dtype(goal)
+    cost = cost.reshape(-1).to(x.dtype) if isinstance(cost, Tensor) else constant(float(cost), x, 1)
+    max_weight = None if fused.max_weight is None else fused.max_weight.to(x.dtype)
+    settings = QrlCriticSettings(*fused.settings, *lagrangian)
+    tensors = x, y, goal, max_weight, raw.to(x.dtype), cost
+    loss, stats = by_kernel(*tensors, settings, dispatch.requested(None), fused.link)
     return QRLCritic(loss, *stats.unbind()[:5])
 
 

@@ -10,7 +10,6 @@ from ..backends import dispatch
 from ..ops.arguments import in_compute_dtype
 from ..ops.temporal_consistency import composed
 from ..ops.temporal_consistency import temporal_consistency as fused
-from ..ops.torch_modes import in_function_transform
 from . import checks
 
 
@@ -53,7 +52,7 @@ def temporal_consistency(
     if mask is not None:
         _check_mask(mask, predicted)
         mask = mask.to(predicted.dtype)
-    if in_function_transform() or isinstance(discount, Tensor) or (mask is not None and mask.requires_grad):
+    if isinstance(discount, Tensor):
         return TemporalConsistency(*composed(predicted, target, mask, discount))
     return TemporalConsistency(*fused(predicted, target, mask, float(discount), dispatch.requested(None)))
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..ops.iqe import iqe, iqe_pairwise
-from .kernel_head import Kernel, KernelHead
+from ..backends import dispatch
+from ..definitions.iqe import IqeSettings
+from ..ops import arguments
+from ..ops.autograd import Link
+from ..ops.iqe import FORMS, iqe
+from .embedding_head import EmbeddingHead, FusedDistance
+
+_REDUCTIONS = ("sum", "mean", "max", "maxmean")
 
 
-class IQE(KernelHead):
+class FusedIqe(NamedTuple):
+    """An IQE as a fused loss takes it: settings, and the maximum's weight, which may come by a link."""
+
+    settings: IqeSettings
+    max_weight: Tensor | None
+    link: Link | None
+
+
+class IQE(EmbeddingHead):
     r"""Interval quasimetric embedding (IQE), https://arxiv.org/abs/2211.15120.
 
     One-line usage::
@@ -114,24 +128,27 @@ class IQE(KernelHead):
             discount=discount,
         )
         self.latent_2d_shape = torch.Size([num_components, dim_per_component])
+        self._settings = {name: IqeSettings(dim_per_component, name) for name in _REDUCTIONS}
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         return iqe(x, y, self.latent_2d_shape[1], reduction="none")
 
-    def _kernel(self) -> Kernel | None:
-        reduction = self._kernel_reduction("sum", "mean", "max", "maxmean")
-        if reduction is None:
+    def _fused(self, x: Tensor) -> FusedDistance | None:
+        fused = self._fused_reduction(*_REDUCTIONS)
+        if fused is None:
             return None
-        settings = dict(
-            dim_per_component=self.latent_2d_shape[1], reduction=reduction.name, max_weight=reduction.weight
-        )
-        return Kernel(partial(iqe, **settings), partial(iqe_pairwise, **settings), reduction.finish)
+        name, weight, link, finish = fused
+        if weight is not None:
+            weight = arguments.scalar_like("IQE", "max_weight", weight, x)
+        return FusedDistance(FORMS, (weight, self._settings[name], dispatch.requested(None), link), finish)
 
-    def fused_iqe(self, x: Tensor, y: Tensor) -> tuple[int, str, Tensor | None] | None:
-        """``dim_per_component``, reduction and weight with which a fused loss computes this distance from x to y; None
-        where the distance is not that of one kernel, and losses are composed of calls of this module."""
+    def fused_iqe(self, x: Tensor, y: Tensor) -> FusedIqe | None:
+        """With what a fused loss computes this distance from x to y; None where the distance is not that of one kernel,
+        and losses are composed of calls of this module."""
         self._check_sizes(x, y)
         if self._own_components or self._own_forward or self.discount is not None:
             return None
-        reduction = self._kernel_reduction("sum", "mean", "max", "maxmean")
-        return None if reduction is None else (self.latent_2d_shape[1], reduction.name, reduction.weight)
+        fused = self._fused_reduction(*_REDUCTIONS)
+        if fused is None:
+            return None
+        return FusedIqe(self._settings[fused.name], fused.parameter, fused.link)

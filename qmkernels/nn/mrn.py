@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from ..backends import dispatch
+from ..ops import broadcasting
 from ..ops import mrn as op
 from ..ops.mrn import MrnSettings
-from .kernel_head import Kernel, KernelHead
+from .embedding_head import EmbeddingHead, FusedDistance
+
+
+def _components(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
+    """Of rows in the dtype of computation, (..., C) for reduction "none"."""
+    return broadcasting.elementwise("mrn", op.FORMS, x, y, settings, dispatch.requested(None))
 
 
 class MRNProjector(nn.Sequential):
@@ -31,7 +37,7 @@ class MRNProjector(nn.Sequential):
         super().__init__(*layers, nn.Linear(input_size, output_size))
 
 
-class MRN(KernelHead):
+class MRN(EmbeddingHead):
     r"""Metric residual network (MRN), https://arxiv.org/abs/2208.08133.
 
     One-line usage::
@@ -166,17 +172,17 @@ class MRN(KernelHead):
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         (x_symmetric, x_asymmetric), (y_symmetric, y_asymmetric) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
-        symmetric = op.run(x_symmetric, y_symmetric, self._settings(asymmetric="none"))
+        symmetric = _components(x_symmetric, y_symmetric, self._settings(asymmetric="none"))
         asymmetric = (x_asymmetric - y_asymmetric).max(dim=-1).values.relu()
         return torch.stack([symmetric, asymmetric.to(symmetric.dtype)], dim=-1)
 
-    def _kernel(self) -> Kernel | None:
-        reduction = self._kernel_reduction("sum", "mean")
+    def _fused(self, x: Tensor) -> FusedDistance | None:
+        reduction = self._fused_reduction("sum", "mean")
         if reduction is None:
             return None
         # One component of two parts, whose sum the kernel takes: half of it is their mean.
         settings = self._settings(asymmetric="second", scale=1.0 if reduction.name == "sum" else 0.5)
-        return Kernel(partial(op.run, settings=settings), partial(op.run_pairwise, settings=settings), reduction.finish)
+        return FusedDistance(op.FORMS, (settings, dispatch.requested(None)), reduction.finish)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nsym_p={self.sym_p:g}"
@@ -226,7 +232,7 @@ class MRNFixed(MRN):
         )
 
 
-class LatentMRN(KernelHead):
+class LatentMRN(EmbeddingHead):
     r"""MRN on latents that are used as they are, without projections: the head of OGBench, TMD, MQE and ETD.
 
     One-line usage::
@@ -343,16 +349,17 @@ class LatentMRN(KernelHead):
         )
         self.preset = preset
         self.settings = settings._replace(reduction="none")
+        self._settings_of = {name: settings._replace(reduction=name) for name in ("sum", "mean")}
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        return op.run(x, y, self.settings)
+        return _components(x, y, self.settings)
 
-    def _kernel(self) -> Kernel | None:
-        reduction = self._kernel_reduction("sum", "mean")
+    def _fused(self, x: Tensor) -> FusedDistance | None:
+        reduction = self._fused_reduction("sum", "mean")
         if reduction is None:
             return None
-        settings = self.settings._replace(reduction=reduction.name)
-        return Kernel(partial(op.run, settings=settings), partial(op.run_pairwise, settings=settings), reduction.finish)
+        settings = self._settings_of[reduction.name]
+        return FusedDistance(op.FORMS, (settings, dispatch.requested(None)), reduction.finish)
 
     def extra_repr(self) -> str:
         settings = self.settings

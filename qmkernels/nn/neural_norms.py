@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..ops import mrn
 from ..ops.mrn import MrnSettings
-from .kernel_head import KernelHead, Pairs
+from .embedding_head import EmbeddingHead, Pairs
 
 
 class ConstrainedLinear(nn.Linear):
@@ -93,7 +93,7 @@ def make_activation(kind: str, num_features: int) -> nn.Module:
     raise ValueError(f"activation must be 'relu' or 'maxrelu', got {kind!r}.")
 
 
-class NormHead(KernelHead):
+class NormHead(EmbeddingHead):
     """A norm of the difference of two latents. The first layer is linear, so that pairs need it once a row."""
 
     def _linear(self, rows: Tensor) -> Tensor:

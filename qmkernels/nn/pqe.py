@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..ops.pqe import pqe, pqe_pairwise
-from .kernel_head import Kernel, KernelHead, Pairs
+from ..backends import dispatch
+from ..ops.pqe import FORMS, equal_weights, pqe
+from .embedding_head import EmbeddingHead, FusedDistance, Pairs
 from .pqe_measures import GaussianBasedMeasure, LebesgueMeasure, MeasureBase
 from .pqe_shapes import GaussianShape, HalfLineShape, ShapeBase
 
@@ -17,7 +18,7 @@ _MEASURES: dict[str, type[MeasureBase]] = {"lebesgue": LebesgueMeasure, "gaussia
 _SHAPES: dict[str, type[ShapeBase]] = {"halfline": HalfLineShape, "gaussian": GaussianShape}
 
 
-class PQE(KernelHead):
+class PQE(EmbeddingHead):
     r"""Poisson quasimetric embedding (PQE), https://arxiv.org/abs/2206.15478.
 
     One-line usage::
@@ -147,15 +148,15 @@ class PQE(KernelHead):
         compare = partial(self._compare, scales=self.measure.scales_net.collapse())
         return Pairs(x, y, compare, 8 * self.input_size)
 
-    def _kernel(self) -> Kernel | None:
+    def _fused(self, x: Tensor) -> FusedDistance | None:
         if not self._is_half_line():
             return None
-        reduction = self._kernel_reduction("sum", "mean", "weighted_sum")
-        if reduction is None:
+        fused = self._fused_reduction("sum", "mean", "weighted_sum")
+        if fused is None:
             return None
-        name = "sum" if reduction.name == "weighted_sum" else reduction.name
-        settings = dict(dim_per_component=self.latent_2d_shape[1], weights=reduction.weight, reduction=name)
-        return Kernel(partial(pqe, **settings), partial(pqe_pairwise, **settings), reduction.finish)
+        num_components, size = self.latent_2d_shape
+        weights = equal_weights(x, num_components, fused.name) if fused.parameter is None else fused.parameter
+        return FusedDistance(FORMS, (weights.to(x.dtype), (size,), dispatch.requested(None)), fused.finish)
 
 
 class PQELH(PQE):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import arguments, broadcasting
-from ..ops.broadcasting import BothWays
+from ..ops.broadcasting import BothWays, DistanceForms
 from .reductions import ReductionBase, make_reduction
 from .row_blocks import in_row_blocks
 from .transforms import TransformBase, make_transform
@@ -137,7 +137,7 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
         def pairs(x: Tensor, y: Tensor) -> Tensor:
             return self._in_row_blocks(lambda x, y: self(x.unsqueeze(-2), y.unsqueeze(-3)), x, y, self.input_size)
 
-        return broadcasting.pairwise(type(self).__name__, x, y, pairs, bidirectional)
+        return broadcasting.pairwise(type(self).__name__, DistanceForms(self, pairs), x, y, bidirectional=bidirectional)
 
     def _reduced(self, components: Tensor) -> Tensor:
         return self.reduction(self.transforms(components))

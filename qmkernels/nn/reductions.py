@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..ops.autograd import ONE_MINUS_SIGMOID, SIGMOID, Link
 from .deep_linear_net import DeepLinearNet
 
 
@@ -194,43 +195,42 @@ def make_reduction(kind: str, input_num_components: int, discount: float | None 
     return REDUCTIONS[kind](input_num_components, discount)
 
 
-class KernelReduction(NamedTuple):
-    """A reduction as a kernel does it, and what makes the module's result of the kernel's."""
+class FusedReduction(NamedTuple):
+    """A reduction as a kernel does it, its parameter, which may come by a link, and what makes the module's result of
+    the kernel's, where that is something else."""
 
     name: str
-    weight: Tensor | None
-    finish: Callable[[Tensor], Tensor]
+    parameter: Tensor | None
+    link: Link | None
+    finish: Callable[[Tensor], Tensor] | None
 
 
 # Exact classes: a subclass may reduce in another way.
-_KERNEL_NAMES: dict[type[ReductionBase], str] = {
-    Sum: "sum",
-    Mean: "mean",
-    Max: "max",
-    MaxMean: "maxmean",
-    MaxMeanOGBench: "maxmean",
-    DeepLinearNetWeightedSum: "weighted_sum",
+_FUSED: dict[type[ReductionBase], tuple[str, Link | None]] = {
+    Sum: ("sum", None),
+    Mean: ("mean", None),
+    Max: ("max", None),
+    MaxMean: ("maxmean", SIGMOID),
+    MaxMeanOGBench: ("maxmean", ONE_MINUS_SIGMOID),
+    DeepLinearNetWeightedSum: ("weighted_sum", None),
 }
 
 
-def kernel_reduction(reduction: ReductionBase, known: Collection[str]) -> KernelReduction | None:
+def fused_reduction(reduction: ReductionBase, known: Collection[str]) -> FusedReduction | None:
     """How a kernel that knows the reductions ``known`` does this one; None where it cannot.
 
-    ``weight`` is the weight of the maximum for "maxmean", the components' weights for "weighted_sum", else None.
+    The parameter is what the link makes the maximum's weight of for "maxmean", the components' weights for
+    "weighted_sum", else None.
     """
-    name = _KERNEL_NAMES.get(type(reduction))
+    name, link = _FUSED.get(type(reduction), (None, None))
     if name not in known:
         return None
     discount = reduction.discount
     if name == "weighted_sum" and discount is not None:
-        return KernelReduction(name, reduction.log_discounts(), torch.exp)
-    weight = None
+        return FusedReduction(name, reduction.log_discounts(), None, torch.exp)
+    parameter = None
     if name == "maxmean":
-        weight = reduction.max_weight()
+        parameter = reduction.raw_alpha
     elif name == "weighted_sum":
-        weight = reduction.weights()
-    return KernelReduction(name, weight, _as_it_is if discount is None else (lambda distance: discount**distance))
-
-
-def _as_it_is(distance: Tensor) -> Tensor:
-    return distance
+        parameter = reduction.weights()
+    return FusedReduction(name, parameter, link, None if discount is None else (lambda distance: discount**distance))

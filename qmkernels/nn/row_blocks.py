@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..ops.torch_modes import records_derivative
+from ..ops.torch_internals import records_derivative
 
 # Values of pairs that exist at a time: 16 MiB of float32.
 _MOST_VALUES = 1 << 22

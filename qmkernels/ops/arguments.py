@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
+from .torch_internals import is_ordinary
+
+_COMPUTE_DTYPES = (torch.float32, torch.float64)
 _FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _DENSE = torch.strided
 
@@ -80,7 +85,7 @@ def check_choice(op: str, name: str, value: str, choices: tuple[str, ...]) -> No
 def scalar_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
     """value, a number or a 0-d tensor, as a 0-d tensor of like's dtype and device; a tensor keeps its gradient."""
     if not isinstance(value, Tensor):
-        return like.new_full((), float(value))
+        return constant(float(value), like)
     if value.dim() != 0:
         raise ValueError(f"{op}: {name} must be a number or a tensor without dimensions, got {tuple(value.shape)}.")
     if value.device != like.device:
@@ -88,6 +93,20 @@ def scalar_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tens
     return value if value.dtype == like.dtype else value.to(like.dtype)
 
 
+def constant(value: float, like: Tensor, *shape: int) -> Tensor:
+    """A number as a tensor, of like's dtype and device; on a CPU one is made once, because it costs as much as a small
+    kernel."""
+    if not like.is_cpu or torch.compiler.is_compiling() or not is_ordinary((like,)):
+        return like.new_full(shape, value)
+    return _constant(value, like.dtype, shape)
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.full(shape, value, dtype=dtype, device="cpu")
+
+
 def in_compute_dtype(x: Tensor) -> Tensor:
     """Half inputs in float32, through which gradients come back in the input's dtype; others as they are."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+    return x if x.dtype in _COMPUTE_DTYPES else x.to(torch.float32)

@@ -84,47 +84,55 @@ class BothWays(NamedTuple):
     y_to_x: Tensor
 
 
-Run = Callable[[Tensor, Tensor], Tensor]
+class DistanceForms(NamedTuple):
+    """A distance's two forms, ``(x, y, *settings)``: of matching rows, x and y of one shape (..., D), and of every row
+    with every row, (B, N, D) and (B, M, D) to (B, N, M)."""
+
+    rows: Callable[..., Tensor]
+    pairs: Callable[..., Tensor]
 
 
-def elementwise(op: str, x: Tensor, y: Tensor, rows: Run, pairs: Run, bidirectional: bool = False) -> Tensor | BothWays:
-    """Runs a distance on matching rows, x and y of one shape (..., D), or on matrices, (B, N, D) and (B, M, D).
-
-    ``rows`` and ``pairs`` are the distance's two forms; matrices are what broadcasting makes them of.
-    """
+def elementwise(
+    op: str, forms: DistanceForms, x: Tensor, y: Tensor, *settings, bidirectional: bool = False
+) -> Tensor | BothWays:
+    """Runs a distance on x and y, whose leading dimensions broadcast, in the form that this makes of them."""
     if x.shape == y.shape:
-        if bidirectional and x.numel() < _LARGEST_STACK:
-            return BothWays(*rows(torch.stack([x, y]), torch.stack([y, x])).unbind(0))
-        if bidirectional:
-            return BothWays(rows(x, y), rows(y, x))
-        return rows(x, y)
+        if not bidirectional:
+            return forms.rows(x, y, *settings)
+        if x.numel() < _LARGEST_STACK:
+            return BothWays(*forms.rows(torch.stack([x, y]), torch.stack([y, x]), *settings).unbind(0))
+        return BothWays(forms.rows(x, y, *settings), forms.rows(y, x, *settings))
     shape = broadcast_shape(op, x, y)
     plan = matrix_plan(x, y, shape)
     if plan is None:
         x, y = x.expand(*shape, x.shape[-1]), y.expand(*shape, y.shape[-1])
-        return elementwise(op, x, y, rows, pairs, bidirectional)
+        return elementwise(op, forms, x, y, *settings, bidirectional=bidirectional)
     rows_of_x, rows_of_y = plan.rows_of_x(x), plan.rows_of_y(y)
-    out = plan.unfold(pairs(rows_of_x, rows_of_y))
-    return BothWays(out, plan.unfold(pairs(rows_of_y, rows_of_x).transpose(1, 2))) if bidirectional else out
+    out = plan.unfold(forms.pairs(rows_of_x, rows_of_y, *settings))
+    if not bidirectional:
+        return out
+    return BothWays(out, plan.unfold(forms.pairs(rows_of_y, rows_of_x, *settings).transpose(1, 2)))
 
 
-def every_pair(distance: Run, x: Tensor, y: Tensor) -> Tensor:
-    """Distances from every row of x (..., N, D) to every row of y (..., M, D), by a head or by a function of x and y,
-    which broadcasts."""
-    own = getattr(distance, "pairwise", None)
-    return distance(x.unsqueeze(-2), y.unsqueeze(-3)) if own is None else own(x, y)
-
-
-def pairwise(op: str, x: Tensor, y: Tensor, pairs: Run, bidirectional: bool = False) -> Tensor | BothWays:
-    """Runs a distance on every pair of x (*b, N, D) and y (*b, M, D); ``pairs`` takes one batch dimension."""
+def pairwise(
+    op: str, forms: DistanceForms, x: Tensor, y: Tensor, *settings, bidirectional: bool = False
+) -> Tensor | BothWays:
+    """Runs a distance on every pair of x (*b, N, D) and y (*b, M, D)."""
     if x.dim() < 2 or y.dim() < 2:
         raise ValueError(f"{op}: x and y must be (*b, N, D) and (*b, M, D), got {tuple(x.shape)} and {tuple(y.shape)}.")
     batch = broadcast_shape(op, x, y, trailing=2)
     x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])
     y = y.expand(*batch, *y.shape[-2:]).reshape(math.prod(batch), *y.shape[-2:])
-    out = pairs(x, y)
+    out = forms.pairs(x, y, *settings)
     out = out.reshape(*batch, *out.shape[1:])
     if not bidirectional:
         return out
-    back = pairs(y, x).transpose(1, 2)
+    back = forms.pairs(y, x, *settings).transpose(1, 2)
     return BothWays(out, back.reshape(*batch, *back.shape[1:]))
+
+
+def every_pair(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Distances from every row of x (..., N, D) to every row of y (..., M, D), by a head or by a function of x and y,
+    which broadcasts."""
+    own = getattr(distance, "pairwise", None)
+    return distance(x.unsqueeze(-2), y.unsqueeze(-3)) if own is None else own(x, y)

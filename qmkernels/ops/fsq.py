@@ -8,43 +8,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ..backends import dispatch
 from ..definitions import fsq as definition
 from . import arguments
-from .kernel_function import on_backend
-from .registration import register
-from .torch_modes import apply, batch_first, can_call_op_directly, in_function_transform, records_derivative
+from .autograd import Op
+from .registration import Kernel
+from .torch_internals import in_function_transform
 
 _FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-# --- The ops registered with torch.
-
-
-def _fake_forward(z, levels, backend):
-    indices = z.new_empty((*z.shape[:-1], z.shape[-1] // len(levels)), dtype=torch.int64)
-    return z.new_empty(z.shape), indices
-
-
-fsq_forward = register(
-    "fsq_forward(Tensor z, int[] levels, str backend) -> (Tensor, Tensor)",
-    on_backend("fsq", "fsq_forward"),
-    _fake_forward,
-)
-fsq_backward = register(
-    "fsq_backward(Tensor grad_codes, Tensor z, int[] levels, str backend) -> Tensor",
-    on_backend("fsq", "fsq_backward"),
-    lambda grad_codes, z, levels, backend: z.new_empty(z.shape),
-)
-
-# --- The Functions that differentiate them. A code depends on its own value alone, so that the gradient's kernel also
-# multiplies tangents.
-
-
-def _times_slope(factor: Tensor, z: Tensor, levels: tuple[int, ...], backend: str) -> Tensor:
-    call = fsq_backward if can_call_op_directly() else FsqBackward.apply
-    return call(factor, z, levels, backend)
 
 
 class Fsq(NamedTuple):
@@ -54,82 +26,21 @@ class Fsq(NamedTuple):
     indices: Tensor
 
 
-class FsqForward(Function):
-    """(z) to (codes, indices): what torch.compile traces, which supports no Function with a jvp."""
-
-    @staticmethod
-    def forward(z, levels, backend):
-        return fsq_forward(z, levels, backend)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        z, ctx.levels, ctx.backend = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(z)
-
-    @staticmethod
-    def backward(ctx, grad_codes, _grad_indices):
-        if grad_codes is None:
-            return None, None, None
-        return _times_slope(grad_codes, *ctx.saved_tensors, ctx.levels, ctx.backend), None, None
-
-    @staticmethod
-    def vmap(info, in_dims, z, levels, backend):
-        return FsqForwardMode.apply(batch_first(z, in_dims[0], info.batch_size), levels, backend), (0, 0)
-
-
-class FsqForwardMode(FsqForward):
-    """`FsqForward` with forward-mode derivatives."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        FsqForward.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(inputs[0])
-
-    @staticmethod
-    def jvp(ctx, tangent, *_):
-        return FsqBackward.apply(tangent, *ctx.saved_tensors, ctx.levels, ctx.backend), None
-
-
-class FsqBackward(Function):
-    """(grad_codes, z) to grad_z: linear in grad_codes."""
-
-    @staticmethod
-    def forward(grad_codes, z, levels, backend):
-        return fsq_backward(grad_codes, z, levels, backend)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.levels, ctx.backend = inputs[2:]
-        ctx.save_for_backward(*inputs[:2])
-        ctx.save_for_forward(*inputs[:2])
-
-    @staticmethod
-    def backward(ctx, tangent):
-        grad_codes, z = ctx.saved_tensors
-        grad_grad = grad_z = None
-        if ctx.needs_input_grad[0]:
-            grad_grad = _times_slope(tangent, z, ctx.levels, ctx.backend)
-        if ctx.needs_input_grad[1]:
-            grad_z = tangent * grad_codes * definition.second_derivative(z, ctx.levels)
-        return grad_grad, grad_z, None, None
-
-    @staticmethod
-    def jvp(ctx, tangent_grad, tangent_z, *_):
-        grad_codes, z = ctx.saved_tensors
-        total = torch.zeros_like(z)
-        if tangent_grad is not None:
-            total = FsqBackward.apply(tangent_grad, z, ctx.levels, ctx.backend)
-        if tangent_z is not None:
-            total = total + tangent_z * grad_codes * definition.second_derivative(z, ctx.levels)
-        return total
-
-    @staticmethod
-    def vmap(info, in_dims, grad_codes, z, levels, backend):
-        tensors = [batch_first(one, dim, info.batch_size) for one, dim in zip((grad_codes, z), in_dims, strict=False)]
-        return FsqBackward.apply(*tensors, levels, backend), 0
-
+# A code depends on its own value alone.
+_fsq = Op(
+    "Fsq",
+    Kernel(
+        "fsq", "fsq_forward(Tensor z, int[] levels, str backend) -> (Tensor, Tensor)", definition.fsq_forward_outputs
+    ),
+    Kernel(
+        "fsq",
+        "fsq_backward(Tensor grad_codes, Tensor z, int[] levels, str backend) -> Tensor",
+        definition.fsq_backward_outputs,
+    ),
+    gradient=lambda grad_codes, z, levels: (definition.gradient(grad_codes, z, levels),),
+    backward=lambda run, grad_codes, saved, settings, needs: (run(grad_codes, *saved, *settings),),
+    num_results=2,
+)
 
 # --- The public functions.
 
@@ -203,10 +114,7 @@ def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
         raise ValueError(
             f"fsq: the last size of z must be a multiple of the number of levels, {len(levels)}, got {tuple(z.shape)}."
         )
-    z, backend = arguments.in_compute_dtype(z), dispatch.requested(backend)
-    if not records_derivative(z):
-        return Fsq(*fsq_forward(z, levels, backend))
-    return Fsq(*apply(FsqForward if torch.compiler.is_compiling() else FsqForwardMode, z, levels, backend))
+    return Fsq(*_fsq((arguments.in_compute_dtype(z),), (levels,), dispatch.requested(backend)))
 
 
 def fsq_codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

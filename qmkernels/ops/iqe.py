@@ -3,19 +3,111 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
-import torch
 from torch import Tensor
 
 from ..backends import dispatch
+from ..definitions import iqe as definition
+from ..definitions.iqe import IqeSettings
 from . import arguments, broadcasting
-from .iqe_autograd import Iqe, IqeForwardMode, iqe_forward
-from .iqe_pairwise_autograd import IqePairwise, IqePairwiseForwardMode, iqe_pairwise_forward
-from .torch_modes import apply, records_derivative
+from .autograd import Op, every_pair_gradient
+from .registration import Kernel, schema_of
 
 _PUBLIC_REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 _INITIAL_MAX_WEIGHT = 1.0 / (1.0 + math.exp(1.0))
+
+
+# --- The ops registered with torch, and what differentiates them. The distance is piecewise linear in x and y: its
+# first derivatives are the ends of the union; what remains of higher orders runs through grad_out and max_weight.
+
+_SETTINGS = schema_of(IqeSettings)
+_FORWARD = f"(Tensor x, Tensor y, Tensor? max_weight, {_SETTINGS}, bool keep, str backend)"
+
+
+def _forward(run, tensors, settings, keep):
+    return run(*tensors, *settings, keep)
+
+
+# Between matching rows backward keeps the ends, two bits a value, and never x and y.
+
+
+def _backward(run, grad_out, saved, settings, needs):
+    ends, largest, max_weight, spread = saved
+    grad_x, grad_y = run(grad_out, ends, largest, max_weight, *settings)
+    return grad_x, grad_y, (grad_out * spread).sum() if needs[2] else None
+
+
+def _gradient(grad_out, ends, largest, max_weight, spread, dim_per_component, reduction):
+    left, right = definition.unpack_ends(ends, dim_per_component)
+    grad_x, grad_y = definition.gradient(grad_out, left, right, largest, max_weight, reduction)
+    return grad_x, grad_y, None if max_weight is None else (grad_out * spread).sum()
+
+
+def _spread_gradient(grad_spread, ends, largest, max_weight, spread, dim_per_component, reduction):
+    left, right = definition.unpack_ends(ends, dim_per_component)
+    grad_x, grad_y = definition.gradient(grad_spread, left, right, largest, None, "spread")
+    return grad_x, grad_y, None
+
+
+_ROWS = Op(
+    "Iqe",
+    Kernel("iqe", f"iqe_forward{_FORWARD} -> (Tensor, Tensor, Tensor, Tensor)", definition.iqe_forward_outputs),
+    Kernel(
+        "iqe",
+        f"iqe_backward(Tensor grad_out, Tensor ends, Tensor largest, Tensor? max_weight, {_SETTINGS}, str backend)"
+        " -> (Tensor, Tensor)",
+        definition.iqe_backward_outputs,
+    ),
+    gradient=_gradient,
+    forward=_forward,
+    saved=lambda tensors, outputs: (outputs[1], outputs[2], tensors[2], outputs[3]),
+    backward=_backward,
+    parameter=2,
+    kept_derivative=3,
+    kept_gradient=_spread_gradient,
+)
+
+# Between all pairs it keeps x, y and which component is the largest, and finds the ends again pair by pair.
+
+
+def _pairwise_backward(run, grad_out, saved, settings, needs):
+    x, y, max_weight, largest = saved
+    grad_x, grad_y, grad_max_weight = run(grad_out, x, y, largest, max_weight, *settings, needs[2])
+    return grad_x, grad_y, grad_max_weight if needs[2] else None
+
+
+def _pairwise_gradient(grad_out, x, y, max_weight, largest, dim_per_component, reduction):
+    left, right = definition.slopes(*definition.ends(x, y, dim_per_component))
+    grad_x, grad_y = definition.gradient(grad_out, left, right, largest, max_weight, reduction)
+    if max_weight is None:
+        return grad_x, grad_y, None
+    spread = definition.reduce(definition.components(x, y, dim_per_component), "spread")
+    return grad_x, grad_y, (grad_out * spread).sum()
+
+
+_PAIRS = Op(
+    "IqePairwise",
+    Kernel("iqe", f"iqe_pairwise_forward{_FORWARD} -> (Tensor, Tensor)", definition.iqe_pairwise_forward_outputs),
+    Kernel(
+        "iqe",
+        "iqe_pairwise_backward(Tensor grad_out, Tensor x, Tensor y, Tensor largest, Tensor? max_weight,"
+        f" {_SETTINGS}, bool need_weight_gradient, str backend) -> (Tensor, Tensor, Tensor)",
+        definition.iqe_pairwise_backward_outputs,
+    ),
+    gradient=every_pair_gradient(_pairwise_gradient),
+    forward=_forward,
+    saved=lambda tensors, outputs: (*tensors, outputs[1]),
+    backward=_pairwise_backward,
+    parameter=2,
+    pairwise=True,
+)
+# Of embeddings and weight in the dtype of computation: ``(x, y, max_weight, settings, backend, link)``.
+FORMS = broadcasting.DistanceForms(
+    rows=lambda x, y, max_weight, *rest: _ROWS((x, y, max_weight), *rest),
+    pairs=lambda x, y, max_weight, *rest: _PAIRS((x, y, max_weight), *rest),
+)
+
+# --- The public functions.
 
 
 def _prepared(
@@ -32,19 +124,6 @@ def _prepared(
         return x, y, None
     weight = _INITIAL_MAX_WEIGHT if max_weight is None else max_weight
     return x, y, arguments.scalar_like(op, "max_weight", weight, x)
-
-
-# How a form runs: what torch.compile traces, what eager autograd records, and the op itself where nothing is recorded.
-_ELEMENTWISE = (Iqe, IqeForwardMode, iqe_forward)
-_PAIRWISE = (IqePairwise, IqePairwiseForwardMode, iqe_pairwise_forward)
-
-
-def _run(form: tuple, settings: tuple, x: Tensor, y: Tensor) -> Tensor:
-    traced, recorded, op = form
-    max_weight, dim_per_component, reduction, backend = settings
-    if records_derivative(x, y, max_weight):
-        return apply(traced if torch.compiler.is_compiling() else recorded, x, y, *settings)[0]
-    return op(x, y, max_weight, dim_per_component, reduction, False, backend)[0]
 
 
 def iqe(
@@ -100,9 +179,8 @@ def iqe(
         tensor([3., 1.])
     """
     x, y, max_weight = _prepared("iqe", x, y, dim_per_component, reduction, max_weight)
-    settings = (max_weight, dim_per_component, reduction, dispatch.requested(backend))
-    rows, pairs = partial(_run, _ELEMENTWISE, settings), partial(_run, _PAIRWISE, settings)
-    return broadcasting.elementwise("iqe", x, y, rows, pairs, bidirectional)
+    settings = max_weight, IqeSettings(dim_per_component, reduction), dispatch.requested(backend)
+    return broadcasting.elementwise("iqe", FORMS, x, y, *settings, bidirectional=bidirectional)
 
 
 def iqe_pairwise(
@@ -141,5 +219,5 @@ def iqe_pairwise(
                 [1.]])
     """
     x, y, max_weight = _prepared("iqe_pairwise", x, y, dim_per_component, reduction, max_weight)
-    pairs = partial(_run, _PAIRWISE, (max_weight, dim_per_component, reduction, dispatch.requested(backend)))
-    return broadcasting.pairwise("iqe_pairwise", x, y, pairs, bidirectional)
+    settings = max_weight, IqeSettings(dim_per_component, reduction), dispatch.requested(backend)
+    return broadcasting.pairwise("iqe_pairwise", FORMS, x, y, *settings, bidirectional=bidirectional)

@@ -2,66 +2,56 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..definitions import latent_dynamics as definition
+from ..definitions.iqe import IqeSettings
 from ..definitions.latent_dynamics import LatentDynamicsSettings
-from .kernel_function import on_backend
-from .loss_function import loss_function
-from .registration import register
+from .autograd import Link, Op
+from .registration import Kernel, schema_of
 
 
-def _fake_forward(predicted, target, max_weight, dim_per_component, reduction, power, backend):
-    rows, num_components = predicted.shape[0], predicted.shape[1] // dim_per_component
-    return (
-        predicted.new_empty(()),
-        predicted.new_empty(2),
-        predicted.new_empty(2, rows),
-        predicted.new_empty((2, rows, num_components, (2 * dim_per_component + 7) // 8), dtype=torch.uint8),
-        predicted.new_empty((2, rows) if reduction in ("max", "maxmean") else 0, dtype=torch.int32),
-        predicted.new_empty((2, rows) if reduction == "maxmean" else 0),
-    )
-
-
-def _fake_backward(grad_loss, slopes, ends, largest, spread, max_weight, dim_per_component, reduction, backend):
-    shape = (slopes.shape[1], ends.shape[2] * dim_per_component)
-    return slopes.new_empty(shape), slopes.new_empty(shape), slopes.new_empty(0 if max_weight is None else ())
-
-
-latent_dynamics_forward = register(
-    "latent_dynamics_forward(Tensor predicted, Tensor target, Tensor? max_weight, int dim_per_component,"
-    " str reduction, int power, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    on_backend("latent_dynamics", "latent_dynamics_forward"),
-    _fake_forward,
-)
-latent_dynamics_backward = register(
-    "latent_dynamics_backward(Tensor grad_loss, Tensor slopes, Tensor ends, Tensor largest, Tensor spread,"
-    " Tensor? max_weight, int dim_per_component, str reduction, str backend) -> (Tensor, Tensor, Tensor)",
-    on_backend("latent_dynamics", "latent_dynamics_backward"),
-    _fake_backward,
-)
-
-
-def composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings) -> Tensor:
-    """The loss in plain PyTorch, for derivatives of derivatives."""
+def _composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings) -> tuple[Tensor, Tensor]:
     settings = LatentDynamicsSettings(*settings)
-    return definition.loss_of(definition.distances(predicted, target, max_weight, settings), settings.power)
+    both = definition.distances(predicted, target, max_weight, settings)
+    return definition.loss_of(both, settings.power), both.detach().mean(dim=1)
 
 
-def _gradients(grad_loss, tensors, kept, settings, needs):
-    size, reduction, _, backend = settings
-    return latent_dynamics_backward(grad_loss, *kept, tensors[2], size, reduction, backend)
+def _backward(run, grad_loss, saved, settings, needs):
+    _, _, max_weight, *kept = saved
+    grad_predicted, grad_target, grad_max_weight = run(grad_loss, *kept, max_weight, *settings[:2])
+    return grad_predicted, grad_target, None if max_weight is None else grad_max_weight
 
 
-_latent_dynamics = loss_function(
-    "LatentDynamics", latent_dynamics_forward, _gradients, composed, num_tensors=3, kept_from=2
+_latent_dynamics = Op(
+    "LatentDynamics",
+    Kernel(
+        "latent_dynamics",
+        "latent_dynamics_forward(Tensor predicted, Tensor target, Tensor? max_weight,"
+        f" {schema_of(LatentDynamicsSettings)}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+        definition.latent_dynamics_forward_outputs,
+    ),
+    Kernel(
+        "latent_dynamics",
+        "latent_dynamics_backward(Tensor grad_loss, Tensor slopes, Tensor ends, Tensor largest, Tensor spread,"
+        f" Tensor? max_weight, {schema_of(IqeSettings)}, str backend) -> (Tensor, Tensor, Tensor)",
+        definition.latent_dynamics_backward_outputs,
+    ),
+    plain=_composed,
+    saved=lambda tensors, outputs: (*tensors, *outputs[2:]),
+    backward=_backward,
+    num_results=2,
+    parameter=2,
 )
 
 
 def latent_dynamics(
-    predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings, backend: str
+    predicted: Tensor,
+    target: Tensor,
+    max_weight: Tensor | None,
+    settings: LatentDynamicsSettings,
+    backend: str,
+    link: Link | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss and stats (backends/reference/latent_dynamics.py) of checked arguments in the dtype of computation."""
-    loss, stats, *_ = _latent_dynamics(predicted, target, max_weight, *settings, backend)
-    return loss, stats
+    return _latent_dynamics((predicted, target, max_weight), settings, backend, link)

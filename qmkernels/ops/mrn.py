@@ -2,12 +2,13 @@
 
 What a new op ``foo`` is made of, from the bottom up, each in a file of its name (`rg -w foo_forward` shows the path):
 
-1. ``definitions/foo.py``           what it computes, in plain PyTorch, and its gradient formula.
+1. ``definitions/foo.py``         what it computes, in plain PyTorch, its gradient formula, and the shapes of what the
+   kernels return.
 2. ``backends/reference/foo.py``  the contract: what ``foo_forward`` and ``foo_backward`` take and return.
 3. ``csrc/math/foo.h``            the arithmetic of one item; ``csrc/cpu``, ``csrc/cuda`` and ``backends/triton`` the
-   loops around it; ``csrc/bindings`` and ``backends/native`` the way there. The name goes into ``csrc/ops.cmake``,
-   ``csrc/bindings`` and ``backends/dispatch.py``.
-4. here: the ops registered with torch, the Functions that differentiate them, the public function.
+   loops around it; ``csrc/bindings`` and ``backends/native`` the way there. The name goes into ``csrc/ops.cmake`` and
+   ``csrc/bindings``.
+4. here: the ops registered with torch, what differentiates them (ops/autograd.py), the public function.
 5. ``nn/foo.py`` where it is a head; ``python_tests/test_foo.py``, ``benchmarks/bench_foo.py``.
 """
 
@@ -22,8 +23,8 @@ from ..backends import dispatch
 from ..definitions import mrn as definition
 from ..definitions.mrn import MrnSettings
 from . import arguments, broadcasting
-from .kernel_function import kernel_function, on_backend, pairwise_gradient
-from .registration import register
+from .autograd import Op, every_pair_gradient
+from .registration import Kernel, schema_of
 
 # The published forms. Where the sources' code is in JAX, one component of TMD's `mrn_distance` is one here.
 PRESETS: dict[str, MrnSettings] = {
@@ -37,62 +38,35 @@ PRESETS: dict[str, MrnSettings] = {
     "etd": MrnSettings(eps=1e-8),
 }
 
-# --- The ops registered with torch: schema, implementation, shapes for tracing. The settings are those of MrnSettings.
+# --- The ops registered with torch, and what differentiates them.
 
-_SETTINGS = (
-    "int num_components, str asymmetric, str squares, float exponent, float eps, str eps_form, str reduction, "
-    "float scale, str backend"
-)
-
-
-def _fake_forward(x, y, num_components, *settings):
-    return x.new_empty((*x.shape[:-1], num_components) if settings[5] == "none" else x.shape[:-1])
+_SETTINGS = f"{schema_of(MrnSettings)}, str backend"
+_FORWARD = f"(Tensor x, Tensor y, {_SETTINGS}) -> Tensor"
+_BACKWARD = f"(Tensor grad_out, Tensor x, Tensor y, {_SETTINGS}) -> (Tensor, Tensor)"
 
 
-def _fake_pairwise_forward(x, y, num_components, *settings):
-    pairs = (x.shape[0], x.shape[1], y.shape[1])
-    return x.new_empty((*pairs, num_components) if settings[5] == "none" else pairs)
-
-
-def _fake_backward(grad_out, x, y, *settings):
-    return x.new_empty(x.shape), y.new_empty(y.shape)
-
-
-mrn_forward = register(
-    f"mrn_forward(Tensor x, Tensor y, {_SETTINGS}) -> Tensor", on_backend("mrn", "mrn_forward"), _fake_forward
-)
-mrn_backward = register(
-    f"mrn_backward(Tensor grad_out, Tensor x, Tensor y, {_SETTINGS}) -> (Tensor, Tensor)",
-    on_backend("mrn", "mrn_backward"),
-    _fake_backward,
-)
-mrn_pairwise_forward = register(
-    f"mrn_pairwise_forward(Tensor x, Tensor y, {_SETTINGS}) -> Tensor",
-    on_backend("mrn", "mrn_pairwise_forward"),
-    _fake_pairwise_forward,
-)
-mrn_pairwise_backward = register(
-    f"mrn_pairwise_backward(Tensor grad_out, Tensor x, Tensor y, {_SETTINGS}) -> (Tensor, Tensor)",
-    on_backend("mrn", "mrn_pairwise_backward"),
-    _fake_backward,
-)
-
-# --- The Functions that differentiate them.
-
-
-def _gradient(grad_out, x, y, *settings):
+def _gradient(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     grad_x = definition.gradient(grad_out, x, y, MrnSettings(*settings))
     return grad_x, -grad_x
 
 
-_elementwise = kernel_function("Mrn", mrn_forward, mrn_backward, _gradient, num_tensors=2, pairwise=False)
-_pairwise = kernel_function(
+_ROWS = Op(
+    "Mrn",
+    Kernel("mrn", f"mrn_forward{_FORWARD}", definition.mrn_forward_outputs),
+    Kernel("mrn", f"mrn_backward{_BACKWARD}", definition.mrn_backward_outputs),
+    gradient=_gradient,
+)
+_PAIRS = Op(
     "MrnPairwise",
-    mrn_pairwise_forward,
-    mrn_pairwise_backward,
-    pairwise_gradient(_gradient),
-    num_tensors=2,
+    Kernel("mrn", f"mrn_pairwise_forward{_FORWARD}", definition.mrn_pairwise_forward_outputs),
+    Kernel("mrn", f"mrn_pairwise_backward{_BACKWARD}", definition.mrn_backward_outputs),
+    gradient=every_pair_gradient(_gradient),
     pairwise=True,
+)
+# Of embeddings in the dtype of computation: ``(x, y, settings, backend)``.
+FORMS = broadcasting.DistanceForms(
+    rows=lambda x, y, settings, backend: _ROWS((x, y), settings, backend),
+    pairs=lambda x, y, settings, backend: _PAIRS((x, y), settings, backend),
 )
 
 # --- The public functions.
@@ -205,7 +179,9 @@ def mrn(
     )  # fmt: skip
     arguments.check_embeddings("mrn", x, y)
     settings = resolved_settings("mrn", x.shape[-1], preset, settings)
-    return _run(x, y, settings, bidirectional, backend)
+    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    backend = dispatch.requested(backend)
+    return broadcasting.elementwise("mrn", FORMS, x, y, settings, backend, bidirectional=bidirectional)
 
 
 def mrn_pairwise(
@@ -254,7 +230,9 @@ def mrn_pairwise(
     )  # fmt: skip
     arguments.check_embeddings("mrn_pairwise", x, y)
     settings = resolved_settings("mrn_pairwise", x.shape[-1], preset, settings)
-    return _run_pairwise("mrn_pairwise", x, y, settings, bidirectional, backend)
+    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    backend = dispatch.requested(backend)
+    return broadcasting.pairwise("mrn_pairwise", FORMS, x, y, settings, backend, bidirectional=bidirectional)
 
 
 def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
@@ -280,32 +258,6 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
                 [5.]])
     """
     arguments.check_embeddings("euclidean_pairwise", x, y)
-    return _run_pairwise("euclidean_pairwise", x, y, MrnSettings(asymmetric="none"), False, backend)
-
-
-def run(x: Tensor, y: Tensor, settings: MrnSettings, bidirectional: bool = False) -> Tensor | broadcasting.BothWays:
-    """`mrn` with settings that are resolved already, for heads."""
-    arguments.check_embeddings("mrn", x, y)
-    return _run(x, y, settings, bidirectional, None)
-
-
-def run_pairwise(
-    x: Tensor, y: Tensor, settings: MrnSettings, bidirectional: bool = False
-) -> Tensor | broadcasting.BothWays:
-    """`mrn_pairwise` with settings that are resolved already, for heads."""
-    arguments.check_embeddings("mrn_pairwise", x, y)
-    return _run_pairwise("mrn_pairwise", x, y, settings, bidirectional, None)
-
-
-def _run(x: Tensor, y: Tensor, settings: MrnSettings, bidirectional: bool, backend: str | None):
-    settings = (*settings, dispatch.requested(backend))
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
-    return broadcasting.elementwise(
-        "mrn", x, y, lambda a, b: _elementwise(a, b, *settings), lambda a, b: _pairwise(a, b, *settings), bidirectional
-    )
-
-
-def _run_pairwise(op: str, x: Tensor, y: Tensor, settings: MrnSettings, bidirectional: bool, backend: str | None):
-    settings = (*settings, dispatch.requested(backend))
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
-    return broadcasting.pairwise(op, x, y, lambda a, b: _pairwise(a, b, *settings), bidirectional)
+    settings = MrnSettings(asymmetric="none")
+    return broadcasting.pairwise("euclidean_pairwise", FORMS, x, y, settings, dispatch.requested(backend))

@@ -9,24 +9,20 @@ import torch
 from torch import Tensor
 
 from ..backends import dispatch
+from ..definitions import nearest as definition
 from . import arguments, broadcasting
-from .kernel_function import on_backend
-from .registration import register
-from .torch_modes import records_derivative
+from .registration import Kernel
+from .torch_internals import records_derivative
 
 # A tile of distances, queries by rows of the bank: small enough for a CPU's cache, large enough to fill a GPU.
 _TILE_QUERIES = {"cpu": 512, "cuda": 4096}
 _TILE_ROWS = {"cpu": 1024, "cuda": 8192}
 
 
-def _fake_merge(distances, values, indices, first, backend):
-    return values.new_empty(values.shape), indices.new_empty(indices.shape)
-
-
-nearest_merge = register(
+nearest_merge = Kernel(
+    "nearest",
     "nearest_merge(Tensor distances, Tensor values, Tensor indices, int first, str backend) -> (Tensor, Tensor)",
-    on_backend("nearest", "nearest_merge"),
-    _fake_merge,
+    definition.nearest_merge_outputs,
 )
 
 

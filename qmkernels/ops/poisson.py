@@ -8,21 +8,22 @@ from torch import Tensor
 from ..backends import dispatch
 from ..definitions import poisson as definition
 from . import arguments
-from .kernel_function import kernel_function, on_backend
-from .registration import register
+from .autograd import Op
+from .registration import Kernel
 
-poisson_forward = register(
-    "poisson_forward(Tensor a, Tensor b, str comparison, str backend) -> Tensor",
-    on_backend("poisson", "poisson_forward"),
-    lambda a, b, comparison, backend: a.new_empty(a.shape),
-)
-poisson_backward = register(
-    "poisson_backward(Tensor grad_out, Tensor a, Tensor b, str comparison, str backend) -> (Tensor, Tensor)",
-    on_backend("poisson", "poisson_backward"),
-    lambda grad_out, a, b, comparison, backend: (a.new_empty(a.shape), b.new_empty(b.shape)),
-)
-_poisson = kernel_function(
-    "Poisson", poisson_forward, poisson_backward, definition.gradient, num_tensors=2, pairwise=False
+_poisson = Op(
+    "Poisson",
+    Kernel(
+        "poisson",
+        "poisson_forward(Tensor a, Tensor b, str comparison, str backend) -> Tensor",
+        definition.poisson_forward_outputs,
+    ),
+    Kernel(
+        "poisson",
+        "poisson_backward(Tensor grad_out, Tensor a, Tensor b, str comparison, str backend) -> (Tensor, Tensor)",
+        definition.poisson_backward_outputs,
+    ),
+    gradient=definition.gradient,
 )
 
 
@@ -33,7 +34,7 @@ def _run(op: str, a: Tensor, b: Tensor, comparison: str, backend: str | None) ->
         a, b = torch.broadcast_tensors(a, b)
     except RuntimeError:
         raise ValueError(f"{op}: a and b must broadcast, got {tuple(a.shape)} and {tuple(b.shape)}.") from None
-    return _poisson(a, b, comparison, dispatch.requested(backend))
+    return _poisson((a, b), (comparison,), dispatch.requested(backend))
 
 
 def poisson_le(a: Tensor, b: Tensor, *, backend: str | None = None) -> Tensor:

@@ -7,24 +7,10 @@ from torch import Tensor
 from ..backends import dispatch
 from ..definitions import pqe as definition
 from . import arguments, broadcasting
-from .kernel_function import kernel_function, on_backend, pairwise_gradient
-from .registration import register
+from .autograd import Op, every_pair_gradient
+from .registration import Kernel
 
 _REDUCTIONS = ("sum", "mean", "none")
-
-
-def _fake_forward(x, y, weights, dim_per_component, backend):
-    rows = x.shape[:-1]
-    return x.new_empty((*rows, x.shape[-1] // dim_per_component) if weights is None else rows)
-
-
-def _fake_pairwise_forward(x, y, weights, dim_per_component, backend):
-    pairs = (x.shape[0], x.shape[1], y.shape[1])
-    return x.new_empty((*pairs, x.shape[-1] // dim_per_component) if weights is None else pairs)
-
-
-def _fake_backward(grad_out, x, y, weights, dim_per_component, need_weights, backend):
-    return x.new_empty(x.shape), y.new_empty(y.shape), x.new_empty(weights.shape if need_weights else 0)
 
 
 _FORWARD = "(Tensor x, Tensor y, Tensor? weights, int dim_per_component, str backend) -> Tensor"
@@ -32,32 +18,44 @@ _BACKWARD = (
     "(Tensor grad_out, Tensor x, Tensor y, Tensor? weights, int dim_per_component, bool need_weights, str backend)"
     " -> (Tensor, Tensor, Tensor)"
 )
-pqe_forward = register(f"pqe_forward{_FORWARD}", on_backend("pqe", "pqe_forward"), _fake_forward)
-pqe_backward = register(f"pqe_backward{_BACKWARD}", on_backend("pqe", "pqe_backward"), _fake_backward)
-pqe_pairwise_forward = register(
-    f"pqe_pairwise_forward{_FORWARD}", on_backend("pqe", "pqe_pairwise_forward"), _fake_pairwise_forward
-)
-pqe_pairwise_backward = register(
-    f"pqe_pairwise_backward{_BACKWARD}", on_backend("pqe", "pqe_pairwise_backward"), _fake_backward
-)
 
 
-def _gradient(grad_out, x, y, weights, dim_per_component):
+def _gradient(
+    grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     grad_x = definition.gradient(grad_out, x, y, weights, dim_per_component)
     if weights is None:
-        return grad_x, -grad_x
+        return grad_x, -grad_x, None
     parts = grad_out.unsqueeze(-1) * definition.components(x, y, dim_per_component)
     return grad_x, -grad_x, parts.flatten(0, -2).sum(dim=0)
 
 
-_elementwise = kernel_function("Pqe", pqe_forward, pqe_backward, _gradient, num_tensors=3, pairwise=False)
-_pairwise = kernel_function(
+def _backward(run, grad_out, saved, settings, needs):
+    grad_x, grad_y, grad_weights = run(grad_out, *saved, *settings, needs[2])
+    return grad_x, grad_y, grad_weights if needs[2] else None
+
+
+_ROWS = Op(
+    "Pqe",
+    Kernel("pqe", f"pqe_forward{_FORWARD}", definition.pqe_forward_outputs),
+    Kernel("pqe", f"pqe_backward{_BACKWARD}", definition.pqe_backward_outputs),
+    gradient=_gradient,
+    backward=_backward,
+    parameter=2,
+)
+_PAIRS = Op(
     "PqePairwise",
-    pqe_pairwise_forward,
-    pqe_pairwise_backward,
-    pairwise_gradient(_gradient),
-    num_tensors=3,
+    Kernel("pqe", f"pqe_pairwise_forward{_FORWARD}", definition.pqe_pairwise_forward_outputs),
+    Kernel("pqe", f"pqe_pairwise_backward{_BACKWARD}", definition.pqe_backward_outputs),
+    gradient=every_pair_gradient(_gradient),
+    backward=_backward,
+    parameter=2,
     pairwise=True,
+)
+# Of embeddings and weights in the dtype of computation: ``(x, y, weights, (dim_per_component,), backend)``.
+FORMS = broadcasting.DistanceForms(
+    rows=lambda x, y, weights, settings, backend: _ROWS((x, y, weights), settings, backend),
+    pairs=lambda x, y, weights, settings, backend: _PAIRS((x, y, weights), settings, backend),
 )
 
 
@@ -73,7 +71,7 @@ def _prepared(
     if weights is None:
         if reduction == "none":
             return x, y, None
-        return x, y, x.new_full((num_components,), 1.0 if reduction == "sum" else 1.0 / num_components)
+        return x, y, equal_weights(x, num_components, reduction)
     if reduction != "sum":
         raise ValueError(f"{op}: weights belong to reduction 'sum', got reduction {reduction!r}.")
     if not isinstance(weights, Tensor):
@@ -83,6 +81,11 @@ def _prepared(
     if weights.device != x.device:
         raise RuntimeError(f"{op}: weights must be on {x.device} as x is, got {weights.device}.")
     return x, y, weights if weights.dtype == x.dtype else weights.to(x.dtype)
+
+
+def equal_weights(x: Tensor, num_components: int, reduction: str) -> Tensor:
+    """Those with which the weighted sum is the "sum" or the "mean"."""
+    return x.new_full((num_components,), 1.0 if reduction == "sum" else 1.0 / num_components)
 
 
 def pqe(
@@ -132,10 +135,8 @@ def pqe(
         tensor([0.3935, 0.6321])
     """
     x, y, weights = _prepared("pqe", x, y, dim_per_component, weights, reduction)
-    settings = (weights, dim_per_component, dispatch.requested(backend))
-    return broadcasting.elementwise(
-        "pqe", x, y, lambda a, b: _elementwise(a, b, *settings), lambda a, b: _pairwise(a, b, *settings), bidirectional
-    )
+    settings = weights, (dim_per_component,), dispatch.requested(backend)
+    return broadcasting.elementwise("pqe", FORMS, x, y, *settings, bidirectional=bidirectional)
 
 
 def pqe_pairwise(
@@ -167,5 +168,5 @@ def pqe_pairwise(
     Source: as for `pqe`.
     """
     x, y, weights = _prepared("pqe_pairwise", x, y, dim_per_component, weights, reduction)
-    settings = (weights, dim_per_component, dispatch.requested(backend))
-    return broadcasting.pairwise("pqe_pairwise", x, y, lambda a, b: _pairwise(a, b, *settings), bidirectional)
+    settings = weights, (dim_per_component,), dispatch.requested(backend)
+    return broadcasting.pairwise("pqe_pairwise", FORMS, x, y, *settings, bidirectional=bidirectional)

@@ -6,74 +6,53 @@ import torch
 from torch import Tensor
 
 from ..definitions import qrl_critic as definition
+from ..definitions.iqe import IqeSettings
 from ..definitions.qrl_critic import QrlCriticSettings
-from .kernel_function import on_backend
-from .loss_function import loss_function
-from .registration import register
-
-_SETTINGS = (
-    "int dim_per_component, str reduction, float softplus_beta, float softplus_offset, str multiplier, float threshold"
-)
+from .autograd import Link, Op
+from .registration import Kernel, schema_of
 
 
-def _fake_forward(x, y, goal, max_weight, raw, cost, dim_per_component, reduction, *rest):
-    rows, num_components = x.shape[0], x.shape[1] // dim_per_component
-    return (
-        x.new_empty(()),
-        x.new_empty(6),
-        x.new_empty(2, rows),
-        x.new_empty((2, rows, num_components, (2 * dim_per_component + 7) // 8), dtype=torch.uint8),
-        x.new_empty((2, rows) if reduction in ("max", "maxmean") else 0, dtype=torch.int32),
-        x.new_empty((2, rows) if reduction == "maxmean" else 0),
-    )
-
-
-def _fake_backward(
-    grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, dim_per_component, reduction, backend
-):
-    shape = (slopes.shape[1], ends.shape[2] * dim_per_component)
-    return (
-        slopes.new_empty(shape),
-        slopes.new_empty(shape),
-        slopes.new_empty(shape if has_goal else 0),
-        slopes.new_empty(0 if max_weight is None else ()),
-        slopes.new_empty(()),
-    )
-
-
-qrl_critic_forward = register(
-    "qrl_critic_forward(Tensor x, Tensor y, Tensor? goal, Tensor? max_weight, Tensor raw, Tensor cost,"
-    f" {_SETTINGS}, str backend)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    on_backend("qrl_critic", "qrl_critic_forward"),
-    _fake_forward,
-)
-qrl_critic_backward = register(
-    "qrl_critic_backward(Tensor grad_loss, Tensor stats, Tensor slopes, Tensor ends, Tensor largest, Tensor spread,"
-    " Tensor? max_weight, bool has_goal, int dim_per_component, str reduction, str backend)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    on_backend("qrl_critic", "qrl_critic_backward"),
-    _fake_backward,
-)
-
-
-def composed(
+def _composed(
     x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, raw: Tensor, cost: Tensor, *settings
-) -> Tensor:
-    """The loss in plain PyTorch, for derivatives of derivatives."""
+) -> tuple[Tensor, Tensor]:
     settings = QrlCriticSettings(*settings)
     to_goal, local = definition.distances(x, y, goal, max_weight, settings)
-    return definition.loss_of(*definition.terms(to_goal, local, raw, cost, settings), settings.threshold)
+    terms = definition.terms(to_goal, local, raw, cost, settings)
+    stats = torch.stack([*terms, to_goal.mean(), local.mean()]).detach()
+    return definition.loss_of(*terms, settings.threshold), stats
 
 
-def _gradients(grad_loss, tensors, kept, settings, needs):
+def _backward(run, grad_loss, saved, settings, needs):
     """Of all but cost, which has none."""
-    _, _, goal, max_weight, _, _ = tensors
-    size, reduction, *_, backend = settings
-    return *qrl_critic_backward(grad_loss, *kept, max_weight, goal is not None, size, reduction, backend), None
+    _, _, goal, max_weight, _, _, *kept = saved
+    grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(
+        grad_loss, *kept, max_weight, goal is not None, *settings[:2]
+    )
+    grad_goal = None if goal is None else grad_goal
+    return grad_x, grad_y, grad_goal, None if max_weight is None else grad_max_weight, grad_raw, None
 
 
-_qrl = loss_function("Qrl", qrl_critic_forward, _gradients, composed, num_tensors=6, kept_from=1)
+_qrl_critic = Op(
+    "QrlCritic",
+    Kernel(
+        "qrl_critic",
+        "qrl_critic_forward(Tensor x, Tensor y, Tensor? goal, Tensor? max_weight, Tensor raw, Tensor cost,"
+        f" {schema_of(QrlCriticSettings)}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+        definition.qrl_critic_forward_outputs,
+    ),
+    Kernel(
+        "qrl_critic",
+        "qrl_critic_backward(Tensor grad_loss, Tensor stats, Tensor slopes, Tensor ends, Tensor largest, Tensor spread,"
+        f" Tensor? max_weight, bool has_goal, {schema_of(IqeSettings)}, str backend)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        definition.qrl_critic_backward_outputs,
+    ),
+    plain=_composed,
+    saved=lambda tensors, outputs: (*tensors, *outputs[1:]),
+    backward=_backward,
+    num_results=2,
+    parameter=3,
+)
 
 
 def qrl_critic(
@@ -85,7 +64,7 @@ def qrl_critic(
     cost: Tensor,
     settings: QrlCriticSettings,
     backend: str,
+    link: Link | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss and stats (backends/reference/qrl_critic.py) of checked arguments in the dtype of computation."""
-    loss, stats, *_ = _qrl(x, y, goal, max_weight, raw, cost, *settings, backend)
-    return loss, stats
+    return _qrl_critic((x, y, goal, max_weight, raw, cost), settings, backend, link)

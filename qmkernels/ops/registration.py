@@ -3,51 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any, get_type_hints
 
 import torch
+from torch import Tensor
 
-_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
-_is_functorch_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+from ..backends import dispatch
+from .torch_internals import is_ordinary
+
 _library = torch.library.Library("qmkernels", "DEF")
 
 
-def register(schema: str, implementation: Callable, fake: Callable) -> Callable:
-    """Defines ``qmkernels::<schema>``; returns what calls it. ``fake`` returns empty tensors of the right shapes.
+class Kernel:
+    """A function that every backend of an op has, and the op of that name in ``torch.ops.qmkernels``.
 
-    Called on ordinary tensors outside any tracing, the implementation runs at once: the dispatcher's way to one written
-    in Python costs some 5 us forward and 10 us in a backward pass.
-
-    The op stands below autograd; autograd.Functions above the ops do the differentiating, because an autograd rule
-    registered with the op itself breaks torch.func.grad.
+    The op stands below autograd; autograd.Functions above it do the differentiating (ops/autograd.py), because an
+    autograd rule registered with the op itself breaks torch.func.grad.
     """
-    name = schema.split("(", 1)[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"qmkernels::{name}", fake, lib=_library)
-    op = getattr(torch.ops.qmkernels, name).default
 
-    def call(*arguments):
-        if torch.compiler.is_compiling() or not _ordinary(arguments):
-            return op(*arguments)
-        return implementation(*arguments)
+    def __init__(self, op: str, schema: str, outputs: Callable) -> None:
+        """Defines ``qmkernels::<schema>``, whose last argument is the backend. ``outputs``, of the other arguments,
+        returns empty tensors of the right shapes."""
+        self.op, self.name = op, schema.split("(", 1)[0]
+        _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _library.impl(self.name, self._on_backend, "CompositeExplicitAutograd")
+        torch.library.register_fake(
+            f"qmkernels::{self.name}", lambda *arguments: outputs(*arguments[:-1]), lib=_library
+        )
+        self._torch_op = getattr(torch.ops.qmkernels, self.name).default
 
-    return call
+    def __call__(self, *arguments: Any):
+        """Runs with the arguments of the schema."""
+        tensors = tuple(value for value in arguments if isinstance(value, Tensor))
+        if torch.compiler.is_compiling() or not is_ordinary(tensors):
+            return self._torch_op(*arguments)
+        return self._on_backend(*arguments)
+
+    def through(self, module: ModuleType | None, backend: str) -> Callable:
+        """What takes all arguments but the backend, tensors contiguous: a backend's own function, for ordinary
+        tensors, or without a module the op, for torch to see."""
+        if module is not None:
+            return getattr(module, self.name)
+        return lambda *arguments: self._torch_op(*arguments, backend)
+
+    def _on_backend(self, *arguments: Any):
+        *arguments, backend = arguments
+        arguments = [value.contiguous() if isinstance(value, Tensor) else value for value in arguments]
+        module = dispatch.resolve(self.op, arguments[0].device.type, backend).module
+        return getattr(module, self.name)(*arguments)
 
 
-def _ordinary(arguments: tuple) -> bool:
-    """Whether no mode, transform, subclass or profiler has to see the call. Spelled out: it is on every call's way."""
-    if (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.profiler._is_profiler_enabled
-    ):
-        return False
-    for argument in arguments:
-        kind = type(argument)
-        if kind in _PLAIN_TYPES:
-            if _is_functorch_wrapped(argument) or _is_legacy_batched(argument):
-                return False
-        elif isinstance(argument, torch.Tensor):
-            return False
-    return True
+def schema_of(settings: type) -> str:
+    """The fields of a NamedTuple of numbers and strings as a part of a schema."""
+    return ", ".join(f"{kind.__name__} {name}" for name, kind in get_type_hints(settings).items())

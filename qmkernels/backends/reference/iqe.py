@@ -32,14 +32,10 @@ def pack_ends(left: Tensor, right: Tensor) -> Tensor:
 
 
 def unpack_ends(ends: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
-    """The inverse of `pack_ends`, as `definition.slopes`: two float32 tensors (..., C, K) of zeros, ones and NaN."""
+    """The inverse of `pack_ends`: two uint8 tensors (..., C, K) of zeros and ones."""
     places = torch.arange(8, dtype=torch.uint8, device=ends.device)
-    bits = ((ends.unsqueeze(-1) >> places) & 1).flatten(-2).bool()
-    return definition.slopes(bits[..., :dim_per_component], bits[..., dim_per_component : 2 * dim_per_component])
-
-
-def _times_slopes(grad: Tensor, slopes: Tensor) -> Tensor:
-    return torch.where(slopes == 0, 0.0, grad * slopes)
+    bits = ((ends.unsqueeze(-1) >> places) & 1).flatten(-2)
+    return bits[..., :dim_per_component], bits[..., dim_per_component : 2 * dim_per_component]
 
 
 def component_weights(
@@ -93,7 +89,7 @@ def iqe_backward(
     """``grad_x`` and ``grad_y`` (..., D) from what forward kept."""
     left, right = unpack_ends(ends, dim_per_component)
     grad = _component_gradients(grad_out, ends.shape[-2], largest, max_weight, reduction).unsqueeze(-1)
-    return _times_slopes(-grad, left).flatten(-2), _times_slopes(grad, right).flatten(-2)
+    return (-grad * left).flatten(-2), (grad * right).flatten(-2)
 
 
 def iqe_pairwise_forward(
@@ -129,11 +125,11 @@ def iqe_pairwise_backward(
     grad_max_weight = x.new_zeros(() if need_weight_gradient else 0)
     for i in range(x.shape[1]):
         row = x[:, i : i + 1]
-        left, right = definition.slopes(*definition.ends(row, y, dim_per_component))
+        left, right = definition.ends(row, y, dim_per_component)
         row_largest = largest[:, i] if _needs_largest(reduction) else largest
         grad = _component_gradients(grad_out[:, i], num_components, row_largest, max_weight, reduction).unsqueeze(-1)
-        grad_x[:, i] = _times_slopes(-grad, left).sum(dim=1).flatten(-2)
-        grad_y += _times_slopes(grad, right).flatten(-2)
+        grad_x[:, i] = -(grad * left).sum(dim=1).flatten(-2)
+        grad_y += (grad * right).flatten(-2)
         if need_weight_gradient:
             spread = definition.reduce(definition.components(row, y, dim_per_component), "spread")
             grad_max_weight += (grad_out[:, i] * spread).sum()

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ops import arguments, broadcasting
-from ..ops.broadcasting import BothWays
+from ..ops.broadcasting import BothWays, DistanceForms
 from .quasimetric_base import QuasimetricBase
-from .reductions import KernelReduction, kernel_reduction
+from .reductions import FusedReduction, fused_reduction
 
 
-class Kernel(NamedTuple):
-    """A distance's two forms, ``(x, y, bidirectional=...)``, and what makes the module's result of theirs."""
+class FusedDistance(NamedTuple):
+    """A distance that one kernel computes of embedded rows: its forms, what they take after x and y, and what makes the
+    module's result of theirs, where that is something else."""
 
-    elementwise: Callable[..., Tensor | BothWays]
-    pairwise: Callable[..., Tensor | BothWays]
-    finish: Callable[[Tensor], Tensor]
+    forms: DistanceForms
+    settings: tuple
+    finish: Callable[[Tensor], Tensor] | None
 
 
 class Pairs(NamedTuple):
@@ -32,10 +32,10 @@ class Pairs(NamedTuple):
     values_per_pair: int
 
 
-class KernelHead(QuasimetricBase):
+class EmbeddingHead(QuasimetricBase):
     """A head that compares embedded rows; `QuasimetricBase` for users' own.
 
-    A subclass has `_compare`, and where it can do better `_embed`, `_kernel` and `_pairs`. A user's subclass that
+    A subclass has `_compare`, and where it can do better `_embed`, `_fused` and `_pairs`. A user's subclass that
     overrides ``compute_components`` or ``forward`` gets what `QuasimetricBase` makes of them.
     """
 
@@ -44,9 +44,9 @@ class KernelHead(QuasimetricBase):
 
     def __init_subclass__(cls, **keywords) -> None:
         super().__init_subclass__(**keywords)
-        cls._own_components = cls.compute_components is not KernelHead.compute_components
-        cls._own_forward = cls.forward is not KernelHead.forward
-        cls._embeds = cls._embed is not KernelHead._embed
+        cls._own_components = cls.compute_components is not EmbeddingHead.compute_components
+        cls._own_forward = cls.forward is not EmbeddingHead.forward
+        cls._embeds = cls._embed is not EmbeddingHead._embed
 
     def _embed(self, rows: Tensor) -> Tensor:
         """What of a row is compared, (n, input_size) to (n, size); computed once a row."""
@@ -56,17 +56,19 @@ class KernelHead(QuasimetricBase):
         """The components of embedded rows, (..., num_components); leading dimensions broadcast."""
         raise NotImplementedError
 
-    def _kernel(self) -> Kernel | None:
-        """The kernel that takes embedded rows to distances; None where transforms or reduction are not a kernel's."""
+    def _fused(self, x: Tensor) -> FusedDistance | None:
+        """The kernel that takes embedded rows of x's dtype and device, that of computation, to distances; None where
+        transforms or reduction are not a kernel's."""
         return None
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
         """How embedded rows (B, N, size) and (B, M, size) are compared in pairs."""
         return Pairs(x, y, self._compare, x.shape[-1])
 
-    def _kernel_reduction(self, *known: str) -> KernelReduction | None:
+    def _fused_reduction(self, *known: str) -> FusedReduction | None:
         """How a kernel that knows the reductions ``known`` reduces as this head does; None where it cannot."""
-        return None if len(self.transforms) > 0 else kernel_reduction(self.reduction, known)
+        modules = self._modules  # as attributes of a module they take as long as a small kernel
+        return None if modules["transforms"]._modules else fused_reduction(modules["reduction"], known)
 
     def compute_components(self, x: Tensor, y: Tensor) -> Tensor:
         """The components of the distance, ``(..., num_components)``, of x and y ``(..., input_size)``."""
@@ -77,14 +79,14 @@ class KernelHead(QuasimetricBase):
         if self._own_components:
             return super().forward(x, y)
         self._check_sizes(x, y)
-        return self._distance("elementwise", x, y, bidirectional=False)
+        return self._distance(broadcasting.elementwise, x, y, bidirectional=False)
 
     def bidirectional(self, x: Tensor, y: Tensor) -> BothWays:
         """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
         if self._own_components or self._own_forward:
             return super().bidirectional(x, y)
         self._check_sizes(x, y)
-        return self._distance("elementwise", x, y, bidirectional=True)
+        return self._distance(broadcasting.elementwise, x, y, bidirectional=True)
 
     def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Tensor | BothWays:
         """The distance from every row of x to every row of y: ``(*b, N, D)`` and ``(*b, M, D)`` to ``(*b, N, M)``.
@@ -94,7 +96,7 @@ class KernelHead(QuasimetricBase):
         if self._own_components or self._own_forward:
             return super().pairwise(x, y, bidirectional)
         self._check_rows(x, y)
-        return self._distance("pairwise", x, y, bidirectional)
+        return self._distance(broadcasting.pairwise, x, y, bidirectional)
 
     @classmethod
     def _num_components(cls, input_size: int, dim_per_component: int) -> int:
@@ -120,33 +122,28 @@ class KernelHead(QuasimetricBase):
         parts = self._embed(torch.cat(rows)).split([len(part) for part in rows])
         return tuple(part.reshape(*z.shape[:-1], part.shape[-1]) for part, z in zip(parts, (x, y), strict=True))
 
-    def _distance(self, form: str, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
-        kernel = self._kernel() or self._composed()
-        out = getattr(kernel, form)(*self._embedded(x, y), bidirectional=bidirectional)
-        return BothWays(*map(kernel.finish, out)) if bidirectional else kernel.finish(out)
-
-    def _composed(self) -> Kernel:
-        """Components, transforms and reduction, of matching rows or of pairs of rows in blocks."""
+    def _distance(self, pairing: Callable, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
         name = type(self).__name__
+        arguments.check_floats(name, x=x, y=y)
+        if self._embeds:
+            x, y = self._embedded(x, y)
+        x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+        fused = self._fused(x)
+        if fused is None:
+            return pairing(name, DistanceForms(self._rows, self._blocks), x, y, bidirectional=bidirectional)
+        forms, settings, finish = fused
+        out = pairing(name, forms, x, y, *settings, bidirectional=bidirectional)
+        if finish is None:
+            return out
+        return BothWays(*map(finish, out)) if bidirectional else finish(out)
 
-        def checked(form: Callable[..., Tensor | BothWays]) -> Callable[..., Tensor | BothWays]:
-            def run(x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
-                arguments.check_floats(name, x=x, y=y)
-                return form(x=x, y=y, bidirectional=bidirectional)
+    def _rows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Components, transforms and reduction of matching rows."""
+        return self._reduced(self._compare(x, y))
 
-            return run
-
-        def rows(x: Tensor, y: Tensor) -> Tensor:
-            return self._reduced(self._compare(x, y))
-
-        def pairs(x: Tensor, y: Tensor) -> Tensor:
-            x, y, compare, values_per_pair = self._pairs(x, y)
-            return self._in_row_blocks(
-                lambda x, y: self._reduced(compare(x.unsqueeze(-2), y.unsqueeze(-3))), x, y, values_per_pair
-            )
-
-        return Kernel(
-            checked(partial(broadcasting.elementwise, name, rows=rows, pairs=pairs)),
-            checked(partial(broadcasting.pairwise, name, pairs=pairs)),
-            finish=lambda distance: distance,
+    def _blocks(self, x: Tensor, y: Tensor) -> Tensor:
+        """The same of every row with every row, by blocks of rows."""
+        x, y, compare, values_per_pair = self._pairs(x, y)
+        return self._in_row_blocks(
+            lambda x, y: self._reduced(compare(x.unsqueeze(-2), y.unsqueeze(-3))), x, y, values_per_pair
         )

@@ -1,0 +1,424 @@
+"""One way to make an op that torch differentiates: a kernel, a gradient kernel and a formula become autograd.Functions.
+
+An op takes tensors, of which the first decides dtype and device, and settings, a tuple of numbers and strings. Its
+kernels do forward and backward. What is rarer follows from plain PyTorch, which the kernels are tested against:
+
+* with ``gradient``, the formula of the gradient, from what backward has: forward mode, derivatives of the gradient to
+  any order, and torch.func's transforms, in which the kernels still do forward and backward;
+* with ``plain``, the op's results: transforms and derivatives of derivatives are those of plain PyTorch.
+
+There are two roads. `_recorded` is a Function with nothing but forward and backward, for eager autograd, which keeps
+what backward needs in the context, and for torch.compile. `_transformed` is one with all that torch.func and forward
+mode ask for, and costs more than a small kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ..backends import dispatch
+from .registration import Kernel
+from .torch_internals import direct_apply, in_function_transform, is_ordinary
+
+Tensors = tuple[Tensor | None, ...]
+
+
+class Link(NamedTuple):
+    """What makes a parameter's value of a raw one, and the raw one's gradient of (gradient of the value, value)."""
+
+    value: Callable[[Tensor], Tensor]
+    gradient: Callable[[Tensor, Tensor], Tensor]
+
+
+SIGMOID = Link(torch.sigmoid, torch.ops.aten.sigmoid_backward.default)
+ONE_MINUS_SIGMOID = Link(
+    lambda raw: torch.sigmoid(-raw), lambda grad, value: -torch.ops.aten.sigmoid_backward.default(grad, value)
+)
+
+
+class Call(NamedTuple):
+    """What a Function needs beside tensors. Without a ``module`` the op runs through torch's dispatcher."""
+
+    module: Any
+    backend: str
+    settings: tuple
+    link: Link | None = None
+
+
+def _forward(run: Callable, tensors: Tensors, settings: tuple, keep: bool):
+    return run(*tensors, *settings)
+
+
+def _backward(run: Callable, grad: Tensor, saved: Tensors, settings: tuple, needs: tuple[bool, ...]):
+    return run(grad, *saved, *settings)
+
+
+def _inputs(tensors: Tensors, outputs: tuple[Tensor, ...]) -> Tensors:
+    return tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An op: `op(tensors, settings, backend)` runs it and returns its result, or a tuple where there are several.
+
+    name               of the Functions, in graphs and profiles.
+    forward_kernel, backward_kernel   what does the work.
+    gradient           ``(grad, *saved, *settings)`` to one gradient a tensor, in plain PyTorch; a gradient of what may
+                       be None is then None. Linear in ``grad``.
+    plain              in place of it: ``(*tensors, *settings)`` to the results, in plain PyTorch.
+    forward            ``(run, tensors, settings, keep)`` to the kernel's outputs: the results, of which the first is
+                       differentiable, and what is kept for backward, with ``keep``.
+    saved              ``(tensors, outputs)`` to what backward needs; else the tensors.
+    backward           ``(run, grad, saved, settings, needs)`` to one gradient a tensor, None where the tensor is None.
+    num_results        how many of the outputs are returned.
+    parameter          which of the tensors is not rows but one for all rows; its place among ``saved`` is the same. It
+                       may be None, and come by a `Link`.
+    pairwise           whether the first two tensors are (B, N, ...) and (B, M, ...), outputs (B, N, M, ...).
+    kept_derivative    which kept output, where there is a parameter, is the derivative of the result by it: for
+                       derivatives of the parameter's gradient it is differentiable, too.
+    kept_gradient      ``(grad, *saved, *settings)`` to the gradients of that output, by plain PyTorch.
+    """
+
+    name: str
+    forward_kernel: Kernel
+    backward_kernel: Kernel
+    gradient: Callable | None = None
+    plain: Callable | None = None
+    forward: Callable = _forward
+    saved: Callable = _inputs
+    backward: Callable = _backward
+    num_results: int = 1
+    parameter: int | None = None
+    pairwise: bool = False
+    kept_derivative: int | None = None
+    kept_gradient: Callable | None = None
+    _recorded: Callable = field(init=False)
+    _transformed: type[Function] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        backward = None if self.gradient is None else _backward_function(self)
+        object.__setattr__(self, "_recorded", direct_apply(_recorded_function(self, backward)))
+        object.__setattr__(self, "_transformed", None if backward is None else _transformed_function(self, backward))
+
+    def __call__(self, tensors: Tensors, settings: tuple, backend: str, link: Link | None = None):
+        if torch.compiler.is_compiling():
+            module, tensors, link = None, self._linked(tensors, link), None
+        elif in_function_transform():
+            tensors = self._linked(tensors, link)
+            if self._transformed is None:
+                return self.plain(*tensors, *settings)
+            return self._results(self._transformed.apply(Call(None, backend, settings), *tensors))
+        else:
+            module = None
+            if is_ordinary(tensors):
+                module = dispatch.resolve(self.forward_kernel.op, tensors[0].device.type, backend).module
+        call = Call(module, backend, settings, link)
+        if torch.is_grad_enabled():
+            for tensor in tensors:
+                if tensor is not None and tensor.requires_grad:
+                    return self._results(self._recorded(call, *tensors))
+        return self._results(self._run_forward(call, self._linked(tensors, link), keep=False))
+
+    def _linked(self, tensors: Tensors, link: Link | None) -> Tensors:
+        """The tensors with the parameter's value in place of the raw one."""
+        if link is None:
+            return tensors
+        place = self.parameter
+        return *tensors[:place], link.value(tensors[place]), *tensors[place + 1 :]
+
+    def _run_forward(self, call: Call, tensors: Tensors, keep: bool) -> Tensor | tuple[Tensor, ...]:
+        run = self.forward_kernel.through(call.module, call.backend)
+        return self.forward(run, _contiguous(tensors), call.settings, keep)
+
+    def _results(self, outputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if type(outputs) is not tuple:
+            return outputs
+        return outputs[0] if self.num_results == 1 else outputs[: self.num_results]
+
+
+def _contiguous(tensors: Tensors) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -> type[Function]:
+    """The Function of eager autograd and torch.compile."""
+
+    class Recorded(Function):
+        @staticmethod
+        def forward(ctx, call, *tensors):
+            values = tensors if call.link is None else op._linked(tensors, call.link)
+            outputs = op._run_forward(call, values, keep=True)
+            ctx.call = call
+            if type(outputs) is not tuple:
+                ctx.save_for_backward(*op.saved(values, (outputs,)))
+                return outputs
+            raw = () if call.link is None else (tensors[op.parameter],)
+            ctx.save_for_backward(*op.saved(values, outputs), *raw)
+            if op.kept_derivative is not None and tensors[op.parameter] is not None:
+                # Not for torch.compile, whose backward passes are not differentiated again.
+                if tensors[op.parameter].requires_grad and not torch.compiler.is_compiling():
+                    ctx.set_materialize_grads(False)
+                    return outputs[0], outputs[op.kept_derivative]
+            if op.num_results == 1:
+                return outputs[0]
+            ctx.set_materialize_grads(False)
+            results = outputs[: op.num_results]
+            ctx.mark_non_differentiable(*results[1:])
+            return results
+
+        @staticmethod
+        def backward(ctx, grad, *grads_of_others):
+            call, saved, needs = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
+            of_kept = op.kept_derivative is not None and grads_of_others and grads_of_others[-1] is not None
+            if of_kept or torch.is_grad_enabled() or in_function_transform():
+                return None, *differentiated(call, saved, needs, grad, *grads_of_others)
+            if grad is None:
+                return None, *(None,) * len(needs)
+            is_direct = call.module is not None and is_ordinary((grad,))
+            run = op.backward_kernel.through(call.module if is_direct else None, call.backend)
+            if call.link is None:
+                return None, *op.backward(run, grad.contiguous(), _contiguous(saved), call.settings, needs)
+            saved, place = saved[:-1], op.parameter
+            grads = list(op.backward(run, grad.contiguous(), _contiguous(saved), call.settings, needs))
+            if needs[place]:
+                grads[place] = call.link.gradient(grads[place], saved[place])
+            return None, *grads
+
+    def differentiated(call, saved, needs, grad, *grads_of_others):
+        """The gradients as functions of what they depend on, for their own derivatives."""
+        raw = None
+        if call.link is not None:
+            *saved, raw = saved
+            with torch.enable_grad():
+                saved[op.parameter] = call.link.value(raw)
+        if op.plain is not None:
+            grads = _of_plain(op, call.settings, saved, needs, grad)
+        else:
+            grads = _of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
+        if raw is not None and grads[op.parameter] is not None:
+            value, of_value = saved[op.parameter], grads[op.parameter]
+            (grads[op.parameter],) = torch.autograd.grad(value, raw, of_value, create_graph=torch.is_grad_enabled())
+        return grads
+
+    return type(op.name, (Recorded,), {})
+
+
+def _of_plain(op: Op, settings: tuple, saved: Tensors, needs: tuple[bool, ...], grad: Tensor | None) -> list:
+    tensors = saved[: len(needs)]
+    if grad is None:
+        return [None] * len(needs)
+    wanted = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
+    result = op.plain(*tensors, *settings)
+    result = result if isinstance(result, Tensor) else result[0]
+    found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
+    return [next(found) if need else None for need in needs]
+
+
+def _of_formula(
+    op: Op, backward: type[Function], call: Call, saved: Tensors, needs: tuple[bool, ...], grad: Tensor | None, *others
+) -> list[Tensor | None]:
+    """The gradients from those of the result and, where it is differentiable, of a kept output, the last of others."""
+    grads: list[Tensor | None] = [None] * len(needs)
+    if grad is not None:
+        grads = list(backward.apply(call._replace(module=None, link=None), needs, grad, *saved))
+    if op.kept_derivative is not None and others and others[-1] is not None:
+        more = op.kept_gradient(others[-1], *saved, *call.settings)
+        grads = [b if a is None else a if b is None else a + b for a, b in zip(grads, more, strict=True)]
+    return [grad if need else None for grad, need in zip(grads, needs, strict=True)]
+
+
+def _transformed_function(op: Op, backward_function: type[Function]) -> type[Function]:
+    """The Function of torch.func and forward mode; it returns all that the forward kernel does."""
+
+    class Transformed(Function):
+        @staticmethod
+        def forward(call, *tensors):
+            run = op.forward_kernel.through(None, call.backend)
+            return _as_tuple(op.forward(run, tensors, call.settings, True))
+
+        @staticmethod
+        def setup_context(ctx, inputs, outputs):
+            ctx.call, *tensors = inputs
+            ctx.shape = outputs[0].shape
+            ctx.kept = op.kept_derivative if op.parameter is None or tensors[op.parameter] is not None else None
+            ctx.mark_non_differentiable(*(out for i, out in enumerate(outputs) if i not in (0, ctx.kept)))
+            ctx.set_materialize_grads(False)
+            ctx.num_outputs = len(outputs)
+            saved = op.saved(tuple(tensors), outputs)
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
+
+        @staticmethod
+        def backward(ctx, grad, *others):
+            kept = () if ctx.kept is None else (others[ctx.kept - 1],)
+            needs = ctx.needs_input_grad[1:]
+            return None, *_of_formula(op, backward_function, ctx.call, ctx.saved_tensors, needs, grad, *kept)
+
+        @staticmethod
+        def jvp(ctx, _, *tangents):
+            saved, settings = ctx.saved_tensors, ctx.call.settings
+
+            given = [t for i, t in enumerate(tangents) if i != op.parameter or saved[i] is not None]
+            like = next(tensor for tensor in saved if tensor is not None and tensor.is_floating_point())
+
+            def tangent_of(gradient, shape):
+                # A gradient is linear in that of the output, and its transpose takes tangents to the output's tangent.
+                def formula(grad):
+                    return tuple(each for each in gradient(grad, *saved, *settings) if each is not None)
+
+                grads, transposed = torch.func.vjp(formula, like.new_zeros(shape))
+                return transposed(tuple(map(_or_zeros, given, grads)))[0]
+
+            found = [None] * ctx.num_outputs
+            found[0] = tangent_of(op.gradient, ctx.shape)
+            if ctx.kept is not None:
+                found[ctx.kept] = tangent_of(op.kept_gradient, ctx.shape)
+            return tuple(found)
+
+        @staticmethod
+        def vmap(info, in_dims, call, *tensors):
+            _, *dims = in_dims
+            size, run = info.batch_size, Transformed.apply
+            if op.parameter is not None and dims[op.parameter] is not None:
+                return _one_by_one(run, size, dims, (call,), tensors)
+            if not op.pairwise:
+                outputs = run(call, *_batch_first(op, tensors, dims, size))
+                return outputs, tuple(None if out.shape == (0,) else 0 for out in outputs)
+            x, y, *rest = tensors
+            if dims[1] is None:  # more rows of x against the same y
+                place, x = 1, x.movedim(dims[0], 1).flatten(1, 2)
+            elif dims[0] is None:  # more rows of y for the same x
+                place, y = 2, y.movedim(dims[1], 1).flatten(1, 2)
+            else:
+                place, x, y = 0, x.movedim(dims[0], 0).flatten(0, 1), y.movedim(dims[1], 0).flatten(0, 1)
+            outputs = run(call, x, y, *rest)
+            unfolded = (
+                out if out.shape == (0,) else out.unflatten(place, (size, -1) if out.shape[place] else (size, 0))
+                for out in outputs
+            )
+            return tuple(unfolded), tuple(None if out.shape == (0,) else place for out in outputs)
+
+    Transformed = type(f"{op.name}Transformed", (Transformed,), {})
+    return Transformed
+
+
+def _backward_function(op: Op) -> type[Function]:
+    """The gradient kernel as a Function, ``(call, needs, grad, *saved)`` to the gradients; (0,) for one not needed."""
+
+    class Backward(Function):
+        @staticmethod
+        def forward(call, needs, grad, *saved):
+            run = op.backward_kernel.through(None, call.backend)
+            grads = _as_tuple(op.backward(run, grad, saved, call.settings, needs))
+            return tuple(grad.new_zeros(0) if each is None else each for each in grads)
+
+        @staticmethod
+        def setup_context(ctx, inputs, outputs):
+            ctx.call, ctx.needs, *tensors = inputs
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+
+        @staticmethod
+        def backward(ctx, *tangents):
+            formula, places, floats = _formula(op, ctx)
+            out, transposed = torch.func.vjp(formula, *floats)
+            found = transposed(tuple(_or_zeros(tangent, like) for tangent, like in zip(tangents, out, strict=True)))
+            grads = [None] * len(ctx.saved_tensors)
+            for place, grad in zip(places, found, strict=True):
+                grads[place] = grad
+            return None, None, *grads
+
+        @staticmethod
+        def jvp(ctx, _call, _needs, *tangents):
+            formula, places, floats = _formula(op, ctx)
+            filled = tuple(_or_zeros(tangents[place], like) for place, like in zip(places, floats, strict=True))
+            out, transposed = torch.func.vjp(formula, *floats)
+            # The derivative by forward mode as the transpose of the transpose.
+            _, twice = torch.func.vjp(transposed, tuple(torch.zeros_like(part) for part in out))
+            return tuple(twice(filled)[0])
+
+        @staticmethod
+        def vmap(info, in_dims, call, needs, grad, *saved):
+            size, dims, place, run = info.batch_size, in_dims[2:], op.parameter, Backward.apply
+            if place is not None and (dims[place + 1] is not None or needs[place]):
+                return _one_by_one(run, size, dims, (call, needs), (grad, *saved))
+            grad, *saved = _batch_first(op, (grad, *saved), dims, size, offset=1)
+            if not op.pairwise:
+                grads = run(call, needs, grad, *saved)
+            else:
+                batch = grad.shape[1]
+                grad, *saved = (
+                    t if t is None or i == place or t.shape == (0,) else t.flatten(0, 1)
+                    for i, t in enumerate((grad, *saved), start=-1)
+                )
+                grads = tuple(
+                    each if each.shape == (0,) else each.unflatten(0, (size, batch))
+                    for each in run(call, needs, grad, *saved)
+                )
+            return grads, tuple(None if each.shape == (0,) else 0 for each in grads)
+
+    Backward = type(f"{op.name}Backward", (Backward,), {})
+    return Backward
+
+
+def _formula(op: Op, ctx) -> tuple[Callable, list[int], list[Tensor]]:
+    """The gradient formula as a function of the float tensors among (grad, *saved), their places, and they."""
+    tensors, settings, needs = list(ctx.saved_tensors), ctx.call.settings, ctx.needs
+    places = [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()]
+
+    def formula(*floats):
+        filled = list(tensors)
+        for place, value in zip(places, floats, strict=True):
+            filled[place] = value
+        grads = op.gradient(*filled, *settings)
+        wanted = (i != op.parameter or needs[i] for i in range(len(grads)))
+        return tuple(
+            floats[0].new_zeros(0) if each is None or not want else each
+            for each, want in zip(grads, wanted, strict=True)
+        )
+
+    return formula, places, [tensors[place] for place in places]
+
+
+def _or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if tangent is None else tangent
+
+
+def _batch_first(op: Op, tensors: Tensors, dims: list, size: int, offset: int = 0) -> list[Tensor | None]:
+    """The vmapped dimension of rows in front; rows without one are expanded. ``offset`` tensors come before."""
+    found = []
+    for i, (tensor, dim) in enumerate(zip(tensors, dims, strict=True)):
+        if tensor is None or i - offset == op.parameter or tensor.shape == (0,):
+            found.append(tensor)
+        else:
+            found.append(tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0))
+    return found
+
+
+def _one_by_one(function: Callable, size: int, dims: list, others: tuple, tensors: Tensors):
+    """``function`` on each sample of the vmapped dimension; for what has no batched form."""
+    samples = []
+    for i in range(size):
+        picked = (t if dim is None else t.select(dim, i) for t, dim in zip(tensors, dims, strict=True))
+        samples.append(function(*others, *picked))
+    return tuple(torch.stack(parts) for parts in zip(*samples, strict=True)), (0,) * len(samples[0])
+
+
+def every_pair_gradient(gradient: Callable) -> Callable:
+    """The gradient of all pairs of rows from that of matching rows: (B, N, D) and (B, M, D) in place of (..., D)."""
+
+    def of_pairs(grad_out, x, y, *others):
+        grad_x, grad_y, *rest = gradient(grad_out, x.unsqueeze(2), y.unsqueeze(1), *others)
+        return grad_x.sum(dim=2), grad_y.sum(dim=1), *rest
+
+    return of_pairs

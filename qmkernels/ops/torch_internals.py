@@ -1,0 +1,70 @@
+"""What torch is doing around a call, asked of names that torch does not publish; the only file that has such names.
+
+A release of torch that lacks one gets the answer that is right in any case, and slower: None stands for a missing name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad, profiler
+
+
+def _found(root: object, *path: str):
+    """The attribute at the end of ``path``, or None."""
+    return reduce(lambda place, name: getattr(place, name, None), path, root)
+
+
+_functorch_level = _found(torch._C, "_functorch", "peek_interpreter_stack")
+_is_functorch_wrapped = _found(torch._C, "_functorch", "is_functorch_wrapped_tensor")
+_is_legacy_batched = _found(torch._C, "_functorch", "is_legacy_batchedtensor")
+_num_dispatch_modes = _found(torch._C, "_len_torch_dispatch_stack")
+_profiler = profiler if hasattr(profiler, "_is_profiler_enabled") else None
+_forward_ad = forward_ad if hasattr(forward_ad, "_current_level") else None
+_function_base = super(Function, Function) if hasattr(super(Function, Function), "apply") else None
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def in_function_transform() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is under way; under torch.compile it is traced."""
+    if torch.compiler.is_compiling():
+        return False
+    if _functorch_level is None or _forward_ad is None:
+        return True
+    return _functorch_level() is not None or _forward_ad._current_level >= 0
+
+
+def is_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether a kernel may run on the tensors at once, because no mode, transform, subclass or profiler has to see it.
+
+    Spelled out: it is on every call's way, and the dispatcher's way to an op written in Python costs some 5 us.
+    """
+    if _num_dispatch_modes is None or _profiler is None or _functorch_level is None or _forward_ad is None:
+        return False
+    if _num_dispatch_modes() or _profiler._is_profiler_enabled or _functorch_level() is not None:
+        return False
+    if _is_functorch_wrapped is None or _is_legacy_batched is None:
+        return False
+    for tensor in tensors:
+        if tensor is not None and (
+            type(tensor) not in _PLAIN_TYPES or _is_functorch_wrapped(tensor) or _is_legacy_batched(tensor)
+        ):
+            return False
+    return True
+
+
+def records_derivative(*tensors: Tensor | None) -> bool:
+    """Whether any of the tensors takes part in a derivative: backward, forward mode or a torch.func transform."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return in_function_transform()
+
+
+def direct_apply(function: type[Function]) -> Callable:
+    """``function.apply`` for calls outside torch.func, without the work that is for torch.func alone."""
+    return function.apply if _function_base is None else super(Function, function).apply
