@@ -1,9 +1,35 @@
-"""Under pytest-xdist every worker takes its share of the cores: more threads than cores wait for one another."""
+"""What test files share: threads, and the backends of a CPU."""
 
 import os
 
+import pytest
 import torch
 
+import qmkernels as qm
+from qmkernels.backends import dispatch
+
+# Under pytest-xdist every worker takes its share of the cores: more threads than cores wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def backend(request):
+    """The test runs on the compiled kernels, and once more on the reference."""
+    if reason := dispatch.why_not(request.param, dispatch.OPS[0], "cpu"):
+        pytest.skip(reason)
+    with qm.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def triton_interpreter(monkeypatch):
+    """Its variable holds for parts of triton that are imported at the first launch, and for the choice of backends."""
+    if not torch.cuda.is_available():
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for function in (dispatch.why_not, dispatch.resolve):
+        function.cache_clear()
+    yield
+    for function in (dispatch.why_not, dispatch.resolve):
+        function.cache_clear()

@@ -154,7 +154,7 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).double()
     ends = native.iqe_forward(x, y, None, dim_per_component, "sum", True)[1]
     for got, wanted, coordinate in zip(
-        reference.unpack_ends(ends, dim_per_component), definition.ends(x, y, dim_per_component), (x, y), strict=True
+        definition.unpack_ends(ends, dim_per_component), definition.ends(x, y, dim_per_component), (x, y), strict=True
     ):
         coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
         for tied in range(5):

@@ -7,7 +7,6 @@ import torch
 from cuda_on_cpu import assert_alike, kernels, needs_compiler, off_a_boundary, points
 
 from qmkernels.backends.native import latent_dynamics as native
-from qmkernels.backends.reference import iqe as iqe_reference
 from qmkernels.backends.reference import latent_dynamics as reference
 from qmkernels.definitions import iqe as iqe_definition
 from qmkernels.definitions.latent_dynamics import LatentDynamicsSettings
@@ -99,7 +98,7 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     wanted = reference.latent_dynamics_forward(x, y, None, *form)
     assert_alike([*got[:3], got[4]], [*wanted[:3], wanted[4]])
     both = torch.stack([x, y]), torch.stack([y, x])
-    ends = iqe_reference.unpack_ends(got[3], dim_per_component)
+    ends = iqe_definition.unpack_ends(got[3], dim_per_component)
     for found, expected, coordinate in zip(ends, iqe_definition.ends(*both, dim_per_component), both, strict=True):
         coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
         for tied in range(5):

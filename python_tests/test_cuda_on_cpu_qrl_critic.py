@@ -7,7 +7,6 @@ import torch
 from cuda_on_cpu import assert_alike, kernels, needs_compiler, off_a_boundary, points
 
 from qmkernels.backends.native import qrl_critic as native
-from qmkernels.backends.reference import iqe as iqe_reference
 from qmkernels.backends.reference import qrl_critic as reference
 from qmkernels.definitions import iqe as iqe_definition
 from qmkernels.definitions.qrl_critic import QrlCriticSettings
@@ -134,7 +133,7 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component, with_g
     assert_alike([*got[:3], got[4]], [*wanted[:3], wanted[4]])
     to = torch.stack([y.roll(1, dims=0) if goal is None else goal, y])
     x = x.expand_as(to)
-    ends = iqe_reference.unpack_ends(got[3], dim_per_component)
+    ends = iqe_definition.unpack_ends(got[3], dim_per_component)
     for found, expected, coordinate in zip(ends, iqe_definition.ends(x, to, dim_per_component), (x, to), strict=True):
         coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
         for tied in range(5):

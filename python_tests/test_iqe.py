@@ -58,7 +58,6 @@ def sorted_ends_length(x, y):
 
 
 @pytest.mark.parametrize("dim_per_component", [1, 3, 8, 40])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_component_is_the_length_of_a_union_of_intervals(backend, dim_per_component):
     x, y = random_pair((11,), 3, dim_per_component, torch.float64)
     lengths = qm.iqe(x, y, dim_per_component, reduction="none", backend=backend)
@@ -151,14 +150,12 @@ def test_broadcasting_gives_the_numbers_and_gradients_of_expanded_inputs(x_shape
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_broadcasting_that_forms_a_matrix_equals_pairwise_bit_for_bit(backend):
     x, y = random_pair((33,), 3, 8)
     assert torch.equal(qm.iqe(x[:, None], y, 8, backend=backend), qm.iqe_pairwise(x, y, 8, backend=backend))
 
 
 @pytest.mark.parametrize("form", ["elementwise", "pairwise"])
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dim_per_component", [1, 4, 8, 33])
 def test_the_distance_to_itself_is_exactly_zero_with_zero_gradients(dim_per_component, backend, form):
     x, _ = random_pair((9,), 3, dim_per_component)
@@ -210,7 +207,6 @@ def test_at_ties_subgradients_agree_when_summed_over_the_tied_ends(dim_per_compo
 @pytest.mark.parametrize("where", ["x", "y"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", [1, 4, 8, 16, 32, 33, 70])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_nan_gives_nan_in_its_row_alone(backend, dim_per_component, reduction, where):
     x, y = random_pair((21,), 3, dim_per_component)
     (x if where == "x" else y)[5, dim_per_component // 2] = math.nan
@@ -222,7 +218,6 @@ def test_nan_gives_nan_in_its_row_alone(backend, dim_per_component, reduction, w
 
 
 @pytest.mark.parametrize("where", ["x", "y"])
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("num_x, num_y", [(9, 21), (21, 3)])
 def test_pairwise_nan_gives_nan_in_its_row_or_column_alone(num_x, num_y, backend, where):
     x, _ = random_pair((num_x,), 3, 8)
@@ -416,3 +411,22 @@ def test_use_backend_holds_within_its_block_and_restores(monkeypatch):
             assert dispatch.requested(None) == "cpu"
         assert dispatch.requested(None) == "reference" and dispatch.requested("cpu") == "cpu"
     assert dispatch.requested(None) == "auto"
+
+
+@pytest.mark.parametrize(
+    "x_shape, y_shape, shape",
+    [((0, 15), (0, 15), (0,)), ((3, 0, 15), (3, 0, 15), (3, 0)), ((0, 1, 15), (5, 15), (0, 5)), ((15,), (0, 15), (0,))],
+)
+def test_zero_size_batches_broadcast_to_empty_outputs_and_zero_gradients(x_shape, y_shape, shape, backend):
+    x, y = torch.randn(x_shape, requires_grad=True), torch.randn(y_shape, requires_grad=True)
+    out = qm.iqe(x, y, 5, backend=backend)
+    assert out.shape == shape
+    out.sum().backward()
+    assert x.grad.shape == x.shape and y.grad.shape == y.shape and not x.grad.any() and not y.grad.any()
+
+
+def test_vmap_of_grad_over_single_pairs_gives_per_sample_gradients(backend):
+    x, y = torch.randn(2, 7, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    per_sample = torch.vmap(torch.func.grad(lambda a, b: qm.iqe(a, b, 5)))(x, y)
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(per_sample, torch.autograd.grad(qm.iqe(leaf, y, 5).sum(), leaf)[0])

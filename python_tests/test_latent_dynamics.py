@@ -2,24 +2,13 @@
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
 from qmkernels.backends import dispatch
-from qmkernels.backends.reference.iqe import unpack_ends
 from qmkernels.definitions import iqe as iqe_definition
-from qmkernels.definitions.latent_dynamics import LatentDynamicsSettings
-from qmkernels.ops.latent_dynamics import latent_dynamics
+from qmkernels.definitions.iqe import unpack_ends
 
 SIZES = [(1, 3, 4), (4, 5, 9), (5, 2, 3), (8, 64, 40), (16, 1, 2), (32, 2, 7), (33, 3, 6)]  # K, C, rows
-
-
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "latent_dynamics", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
 
 
 def problem(*shape, dtype=torch.float64):
@@ -107,114 +96,6 @@ def test_equal_sides_have_no_distance_and_no_gradient(backend):
     (x, _), head = problem(5, 24), qm.nn.IQE(24, 8).double()
     found = loss_and_gradients(head, x, x.detach().clone().requires_grad_())
     assert all(torch.equal(value, torch.zeros_like(value)) for value in found)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_inputs_are_computed_in_float32_and_have_gradients_of_their_own_dtype(dtype, backend):
-    head, arguments = qm.nn.IQE(24, 8), problem(5, 24, dtype=dtype)
-    loss, there, back, *grads, _ = loss_and_gradients(head, *arguments)
-    wide = loss_and_gradients(head, *(side.detach().float().requires_grad_() for side in arguments))
-    assert {value.dtype for value in (loss, there, back)} == {torch.float32}
-    torch.testing.assert_close((loss, there, back), wide[:3])
-    torch.testing.assert_close(grads, [grad.to(dtype) for grad in wide[3:5]])
-
-
-def test_strided_and_expanded_inputs_are_taken(backend):
-    head, (x, y) = qm.nn.IQE(24, 8).double(), problem(24, 6)
-    wanted = loss_and_gradients(head, *(side.detach().T.contiguous().requires_grad_() for side in (x, y)))
-    found = qm.losses.latent_dynamics(head, x.T, y.T)
-    torch.testing.assert_close(torch.autograd.grad(found.loss, x, retain_graph=True)[0].T, wanted[3])
-    row = y.T[:1]
-    expanded = qm.losses.latent_dynamics(head, x.T, row.expand(6, 24))
-    torch.testing.assert_close(expanded.loss, qm.losses.latent_dynamics(head, x.T, row.repeat(6, 1)).loss)
-
-
-def test_a_side_without_a_gradient_has_none(backend):
-    head, (predicted, target) = qm.nn.IQE(24, 8).double(), problem(5, 24)
-    wanted = loss_and_gradients(head, predicted, target)[3]
-    qm.losses.latent_dynamics(head, predicted, target.detach()).loss.backward()
-    torch.testing.assert_close(predicted.grad, wanted)
-    assert target.grad is None
-
-
-@pytest.mark.parametrize("reduction", ["sum", "max", "maxmean"])
-@pytest.mark.parametrize("power", [1, 2])
-def test_derivatives_pass_gradcheck_and_gradgradcheck(power, reduction, backend):
-    weight = [torch.tensor(0.3, dtype=torch.float64, requires_grad=True)] if reduction == "maxmean" else []
-    form = LatentDynamicsSettings(4, reduction, power)
-
-    def call(x, y, weight=None):
-        return latent_dynamics(x, y, weight, form, backend)[0]
-
-    arguments = [*problem(3, 12), *weight]
-    assert gradcheck(call, arguments)
-    assert gradgradcheck(call, arguments)
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_torch_compile_traces_the_whole_graph_and_changes_no_number(dynamic):
-    torch._dynamo.reset()
-    head = qm.nn.IQE(24, 8)
-    run = torch.compile(
-        lambda x, y: qm.losses.latent_dynamics(head, x, y).loss, fullgraph=True, dynamic=dynamic, backend="aot_eager"
-    )
-    for rows in (5, 7):
-        leaves = problem(rows, 24, dtype=torch.float32)
-        results = []
-        for loss in (run(*leaves), qm.losses.latent_dynamics(head, *leaves).loss):
-            results.append([loss.detach(), *torch.autograd.grad(loss, [*leaves, *head.parameters()])])
-        torch.testing.assert_close(*results)
-
-
-def test_autocast_computes_in_float32():
-    head, (x, y) = qm.nn.IQE(24, 8), problem(5, 24, dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = qm.losses.latent_dynamics(head, x, y)
-    torch.testing.assert_close(found, qm.losses.latent_dynamics(head, x, y))
-
-
-@pytest.mark.parametrize("reduction", ["maxmean", "sum"])
-def test_registered_ops_pass_opcheck(reduction):
-    x, y = (side.detach() for side in problem(5, 24))
-    max_weight = torch.tensor(0.3, dtype=x.dtype) if reduction == "maxmean" else None
-    arguments = (x, y, max_weight, *LatentDynamicsSettings(8, reduction), "auto")
-    torch.library.opcheck(torch.ops.qmkernels.latent_dynamics_forward.default, arguments)
-    loss, _, *kept = torch.ops.qmkernels.latent_dynamics_forward(*arguments)
-    torch.library.opcheck(
-        torch.ops.qmkernels.latent_dynamics_backward.default,
-        (torch.ones_like(loss), *kept, max_weight, 8, reduction, "auto"),
-    )
-
-
-@pytest.mark.parametrize("size, count, rows", SIZES)
-def test_what_forward_keeps_is_the_same_on_all_backends(size, count, rows):
-    if reason := dispatch.why_not("cpu", "latent_dynamics", "cpu"):
-        pytest.skip(reason)
-    x, y = (side.detach() for side in problem(rows, count * size))
-    weight = torch.tensor(0.3, dtype=x.dtype)
-    kernels = [dispatch.resolve("latent_dynamics", "cpu", name).module for name in ("cpu", "reference")]
-    kept = [module.latent_dynamics_forward(x, y, weight, *LatentDynamicsSettings(size)) for module in kernels]
-    torch.testing.assert_close(*kept)
-    grad_loss = torch.tensor(-1.7, dtype=x.dtype)
-    # Each backward from the other's forward.
-    grads = [
-        module.latent_dynamics_backward(grad_loss, *others[2:], weight, size, "maxmean")
-        for module, others in zip(kernels, reversed(kept), strict=True)
-    ]
-    torch.testing.assert_close(*grads)
-
-
-def test_results_do_not_depend_on_the_number_of_threads():
-    threads, runs = torch.get_num_threads(), []
-    head = qm.nn.IQE(256, 8)
-    try:
-        for count in (1, 3, threads):
-            torch.set_num_threads(count)
-            runs.append(loss_and_gradients(head, *problem(700, 256, dtype=torch.float32)))
-    finally:
-        torch.set_num_threads(threads)
-    for other in runs[1:]:
-        assert all(torch.equal(first, second) for first, second in zip(runs[0], other, strict=True))
 
 
 def test_float32_sums_over_many_rows_keep_their_digits():

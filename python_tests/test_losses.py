@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 import qmkernels as qm
@@ -154,17 +153,11 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "iqe", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
-
-
-def gradients(loss, leaves, head, sign=1.0):
+def gradients(loss, leaves, head):
+    """By the leaves and the head's parameters; zeros where there is none."""
     inputs = [*leaves, *(head.parameters() if isinstance(head, torch.nn.Module) else ())]
-    return torch.autograd.grad(loss, inputs, allow_unused=True)
+    grads = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return [torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, grads, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["iqe", "mrn", "function"])
@@ -173,17 +166,10 @@ def test_a_loss_and_its_gradients_are_those_of_its_formula(name, kind, backend):
     ours, plain = LOSSES[name][2](head, *leaves), LOSSES[name][3](head, *leaves)
     torch.testing.assert_close(ours.loss, plain)
     assert not any(value.requires_grad for value in ours[1:])
-    expected = list(gradients(plain, leaves, head))
+    expected = gradients(plain, leaves, head)
     if name == "qrl_critic":  # the multiplier is maximised
         expected[2] = -expected[2]
-    for actual, wanted in zip(gradients(ours.loss, leaves, head), expected, strict=True):
-        torch.testing.assert_close(torch.zeros(()) if actual is None else actual, _zero_like(wanted, actual))
-
-
-def _zero_like(wanted, actual):
-    if wanted is None:
-        return torch.zeros(()) if actual is None else torch.zeros_like(actual)
-    return wanted if actual is not None else torch.zeros(()) + wanted.abs().max()
+    torch.testing.assert_close(gradients(ours.loss, leaves, head), expected)
 
 
 def test_float32_is_as_accurate_as_its_rounding(name, backend):
@@ -195,55 +181,7 @@ def test_float32_is_as_accurate_as_its_rounding(name, backend):
     for actual, expected in zip(
         gradients(ours.loss, leaves, head), gradients(wanted.loss, exact, exact_head), strict=True
     ):
-        if expected is not None:
-            torch.testing.assert_close(actual.double(), expected, rtol=2e-5, atol=2e-6)
-
-
-@pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith("metra")])
-def test_derivatives_pass_gradcheck_and_gradgradcheck(name):
-    """By the inputs whose gradient is the value's: multipliers are not among them, nor goals and next states where one
-    of the distances to them is held fixed, nor METRA's."""
-    head, leaves = head_of(), leaves_of(name)
-    fixed = {"qrl_critic": (2,), "linex": (1, 2), "tmd": (2, 3)}.get(name, ())
-    varied = [leaf for i, leaf in enumerate(leaves) if i not in fixed]
-
-    def call(*inputs):
-        inputs = iter(inputs)
-        filled = [leaf.detach() if i in fixed else next(inputs) for i, leaf in enumerate(leaves)]
-        return LOSSES[name][2](head, *filled).loss
-
-    assert gradcheck(call, varied)
-    assert gradgradcheck(call, varied)
-
-
-def test_torch_compile_traces_the_whole_graph_and_changes_no_number(name):
-    torch._dynamo.reset()
-    head = head_of("iqe")
-    compiled = torch.compile(lambda *a: LOSSES[name][2](head, *a).loss, fullgraph=True, backend="aot_eager")
-    leaves = leaves_of(name)
-    expected, actual = LOSSES[name][2](head, *leaves).loss, compiled(*leaves)
-    torch.testing.assert_close(actual, expected)
-    for a, b in zip(gradients(actual, leaves, head), gradients(expected, leaves, head), strict=True):
-        if b is not None:
-            torch.testing.assert_close(a, b)
-
-
-def test_func_grad_and_vmap_of_it_equal_autograd(name):
-    head, leaves = head_of(), leaves_of(name)
-    expected = torch.autograd.grad(LOSSES[name][2](head, *leaves).loss, leaves[0])[0]
-    detached = [leaf.detach() for leaf in leaves]
-    gradient = torch.func.grad(lambda *a: LOSSES[name][2](head, *a).loss)
-    torch.testing.assert_close(gradient(*detached), expected)
-    batch = [torch.stack([leaf, 0.5 * leaf]) for leaf in detached]
-    torch.testing.assert_close(torch.vmap(gradient)(*batch)[0], expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_embeddings_give_a_float32_loss_and_half_gradients(name, dtype):
-    leaves = leaves_of(name, dtype)
-    loss = LOSSES[name][2](head_of("function"), *leaves).loss
-    loss.float().backward()
-    assert loss.isfinite() and leaves[0].grad.dtype == dtype and leaves[0].grad.isfinite().all()
+        torch.testing.assert_close(actual.double(), expected, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if name.startswith(STREAMED)])
@@ -254,7 +192,7 @@ def test_streaming_gives_the_numbers_of_the_matrix(name, monkeypatch):
     for from_pairs in (0, 1 << 30):
         monkeypatch.setitem(tiles._STREAM_FROM, "cpu", from_pairs)
         ours = LOSSES[name][2](head, *leaves)
-        results.append((*ours, *(g for g in gradients(ours.loss, leaves, head) if g is not None)))
+        results.append((*ours, *gradients(ours.loss, leaves, head)))
     torch.testing.assert_close(results[0], results[1])
 
 
@@ -339,7 +277,8 @@ def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
         parameters = [*network.parameters(), *head.parameters(), raw]
         curves.append(curve_of(parameters, batches_of(count, 8, 8), loss_of, after_backward))
     torch.testing.assert_close(curves[0], curves[1], rtol=1e-6, atol=1e-6)
-    assert curves[0][-1] != curves[0][0]
+    if name != "linex":  # which holds the distances it is held against fixed: its value need not fall
+        assert curves[0][-50:].mean() < curves[0][:50].mean()
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -369,7 +308,7 @@ def test_two_hundred_steps_of_quantised_temporal_consistency_follow_the_plain_cu
 
         curves.append(curve_of(network.parameters(), batches_of(4, 16, 8), loss_of))
     torch.testing.assert_close(curves[0], curves[1], rtol=1e-6, atol=1e-6)
-    assert curves[0][-1] < curves[0][0]
+    assert curves[0][-50:].mean() < curves[0][:50].mean()
 
 
 def test_streaming_memory_is_that_of_a_tile_not_of_the_matrix():

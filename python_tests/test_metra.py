@@ -11,14 +11,6 @@ from qmkernels.ops.metra import composed
 SLACK = 1e-3
 
 
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "metra", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
-
-
 def problem(*rows, dim, norm="sum", dtype=torch.float64):
     """phi, phi_next, skill and log_multiplier, leaves; some steps are longer than one, others shorter."""
     generator = torch.Generator().manual_seed(dim)
@@ -78,50 +70,6 @@ def test_what_is_not_finite_gives_what_the_formula_gives(place, value, backend):
     assert not found[0].isfinite()
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("needs_skill", [False, True])
-def test_registered_ops_pass_opcheck(needs_skill, norm):
-    inputs = [one.detach() for one in problem(2, 5, dim=6)]
-    torch.library.opcheck(torch.ops.qmkernels.metra_forward.default, (*inputs, SLACK, norm, "auto"))
-    loss, _, *kept = torch.ops.qmkernels.metra_forward(*inputs, SLACK, norm, "auto")
-    arguments = (torch.ones_like(loss), *inputs[:3], *kept, needs_skill, "auto")
-    torch.library.opcheck(torch.ops.qmkernels.metra_backward.default, arguments)
-
-
-@pytest.mark.parametrize("forward, backward", [("cpu", "reference"), ("reference", "cpu")])
-def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward):
-    if reason := dispatch.why_not("cpu", "metra", "cpu"):
-        pytest.skip(reason)
-    inputs = [one.detach() for one in problem(7, dim=24)]
-    here, there = dispatch.resolve("metra", "cpu", forward).module, dispatch.resolve("metra", "cpu", backward).module
-    kept = here.metra_forward(*inputs, SLACK, "sum")
-    torch.testing.assert_close(kept, there.metra_forward(*inputs, SLACK, "sum"))
-    for needs_skill in (False, True):
-        arguments = torch.ones_like(kept[0]), *inputs[:3], *kept[2:], needs_skill
-        torch.testing.assert_close(here.metra_backward(*arguments), there.metra_backward(*arguments))
-
-
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_torch_compile_traces_the_whole_graph_and_changes_no_number(dynamic):
-    torch._dynamo.reset()
-    compiled = torch.compile(qm.losses.metra, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for rows in (8, 9):
-        inputs = problem(rows, dim=24)
-        found = compiled(*inputs)
-        actual = *(value.detach() for value in found), *torch.autograd.grad(found.loss, inputs)
-        torch.testing.assert_close(actual, loss_and_gradients(inputs))
-
-
-@pytest.mark.parametrize("wanted", range(4), ids=["phi", "phi_next", "skill", "log_multiplier"])
-def test_a_gradient_for_one_input_only(wanted, backend):
-    inputs = problem(9, dim=5)
-    expected = loss_and_gradients(inputs)[5 + wanted]
-    alone = [one.detach().requires_grad_(i == wanted) for i, one in enumerate(inputs)]
-    qm.losses.metra(*alone).loss.backward()
-    assert [one.grad is not None for one in alone] == [i == wanted for i in range(4)]
-    torch.testing.assert_close(alone[wanted].grad, expected)
-
-
 def test_second_derivatives_are_those_of_the_formula(backend):
     inputs = problem(5, dim=3)
     results = []
@@ -129,14 +77,6 @@ def test_second_derivatives_are_those_of_the_formula(backend):
         first = torch.autograd.grad(loss, inputs, create_graph=True)
         results.append(torch.autograd.grad(sum(one.sin().sum() for one in first[:3]), inputs[:3]))
     torch.testing.assert_close(*results)
-
-
-def test_forward_mode_differentiates_the_formula(backend):
-    inputs = [one.detach() for one in problem(5, dim=3)]
-    tangents = tuple(torch.ones_like(one) for one in inputs)
-    _, found = torch.func.jvp(lambda *a: qm.losses.metra(*a).loss, tuple(inputs), tangents)
-    _, wanted = torch.func.jvp(lambda *a: composed(*a, *MetraSettings(SLACK))[0], tuple(inputs), tangents)
-    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("dim", [2, 513])
@@ -151,26 +91,6 @@ def test_results_do_not_depend_on_the_number_of_threads(dim):
         torch.set_num_threads(threads)
     for other in runs[1:]:
         assert all(torch.equal(first, second) for first, second in zip(runs[0], other, strict=True))
-
-
-def test_strided_and_expanded_inputs_give_the_numbers_of_contiguous_ones(backend):
-    inputs = problem(6, dim=5)
-    strided = [torch.stack([one.detach(), one.detach() + 1], dim=-1)[..., 0].requires_grad_() for one in inputs]
-    for got, wanted in zip(loss_and_gradients(strided), loss_and_gradients(inputs), strict=True):
-        assert torch.equal(got, wanted)
-    skill = inputs[2].detach()[:1].requires_grad_()
-    expanded = qm.losses.metra(*inputs[:2], skill.expand(6, 5), inputs[3]).loss
-    copied = qm.losses.metra(*inputs[:2], skill.repeat(6, 1), inputs[3]).loss
-    torch.testing.assert_close(*(torch.autograd.grad(loss, skill) for loss in (expanded, copied)))
-
-
-def test_half_inputs_are_computed_in_and_returned_as_float32(backend):
-    inputs = problem(6, dim=5, dtype=torch.bfloat16)
-    found = qm.losses.metra(*inputs)
-    assert {value.dtype for value in found} == {torch.float32}
-    assert {one.dtype for one in torch.autograd.grad(found.loss, inputs)} == {torch.bfloat16}
-    exact = loss_and_gradients([one.detach().float().requires_grad_() for one in inputs])
-    torch.testing.assert_close(found.loss.detach(), exact[0])
 
 
 def test_nothing_of_the_inputs_size_is_kept_or_made_on_the_way():

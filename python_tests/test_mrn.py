@@ -13,18 +13,9 @@ from qmkernels.definitions import mrn as definition
 from qmkernels.definitions.mrn import MrnSettings
 from qmkernels.ops.mrn import PRESETS
 
-BACKENDS = ("cpu", "reference")
 QUASIMETRIC = ({}, {"squares": "mean"}, {"exponent": 0.5}, {"asymmetric": "none"}, {"preset": "torchqmet_fixed"})
 # Errors relative to the largest value. float32: the sums are in another order than plain PyTorch's.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 3e-6}
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "mrn", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
 
 
 def published(preset, x, y):

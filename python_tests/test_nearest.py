@@ -19,14 +19,6 @@ METRICS = {
 }
 
 
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "nearest", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
-
-
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several tiles of queries and of the bank, the last ones ragged."""

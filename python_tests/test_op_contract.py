@@ -1,141 +1,124 @@
-"""The op contract (DESIGN): everything that torch does to an op must work on the ops that `kernel_function` builds.
+"""The op contract (DESIGN): everything that torch does to an op must work on every row of op_cases.py."""
 
-IQE, whose Functions are its own, has the same tests in test_iqe_contract.py.
-"""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
+import op_checks
 import pytest
 import torch
+from op_cases import CASES, every
 from torch.autograd import gradcheck, gradgradcheck
 
-import qmkernels as qm
 from qmkernels.backends import dispatch
 
-BACKENDS = ("cpu", "reference")
+# Small enough for numerical derivatives of every value, and for a loop over samples.
+SMALL = {"rows": 3, "size": 3}
 
 
-@dataclass(frozen=True)
-class Op:
-    """One op as a function of leaves, and plain PyTorch for it."""
-
-    call: Callable
-    leaves: Callable  # dtype, seed -> leaves that require gradients, without ties
-    pairwise: bool = False
-    registered: str = ""  # the ops' name in torch.ops
-    settings: tuple = ()
-
-    def inputs(self, dtype=torch.float64, seed=0):
-        return self.leaves(dtype, seed)
-
-    def detached(self, dtype=torch.float64, seed=0):
-        return [leaf.detach() for leaf in self.inputs(dtype, seed)]
+def test_every_op_has_its_rows():
+    assert {case.op for case in CASES} == set(dispatch.OPS)
+    assert len({case.name for case in CASES}) == len(CASES)
 
 
-def _embeddings(dim, rows_x=4, rows_y=None, extra=None):
-    def leaves(dtype, seed):
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(rows_x, dim, dtype=torch.float64, generator=generator)
-        y = torch.randn(rows_y or rows_x, dim, dtype=torch.float64, generator=generator) + 0.4
-        others = [torch.rand(extra, dtype=torch.float64, generator=generator) + 0.2] if extra else []
-        return [tensor.to(dtype).requires_grad_() for tensor in (x, y, *others)]
-
-    return leaves
+def test_every_op_that_is_registered_with_torch_is_called_by_a_row():
+    reached = {str(function.overloadpacket) for case in CASES for function, _ in op_checks.calls_of(case)}
+    names = {
+        name.replace("::", ".") for name in torch._C._dispatch_get_all_op_names() if name.startswith("qmkernels::")
+    }
+    assert reached == names
 
 
-def _rates(dtype, seed):
-    generator = torch.Generator().manual_seed(seed)
-    rates = 3 * torch.rand(2, 7, dtype=torch.float64, generator=generator) + 0.05
-    return [rate.clone().to(dtype).requires_grad_() for rate in rates]
+@every()
+def test_a_row_reaches_the_op_that_it_names(case):
+    names = {str(function.overloadpacket) for function, _ in op_checks.calls_of(case)}
+    assert any(name.startswith(f"qmkernels.{case.op}_") for name in names), names
 
 
-_MRN = ("first", "sum", 1.0, 1e-6, "add", "mean", 1.0, "auto")
-_MRN_NONE = ("second", "mean", 1.5, 0.0, "max", "none", 0.5, "auto")
-OPS = {
-    "mrn": Op(
-        lambda x, y: qm.mrn(x, y, 3, preset="tmd"), _embeddings(15), registered="mrn", settings=(3, *_MRN)
-    ),
-    "mrn-none": Op(
-        lambda x, y: qm.mrn(
-            x, y, 2, asymmetric="second", squares="mean", exponent=1.5, reduction="none", scale=0.5, eps_form="max"
-        ),
-        _embeddings(10), registered="mrn", settings=(2, *_MRN_NONE),
-    ),
-    "mrn-pairwise": Op(
-        lambda x, y: qm.mrn_pairwise(x, y, 3, preset="tmd"), _embeddings(15, 4, 9), True, "mrn_pairwise", (3, *_MRN)
-    ),
-    "mrn-pairwise-none": Op(
-        lambda x, y: qm.mrn_pairwise(
-            x, y, 2, asymmetric="second", squares="mean", exponent=1.5, reduction="none", scale=0.5, eps_form="max"
-        ),
-        _embeddings(10, 5, 3), True, "mrn_pairwise", (2, *_MRN_NONE),
-    ),
-    "euclidean-pairwise": Op(qm.euclidean_pairwise, _embeddings(6, 4, 3), True),
-    "pqe": Op(
-        lambda x, y, w: qm.pqe(x, y, 3, weights=w), _embeddings(12, extra=4), registered="pqe", settings=(3,)
-    ),
-    "pqe-none": Op(lambda x, y: qm.pqe(x, y, 3, reduction="none"), _embeddings(12)),
-    "pqe-pairwise": Op(
-        lambda x, y, w: qm.pqe_pairwise(x, y, 3, weights=w), _embeddings(12, 4, 5, extra=4), True, "pqe_pairwise", (3,)
-    ),
-    "pqe-pairwise-none": Op(lambda x, y: qm.pqe_pairwise(x, y, 3, reduction="none"), _embeddings(12, 4, 5), True),
-    "poisson-le": Op(qm.poisson_le, _rates, registered="poisson", settings=("le", "auto")),
-    "poisson-gt": Op(qm.poisson_gt, _rates),
-    "poisson-log-le": Op(qm.log_poisson_le, _rates, registered="poisson", settings=("log_le", "auto")),
-}  # fmt: skip
-ROWS = [name for name in OPS if not name.startswith("poisson")]
+def small(case):
+    """The row's function of the tensors that have a gradient, and these tensors."""
+    tensors = case.tensors(**SMALL)
+
+    def call(*leaves):
+        leaves = iter(leaves)
+        return case.at(SMALL["size"])(*(next(leaves) if one.requires_grad else one for one in tensors))
+
+    return call, [one for one in tensors if one.requires_grad]
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "mrn", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
+def varied(case):
+    """`small` as a function of those tensors whose gradient is the value's derivative."""
+    tensors = case.tensors(**SMALL)
+    function, held = case.at(SMALL["size"]), {*case.held, *case.no_gradient}
+
+    def call(*inputs):
+        inputs = iter(inputs)
+        return function(*(one.detach() if i in held else next(inputs) for i, one in enumerate(tensors)))
+
+    return call, [one for i, one in enumerate(tensors) if i not in held]
 
 
-@pytest.fixture(params=OPS)
-def op(request):
-    return OPS[request.param]
+@every("gradcheck")
+def test_first_derivatives_pass_gradcheck_in_both_modes(case, backend):
+    assert gradcheck(*varied(case), check_forward_ad=True)
 
 
-@pytest.fixture(params=ROWS)
-def distance(request):
-    return OPS[request.param]
+@every()
+def test_second_derivatives_pass_gradgradcheck(case, backend):
+    assert gradgradcheck(*varied(case))
 
 
-def test_first_derivatives_pass_gradcheck_in_both_modes(op, backend):
-    assert gradcheck(op.call, op.inputs(), check_forward_ad=True, check_batched_grad=True)
+@every()
+def test_forward_over_reverse_equals_reverse_over_reverse(case, backend):
+    call, leaves = small(case)
+    places = tuple({0, len(leaves) - 1})
+
+    def gradient(*leaves):
+        return torch.func.grad(lambda *a: call(*a).square().sum(), argnums=places)(*leaves)
+
+    leaves = [one.detach() for one in leaves]
+    forward, reverse = (
+        jacobian(gradient, argnums=places)(*leaves) for jacobian in (torch.func.jacfwd, torch.func.jacrev)
+    )
+    torch.testing.assert_close(forward, reverse)
 
 
-def test_second_derivatives_pass_gradgradcheck(op, backend):
-    assert gradgradcheck(op.call, op.inputs(), check_fwd_over_rev=True)
+@every()
+def test_forward_mode_is_the_transpose_of_the_gradient(case, backend):
+    call, leaves = small(case)
+    generator = torch.Generator().manual_seed(1)
+    tangents = tuple(torch.randn(one.shape, generator=generator, dtype=one.dtype) for one in leaves)
+    out, tangent = torch.func.jvp(call, tuple(one.detach() for one in leaves), tangents)
+    torch.testing.assert_close(out, call(*leaves))
+    grad = torch.randn(out.shape, generator=generator, dtype=out.dtype)
+    grads = torch.autograd.grad(call(*leaves), leaves, grad)
+    expected = sum((one * other).sum() for one, other in zip(grads, tangents, strict=True))
+    torch.testing.assert_close((grad * tangent).sum(), expected)
 
 
-@pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.registered])
-def test_registered_ops_pass_opcheck(name):
-    op = OPS[name]
-    tensors = op.detached()
-    if op.pairwise:
-        tensors[:2] = [tensor[None] for tensor in tensors[:2]]
-    settings, needs = (op.settings, ()) if len(tensors) == 2 else ((*op.settings, "auto"), (True,))
-    forward = getattr(torch.ops.qmkernels, f"{op.registered}_forward").default
-    torch.library.opcheck(forward, (*tensors, *settings))
-    backward = getattr(torch.ops.qmkernels, f"{op.registered}_backward").default
-    grad = torch.randn_like(forward(*tensors, *settings))
-    torch.library.opcheck(backward, (grad, *tensors, *settings[:-1], *needs, settings[-1]))
+@every()
+def test_registered_ops_pass_opcheck(case):
+    for function, arguments in op_checks.calls_of(case):
+        torch.library.opcheck(function, arguments)
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("name", ["mrn", "mrn-pairwise", "pqe", "pqe-pairwise", "poisson-log-le"])
-def test_torch_compile_traces_the_whole_graph_and_changes_no_number(name, dynamic):
+def check_compiled(case, compiler, all_rows=(9, 12, 15)):
+    """Of one shape first, and then, as torch.compile does when it meets another one, of every shape at once."""
     torch._dynamo.reset()
-    op = OPS[name]
-    compiled = torch.compile(lambda x, *others: op.call(2 * x, *others) + 1, fullgraph=True, dynamic=dynamic)
-    for seed in (0, 1):
-        leaves = op.inputs(seed=seed)
-        expected, actual = op.call(2 * leaves[0], *leaves[1:]) + 1, compiled(*leaves)
+    call = case.at(5)
+
+    def step(first, *others):
+        return call(2 * first, *others) + 1
+
+    compiled = torch.compile(step, fullgraph=True, backend=compiler)
+    for rows in all_rows:
+        tensors = case.tensors(rows=rows)
+        leaves = [one for one in tensors if one.requires_grad]
+        with torch.compiler.set_stance("fail_on_recompile" if rows == 15 else "default"):
+            actual = compiled(*tensors)
+        expected = step(*tensors)
         torch.testing.assert_close(actual, expected)
         grad = torch.randn_like(expected)
         torch.testing.assert_close(
@@ -143,81 +126,102 @@ def test_torch_compile_traces_the_whole_graph_and_changes_no_number(name, dynami
         )
 
 
-def test_func_grad_equals_autograd(op, backend):
-    leaves, every = op.inputs(), tuple(range(len(op.inputs())))
-    expected = torch.autograd.grad(op.call(*leaves).sum(), leaves)
-    actual = torch.func.grad(lambda *a: op.call(*a).sum(), argnums=every)(*op.detached())
+@every()
+def test_torch_compile_traces_the_whole_graph_and_changes_no_number(case):
+    check_compiled(case, "aot_eager")
+
+
+@pytest.mark.parametrize("op", dispatch.OPS)
+def test_torch_compiles_own_compiler_changes_no_number(op):
+    check_compiled(next(case for case in CASES if case.op == op), "inductor", all_rows=[7])
+
+
+@every()
+def test_func_grad_equals_autograd(case, backend):
+    call, leaves = small(case)
+    expected = torch.autograd.grad(call(*leaves).sum(), leaves)
+    every_place = tuple(range(len(leaves)))
+    actual = torch.func.grad(lambda *a: call(*a).sum(), argnums=every_place)(*(one.detach() for one in leaves))
     torch.testing.assert_close(actual, tuple(expected))
 
 
-@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0), (1, 0), (0, 2)])
-def test_vmap_equals_a_loop(op, in_dims, backend):
-    tensors = op.detached()
-    last = tensors[0].dim()  # rates have one dimension, embeddings two
-    in_dims = (*(dim and min(dim, last) for dim in in_dims), *(None,) * (len(tensors) - 2))
-    batch = [
-        tensor if dim is None else torch.stack([tensor * (1 + 0.3 * i) for i in range(3)], dim=dim)
-        for tensor, dim in zip(tensors, in_dims, strict=True)
-    ]
-    looped = [
-        op.call(*(t if dim is None else t.select(dim, i) for t, dim in zip(batch, in_dims, strict=True)))
-        for i in range(3)
-    ]
-    torch.testing.assert_close(torch.vmap(op.call, in_dims=in_dims)(*batch), torch.stack(looped))
+def in_dims_of(tensors):
+    """Every tensor batched; the first at its last dimension; and each one alone."""
+    yield (0,) * len(tensors)
+    yield tensors[0].dim(), *(0,) * (len(tensors) - 1)
+    for place in range(len(tensors)) if len(tensors) > 1 else ():
+        yield tuple(0 if i == place else None for i in range(len(tensors)))
 
 
-def test_vmap_over_every_argument_and_of_the_gradient_equals_a_loop(op, backend):
-    batch = [torch.stack([tensor, 0.5 * tensor, 2 * tensor]) for tensor in op.detached()]
-    torch.testing.assert_close(
-        torch.vmap(op.call)(*batch), torch.stack([op.call(*arguments) for arguments in zip(*batch, strict=True)])
-    )
-    for argnum in range(len(batch)):
-        gradient = torch.func.grad(lambda *a: op.call(*a).square().sum(), argnums=argnum)
+@every()
+def test_vmap_equals_a_loop(case, backend):
+    tensors, call = case.detached(**SMALL), case.at(SMALL["size"])
+    for in_dims in in_dims_of(tensors):
+        batch = [
+            one if dim is None else torch.stack([one, 0.5 * one, 1.5 * one], dim=dim)
+            for one, dim in zip(tensors, in_dims, strict=True)
+        ]
+        looped = [
+            call(*(one if dim is None else one.select(dim, i) for one, dim in zip(batch, in_dims, strict=True)))
+            for i in range(3)
+        ]
+        torch.testing.assert_close(torch.vmap(call, in_dims=in_dims)(*batch), torch.stack(looped))
+
+
+@every()
+def test_vmap_of_the_gradient_equals_a_loop(case, backend):
+    tensors, call = case.detached(**SMALL), case.at(SMALL["size"])
+    batch = [torch.stack([one, 0.5 * one, 1.5 * one]) for one in tensors]
+    for place in case.with_gradient:
+        gradient = torch.func.grad(lambda *a: call(*a).square().sum(), argnums=place)
         looped = torch.stack([gradient(*arguments) for arguments in zip(*batch, strict=True)])
         torch.testing.assert_close(torch.vmap(gradient)(*batch), looped)
 
 
-def test_forward_over_reverse_equals_reverse_over_reverse(op, backend):
-    tensors = op.detached()
-
-    def loss(first):
-        return op.call(first, *tensors[1:]).square().sum()
-
-    forward = torch.func.jacfwd(torch.func.jacrev(loss))(tensors[0])
-    torch.testing.assert_close(forward, torch.func.jacrev(torch.func.jacrev(loss))(tensors[0]))
+@every()
+def test_batched_upstream_gradients_equal_a_loop(case, backend):
+    call, leaves = small(case)
+    out = call(*leaves)
+    grads = torch.stack([torch.ones_like(out), torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)])
+    actual = torch.autograd.grad(out, leaves, grads, is_grads_batched=True, retain_graph=True)
+    looped = [torch.autograd.grad(out, leaves, grad, retain_graph=True) for grad in grads]
+    torch.testing.assert_close(actual, tuple(map(torch.stack, zip(*looped, strict=True))))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_inputs_compute_and_return_float32_and_their_gradients_come_back_half(op, dtype, backend):
-    leaves = op.inputs(dtype)
-    out = op.call(*leaves)
-    assert out.dtype == torch.float32
-    torch.testing.assert_close(out, op.call(*(leaf.float() for leaf in leaves)))
-    out.sum().backward()
-    assert all(leaf.grad.dtype == dtype and leaf.grad.isfinite().all() for leaf in leaves)
+@every()
+def test_half_inputs_compute_and_return_float32_and_their_gradients_come_back_half(case, dtype, backend):
+    op_checks.check_half_inputs_are_computed_in_float32(case, backend, "cpu", dtype)
 
 
-def test_autocast_runs_a_network_and_an_op_in_mixed_precision(distance, backend):
+@every()
+def test_autocast_runs_a_network_and_an_op_in_mixed_precision(case, backend):
     torch.manual_seed(0)
-    x, y, *others = distance.detached(torch.float32)
-    network = torch.nn.Linear(x.shape[-1], x.shape[-1])
+    tensors = case.detached(torch.float32)
+    place = next(i for i in case.with_gradient if tensors[i].dim() > 1)
+    network = torch.nn.Linear(*tensors[place].shape[-1:] * 2)
     with torch.autocast("cpu", torch.bfloat16):
-        out = distance.call(network(x), network(y), *others)
-    assert out.dtype == torch.float32
+        # All embeddings come out of one network, so that they have one dtype.
+        mixed = [network(one).abs() if one.shape[-1:] == tensors[place].shape[-1:] else one for one in tensors]
+        out = case.at(5)(*mixed)
+    assert mixed[place].dtype == torch.bfloat16 and out.dtype == torch.float32
     out.sum().backward()
     assert network.weight.grad.isfinite().all() and network.weight.grad.any()
 
 
-def test_results_repeat_bit_for_bit_whatever_the_number_of_threads(op, backend):
+@every()
+def test_results_repeat_bit_for_bit_whatever_the_number_of_threads(case):
+    if reason := dispatch.why_not("cpu", case.op, "cpu"):
+        pytest.skip(reason)
+    # Enough for several tasks and threads: of rows, or of pairs of rows.
+    sizes = {"rows": 700, "size": 85} if case.kind != "pairs" and case.op != "pair_loss" else {"rows": 301, "size": 5}
+    threads, runs = torch.get_num_threads(), []
     torch.use_deterministic_algorithms(True)
-    threads = torch.get_num_threads()
-    runs = []
     try:
-        for count in (1, 3, threads):
+        for count in (1, 3, 3, threads):
             torch.set_num_threads(count)
-            leaves = op.inputs(torch.float32)
-            out = op.call(*leaves)
-            runs.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+            tensors = case.tensors(torch.float32, **sizes)
+            runs.append(op_checks.value_and_gradients(case, tensors, "cpu", sizes["size"]))
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(False)
@@ -225,85 +229,103 @@ def test_results_repeat_bit_for_bit_whatever_the_number_of_threads(op, backend):
         assert all(torch.equal(first, second) for first, second in zip(runs[0], other, strict=True))
 
 
-def test_a_gradient_for_one_input_only(op, backend):
-    together = op.inputs()
-    op.call(*together).sum().backward()
-    for wanted in range(len(together)):
-        alone = [leaf.clone().requires_grad_(i == wanted) for i, leaf in enumerate(op.detached())]
-        op.call(*alone).sum().backward()
-        assert [leaf.grad is not None for leaf in alone] == [i == wanted for i in range(len(alone))]
-        torch.testing.assert_close(alone[wanted].grad, together[wanted].grad)
+@every()
+def test_a_gradient_for_one_input_only(case, backend):
+    together = op_checks.value_and_gradients(case, case.tensors(), backend, 5)[1:]
+    for wanted, expected in zip(case.with_gradient, together, strict=True):
+        alone = [one.requires_grad_(i == wanted) for i, one in enumerate(case.detached())]
+        case.at(5)(*alone).sum().backward()
+        assert [i for i, one in enumerate(alone) if one.grad is not None] == [wanted]
+        torch.testing.assert_close(alone[wanted].grad, expected)
 
 
-def test_zero_size_batches_give_empty_outputs_and_zero_gradients(op, backend):
-    tensors = op.detached()
-    for empty in (0, 1) if op.pairwise else (None,):
-        leaves = [
-            (t[:0] if i < 2 and empty in (None, i) else t).clone().requires_grad_() for i, t in enumerate(tensors)
-        ]
-        out = op.call(*leaves)
+@every()
+def test_without_a_gradient_no_graph_is_made_and_the_numbers_are_the_same(case, backend):
+    out = case.at(5)(*case.detached())
+    assert not out.requires_grad
+    assert torch.equal(out, case.at(5)(*case.tensors()).detach())
+
+
+@every("empty batch")
+def test_empty_batches_give_empty_outputs_and_zero_gradients(case, backend):
+    tensors = case.detached()
+    rows = [i for i, one in enumerate(tensors) if one.dim() > 1]
+    for empty in [[place] for place in rows] if case.kind == "pairs" else [rows]:
+        leaves = [(one[:0] if i in empty else one).clone().requires_grad_() for i, one in enumerate(tensors)]
+        out = case.at(5)(*leaves)
         assert out.numel() == 0
         out.sum().backward()
         assert all(leaf.grad.shape == leaf.shape and not leaf.grad.any() for leaf in leaves)
 
 
-def test_strided_and_expanded_inputs_give_the_numbers_of_contiguous_ones(op, backend):
-    tensors = op.detached()
-    strided = [torch.stack([tensor, tensor + 1], dim=-1)[..., 0].requires_grad_() for tensor in tensors[:2]]
-    strided += [tensor.clone().requires_grad_() for tensor in tensors[2:]]
-    dense = op.inputs()
-    out, expected = op.call(*strided), op.call(*dense)
-    assert torch.equal(out, expected)
-    grad = torch.randn(out.shape[::-1], dtype=out.dtype).permute(*range(out.dim())[::-1])
-    for actual, wanted in zip(
-        torch.autograd.grad(out, strided, grad),
-        torch.autograd.grad(expected, dense, grad.contiguous()),
-        strict=True,
-    ):
-        assert torch.equal(actual, wanted)
-    one = tensors[0][:1].clone().requires_grad_()
-    op.call(one.expand(tensors[0].shape), *tensors[1:]).sum().backward()
-    copies = one.detach().repeat(tensors[0].shape[0], *(1,) * (one.dim() - 1)).requires_grad_()
-    op.call(copies, *tensors[1:]).sum().backward()
-    torch.testing.assert_close(one.grad, copies.grad.sum(dim=0, keepdim=True))
+@pytest.mark.parametrize("case", [case for case in CASES if case.kind == "loss"], ids=lambda case: case.name)
+def test_losses_refuse_an_empty_batch(case, backend):
+    tensors = [one[..., :0, :] if one.dim() > 1 else one for one in case.detached()]
+    with pytest.raises(ValueError, match="must not be empty"):
+        case.at(5)(*tensors)
 
 
-def test_arguments_are_not_mutated(op, backend):
-    leaves, before = op.inputs(), op.detached()
-    op.call(*leaves).sum().backward()
-    assert all(torch.equal(leaf, copy) for leaf, copy in zip(leaves, before, strict=True))
+@every()
+def test_strided_and_offset_tensors_give_the_numbers_of_contiguous_ones(case, backend):
+    op_checks.check_views_give_the_numbers_of_contiguous_tensors(case, backend, "cpu")
 
 
-@pytest.mark.parametrize("name", ["mrn", "pqe"])
-@pytest.mark.parametrize("x_shape, y_shape", [((3, 1, 12), (3, 4, 12)), ((9, 1, 12), (10, 12)), ((12,), (5, 12))])
-def test_broadcasting_and_both_directions_equal_expanded_inputs(name, x_shape, y_shape, backend):
-    function = {"mrn": lambda x, y, **k: qm.mrn(x, y, 3, **k), "pqe": lambda x, y, **k: qm.pqe(x, y, 3, **k)}[name]
-    x, y = torch.randn(x_shape, dtype=torch.float64), torch.randn(y_shape, dtype=torch.float64)
-    wide_x, wide_y = (tensor.contiguous() for tensor in torch.broadcast_tensors(x, y))
-    torch.testing.assert_close(function(x, y), function(wide_x, wide_y))
-    both = function(x, y, bidirectional=True)
-    torch.testing.assert_close(both.x_to_y, function(wide_x, wide_y))
-    torch.testing.assert_close(both.y_to_x, function(wide_y, wide_x))
+@every()
+def test_expanded_rows_get_summed_gradients(case, backend):
+    op_checks.check_expanded_rows_get_summed_gradients(case, backend, "cpu")
 
 
-@pytest.mark.parametrize("function", [qm.iqe, qm.mrn, qm.pqe])
-@pytest.mark.parametrize("rows", [7, 1 + 2**15 // 96], ids=["stacked", "one after the other"])
-def test_both_directions_and_their_gradients_at_any_size(function, rows):
-    generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(rows, 96, generator=generator, requires_grad=True) for _ in range(2))
-    weights = torch.randn(2, rows, generator=generator)
-    found = torch.stack(function(x, y, 8, bidirectional=True))
-    expected = torch.stack([function(x, y, 8), function(y, x, 8)])
-    torch.testing.assert_close(found, expected)
-    gradients = [torch.autograd.grad((weights * each).sum(), (x, y)) for each in (found, expected)]
-    torch.testing.assert_close(*gradients)
+@every()
+def test_arguments_are_not_mutated(case, backend):
+    tensors, before = case.tensors(), case.detached()
+    op_checks.value_and_gradients(case, tensors, backend, 5)
+    assert all(torch.equal(one, copy) for one, copy in zip(tensors, before, strict=True))
 
 
-@pytest.mark.parametrize("pairwise", [qm.iqe_pairwise, qm.mrn_pairwise, qm.pqe_pairwise])
-def test_pairwise_takes_batches_ensembles_and_both_directions(pairwise, backend):
-    x, y = torch.randn(3, 5, 16, dtype=torch.float64), torch.randn(6, 16, dtype=torch.float64)
-    both = pairwise(x, y, 4, bidirectional=True)
-    assert both.x_to_y.shape == both.y_to_x.shape == (3, 5, 6)
-    for member in range(3):
-        torch.testing.assert_close(both.x_to_y[member], pairwise(x[member], y, 4))
-        torch.testing.assert_close(both.y_to_x[member], pairwise(y, x[member], 4).T)
+@every("independent rows")
+def test_nan_in_a_row_stays_in_that_row(case, backend):
+    op_checks.check_nan_stays_in_its_row(case, backend, "cpu")
+
+
+@pytest.mark.parametrize("size", [1, 5, 8, 33])
+@every()
+def test_what_forward_keeps_is_the_same_on_all_backends(case, size):
+    if reason := dispatch.why_not("cpu", case.op, "cpu"):
+        pytest.skip(reason)
+    op_checks.check_what_forward_keeps_is_the_same_on_both_backends(case, "cpu", "reference", "cpu", size=size)
+
+
+@pytest.mark.parametrize("size, rows", [(1, 7), (8, 33), (33, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every()
+def test_errors_are_no_worse_than_those_of_plain_torch(case, dtype, size, rows):
+    if reason := dispatch.why_not("cpu", case.op, "cpu"):
+        pytest.skip(reason)
+    op_checks.check_error_is_no_worse_than_that_of_plain_torch(case, "cpu", "cpu", dtype, size=size, rows=rows)
+
+
+@every()
+def test_a_backend_that_cannot_run_here_is_refused(case):
+    op_checks.check_a_backend_of_another_device_is_refused(case, "cuda", "cpu")
+
+
+@every()
+def test_tensors_on_two_devices_are_refused(case):
+    op_checks.check_tensors_on_two_devices_are_refused(case, "auto", "cpu", "meta")
+
+
+@every()
+def test_runs_repeat_bit_for_bit(case, backend):
+    op_checks.check_runs_repeat_bit_for_bit(case, backend, "cpu")
+
+
+def test_the_selection_for_compute_sanitizer_has_every_op_on_both_backends():
+    tests = Path(__file__).with_name("test_cuda.py")
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-k", "small", str(tests)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(command, cwd=tests.parents[1], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    selected = re.findall(r"::test_small_sizes_agree_with_the_reference\[(.*)\]", run.stdout)
+    for backend in ("cuda", "triton"):
+        names = {case.op for case in CASES for test in selected if backend in test and f"-{case.name}-" in test}
+        assert names == set(dispatch.OPS)

@@ -5,7 +5,6 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.backends import dispatch
 from qmkernels.definitions import pair_loss as definition
 from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
 from qmkernels.ops.pair_loss import pair_loss
@@ -19,14 +18,6 @@ TERMS = [
     for terms in ("alone", "linex", "linex, a row")
     if (kind, terms) != ("none", "alone")
 ]
-
-
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "pair_loss", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
 
 
 def problem(shape, kind, terms, dtype=torch.float64, scale=0.7):
@@ -123,84 +114,6 @@ def test_derivatives_pass_gradcheck_and_gradgradcheck(kind, terms):
 
     assert gradcheck(call, distance)
     assert gradgradcheck(call, distance)
-
-
-@pytest.mark.parametrize("kind, terms", TERMS)
-def test_registered_ops_pass_opcheck(kind, terms):
-    distance, after, log_discounts, form = problem((2, 5, 7, 1), kind, terms)
-    tensors = (distance.detach(), after, log_discounts)
-    torch.library.opcheck(torch.ops.qmkernels.pair_loss_forward.default, (*tensors, *form, "auto"))
-    loss, _, *sums = torch.ops.qmkernels.pair_loss_forward(*tensors, *form, "auto")
-    arguments = (torch.ones_like(loss), *tensors, *sums, *form, "auto")
-    torch.library.opcheck(torch.ops.qmkernels.pair_loss_backward.default, arguments)
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_torch_compile_traces_the_whole_graph(dynamic):
-    torch._dynamo.reset()
-    form = PairLossSettings("symmetric", 0.7, 0.1)
-
-    def call(distance, after):
-        return pair_loss(distance, after, None, form)[0]
-
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for rows in (5, 9):
-        distance, after, *_ = problem((2, rows, rows, 0), "symmetric", "linex")
-        torch.testing.assert_close(
-            torch.autograd.grad(compiled(distance, after), distance),
-            torch.autograd.grad(call(distance, after), distance),
-        )
-
-
-def test_func_transforms_equal_autograd():
-    distance, *rest = problem((2, 5, 7, 1), "symmetric", "linex, a row")
-    expected = torch.autograd.grad(pair_loss(distance, *rest)[0], distance)[0]
-    gradient = torch.func.grad(lambda distance: pair_loss(distance, *rest)[0])
-    torch.testing.assert_close(gradient(distance.detach()), expected)
-    twice = torch.vmap(gradient)(torch.stack([distance.detach(), 0.5 * distance.detach()]))
-    torch.testing.assert_close(twice[0], expected)
-
-
-@pytest.mark.parametrize("kind", ["backward", "forward", "symmetric"])
-@pytest.mark.parametrize("forward, backward", [("cpu", "reference"), ("reference", "cpu")])
-def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward, kind):
-    if reason := dispatch.why_not("cpu", "pair_loss", "cpu"):
-        pytest.skip(reason)
-    distance, after, log_discounts, form = problem((2, 33, 40, 5), kind, "linex")
-    tensors = (distance.detach(), after, log_discounts)
-    here, there = (dispatch.resolve("pair_loss", "cpu", name).module for name in (forward, backward))
-    kept = here.pair_loss_forward(*tensors, *form)
-    torch.testing.assert_close(kept, there.pair_loss_forward(*tensors, *form))
-    grads = [
-        module.pair_loss_backward(torch.ones_like(kept[0]), *tensors, *kept[2:], *form) for module in (here, there)
-    ]
-    torch.testing.assert_close(*grads)
-
-
-@pytest.mark.parametrize("kind, terms", TERMS)
-def test_results_do_not_depend_on_the_number_of_threads(kind, terms):
-    threads, runs = torch.get_num_threads(), []
-    arguments = problem((2, 301, 307, 2), kind, terms, torch.float32)
-    try:
-        for count in (1, 3, threads):
-            torch.set_num_threads(count)
-            runs.append(loss_and_gradient(pair_loss, *arguments))
-    finally:
-        torch.set_num_threads(threads)
-    for other in runs[1:]:
-        assert all(torch.equal(first, second) for first, second in zip(runs[0], other, strict=True))
-
-
-def test_half_distances_and_views_are_taken(backend):
-    distance, after, *_ = problem((2, 6, 6, 0), "symmetric", "linex", torch.float32)
-    form = PairLossSettings("symmetric", 0.7)
-    expected = loss_and_gradient(pair_loss, distance, after, None, form)
-    transposed = distance.detach().mT.contiguous().mT.requires_grad_()
-    torch.testing.assert_close(loss_and_gradient(pair_loss, transposed, after, None, form), expected)
-    half = distance.detach().bfloat16().requires_grad_()
-    loss, _, grad = loss_and_gradient(pair_loss, half, after, None, form)
-    assert loss.dtype == torch.float32 and grad.dtype == torch.bfloat16
-    torch.testing.assert_close(loss, expected[0], rtol=1e-2, atol=1e-2)
 
 
 def test_a_log_discount_may_have_a_gradient():

@@ -21,14 +21,6 @@ def skip_without_kernels():
         pytest.skip(reason)
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    if request.param == "cpu":
-        skip_without_kernels()
-    with qm.use_backend(request.param):
-        yield request.param
-
-
 def published(x, y, dim_per_component):
     """Components of one pair (D,), with Python's own arithmetic."""
     exceeds = [min(b - a, 0.0) for a, b in zip(x.tolist(), y.tolist(), strict=True)]

@@ -4,19 +4,9 @@ import pytest
 import torch
 
 import qmkernels as qm
-from qmkernels.backends import dispatch
-from qmkernels.definitions.qrl_critic import QrlCriticSettings
 
 # Large distances and small ones on both sides of the softplus and of the cost.
 OPTIONS = {"softplus_beta": 0.3, "softplus_offset": 3.0}
-
-
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "qrl_critic", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
 
 
 def problem(rows, dim, has_goal=False, dtype=torch.float64):
@@ -61,55 +51,6 @@ def test_the_multiplier_and_its_reversed_gradient(raw, multiplier, backend):
     excess = found.violation - 0.09
     torch.testing.assert_close(found.loss, found.push + weight * excess)
     torch.testing.assert_close(torch.autograd.grad(found.loss, raw)[0], -torch.autograd.grad(weight, raw)[0] * excess)
-
-
-@pytest.mark.parametrize("reduction", ["maxmean", "sum"])
-@pytest.mark.parametrize("has_goal", [False, True])
-def test_registered_ops_pass_opcheck(has_goal, reduction):
-    x, y, raw, options = problem(5, 24, has_goal)
-    max_weight = torch.tensor(0.3, dtype=x.dtype) if reduction == "maxmean" else None
-    goal = options["goal"].detach() if has_goal else None
-    cost = options["cost"] if has_goal else x.new_ones(1)
-    arguments = (x.detach(), y.detach(), goal, max_weight, raw.detach(), cost, *QrlCriticSettings(8, reduction), "auto")
-    torch.library.opcheck(torch.ops.qmkernels.qrl_critic_forward.default, arguments)
-    loss, *kept = torch.ops.qmkernels.qrl_critic_forward(*arguments)
-    torch.library.opcheck(
-        torch.ops.qmkernels.qrl_critic_backward.default,
-        (torch.ones_like(loss), *kept, max_weight, has_goal, 8, reduction, "auto"),
-    )
-
-
-@pytest.mark.parametrize("forward, backward", [("cpu", "reference"), ("reference", "cpu")])
-def test_what_forward_keeps_is_the_same_on_all_backends(forward, backward):
-    if reason := dispatch.why_not("cpu", "qrl_critic", "cpu"):
-        pytest.skip(reason)
-    x, y, raw, _ = problem(7, 24)
-    weight = torch.tensor(0.3, dtype=x.dtype)
-    inputs = (x.detach(), y.detach(), None, weight, raw.detach(), x.new_ones(1), *QrlCriticSettings(8))
-    here, there = (
-        dispatch.resolve("qrl_critic", "cpu", forward).module,
-        dispatch.resolve("qrl_critic", "cpu", backward).module,
-    )
-    kept, others = here.qrl_critic_forward(*inputs), there.qrl_critic_forward(*inputs)
-    torch.testing.assert_close(kept, others)
-    grads = [
-        module.qrl_critic_backward(torch.ones_like(kept[0]), *kept[1:], weight, False, 8, "maxmean")
-        for module in (here, there)
-    ]
-    torch.testing.assert_close(*grads)
-
-
-def test_results_do_not_depend_on_the_number_of_threads():
-    threads, runs = torch.get_num_threads(), []
-    head = qm.nn.IQE(256, 8)
-    try:
-        for count in (1, 3, threads):
-            torch.set_num_threads(count)
-            runs.append(loss_and_gradients(head, *problem(700, 256, dtype=torch.float32)))
-    finally:
-        torch.set_num_threads(threads)
-    for other in runs[1:]:
-        assert all(torch.equal(first, second) for first, second in zip(runs[0], other, strict=True))
 
 
 def test_nan_in_a_row_gives_nan_and_other_rows_keep_their_gradients(backend):

@@ -13,37 +13,52 @@ from qmkernels.backends import dispatch
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qmkernels"
 
-# What each layer may import of ours: definitions <- backends <- ops <- nn, losses <- agents, compat, command line.
+# What each folder and module may import of ours; `qmkernels/__init__.py` imports them all.
+ARITHMETIC = {"definitions", "backends", "ops"}
 LAYERS = {
     "definitions": set(),
-    "backends": {"definitions"},
+    "backends": {"definitions", "_core"},  # the compiled module
     "ops": {"definitions", "backends"},
-    "nn": {"definitions", "backends", "ops"},
-    "losses": {"nn", "ops", "definitions", "backends"},
-    "compat": {"nn", "ops", "definitions", "backends"},
-    "agents": {"losses", "nn", "ops", "definitions", "backends"},
+    "nn": ARITHMETIC,
+    "distributed": set(),
+    "losses": {*ARITHMETIC, "nn", "distributed"},
+    "compat": {*ARITHMETIC, "nn"},
+    "agents": {*ARITHMETIC, "nn", "losses"},
     "data": set(),
+    "train": {"backends", "agents", "data"},
+    "demo": {"backends", "nn", "losses"},
+    "info": {"backends"},
+    "bench": {"definitions", "backends", "nn"},
+    "cli": {"info", "bench", "demo", "train"},
 }
 
 
 def imported_layers(path):
-    """The layers of qmkernels that a file imports, by relative or absolute imports."""
+    """The folders and modules of qmkernels that a file imports, by relative or absolute imports."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = list(parts[: -node.level]) + (node.module or "").split(".")
             names = [base] if node.module else [[*base[:-1], alias.name] for alias in node.names]
             yield from (name[0] for name in names if name and name[0])
+        elif isinstance(node, ast.ImportFrom) and node.module == "qmkernels":
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qmkernels."):
             yield node.module.split(".")[1]
         elif isinstance(node, ast.Import):
             yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("qmkernels."))
 
 
+def test_every_folder_and_module_has_its_layer():
+    found = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert found - {"__init__"} == set(LAYERS)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_imports_point_one_way(layer):
-    for path in (PACKAGE / layer).rglob("*.py"):
-        wrong = {name for name in imported_layers(path) if name in LAYERS} - LAYERS[layer] - {layer}
+    folder = PACKAGE / layer
+    for path in folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+        wrong = set(imported_layers(path)) - LAYERS[layer] - {layer}
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 

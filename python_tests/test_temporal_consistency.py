@@ -4,10 +4,8 @@ import math
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.backends import dispatch
 from qmkernels.definitions import temporal_consistency as definition
 from qmkernels.ops.temporal_consistency import composed
 
@@ -15,14 +13,6 @@ DTYPES = (torch.float32, torch.float64)
 TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-13}}
 # Around the lanes of every instruction set, and one row, step and value.
 SHAPES = [(1, 1, 1), (2, 3, 7), (5, 2, 16), (3, 4, 33), (1, 9, 123), (4, 1, 507), (5, 64, 512)]
-
-
-@pytest.fixture(params=["cpu", "reference"])
-def backend(request):
-    if request.param == "cpu" and (reason := dispatch.why_not("cpu", "temporal_consistency", "cpu")):
-        pytest.skip(reason)
-    with qm.use_backend(request.param):
-        yield request.param
 
 
 def latents(*shape, dtype=torch.float64, seed=0):
@@ -125,17 +115,6 @@ def test_float64_is_exact_to_the_last_places(size, backend):
     )
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_derivatives_pass_gradcheck_and_gradgradcheck(masked, backend):
-    predicted, target, mask = latents(2, 3, 5)
-
-    def loss(predicted):
-        return qm.losses.temporal_consistency(predicted, target, mask if masked else None).loss
-
-    assert gradcheck(loss, predicted, check_forward_ad=True)
-    assert gradgradcheck(loss, predicted)
-
-
 def test_the_definitions_gradient_is_that_of_its_loss():
     predicted, target, mask = latents(3, 4, 6)
     with torch.no_grad():
@@ -144,122 +123,6 @@ def test_the_definitions_gradient_is_that_of_its_loss():
     (wanted,) = torch.autograd.grad(composed(predicted, target, mask, 0.8)[0], predicted, grad_loss)
     slopes = definition.slopes(predicted, target, mask, 0.8)
     torch.testing.assert_close(definition.gradient(grad_loss, slopes, predicted, target), wanted)
-
-
-def test_registered_ops_pass_opcheck():
-    predicted, target, mask = (one.detach() for one in latents(3, 4, 20))
-    for each in (mask, None):
-        torch.library.opcheck(
-            torch.ops.qmkernels.temporal_consistency_forward.default, (predicted, target, each, 0.9, "auto")
-        )
-    *_, slopes = torch.ops.qmkernels.temporal_consistency_forward(predicted, target, mask, 0.9, "auto")
-    arguments = (torch.ones((), dtype=torch.float64), slopes, predicted, target, "auto")
-    torch.library.opcheck(torch.ops.qmkernels.temporal_consistency_backward.default, arguments)
-
-
-def test_what_forward_keeps_is_the_same_on_all_backends():
-    if reason := dispatch.why_not("cpu", "temporal_consistency", "cpu"):
-        pytest.skip(reason)
-    predicted, target, mask = (one.detach() for one in latents(3, 5, 24))
-    modules = [dispatch.resolve("temporal_consistency", "cpu", name).module for name in ("cpu", "reference")]
-    kept = [module.temporal_consistency_forward(predicted, target, mask, 0.9) for module in modules]
-    torch.testing.assert_close(*kept)
-    grad_loss = torch.tensor(0.7, dtype=torch.float64)
-    torch.testing.assert_close(
-        *(module.temporal_consistency_backward(grad_loss, kept[0][2], predicted, target) for module in modules)
-    )
-
-
-def test_results_repeat_bit_for_bit_whatever_the_number_of_threads(backend):
-    threads, runs = torch.get_num_threads(), []
-    torch.use_deterministic_algorithms(True)
-    try:
-        for count in (1, 3, threads):
-            torch.set_num_threads(count)
-            runs.append(ours(*latents(5, 256, 123, dtype=torch.float32)))
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(False)
-    for other in runs[1:]:
-        assert all(torch.equal(first, second) for first, second in zip(runs[0], other, strict=True))
-
-
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_torch_compile_traces_the_whole_graph_and_changes_no_number(dynamic):
-    torch._dynamo.reset()
-
-    def step(predicted, target, mask):
-        loss, similarity = qm.losses.temporal_consistency(2 * predicted, target, mask)
-        return loss + 1, similarity
-
-    compiled = torch.compile(step, fullgraph=True, dynamic=dynamic)
-    for batch in (4, 9):
-        predicted, *others = latents(3, batch, 20)
-        actual, wanted = compiled(predicted, *others), step(predicted, *others)
-        torch.testing.assert_close(actual, wanted)
-        torch.testing.assert_close(*(torch.autograd.grad(found[0], predicted) for found in (actual, wanted)))
-        with torch.no_grad():
-            torch.testing.assert_close(compiled(predicted, *others), wanted)
-
-
-def test_torch_func_takes_the_composed_form_and_gives_its_numbers(backend):
-    predicted, target, mask = latents(3, 4, 10)
-    _, _, wanted = ours(predicted, target, mask)
-
-    def loss(predicted, target, mask):
-        return qm.losses.temporal_consistency(predicted, target, mask).loss
-
-    primal = predicted.detach()
-    gradient = torch.func.grad(loss)
-    torch.testing.assert_close(gradient(primal, target, mask), wanted)
-    batch = [torch.stack([primal, 0.5 * primal + 1]), torch.stack([target, -target]), torch.stack([mask, 1 - mask])]
-    looped = [loss(*arguments) for arguments in zip(*batch, strict=True)]
-    torch.testing.assert_close(torch.vmap(loss)(*batch), torch.stack(looped))
-    looped = [gradient(*arguments) for arguments in zip(*batch, strict=True)]
-    torch.testing.assert_close(torch.vmap(gradient)(*batch), torch.stack(looped))
-    tangent = torch.randn_like(primal)
-    value, derivative = torch.func.jvp(lambda p: loss(p, target, mask), (primal,), (tangent,))
-    torch.testing.assert_close(value, loss(primal, target, mask))
-    torch.testing.assert_close(derivative, (wanted * tangent).sum())
-
-
-def test_the_second_derivative_by_autograd_is_that_of_the_composed_form(backend):
-    predicted, target, mask = latents(2, 3, 5)
-    results = []
-    for loss in (
-        qm.losses.temporal_consistency(predicted, target, mask).loss,
-        composed(predicted, target, mask, 0.9)[0],
-    ):
-        (grad,) = torch.autograd.grad(loss, predicted, create_graph=True)
-        results.append(torch.autograd.grad(grad.square().sum(), predicted))
-    torch.testing.assert_close(*results)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_latents_compute_and_return_float32_and_their_gradient_comes_back_half(dtype, backend):
-    predicted, target, mask = latents(3, 5, 40, dtype=dtype)
-    loss, similarity, grad = ours(predicted, target, mask)
-    wanted = ours(predicted.detach().float().requires_grad_(), target.float(), mask.float())
-    assert loss.dtype == similarity.dtype == torch.float32 and grad.dtype == dtype
-    assert torch.equal(loss, wanted[0]) and torch.equal(similarity, wanted[1])
-    assert torch.equal(grad, wanted[2].to(dtype))
-    in_function = torch.func.grad(lambda p: qm.losses.temporal_consistency(p, target, mask).loss)(predicted.detach())
-    assert in_function.dtype == dtype
-    torch.testing.assert_close(in_function, grad)
-
-
-def test_autocast_runs_a_network_and_the_loss_in_mixed_precision(backend):
-    torch.manual_seed(0)
-    network = torch.nn.Linear(16, 16)
-    states, target, mask = (one.detach() for one in latents(3, 5, 16, dtype=torch.float32))
-    with torch.autocast("cpu", torch.bfloat16):
-        predicted = network(states)
-        found = qm.losses.temporal_consistency(predicted, target.to(predicted.dtype), mask)
-    assert predicted.dtype == torch.bfloat16 and found.loss.dtype == torch.float32
-    wanted = composed(predicted.float(), target.bfloat16().float(), mask, 0.9)
-    torch.testing.assert_close(found, type(found)(*wanted))
-    found.loss.backward()
-    assert network.weight.grad.isfinite().all() and network.weight.grad.any()
 
 
 def test_strided_and_expanded_latents_give_the_numbers_of_contiguous_ones(backend):
@@ -311,12 +174,3 @@ def test_a_mask_on_another_device_is_refused():
     predicted, target, mask = latents(3, 5, 10)
     with pytest.raises(RuntimeError, match="mask must be on cpu as the latents are, got meta"):
         qm.losses.temporal_consistency(predicted, target, mask.to("meta"))
-
-
-def test_a_backend_that_cannot_run_here_is_refused():
-    predicted, target, _ = latents(3, 5, 10)
-    with (
-        qm.use_backend("cuda"),
-        pytest.raises(RuntimeError, match="temporal_consistency: backend 'cuda' cannot run here"),
-    ):
-        qm.losses.temporal_consistency(predicted, target)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -190,12 +191,23 @@ def start(out: Path, steps: int) -> subprocess.Popen:
     )  # fmt: skip
 
 
+def wait_for_checkpoint(process: subprocess.Popen, path: Path, limit_s: float = 240) -> None:
+    """Until the process has written it; fails with what the process said when it ends before, or takes too long."""
+    until = time.monotonic() + limit_s
+    while not path.exists():
+        if process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+            continue
+        process.terminate()
+        said = process.communicate(timeout=60)
+        pytest.fail(f"no checkpoint within {limit_s} s; exit status {process.returncode}: {said}")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_process_ended_by_a_signal_leaves_a_checkpoint_to_go_on_from(tmp_path, number):
     process = start(tmp_path, 10**6)
-    while not (tmp_path / "checkpoint.pt").exists():
-        assert process.poll() is None, process.communicate()[1]
+    wait_for_checkpoint(process, tmp_path / "checkpoint.pt")
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else INTERRUPTED)
@@ -290,8 +302,7 @@ def torchrun(folder: Path, steps: int) -> subprocess.Popen:
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_under_torchrun_a_signal_to_one_process_stops_all_and_they_go_on_together(tmp_path):
     process = torchrun(tmp_path, 10**6)
-    while not (tmp_path / "run" / "checkpoint.pt").exists():
-        assert process.poll() is None, process.communicate()[0]
+    wait_for_checkpoint(process, tmp_path / "run" / "checkpoint.pt")
     os.kill(int((tmp_path / "1.pid").read_text()), signal.SIGTERM)
     said = process.communicate(timeout=120)[0]
     assert process.returncode != 0 and f"exitcode  : {INTERRUPTED}" in said and "Stopped after" in said, said

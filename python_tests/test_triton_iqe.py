@@ -151,7 +151,7 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).to(DEVICE, torch.float64)
     for got, wanted, coordinate in zip(
-        reference.unpack_ends(kernels.iqe_forward(x, y, None, dim_per_component, "sum", True)[1], dim_per_component),
+        definition.unpack_ends(kernels.iqe_forward(x, y, None, dim_per_component, "sum", True)[1], dim_per_component),
         definition.ends(x, y, dim_per_component),
         (x, y),
         strict=True,

@@ -1,0 +1,289 @@
+"""Every op in every form as a row of one table: what to call, and on which tensors.
+
+The op contract (test_op_contract.py) and the tests on a GPU (test_cuda.py) are generic tests over these rows. A new op
+adds its rows here; what a row cannot claim, it excepts with the reason, which pytest prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+import qmkernels as qm
+
+CLAIMS = ("gradcheck", "independent rows", "empty batch")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op in one form, as a function of tensors to the tensor that is differentiated."""
+
+    name: str
+    op: str  # as csrc/ops.cmake has it
+    at: Callable[[int], Callable[..., Tensor]]  # of a size, values a component: the function of the tensors
+    make: Callable[..., list[Tensor]]  # of a generator, a number of rows and the size: float64 tensors without ties
+    kind: str = "rows"  # one result a row; or "pairs", one a row of the first and of the second tensor; or "loss"
+    no_gradient: tuple[int, ...] = ()  # places of tensors that have none
+    held: tuple[int, ...] = ()  # places of those whose gradient is, by the op's definition, not the value's derivative
+    parameters: tuple[int, ...] = ()  # places of a head's parameters, which stay float32 with half embeddings
+    excepted: dict[str, str] = field(default_factory=dict)  # claim -> why it does not hold
+
+    def __post_init__(self) -> None:
+        assert set(self.excepted) <= set(CLAIMS), self.excepted
+
+    @property
+    def with_gradient(self) -> list[int]:
+        return [i for i in range(len(self.tensors())) if i not in self.no_gradient]
+
+    def tensors(self, dtype=torch.float64, *, size=5, rows=4, seed=0, device="cpu") -> list[Tensor]:
+        """New leaves of the function ``at(size)``; those that have a gradient require it."""
+        made = self.make(torch.Generator().manual_seed(seed), rows, size)
+        made = [one.to(device, self.dtype_of(i, dtype)) for i, one in enumerate(made)]
+        return [one.requires_grad_(i not in self.no_gradient) for i, one in enumerate(made)]
+
+    def detached(self, *arguments, **options) -> list[Tensor]:
+        return [one.detach() for one in self.tensors(*arguments, **options)]
+
+    def dtype_of(self, place: int, dtype: torch.dtype) -> torch.dtype:
+        return torch.float32 if place in self.parameters and dtype.itemsize < 4 else dtype
+
+
+def every(claim: str = "") -> pytest.MarkDecorator:
+    """A parameter ``case`` of all rows; those are skipped that except the claim."""
+    assert not claim or claim in CLAIMS, claim
+
+    def parameter(case):
+        marks = [pytest.mark.skip(case.excepted[claim])] if claim in case.excepted else []
+        return pytest.param(case, id=case.name, marks=marks)
+
+    return pytest.mark.parametrize("case", list(map(parameter, CASES)))
+
+
+# --- Tensors.
+
+
+def _points(generator, *shape) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _rows(count=2, *others, more=0):
+    """``count`` tensors of points, the second of ``more`` rows, and others, which are constant."""
+
+    def make(generator, rows, size):
+        points = [_points(generator, rows + more * (i == 1), 3 * size) + 0.4 * i for i in range(count)]
+        return points + [torch.tensor(value, dtype=torch.float64) for value in others]
+
+    return make
+
+
+_pairs = partial(_rows, more=2)
+
+
+def _rates(generator, rows, size):
+    return [3 * torch.rand(rows, size, generator=generator, dtype=torch.float64) + 0.05 for _ in "ab"]
+
+
+def _steps(generator, rows, size):
+    """phi, phi_next, skill and log_multiplier: some steps are longer than one, others shorter."""
+    phi, step, skill = _points(generator, 3, rows, 3 * size)
+    length = torch.linspace(0.1, 2, rows, dtype=torch.float64).unsqueeze(-1)
+    return [phi, phi + length * torch.nn.functional.normalize(step, dim=-1), skill, torch.tensor(0.3).double()]
+
+
+def _away_from_middles(generator, rows, size):
+    """Values that no backend rounds to another level than the others do."""
+    z = 2 * _points(generator, rows, 3 * size)
+    low, high = (qm.fsq(z + nudge, _LEVELS, backend="reference").codes for nudge in (-1e-4, 1e-4))
+    return [z.masked_fill(low != high, 0.1)]
+
+
+def _latents(generator, rows, size):
+    """predicted, target and a mask."""
+    latents = _points(generator, 2, 3, rows, 3 * size)
+    mask = (torch.rand(3, rows, generator=generator) > 0.3).double()
+    return [latents[0], latents[1] + 0.5 * latents[0], mask]
+
+
+# --- Losses of a head: an IQE, whose parameter is a tensor like the others where it has one.
+
+
+class _LossOfHead(torch.nn.Module):
+    def __init__(self, head: torch.nn.Module, loss: Callable) -> None:
+        super().__init__()
+        self.head, self.loss = head, loss
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.loss(self.head, *tensors).loss
+
+
+def _of_iqe(loss: Callable, reduction: str = "maxmean"):
+    def at(size):
+        module = _LossOfHead(qm.nn.IQE(3 * size, size, reduction=reduction), loss)
+        if reduction != "maxmean":
+            return module.double()
+        return lambda weight, *tensors: torch.func.functional_call(
+            module, {"head.reduction.raw_alpha": weight}, tensors
+        )
+
+    return at
+
+
+def _weight_first(make: Callable):
+    return lambda generator, rows, size: [torch.tensor(-0.8).double(), *make(generator, rows, size)]
+
+
+def _of_mrn(loss: Callable):
+    return lambda size: lambda *tensors: loss(partial(qm.mrn, num_components=3), *tensors).loss
+
+
+def _contrastive(**options):
+    return _of_mrn(partial(qm.losses.contrastive, logsumexp_weight=0.1, **options))
+
+
+# Large distances and small ones on both sides of the softplus and of the cost.
+_QRL = {"softplus_beta": 0.3, "softplus_offset": 3.0}
+
+
+def _with_goal(generator, rows, size):
+    """x, y, goal, the raw multiplier and a cost a row."""
+    x, y, goal = (_points(generator, rows, 3 * size) + 0.4 * i for i in range(3))
+    return [x, y, goal, torch.tensor(0.3).double(), torch.rand(rows, generator=generator, dtype=torch.float64)]
+
+
+def _with_discounts(generator, rows, size):
+    return [*_rows(3)(generator, rows, size), -torch.rand(rows, generator=generator, dtype=torch.float64)]
+
+
+_LEVELS = (8, 5, 3)
+_IS_A_MEAN = {"empty batch": "a mean over no rows is refused, with a ValueError"}
+_OF_TWO_PARTS = {**_IS_A_MEAN, "gradcheck": "one term holds the multiplier fixed, another all the rest"}
+_OF_ALL_PAIRS = {**_IS_A_MEAN, "independent rows": "every row is held against all others"}
+_MRN_COMPONENTS = {
+    "asymmetric": "second", "squares": "mean", "exponent": 1.5, "eps_form": "max", "reduction": "none", "scale": 0.5,
+}  # fmt: skip
+
+CASES = (
+    Case("iqe", "iqe", lambda k: lambda x, y, w: qm.iqe(x, y, k, max_weight=w), _rows(2, 0.3)),
+    *(
+        Case(f"iqe-{name}", "iqe", lambda k, name=name: partial(qm.iqe, dim_per_component=k, reduction=name), _rows())
+        for name in ("none", "sum", "mean", "max")
+    ),
+    Case(
+        "iqe_pairwise", "iqe", lambda k: lambda x, y, w: qm.iqe_pairwise(x, y, k, max_weight=w), _pairs(2, 0.3), "pairs"
+    ),
+    *(
+        Case(
+            f"iqe_pairwise-{name}", "iqe",
+            lambda k, name=name: partial(qm.iqe_pairwise, dim_per_component=k, reduction=name), _pairs(), "pairs",
+        )
+        for name in ("none", "sum", "mean", "max")
+    ),
+    Case("mrn", "mrn", lambda k: partial(qm.mrn, num_components=3, preset="tmd"), _rows()),
+    Case("mrn-none", "mrn", lambda k: partial(qm.mrn, num_components=3, **_MRN_COMPONENTS), _rows()),
+    Case("mrn_pairwise", "mrn", lambda k: partial(qm.mrn_pairwise, num_components=3, preset="tmd"), _pairs(), "pairs"),
+    Case(
+        "mrn_pairwise-none", "mrn", lambda k: partial(qm.mrn_pairwise, num_components=3, **_MRN_COMPONENTS), _pairs(),
+        "pairs",
+    ),
+    Case("euclidean_pairwise", "mrn", lambda k: qm.euclidean_pairwise, _pairs(), "pairs"),
+    Case("pqe", "pqe", lambda k: lambda x, y, w: qm.pqe(x, y, k, weights=w), _rows(2, [0.3, 1.2, 0.7])),
+    Case("pqe-none", "pqe", lambda k: partial(qm.pqe, dim_per_component=k, reduction="none"), _rows()),
+    Case(
+        "pqe_pairwise", "pqe", lambda k: lambda x, y, w: qm.pqe_pairwise(x, y, k, weights=w),
+        _pairs(2, [0.3, 1.2, 0.7]), "pairs",
+    ),
+    Case(
+        "pqe_pairwise-none", "pqe", lambda k: partial(qm.pqe_pairwise, dim_per_component=k, reduction="none"),
+        _pairs(), "pairs",
+    ),
+    Case("poisson_le", "poisson", lambda k: qm.poisson_le, _rates),
+    Case("poisson_gt", "poisson", lambda k: qm.poisson_gt, _rates),
+    Case("log_poisson_le", "poisson", lambda k: qm.log_poisson_le, _rates),
+    Case(
+        "fsq", "fsq", lambda k: lambda z: qm.fsq(z, _LEVELS).codes, _away_from_middles,
+        excepted={"gradcheck": "straight-through: the gradient is that of the values before they are rounded"},
+    ),
+    Case(
+        "nearest", "nearest",
+        lambda k: lambda x, y: qm.nearest(x, y, 2, metric=partial(qm.mrn, num_components=3)).values, _pairs(), "pairs",
+        excepted={
+            "independent rows": "a row of the bank with a NaN comes after every number, and is not found",
+            "empty batch": "an empty bank is refused, with a ValueError",
+        },
+    ),
+    # The multiplier is maximised: its gradient has the opposite sign.
+    Case(
+        "qrl_critic", "qrl_critic",
+        _of_iqe(lambda head, x, y, raw: qm.losses.qrl_critic(head, x, y, raw, **_QRL)), _weight_first(_rows(2, 0.3)),
+        "loss", held=(3,), parameters=(0,), excepted=_IS_A_MEAN,
+    ),
+    Case(
+        "qrl_critic-goal", "qrl_critic",
+        _of_iqe(
+            lambda head, x, y, goal, raw, cost: qm.losses.qrl_critic(
+                head, x, y, raw, goal=goal, cost=cost, multiplier="exp", threshold="plain", **_QRL
+            ),
+            "sum",
+        ),
+        _with_goal, "loss", no_gradient=(4,), held=(3,), excepted=_IS_A_MEAN,
+    ),
+    Case(
+        "latent_dynamics", "latent_dynamics", _of_iqe(qm.losses.latent_dynamics), _weight_first(_rows()), "loss",
+        parameters=(0,), excepted=_IS_A_MEAN,
+    ),
+    Case(
+        "latent_dynamics-max", "latent_dynamics", _of_iqe(partial(qm.losses.latent_dynamics, power=1), "max"), _rows(),
+        "loss", excepted=_IS_A_MEAN,
+    ),
+    *(
+        Case(
+            name, "metra", lambda k, norm=norm: lambda *tensors: qm.losses.metra(*tensors, norm=norm).loss, _steps,
+            "loss", held=(3,),
+            excepted=_OF_TWO_PARTS,
+        )
+        for name, norm in (("metra", "sum"), ("metra-mean", "mean"))
+    ),
+    Case(
+        "temporal_consistency", "temporal_consistency",
+        lambda k: lambda *tensors: qm.losses.temporal_consistency(*tensors).loss, _latents, "loss",
+        no_gradient=(1, 2), excepted=_IS_A_MEAN,
+    ),
+    *(
+        Case(
+            f"contrastive-{name}", "pair_loss", _contrastive(**options),
+            _rows(), "loss", excepted=_OF_ALL_PAIRS,
+        )
+        for name, options in (
+            ("backward", {}), ("forward", {"direction": "forward"}), ("symmetric", {"direction": "symmetric"}),
+            ("sigmoid", {"form": "sigmoid"}),
+        )
+    ),
+    Case(
+        "metra-head", "iqe",
+        lambda k: lambda *tensors: qm.losses.metra(*tensors, head=partial(qm.iqe, dim_per_component=k)).loss, _steps,
+        "loss", held=(3,), excepted=_OF_TWO_PARTS,
+    ),
+    # Distances after a step are held fixed: y and the next state have a part of the derivative.
+    Case(
+        "linex", "pair_loss", _of_mrn(partial(qm.losses.linex, log_discount=-0.1)), _rows(3), "loss", no_gradient=(2,),
+        held=(1,), excepted=_OF_ALL_PAIRS,
+    ),
+    Case(
+        "linex-a discount a row", "pair_loss",
+        _of_mrn(lambda head, x, y, then, log: qm.losses.linex(head, x, y, then, log_discount=log)), _with_discounts,
+        "loss", no_gradient=(2, 3), held=(1,), excepted=_OF_ALL_PAIRS,
+    ),
+    Case(
+        "tmd_critic", "pair_loss", _of_mrn(qm.losses.tmd_critic), _rows(4), "loss", no_gradient=(2,), held=(3,),
+        excepted=_OF_ALL_PAIRS,
+    ),
+    Case(
+        "metric_contrastive", "pair_loss", lambda k: lambda z, then: qm.losses.metric_contrastive(z, then).loss,
+        _rows(), "loss", excepted=_OF_ALL_PAIRS,
+    ),
+)  # fmt: skip
