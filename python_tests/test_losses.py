@@ -383,7 +383,7 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
         (lambda h, x: qm.losses.qrl_critic(h, x, x[:2], scalar()), ValueError, "same shape"),
         (lambda h, x: qm.losses.qrl_critic(h, x, x, scalar(), cost=torch.ones(4)), ValueError, "cost must be"),
         (lambda h, x: qm.losses.qrl_critic(h, x, x, torch.ones(2)), ValueError, "without dimensions"),
-        (lambda h, x: qm.losses.qrl_critic(h, x, x, 0.1), TypeError, "raw_multiplier must be a float tensor"),
+        (lambda h, x: qm.losses.qrl_critic(h, x, x, 0.1), TypeError, "raw_multiplier must be a tensor, got float"),
         (lambda h, x: qm.losses.qrl_critic(h, x, x, scalar(), multiplier="relu"), ValueError, "multiplier must be"),
         (lambda h, x: qm.losses.qrl_critic("iqe", x, x, scalar()), TypeError, "head must be"),
         (lambda h, x: qm.losses.qrl_critic(h, x[:, :8], x[:, :8], scalar()), ValueError, "last size input_size=12"),
@@ -403,8 +403,8 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
             for wrong, error, message in (
                 (lambda x: (x.tolist(), x, x), TypeError, "phi must be a tensor, got list"),
                 (lambda x: (x, x, x.tolist()), TypeError, "skill must be a tensor, got list"),
-                (lambda x: (x.int(), x.int(), x.int()), TypeError, "phi must be a float tensor"),
-                (lambda x: (x, x.int(), x), TypeError, "phi_next must be a float tensor"),
+                (lambda x: (x.int(), x.int(), x.int()), TypeError, "phi must be float64, float32"),
+                (lambda x: (x, x.int(), x), TypeError, "phi_next must be float64, float32"),
                 (lambda x: (x[0], x[0], x[0]), ValueError, r"phi must be \(..., B, D\)"),
                 (lambda x: (x, x, x[0]), ValueError, r"skill must be \(..., B, D\)"),
                 (lambda x: (x[:0], x[:0], x[:0]), ValueError, "phi must not be empty"),
@@ -414,7 +414,7 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
                 (lambda x: (x, x, x.to("meta")), RuntimeError, "phi and skill must be on the same device"),
             )
         ],
-        (lambda h, x: qm.losses.metric_contrastive(x, x.int()), TypeError, "must be a float tensor"),
+        (lambda h, x: qm.losses.metric_contrastive(x, x.int()), TypeError, "z_next must be float64, float32"),
         (lambda h, x: qm.losses.temporal_consistency(x, x), ValueError, r"must be \(H, B, D\)"),
         (lambda h, x: qm.losses.temporal_consistency(x[None], x[None], x), ValueError, "mask must be"),
     ],

@@ -5,6 +5,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
+from qmkernels.backends import dispatch
 from qmkernels.definitions import pair_loss as definition
 from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
 from qmkernels.ops.pair_loss import pair_loss
