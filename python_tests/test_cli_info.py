@@ -105,6 +105,18 @@ def test_info_exits_0_where_the_package_holds_no_core(tmp_path):
     assert "not in use" in done.stdout
 
 
+def test_sources_without_a_core_say_so_once_and_what_to_do(tmp_path):
+    package = Path(importlib.util.find_spec("qmkernels").origin).parent
+    shutil.copytree(package, tmp_path / "qmkernels", ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
+    program = "import torch, qmkernels as qm; print(qm.iqe(torch.zeros(4), torch.ones(4), 2).item())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip() == "1.0", done.stderr
+    warning = (
+        "qmkernels._core is missing: install the package (pip install .) and run Python outside the checkout's root"
+    )
+    assert done.stderr.count(warning) == 1
+
+
 def test_info_says_that_it_takes_no_options(capsys):
     assert cli.main(["info", "--all"]) == 0
     assert "it takes no options, got --all" in capsys.readouterr().out

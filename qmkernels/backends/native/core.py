@@ -17,17 +17,17 @@ from torch import Tensor
 
 _core: ModuleType | None = None
 _failure = ""
-if importlib.util.find_spec("qmkernels._core") is None:
-    _failure = (
-        "the compiled core qmkernels._core is missing: install the package (pip install .) and run Python outside the "
-        "checkout's root, where the folder qmkernels holds only sources"
-    )
-else:
-    try:
-        from qmkernels import _core  # type: ignore[no-redef]
-    except ImportError as error:
+try:
+    from qmkernels import _core  # type: ignore[no-redef]
+except ImportError as error:
+    if importlib.util.find_spec("qmkernels._core") is None:
+        _failure = (
+            "the compiled core qmkernels._core is missing: install the package (pip install .) and run Python outside "
+            "the checkout's root, where the folder qmkernels holds only sources"
+        )
+    else:
         _failure = f"the compiled core failed to load: {error}"
-        warnings.warn(f"qmkernels: {_failure}. Ops run on the slower reference backend.", stacklevel=2)
+    warnings.warn(f"qmkernels: {_failure}. Ops run on the slower reference backend.", stacklevel=2)
 
 kernels: Any = None if _core is None else _core.kernels
 
