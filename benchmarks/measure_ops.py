@@ -11,23 +11,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import os
 import statistics
 import time
 import warnings
 from pathlib import Path
 
-import bench_fsq
-import bench_latent_dynamics
-import bench_losses
-import bench_metra
-import bench_mrn
-import bench_nearest
-import bench_pair_loss
-import bench_poisson
-import bench_pqe
-import bench_qrl_critic
-import bench_temporal_consistency
 import torch
 from comparison import (
     HERE,
@@ -41,14 +31,12 @@ from comparison import (
     warn_if_loaded,
 )
 
+from qmkernels.backends import dispatch
 from qmkernels.bench import interleaved_times_ms
 
-MODULES = (
-    bench_mrn, bench_pqe, bench_poisson, bench_nearest, bench_qrl_critic, bench_losses, bench_fsq,
-    bench_latent_dynamics, bench_metra, bench_pair_loss, bench_temporal_consistency,
-)  # fmt: skip
+MODULES = [importlib.import_module(f"bench_{op}") for op in (*dispatch.OPS, "losses") if op != "iqe"]
 CASES = [case for module in MODULES for case in module.CASES]
-PARTS = {"nearest": bench_nearest.PARTS}
+PARTS = {"nearest": importlib.import_module("bench_nearest").PARTS}
 COLUMNS = (
     "date", "commit", "machine", "cores", "threads", "load_average", "python", "torch", "qmkernels", "isa", "command",
     "op", "case", "direction", "contender", "aim", "median_ms", "low_ms", "high_ms", "rounds", "peak_mib", "max_error",

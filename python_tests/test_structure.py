@@ -111,3 +111,30 @@ def test_an_instruction_set_defines_no_symbol_outside_its_namespace(op, isa, fla
     # The one exception is a pointer to the C++ runtime's exception handler, the same in every object.
     outside = [line for line in shared if f"qmk::{isa}::" not in line and "DW.ref." not in line]
     assert not outside, outside
+
+
+# In the recipe `foo` stands for an op: every file is there of one op to copy, the distance or the loss.
+COPIED = ("mrn", "metra")
+
+
+def test_the_files_that_the_recipe_for_an_op_names_exist():
+    recipe = (ROOT / "csrc" / "README.md").read_text()
+    paths = re.findall(r"`((?:qmkernels|csrc|python_tests|benchmarks)/[\w./]*)`", recipe)
+    assert len(paths) > 25
+    missing = [path for path in paths if not any((ROOT / path.replace("foo", op)).exists() for op in COPIED)]
+    assert not missing, missing
+
+
+def test_an_op_touches_at_most_three_shared_files():
+    """No code outside an op's own files names it, but the list of ops, the export and the table of test cases."""
+    shared = {"csrc/ops.cmake", "qmkernels/losses/__init__.py", "python_tests/op_cases.py"}
+    named = set()
+    for folder, suffixes in (("csrc", ".h .cuh .cpp .cu .cmake"), ("qmkernels", ".py"), ("python_tests", ".py")):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in suffixes.split() and "metra" not in path.name:
+                code = re.sub(r'//.*|""".*?"""', "", path.read_text(), flags=re.DOTALL if path.suffix == ".py" else 0)
+                if re.search(
+                    r"\bmetra(_forward|_backward|_kernels)\b|MetraSettings|\bimport metra\b|metra\.metra", code
+                ):
+                    named.add(path.relative_to(ROOT).as_posix())
+    assert named <= shared, named - shared

@@ -1,4 +1,8 @@
-"""METRA's loss as one op: embeddings to loss, and back. `losses.metra` calls it."""
+"""METRA's loss as one op: embeddings to loss, and back. `losses.metra` calls it.
+
+The op to copy from when a loss is added: csrc/README.md lists the files. A loss returns a scalar and diagnostics, keeps
+what its backward kernel needs, and is differentiated further by ``plain``, the same in plain PyTorch.
+"""
 
 from __future__ import annotations
 

@@ -1,16 +1,4 @@
-"""MRN for users: checks, broadcasting, autograd. The op to copy from when an op is added.
-
-What a new op ``foo`` is made of, from the bottom up, each in a file of its name (`rg -w foo_forward` shows the path):
-
-1. ``definitions/foo.py``         what it computes, in plain PyTorch, its gradient formula, and the shapes of what the
-   kernels return.
-2. ``backends/reference/foo.py``  the contract: what ``foo_forward`` and ``foo_backward`` take and return.
-3. ``csrc/math/foo.h``            the arithmetic of one item; ``csrc/cpu``, ``csrc/cuda`` and ``backends/triton`` the
-   loops around it; ``csrc/bindings`` and ``backends/native`` the way there. The name goes into ``csrc/ops.cmake`` and
-   ``csrc/bindings``.
-4. here: the ops registered with torch, what differentiates them (ops/autograd.py), the public function.
-5. ``nn/foo.py`` where it is a head; ``python_tests/test_foo.py``, ``benchmarks/bench_foo.py``.
-"""
+"""MRN for users: checks, broadcasting, autograd. The op to copy from when a distance is added: csrc/README.md."""
 
 from __future__ import annotations
 
