@@ -21,10 +21,6 @@ from qmkernels.backends.native import core
 
 CSRC = Path(__file__).parents[1] / "csrc"
 COMPILER = shutil.which("g++")
-DTYPES = (torch.float32, torch.float64)
-# float32: sums over components and over the other side, in another order than the reference's.
-TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
-
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="g++ was not found")
 
 
@@ -81,31 +77,8 @@ def kernels(op: str) -> Callable:
     return use_kernels
 
 
-def points(*rows: int, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(sum(rows) + size)
-    x = torch.randn(*rows, size, generator=generator, dtype=torch.float64)
-    y = torch.randn(*rows, size, generator=generator, dtype=torch.float64) + 0.5
-    return x.to(dtype), y.to(dtype)
-
-
-def pair_points(num_x: int, num_y: int, size: int, dtype: torch.dtype, batch: int = 2):
-    """x (batch, num_x, size) and y (batch, num_y, size)."""
-    x, y = points(batch, max(num_x, num_y), size=size, dtype=dtype)
-    return x[:, :num_x].contiguous(), y[:, :num_y].contiguous()
-
-
 def off_a_boundary(tensor: torch.Tensor) -> torch.Tensor:
     """A copy that starts one item past a boundary of 16 bytes."""
     moved = torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
     assert moved.data_ptr() % 16 != 0
     return moved
-
-
-def assert_alike(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> None:
-    for one, other in zip(got, wanted, strict=True):
-        assert one.shape == other.shape
-        assert one.dtype == other.dtype
-        if one.is_floating_point():
-            torch.testing.assert_close(one, other, equal_nan=True, **TOLERANCE[one.dtype])
-        else:
-            assert torch.equal(one, other)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, pair_points, points
+from backend_comparison import DTYPES, assert_alike, pair_points, points
+from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
 
 from qmkernels.backends.native import mrn as native
 from qmkernels.backends.reference import mrn as reference

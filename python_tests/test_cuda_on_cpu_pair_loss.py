@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler
+from backend_comparison import DTYPES, assert_alike
+from cuda_on_cpu import kernels, needs_compiler
 
 from qmkernels.backends.native import pair_loss as native
 from qmkernels.backends.reference import pair_loss as reference

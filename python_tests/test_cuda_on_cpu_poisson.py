@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_on_cpu import DTYPES, kernels, needs_compiler
+from backend_comparison import DTYPES
+from cuda_on_cpu import kernels, needs_compiler
 
 from qmkernels.backends.native import poisson as native
 from qmkernels.backends.reference import poisson as reference

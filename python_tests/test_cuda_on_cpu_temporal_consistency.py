@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_on_cpu import DTYPES, assert_alike, kernels, needs_compiler, off_a_boundary, points
+from backend_comparison import DTYPES, assert_alike, points
+from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
 
 from qmkernels.backends.native import temporal_consistency as native
 from qmkernels.backends.reference import temporal_consistency as reference

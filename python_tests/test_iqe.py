@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import qmkernels as qm
 from qmkernels.definitions import iqe as definition
 
-BACKENDS = ("cpu", "reference")
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 SIZES = (1, 2, 3, 4, 5, 7, 8, 12, 16, 31, 32, 33, 64, 65, 507, 1024)
 

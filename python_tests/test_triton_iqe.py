@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from backend_comparison import DTYPES, assert_alike
+from triton_testing import DEVICE, import_kernels, interpreted, pair_points, points
 
-import qmkernels as qm
+from qmkernels.backends.reference import iqe as reference
+from qmkernels.definitions import iqe as definition
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from triton_testing import (  # noqa: E402
-    DEVICE,
-    DTYPES,
-    TARGETS,
-    assert_alike,
-    compiled_ahead_of_time,
-    import_kernels,
-    interpreter,  # noqa: F401
-    only_where,
-    pair_points,
-    points,
-    run_in_own_process,
-)
-
-kernels, RUNS_HERE = import_kernels("iqe", "iqe_forward_kernel")
-pairwise_kernels, _ = import_kernels("iqe_pairwise", "iqe_pairwise_forward_kernel")
-runs_here = only_where(RUNS_HERE)
-
-from qmkernels.backends.reference import iqe as reference  # noqa: E402
-from qmkernels.definitions import iqe as definition  # noqa: E402
+kernels = import_kernels("iqe")
+pairwise_kernels = import_kernels("iqe_pairwise")
+pytestmark = interpreted
 
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 33, 64)
-
-
-@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
-def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
-    run_in_own_process(__file__)
 
 
 def _max_weight(dtype: torch.dtype) -> torch.Tensor:
@@ -50,7 +26,6 @@ def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tupl
     return torch.autograd.grad(function(*inputs), inputs, grad)
 
 
-@runs_here
 @pytest.mark.parametrize("keep", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", definition.REDUCTIONS)
@@ -61,7 +36,6 @@ def test_forward_returns_what_the_reference_returns(dim_per_component, reduction
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", definition.REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
@@ -78,7 +52,6 @@ def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction
     assert_alike(got, _differentiated(distance, x, y, grad=grad_out))
 
 
-@runs_here
 @pytest.mark.parametrize("keep", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", definition.REDUCTIONS)
@@ -89,7 +62,6 @@ def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, 
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", definition.REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
@@ -109,7 +81,6 @@ def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, 
     assert_alike((grad_x, grad_y), _differentiated(distance, x, y, grad=grad_out))
 
 
-@runs_here
 @pytest.mark.parametrize("num_x, num_y", ((1, 1), (1, 33), (33, 1), (17, 131), (131, 17)))
 def test_pairwise_gradients_hold_where_points_pass_a_tile(num_x, num_y):
     x, y = pair_points(num_x, num_y, 3 * 4, torch.float64)
@@ -120,7 +91,6 @@ def test_pairwise_gradients_hold_where_points_pass_a_tile(num_x, num_y):
     assert_alike(kernels.iqe_pairwise_backward(*arguments), reference.iqe_pairwise_backward(*arguments))
 
 
-@runs_here
 def test_pairwise_offsets_of_64_bits_give_the_same_numbers(monkeypatch):
     x, y = pair_points(5, 7, 3 * 4, torch.float64)
     out, largest = kernels.iqe_pairwise_forward(x, y, None, 4, "max", True)
@@ -130,7 +100,6 @@ def test_pairwise_offsets_of_64_bits_give_the_same_numbers(monkeypatch):
     assert_alike(kernels.iqe_pairwise_backward(out, x, y, largest, None, 4, "max", False), grads)
 
 
-@runs_here
 @pytest.mark.parametrize("num_components", (1, 2, 7, 129))
 def test_any_number_of_components_is_reduced(num_components):
     x, y = points(5, size=num_components * 8, dtype=torch.float64)
@@ -138,14 +107,12 @@ def test_any_number_of_components_is_reduced(num_components):
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
-@runs_here
 def test_one_component_may_span_1024_values():
     x, y = points(3, size=1024, dtype=torch.float64)
     arguments = x, y / 64 + x, None, 1024, "sum", True
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
-@runs_here
 @pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33))
 def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     generator = torch.Generator().manual_seed(1)
@@ -163,7 +130,6 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
             )
 
 
-@runs_here
 @pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33))
 def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
     # sum of y * grad_y + x * grad_x over a component is the sum of its lengths, whichever of the tied ends is taken.
@@ -177,7 +143,6 @@ def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
     assert torch.equal(by_component, lengths.sum(dim=(1, 2)))
 
 
-@runs_here
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 33))
@@ -188,7 +153,6 @@ def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
-@runs_here
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 33))
@@ -199,7 +163,6 @@ def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
-@runs_here
 @pytest.mark.parametrize("infinity", (torch.inf, -torch.inf))
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -211,7 +174,6 @@ def test_infinity_counts_as_the_largest_finite_number(dtype, side, infinity):
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
-@runs_here
 @pytest.mark.parametrize("reduction", definition.REDUCTIONS)
 @pytest.mark.parametrize("shape", ((0, 8), (3, 0, 8)))
 def test_empty_batch_returns_empty_tensors_of_the_right_shape(shape, reduction):
@@ -223,7 +185,6 @@ def test_empty_batch_returns_empty_tensors_of_the_right_shape(shape, reduction):
     assert_alike(grads, (x, x))
 
 
-@runs_here
 @pytest.mark.parametrize("shape_x, shape_y", (((0, 3, 8), (0, 2, 8)), ((2, 0, 8), (2, 3, 8)), ((2, 3, 8), (2, 0, 8))))
 def test_pairwise_with_an_empty_side_returns_zero_gradients(shape_x, shape_y):
     x, y = torch.ones(shape_x, device=DEVICE), torch.ones(shape_y, device=DEVICE)
@@ -234,7 +195,6 @@ def test_pairwise_with_an_empty_side_returns_zero_gradients(shape_x, shape_y):
     assert_alike(grads, (torch.zeros_like(x), torch.zeros_like(y), torch.zeros((), device=DEVICE)))
 
 
-@runs_here
 def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     x, y = pair_points(9, 35, 3 * 8, torch.float32)
     out, largest = kernels.iqe_pairwise_forward(x, y, None, 8, "max", True)
@@ -243,42 +203,6 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
         kernels.iqe_pairwise_backward(*arguments), kernels.iqe_pairwise_backward(*arguments), strict=True
     ):
         assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
-    assert compiled_ahead_of_time("iqe", target, dtype, tmp_path) == 4 * 4 * 2
-
-
-@runs_here
-@pytest.mark.parametrize("has_goal", (False, True))
-def test_the_fused_critic_of_qrl_runs_on_these_kernels(has_goal):
-    torch.manual_seed(0)
-    x, y, goal = (torch.randn(6, 24, device=DEVICE, requires_grad=True) for _ in range(3))
-    raw = torch.tensor(0.3, device=DEVICE, requires_grad=True)
-    head = qm.nn.IQE(24, 8).to(DEVICE)
-    leaves = [x, y, raw, *head.parameters(), *([goal] if has_goal else [])]
-    results = []
-    for backend in ("triton", "reference"):
-        with qm.use_backend(backend):
-            found = qm.losses.qrl_critic(head, x, y, raw, goal=goal if has_goal else None)
-            results.append((*found, *torch.autograd.grad(found.loss, leaves)))
-    torch.testing.assert_close(*results)
-
-
-@runs_here
-@pytest.mark.parametrize("power", (1, 2))
-def test_the_fused_latent_dynamics_run_on_these_kernels(power):
-    torch.manual_seed(0)
-    x, y = (torch.randn(6, 24, device=DEVICE, requires_grad=True) for _ in range(2))
-    head = qm.nn.IQE(24, 8).to(DEVICE)
-    results = []
-    for backend in ("triton", "reference"):
-        with qm.use_backend(backend):
-            found = qm.losses.latent_dynamics(head, x, y, power=power)
-            results.append((*found, *torch.autograd.grad(found.loss, [x, y, *head.parameters()])))
-    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("side", ("x", "y"))

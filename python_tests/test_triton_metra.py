@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from backend_comparison import DTYPES, assert_alike
+from triton_testing import DEVICE, import_kernels, interpreted, points
 
-sys.path.insert(0, str(Path(__file__).parent))
+import qmkernels as qm
+from qmkernels.backends.reference import metra as reference
+from qmkernels.definitions.metra import NORMS
 
-from triton_testing import (  # noqa: E402
-    DEVICE,
-    DTYPES,
-    TARGETS,
-    assert_alike,
-    compiled_ahead_of_time,
-    import_kernels,
-    interpreter,  # noqa: F401
-    only_where,
-    points,
-    run_in_own_process,
-)
-
-kernels, RUNS_HERE = import_kernels("metra", "metra_forward_kernel")
-runs_here = only_where(RUNS_HERE)
-
-import qmkernels as qm  # noqa: E402
-from qmkernels.backends.reference import metra as reference  # noqa: E402
-from qmkernels.definitions.metra import NORMS  # noqa: E402
-
-
-@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
-def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
-    run_in_own_process(__file__)
+kernels = import_kernels("metra")
+pytestmark = interpreted
 
 
 def _inputs(*rows: int, size: int, dtype: torch.dtype, norm: str = "sum") -> list:
@@ -53,7 +32,6 @@ def _agree(inputs: list, needs_skill: bool = True) -> None:
 
 
 # The last two are more than a tile.
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("size", (1, 2, 7, 16, 507, 1024, 1030))
@@ -64,13 +42,11 @@ def test_the_loss_and_its_gradients_are_those_of_the_reference(size, norm, dtype
     _agree(inputs)
 
 
-@runs_here
 @pytest.mark.parametrize("rows", ((1,), (2, 5), (1100,)))
 def test_any_number_of_rows_is_added_up(rows):
     _agree(_inputs(*rows, size=2, dtype=torch.float64), needs_skill=False)
 
 
-@runs_here
 @pytest.mark.parametrize("value", (torch.nan, torch.inf))
 @pytest.mark.parametrize("place", range(4), ids=("phi", "phi_next", "skill", "log_multiplier"))
 def test_what_is_not_finite_gives_what_the_reference_gives(place, value):
@@ -79,7 +55,6 @@ def test_what_is_not_finite_gives_what_the_reference_gives(place, value):
     _agree(inputs)
 
 
-@runs_here
 def test_public_function_runs_on_this_backend():
     phi, phi_next, skill, log_multiplier, slack, norm = _inputs(2, 9, size=4, dtype=torch.float32)
     leaves = [one.requires_grad_() for one in (phi, phi_next, log_multiplier)]
@@ -89,9 +64,3 @@ def test_public_function_runs_on_this_backend():
             found = qm.losses.metra(phi, phi_next, skill, log_multiplier, slack=slack, norm=norm)
         results.append((*(one.detach() for one in found), *torch.autograd.grad(found.loss, leaves)))
     assert_alike(*results)
-
-
-@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
-    assert compiled_ahead_of_time("metra", target, dtype, tmp_path) == 1 + 3 * 3

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from backend_comparison import DTYPES, assert_alike
+from triton_testing import DEVICE, import_kernels, interpreted, pair_points, points
 
-sys.path.insert(0, str(Path(__file__).parent))
+import qmkernels as qm
+from qmkernels.backends.reference import mrn as reference
+from qmkernels.definitions.mrn import ASYMMETRIC, EPS_FORMS, REDUCTIONS, SQUARES, MrnSettings
+from qmkernels.ops.mrn import PRESETS
 
-from triton_testing import (  # noqa: E402
-    DEVICE,
-    DTYPES,
-    TARGETS,
-    assert_alike,
-    compiled_ahead_of_time,
-    import_kernels,
-    interpreter,  # noqa: F401
-    only_where,
-    pair_points,
-    points,
-    run_in_own_process,
-)
-
-kernels, RUNS_HERE = import_kernels("mrn", "mrn_forward_kernel")
-runs_here = only_where(RUNS_HERE)
-
-import qmkernels as qm  # noqa: E402
-from qmkernels.backends.reference import mrn as reference  # noqa: E402
-from qmkernels.definitions.mrn import ASYMMETRIC, EPS_FORMS, REDUCTIONS, SQUARES, MrnSettings  # noqa: E402
-from qmkernels.ops.mrn import PRESETS  # noqa: E402
+kernels = import_kernels("mrn")
+pytestmark = interpreted
 
 FORMS = {
     **PRESETS,
@@ -41,11 +24,6 @@ FORMS = {
     "exponent 0.5": MrnSettings(2, "none", "sum", 0.5, 0.0, "add", "sum"),
 }
 SIZES = (1, 2, 5, 16, 33)  # values a component
-
-
-@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
-def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
-    run_in_own_process(__file__)
 
 
 def _rows_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
@@ -63,7 +41,6 @@ def _pairs_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
     assert_alike(kernels.mrn_pairwise_backward(grad_out, x, y, *form), wanted)
 
 
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FORMS)
@@ -72,7 +49,6 @@ def test_rows_are_those_of_the_reference(name, size, dtype):
     _rows_agree(*points(7, size=form.num_components * size, dtype=dtype), form)
 
 
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", (1, 5, 16))
 @pytest.mark.parametrize("name", FORMS)
@@ -81,7 +57,6 @@ def test_pairs_are_those_of_the_reference(name, size, dtype):
     _pairs_agree(*pair_points(3, 5, form.num_components * size, dtype), form)
 
 
-@runs_here
 @pytest.mark.parametrize("num_components, size", ((1, 1), (1, 1500), (129, 3), (1100, 1), (3, 507)))
 def test_any_size_is_computed(num_components, size):
     form = MrnSettings(num_components, eps=1e-6, reduction="mean")
@@ -89,13 +64,11 @@ def test_any_size_is_computed(num_components, size):
     _pairs_agree(*(side[None] for side in points(2, size=num_components * size, dtype=torch.float64)), form)
 
 
-@runs_here
 @pytest.mark.parametrize("num_x, num_y", ((1, 1), (1, 33), (33, 1), (17, 131)))
 def test_pairs_hold_where_points_pass_a_tile(num_x, num_y):
     _pairs_agree(*pair_points(num_x, num_y, 2 * 3, torch.float64), MrnSettings(2))
 
 
-@runs_here
 @pytest.mark.parametrize("name", ("torchqmet", "torchqmet_fixed", "tmd", "ogbench", "first-sum", "max-1.5"))
 def test_equal_and_tied_values_have_the_reference_gradient(name):
     form = FORMS[name]
@@ -107,7 +80,6 @@ def test_equal_and_tied_values_have_the_reference_gradient(name):
     _pairs_agree(x[None, 5:14], y[None, 5:14], form)
 
 
-@runs_here
 @pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("name", ("first-sum", "second-mean", "none-sum", "max-1.5", "add-2", "torchqmet"))
@@ -120,7 +92,6 @@ def test_nan_and_infinity_give_what_the_reference_gives(name, place, value):
     _pairs_agree(x[None], y[None], form)
 
 
-@runs_here
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("value", (torch.nan, torch.inf))
 def test_nan_and_infinity_in_grad_out_reach_what_they_reach_in_the_reference(value, reduction):
@@ -131,20 +102,17 @@ def test_nan_and_infinity_in_grad_out_reach_what_they_reach_in_the_reference(val
     assert_alike(kernels.mrn_backward(grad_out, x, y, *form), reference.mrn_backward(grad_out, x, y, *form))
 
 
-@runs_here
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_empty_batch_returns_empty_tensors_of_the_right_shape(reduction):
     _rows_agree(*points(0, size=8, dtype=torch.float32), MrnSettings(2, reduction=reduction))
     _rows_agree(*points(3, 0, size=8, dtype=torch.float32), MrnSettings(2, reduction=reduction))
 
 
-@runs_here
 @pytest.mark.parametrize("shape_x, shape_y", (((0, 3, 8), (0, 2, 8)), ((2, 0, 8), (2, 3, 8)), ((2, 3, 8), (2, 0, 8))))
 def test_pairwise_with_an_empty_side_returns_zero_gradients(shape_x, shape_y):
     _pairs_agree(torch.ones(shape_x, device=DEVICE), torch.ones(shape_y, device=DEVICE), MrnSettings(2))
 
 
-@runs_here
 def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     x, y = pair_points(9, 35, 3 * 8, torch.float32)
     form = MrnSettings(3)
@@ -153,7 +121,6 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
 
 
-@runs_here
 @pytest.mark.parametrize("function", (qm.mrn, qm.mrn_pairwise))
 def test_public_function_runs_on_this_backend(function):
     x, y = (side.requires_grad_() for side in points(9, size=24, dtype=torch.float64))
@@ -162,9 +129,3 @@ def test_public_function_runs_on_this_backend(function):
         out = function(x, y, preset="tmd", backend=backend)
         results.append((out.detach(), *torch.autograd.grad(out.square().sum(), (x, y))))
     assert_alike(*results)
-
-
-@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
-    assert compiled_ahead_of_time("mrn", target, dtype, tmp_path) == 4 * 4

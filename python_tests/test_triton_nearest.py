@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+from backend_comparison import DTYPES, assert_alike
+from triton_testing import DEVICE, import_kernels, interpreted
 
-sys.path.insert(0, str(Path(__file__).parent))
+import qmkernels as qm
+from qmkernels.backends.reference import nearest as reference
 
-from triton_testing import (  # noqa: E402
-    DEVICE,
-    DTYPES,
-    TARGETS,
-    assert_alike,
-    compiled_ahead_of_time,
-    import_kernels,
-    interpreter,  # noqa: F401
-    only_where,
-    run_in_own_process,
-)
-
-kernels, RUNS_HERE = import_kernels("nearest", "nearest_merge_kernel")
-runs_here = only_where(RUNS_HERE)
-
-import qmkernels as qm  # noqa: E402
-from qmkernels.backends.reference import nearest as reference  # noqa: E402
-
-
-@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
-def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
-    run_in_own_process(__file__)
+kernels = import_kernels("nearest")
+pytestmark = interpreted
 
 
 def _tiles_agree(tiles: tuple[torch.Tensor, ...], k: int) -> None:
@@ -53,7 +34,6 @@ def _distances(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
 
 
-@runs_here
 @pytest.mark.parametrize("widths", ((7,), (1, 1, 1), (3, 33, 5), (40, 2)))
 @pytest.mark.parametrize("k", (1, 2, 5, 17))
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -61,13 +41,11 @@ def test_tiles_are_merged_as_by_the_reference(dtype, k, widths):
     _tiles_agree(_distances(5, sum(widths), dtype=dtype).split(widths, dim=1), k)
 
 
-@runs_here
 @pytest.mark.parametrize("k", (1, 9))
 def test_a_tile_may_be_wider_than_a_block(k):
     _tiles_agree(_distances(3, 2500).split((1025, 1475), dim=1), k)
 
 
-@runs_here
 @pytest.mark.parametrize("k", (1, 4, 30))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_distances_come_in_the_order_of_their_indices(dtype, k):
@@ -76,7 +54,6 @@ def test_equal_distances_come_in_the_order_of_their_indices(dtype, k):
     _tiles_agree(tied.split(8, dim=1), k)
 
 
-@runs_here
 @pytest.mark.parametrize("k", (1, 4, 30, 1100))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_comes_after_every_number_and_empty_places_after_everything(dtype, k):
@@ -89,13 +66,11 @@ def test_nan_comes_after_every_number_and_empty_places_after_everything(dtype, k
     _tiles_agree(distances.split((7, 12, 1), dim=1), k)
 
 
-@runs_here
 @pytest.mark.parametrize("k", (1024, 1025))
 def test_many_neighbours_are_found_in_the_kernel_and_by_sorting(k):
     _tiles_agree(_distances(1, 1200).split((700, 500), dim=1), k)
 
 
-@runs_here
 def test_sorting_is_the_same_as_the_kernel():
     distances = torch.randint(0, 9, (4, 30), generator=torch.Generator().manual_seed(0)).to(DEVICE, torch.float32)
     distances[:, 4:7] = torch.nan
@@ -109,7 +84,6 @@ def test_sorting_is_the_same_as_the_kernel():
         assert torch.equal(sorted_indices[:, :12], indices)
 
 
-@runs_here
 def test_indices_may_pass_32_bits():
     distances, first = _distances(3, 5), 2**33
     values, indices = distances.new_full((3, 2), torch.inf), torch.full((3, 2), -1, device=DEVICE)
@@ -118,7 +92,6 @@ def test_indices_may_pass_32_bits():
     assert (got[1] >= first).all()
 
 
-@runs_here
 @pytest.mark.parametrize("num_rows, num_columns", ((0, 5), (3, 0)))
 def test_no_rows_or_no_columns_change_nothing(num_rows, num_columns):
     filled = _distances(num_rows, 3).sort(dim=1).values
@@ -127,7 +100,6 @@ def test_no_rows_or_no_columns_change_nothing(num_rows, num_columns):
     assert_alike(kernels.nearest_merge(tile, filled, indices, 3), (filled, indices))
 
 
-@runs_here
 @pytest.mark.parametrize("k", (1, 4))
 def test_public_function_runs_on_this_backend(k):
     generator = torch.Generator().manual_seed(0)
@@ -139,9 +111,3 @@ def test_public_function_runs_on_this_backend(k):
         found = qm.nearest(x, bank, k, metric=metric, backend=backend)
         results.append((found.values.detach(), found.indices, *torch.autograd.grad(found.values.sum(), x)))
     assert_alike(*results)
-
-
-@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
-    assert compiled_ahead_of_time("nearest", target, dtype, tmp_path) == 2

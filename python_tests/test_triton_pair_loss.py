@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from backend_comparison import DTYPES, assert_alike
+from triton_testing import DEVICE, import_kernels, interpreted
 
-sys.path.insert(0, str(Path(__file__).parent))
+import qmkernels as qm
+from qmkernels.backends.reference import pair_loss as reference
+from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
 
-from triton_testing import (  # noqa: E402
-    DEVICE,
-    DTYPES,
-    TARGETS,
-    assert_alike,
-    compiled_ahead_of_time,
-    import_kernels,
-    interpreter,  # noqa: F401
-    only_where,
-    run_in_own_process,
-)
-
-kernels, RUNS_HERE = import_kernels("pair_loss", "pair_loss_forward_kernel")
-runs_here = only_where(RUNS_HERE)
-
-import qmkernels as qm  # noqa: E402
-from qmkernels.backends.reference import pair_loss as reference  # noqa: E402
-from qmkernels.definitions.pair_loss import KINDS, PairLossSettings  # noqa: E402
+kernels = import_kernels("pair_loss")
+pytestmark = interpreted
 
 # One tile, tiles that rows and columns leave unfilled, columns without a match.
 SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (2, 33, 150, 5)]
 TERMS = ("alone", "linex", "linex, a row")
 
 
-@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
-def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
-    run_in_own_process(__file__)
-
-
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +37,6 @@ def test_forward_and_backward_return_what_the_reference_returns(shape, kind, ter
     assert_alike(*((one,) for one in grads))
 
 
-@runs_here
 def test_public_function_runs_on_this_backend():
     head = qm.nn.IQE(16, 8).to(DEVICE)
     x, y = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
@@ -69,9 +47,3 @@ def test_public_function_runs_on_this_backend():
             found = qm.losses.contrastive(head, leaf, y, direction="symmetric")
             results.append((*found, *torch.autograd.grad(found.loss, leaf)))
     assert_alike(*([one.detach() for one in result] for result in results))
-
-
-@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
-    assert compiled_ahead_of_time("pair_loss", target, dtype, tmp_path) == 8 * 2

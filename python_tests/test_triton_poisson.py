@@ -6,33 +6,19 @@ Against mpmath where the last digits count, and against backends/reference.
 from __future__ import annotations
 
 import itertools
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from backend_comparison import DTYPES, assert_alike
+from triton_testing import DEVICE, import_kernels, interpreted
 
-sys.path.insert(0, str(Path(__file__).parent))
+import qmkernels as qm
+from qmkernels.backends.reference import poisson as reference
+from qmkernels.definitions.poisson import COMPARISONS
 
-from triton_testing import (  # noqa: E402
-    DEVICE,
-    DTYPES,
-    TARGETS,
-    assert_alike,
-    compiled_ahead_of_time,
-    import_kernels,
-    interpreter,  # noqa: F401
-    only_where,
-    run_in_own_process,
-)
-
-kernels, RUNS_HERE = import_kernels("poisson", "poisson_forward_kernel")
-runs_here = only_where(RUNS_HERE)
-
-import qmkernels as qm  # noqa: E402
-from qmkernels.backends.reference import poisson as reference  # noqa: E402
-from qmkernels.definitions.poisson import COMPARISONS  # noqa: E402
+kernels = import_kernels("poisson")
+pytestmark = interpreted
 
 RATES = (0.0, 1e-6, 3e-4, 0.02, 0.3, 1.0, 1.9999, 2.0001, 3.7, 11.9, 12.1, 17.0, 55.5, 300.0, 1111.0, 9999.0, 1e4)
 # float64: the reference has 9 digits, as many as torch.special.gammainc; log_le of a probability near 1 is that small.
@@ -42,11 +28,6 @@ CLOSE = (
     (12.0, 12.0), (12.01, 12.0), (11.99, 12.0), (24.0, 6.0), (6.0, 24.1), (2.0, 1.0), (100.0, 100.1), (99.0, 101.0),
     (72.0, 2.0), (2.0, 73.0), (144.0, 1.0), (1e4, 9e3), (9e3, 1e4), (40.0, 3.7), (1e4, 1e4), (30.0, 25.0),
 )  # fmt: skip
-
-
-@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
-def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
-    run_in_own_process(__file__)
 
 
 def _rates() -> list[tuple[float, float]]:
@@ -93,7 +74,6 @@ def _largest_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float(((got - wanted) / wanted)[counts].abs().max())
 
 
-@runs_here
 @pytest.mark.parametrize("form", COMPARISONS)
 def test_probabilities_are_accurate_to_12_digits(form):
     a, b = torch.tensor(_rates(), dtype=torch.float64, device=DEVICE).T
@@ -101,7 +81,6 @@ def test_probabilities_are_accurate_to_12_digits(form):
     assert _largest_error(got, _as_tensor(_truth()[form])) < 1e-12
 
 
-@runs_here
 @pytest.mark.parametrize("form", COMPARISONS)
 def test_derivatives_are_accurate_to_12_digits(form):
     a, b = torch.tensor(_rates(), dtype=torch.float64, device=DEVICE).T
@@ -114,7 +93,6 @@ def test_derivatives_are_accurate_to_12_digits(form):
         assert _largest_error(grad, _as_tensor(wanted)) < 1e-12
 
 
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", COMPARISONS)
 def test_values_and_gradients_are_those_of_the_reference(form, dtype):
@@ -128,7 +106,6 @@ def test_values_and_gradients_are_those_of_the_reference(form, dtype):
         torch.testing.assert_close(one, other, **TOLERANCE[dtype])
 
 
-@runs_here
 @pytest.mark.parametrize("rates", ((0.3, 2.0), (40.0, 50.0), (3.0, 70.0)))
 def test_blocks_of_one_method_and_of_both_give_the_same_bits(rates):
     a = torch.full((kernels.BLOCK,), rates[0], dtype=torch.float64, device=DEVICE)
@@ -139,7 +116,6 @@ def test_blocks_of_one_method_and_of_both_give_the_same_bits(rates):
     assert torch.equal(kernels.poisson_forward(a, b, "le")[3::4], alone[3::4])
 
 
-@runs_here
 @pytest.mark.parametrize("form", COMPARISONS)
 def test_rates_without_meaning_give_nan_in_their_own_place_alone(form):
     bad = torch.tensor([-1.0, torch.nan, 1.0, 1.0, torch.inf, 1.0], dtype=torch.float64, device=DEVICE)
@@ -149,7 +125,6 @@ def test_rates_without_meaning_give_nan_in_their_own_place_alone(form):
         assert result.isnan().tolist() == [True] * 5 + [False]
 
 
-@runs_here
 def test_an_infinite_rate_decides():
     a = torch.tensor([torch.inf, 3.0, 1e300, 3.0], dtype=torch.float64, device=DEVICE)
     b = torch.tensor([3.0, torch.inf, 3.0, 1e300], dtype=torch.float64, device=DEVICE)
@@ -160,7 +135,6 @@ def test_an_infinite_rate_decides():
     assert log_le[2] == pytest.approx(-1e300)
 
 
-@runs_here
 @pytest.mark.parametrize("form", COMPARISONS)
 def test_empty_tensors_give_empty_tensors(form):
     empty = torch.zeros(0, 3, device=DEVICE)
@@ -168,7 +142,6 @@ def test_empty_tensors_give_empty_tensors(form):
     assert_alike(kernels.poisson_backward(empty, empty, empty, form), (empty, empty))
 
 
-@runs_here
 @pytest.mark.parametrize("function", (qm.poisson_le, qm.poisson_gt, qm.log_poisson_le))
 def test_public_function_runs_on_this_backend(function):
     a = torch.tensor([0.5, 3.0, 40.0], dtype=torch.float64, device=DEVICE, requires_grad=True)
@@ -179,9 +152,3 @@ def test_public_function_runs_on_this_backend(function):
         results.append((out.detach(), *torch.autograd.grad(out.square().sum(), (a, b))))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, **TOLERANCE[torch.float64])
-
-
-@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
-    assert compiled_ahead_of_time("poisson", target, dtype, tmp_path) == 3 * 2

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from backend_comparison import DTYPES, assert_alike
+from triton_testing import DEVICE, import_kernels, interpreted, pair_points, points
 
-sys.path.insert(0, str(Path(__file__).parent))
+import qmkernels as qm
+from qmkernels.backends.reference import pqe as reference
 
-from triton_testing import (  # noqa: E402
-    DEVICE,
-    DTYPES,
-    TARGETS,
-    assert_alike,
-    compiled_ahead_of_time,
-    import_kernels,
-    interpreter,  # noqa: F401
-    only_where,
-    pair_points,
-    points,
-    run_in_own_process,
-)
-
-kernels, RUNS_HERE = import_kernels("pqe", "pqe_forward_kernel")
-runs_here = only_where(RUNS_HERE)
-
-import qmkernels as qm  # noqa: E402
-from qmkernels.backends.reference import pqe as reference  # noqa: E402
+kernels = import_kernels("pqe")
+pytestmark = interpreted
 
 DIM_PER_COMPONENT = (1, 4, 5, 33)
-
-
-@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
-def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
-    run_in_own_process(__file__)
 
 
 def _weights(num_components: int, dtype: torch.dtype) -> torch.Tensor:
@@ -55,7 +33,6 @@ def _agree(form: str, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | 
         assert_alike(got, wanted)
 
 
-@runs_here
 @pytest.mark.parametrize("with_weights", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
@@ -64,7 +41,6 @@ def test_rows_are_those_of_the_reference(dim_per_component, dtype, with_weights)
     _agree("pqe", x, y, _weights(3, dtype) if with_weights else None, dim_per_component)
 
 
-@runs_here
 @pytest.mark.parametrize("with_weights", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
@@ -73,7 +49,6 @@ def test_pairs_are_those_of_the_reference(dim_per_component, dtype, with_weights
     _agree("pqe_pairwise", x, y, _weights(3, dtype) if with_weights else None, dim_per_component)
 
 
-@runs_here
 @pytest.mark.parametrize("num_components, dim_per_component", ((1, 1), (1, 1500), (129, 3), (1100, 1), (3, 507)))
 def test_any_size_is_computed(num_components, dim_per_component):
     x, y = points(3, size=num_components * dim_per_component, dtype=torch.float64)
@@ -82,18 +57,15 @@ def test_any_size_is_computed(num_components, dim_per_component):
     _agree("pqe_pairwise", x[None, :2], y[None, :2], weights, dim_per_component)
 
 
-@runs_here
 @pytest.mark.parametrize("num_x, num_y", ((1, 1), (1, 33), (33, 1), (17, 131)))
 def test_pairs_hold_where_points_pass_a_tile(num_x, num_y):
     _agree("pqe_pairwise", *pair_points(num_x, num_y, 2 * 3, torch.float64), _weights(2, torch.float64), 3)
 
 
-@runs_here
 def test_rows_hold_where_they_pass_a_tile():
     _agree("pqe", *points(1025, size=3, dtype=torch.float64), _weights(3, torch.float64), 1)
 
 
-@runs_here
 @pytest.mark.parametrize("scale", (1e-30, 1e-6, 1e-3, 0.1, 1.0, 30.0))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_small_distances_lose_no_digits(dtype, scale):
@@ -103,7 +75,6 @@ def test_small_distances_lose_no_digits(dtype, scale):
     assert (kernels.pqe_forward(x, x, None, 4) == 0).all()
 
 
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_values_have_the_reference_gradient(dtype):
     generator = torch.Generator().manual_seed(1)
@@ -112,7 +83,6 @@ def test_equal_values_have_the_reference_gradient(dtype):
     _agree("pqe_pairwise", x[None, :9], y[None, :9], None, 5)
 
 
-@runs_here
 @pytest.mark.parametrize("with_weights", (False, True))
 @pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
 @pytest.mark.parametrize("side", ("x", "y"))
@@ -124,7 +94,6 @@ def test_nan_and_infinity_give_what_the_reference_gives(side, value, with_weight
     _agree("pqe_pairwise", x[None], y[None], weights, 4)
 
 
-@runs_here
 @pytest.mark.parametrize("with_weights", (False, True))
 def test_empty_batch_returns_empty_tensors_of_the_right_shape(with_weights):
     weights = _weights(3, torch.float32) if with_weights else None
@@ -132,14 +101,12 @@ def test_empty_batch_returns_empty_tensors_of_the_right_shape(with_weights):
     _agree("pqe", *points(3, 0, size=12, dtype=torch.float32), weights, 4)
 
 
-@runs_here
 @pytest.mark.parametrize("shape_x, shape_y", (((0, 3, 8), (0, 2, 8)), ((2, 0, 8), (2, 3, 8)), ((2, 3, 8), (2, 0, 8))))
 def test_pairwise_with_an_empty_side_returns_zero_gradients(shape_x, shape_y):
     x, y = torch.ones(shape_x, device=DEVICE), torch.ones(shape_y, device=DEVICE)
     _agree("pqe_pairwise", x, y, _weights(2, torch.float32), 4)
 
 
-@runs_here
 def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     x, y = pair_points(9, 35, 3 * 4, torch.float32)
     weights = _weights(3, torch.float32)
@@ -148,7 +115,6 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
 
 
-@runs_here
 @pytest.mark.parametrize("function", (qm.pqe, qm.pqe_pairwise))
 def test_public_function_runs_on_this_backend(function):
     x, y = (side.requires_grad_() for side in points(9, size=12, dtype=torch.float64))
@@ -158,9 +124,3 @@ def test_public_function_runs_on_this_backend(function):
         out = function(x, y, weights=weights, backend=backend)
         results.append((out.detach(), *torch.autograd.grad(out.square().sum(), (x, y, weights))))
     assert_alike(*results)
-
-
-@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
-    assert compiled_ahead_of_time("pqe", target, dtype, tmp_path) == 4 * 5

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from backend_comparison import DTYPES, assert_alike
+from triton_testing import DEVICE, import_kernels, interpreted, points
 
-sys.path.insert(0, str(Path(__file__).parent))
+import qmkernels as qm
+from qmkernels.backends.reference import temporal_consistency as reference
 
-from triton_testing import (  # noqa: E402
-    DEVICE,
-    DTYPES,
-    TARGETS,
-    assert_alike,
-    compiled_ahead_of_time,
-    import_kernels,
-    interpreter,  # noqa: F401
-    only_where,
-    points,
-    run_in_own_process,
-)
-
-kernels, RUNS_HERE = import_kernels("temporal_consistency", "temporal_consistency_forward_kernel")
-runs_here = only_where(RUNS_HERE)
-
-import qmkernels as qm  # noqa: E402
-from qmkernels.backends.reference import temporal_consistency as reference  # noqa: E402
-
-
-@pytest.mark.skipif(RUNS_HERE, reason="every test of the file runs in this process")
-def test_whole_file_passes_in_a_process_whose_triton_is_interpreted():
-    run_in_own_process(__file__)
+kernels = import_kernels("temporal_consistency")
+pytestmark = interpreted
 
 
 def _both(predicted, target, mask, discount):
@@ -51,7 +30,6 @@ def _mask(steps, batch, dtype):
 
 
 # Whole tiles of rows and broken ones, rows of more than one tile, more rows a step than one block adds up.
-@runs_here
 @pytest.mark.parametrize("masked", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 16), (2, 33, 123), (2, 3, 2500), (2, 1100, 4)], ids=str)
@@ -60,14 +38,12 @@ def test_outputs_and_gradients_are_those_of_the_reference(shape, dtype, masked):
     assert_alike(*_both(predicted, target, _mask(*shape[:2], dtype) if masked else None, 0.9))
 
 
-@runs_here
 @pytest.mark.parametrize("discount", (0.0, 1.0, -0.5))
 def test_any_discount_weighs_the_steps(discount):
     predicted, target = points(4, 5, size=9, dtype=torch.float64)
     assert_alike(*_both(predicted, target, None, discount))
 
 
-@runs_here
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("side", (0, 1))
 @pytest.mark.parametrize("value", (0.0, 1e-12, torch.nan, torch.inf))
@@ -80,7 +56,6 @@ def test_rows_without_a_direction_or_a_number_are_as_in_the_reference(value, sid
         assert_alike(*_both(*both, one, 0.9))
 
 
-@runs_here
 def test_public_function_runs_on_this_backend():
     predicted, target = points(3, 7, size=24, dtype=torch.float64)
     results = []
@@ -90,9 +65,3 @@ def test_public_function_runs_on_this_backend():
             found = qm.losses.temporal_consistency(leaf, target, _mask(3, 7, torch.bool))
             results.append((found.loss.detach(), found.similarity, *torch.autograd.grad(found.loss, leaf)))
     assert_alike(*results)
-
-
-@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_ahead_of_time(target, dtype, tmp_path):
-    assert compiled_ahead_of_time("temporal_consistency", target, dtype, tmp_path) == 3 * 3 * 2

@@ -1,0 +1,69 @@
+"""Every op on the Triton backend: its rows of op_cases.py here, and its kernels compiled ahead of time for GPUs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import op_checks
+import pytest
+import torch
+from op_cases import every
+from triton_testing import DEVICE, RUNS_HERE, environment, interpreted
+
+from qmkernels.backends import dispatch
+
+FOLDER = Path(__file__).parent
+TARGETS = ("cuda:80:32", "cuda:90:32", "hip:gfx942:64")
+# How many kernels compile_triton.py compiles.
+NUM_KERNELS = {
+    "iqe": 4 * 4 * 2, "mrn": 4 * 4, "pqe": 4 * 5, "poisson": 3 * 2, "nearest": 2, "fsq": 4 * 2, "metra": 1 + 3 * 3,
+    "temporal_consistency": 3 * 3 * 2, "pair_loss": 8 * 2,
+}  # fmt: skip
+ON_THE_KERNELS_OF_IQE = {"qrl_critic", "latent_dynamics"}
+
+
+def in_own_process(*command: str, interpret: bool, **variables: str) -> str:
+    variables = environment(interpret) | variables
+    run = subprocess.run([sys.executable, *command], env=variables, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.mark.skipif(RUNS_HERE, reason="every test runs in this process")
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("test_triton*.py")), ids=lambda file: file.stem)
+def test_a_file_passes_in_a_process_whose_triton_is_interpreted(file):
+    command = ["-m", "pytest", "-q", "--import-mode=importlib", "-k", "not ahead_of_time", str(file)]
+    in_own_process(*command, interpret=True)
+
+
+class TestOnTriton:
+    pytestmark = interpreted
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @every()
+    def test_errors_are_no_worse_than_those_of_plain_torch(self, case, dtype):
+        op_checks.check_error_is_no_worse_than_that_of_plain_torch(case, "triton", DEVICE, dtype, size=5, rows=7)
+
+    @every("independent rows")
+    def test_nan_in_a_row_stays_in_that_row(self, case):
+        op_checks.check_nan_stays_in_its_row(case, "triton", DEVICE)
+
+    @every()
+    def test_what_forward_keeps_is_the_same_as_the_references(self, case):
+        op_checks.check_what_forward_keeps_is_the_same_on_both_backends(case, "triton", "reference", DEVICE)
+
+
+def test_every_op_has_kernels():
+    assert {*NUM_KERNELS, *ON_THE_KERNELS_OF_IQE} == set(dispatch.OPS)
+
+
+@pytest.mark.parametrize("dtype", ("fp32", "fp64"))
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", NUM_KERNELS)
+def test_every_kernel_compiles_ahead_of_time(op, target, dtype, tmp_path):
+    """Without a GPU, by a triton that is not interpreted."""
+    program = str(FOLDER / "compile_triton.py")
+    printed = in_own_process(program, op, target, dtype, interpret=False, TRITON_CACHE_DIR=str(tmp_path))
+    assert printed.count("compiled") == NUM_KERNELS[op]
