@@ -231,7 +231,7 @@ def test_pairwise_nan_gives_nan_in_its_row_or_column_alone(num_x, num_y, backend
 @pytest.mark.parametrize("where", ["x", "y"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", [1, 2, 4, 8, 16, 32, 33, 70])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_the_gradient_of_a_component_with_a_nan_is_nan_and_that_of_other_rows_is_not(
     backend, dim_per_component, reduction, where
 ):
@@ -254,7 +254,7 @@ def test_the_gradient_of_a_component_with_a_nan_is_nan_and_that_of_other_rows_is
 @pytest.mark.parametrize("where", ["x", "y"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", [1, 8, 33])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("num_x, num_y", [(9, 21), (21, 3)])
 def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(
     num_x, num_y, backend, dim_per_component, reduction, where

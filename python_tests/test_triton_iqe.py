@@ -168,7 +168,7 @@ def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_infinity_counts_as_the_largest_finite_number(dtype, side, infinity):
     x, y = pair_points(5, 5, 3 * 4, dtype)
-    (x if side == "x" else y)[:, 2, 4:7] = infinity
+    (x if side == "x" else y)[:, 2, 5] = infinity  # one coordinate: of tied ends any may hold the end
     arguments = x, y, None, 4, "none", True
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))

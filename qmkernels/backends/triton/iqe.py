@@ -114,7 +114,7 @@ def iqe_forward_kernel(
             # With a NaN: every x and no y.
             has_nan = (length != length)[:, :, None]
             left = (left | has_nan) & (k < K)
-            right = right & (not has_nan)
+            right = right & (length == length)[:, :, None]
             ends = ends_ptr + (row[:, None] * num_components + component[None, :]) * NUM_BYTES
             _store_ends(ends[:, :, None], left, right, exists[:, :, None], ROWS, BLOCK_C, BLOCK_K, K)
 
