@@ -1,4 +1,4 @@
-"""The op contract (DESIGN): everything that torch does to an op must work on the ops that `kernel_function` builds.
+"""The op contract (DESIGN): everything that torch does to an op must work on the ops that ops/autograd.py builds.
 
 IQE, whose Functions are its own, has the same tests in test_iqe_contract.py.
 """

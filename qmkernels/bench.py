@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .backends import dispatch
+from .definitions import iqe as definition
 from .nn import IQE
-from .reference import iqe as definition
 
 # name, rows of x, columns of the matrix or None for matching rows, latent size, dim_per_component
 SIZES = (
