@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ...definitions import fsq as definition
 from . import core
 
 
@@ -19,8 +20,7 @@ def _on_host(levels: tuple[int, ...]) -> Tensor:
 
 
 def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    codes = torch.empty_like(z)
-    indices = torch.empty((*z.shape[:-1], z.shape[-1] // len(levels)), dtype=torch.int64, device=z.device)
+    codes, indices = definition.fsq_forward_outputs(z, levels)
     if z.numel():
         core.launch(
             "fsq_forward", z.device, z.element_size(),
@@ -30,7 +30,7 @@ def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def fsq_backward(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
-    grad_z = torch.empty_like(z)
+    grad_z = definition.fsq_backward_outputs(grad_codes, z, levels)
     if z.numel():
         groups = z.numel() // len(levels)
         core.launch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...definitions import mrn as definition
 from ...definitions.mrn import ASYMMETRIC, EPS_FORMS, REDUCTIONS, SQUARES
 from . import core
 
@@ -18,8 +19,7 @@ def _codes(num_components, asymmetric, squares, exponent, eps, eps_form, reducti
 
 
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
-    rows = x.shape[:-1]
-    out = x.new_empty((*rows, settings[0]) if settings[6] == "none" else rows)
+    rows, out = x.shape[:-1], definition.mrn_forward_outputs(x, y, *settings)
     if out.numel():
         core.launch(
             "mrn_forward", x.device, x.element_size(), x, y, out, rows.numel(), x.shape[-1], *_codes(*settings)
@@ -28,7 +28,7 @@ def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
 
 
 def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
-    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
     if x.numel():
         core.launch(
             "mrn_backward", x.device, x.element_size(),
@@ -44,7 +44,7 @@ def _workspace(x: Tensor, y: Tensor, settings: tuple, backward: bool) -> Tensor:
 
 def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     pairs = (x.shape[0], x.shape[1], y.shape[1])
-    out = x.new_empty((*pairs, settings[0]) if settings[6] == "none" else pairs)
+    out = definition.mrn_pairwise_forward_outputs(x, y, *settings)
     if out.numel():
         core.launch(
             "mrn_pairwise_forward", x.device, x.element_size(),
@@ -56,7 +56,7 @@ def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
 def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     if not grad_out.numel():
         return torch.zeros_like(x), torch.zeros_like(y)
-    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
     core.launch(
         "mrn_pairwise_backward", x.device, x.element_size(),
         grad_out, x, y, grad_x, grad_y, _workspace(x, y, settings, True), *x.shape[:2], y.shape[1], x.shape[2],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ...definitions.pair_loss import KINDS, PairLossStats
+from ...definitions import pair_loss as definition
+from ...definitions.pair_loss import KINDS
 from . import core
 
 
@@ -19,10 +19,9 @@ def _workspace(distance: Tensor, kind: int, backward: bool) -> Tensor:
 def pair_loss_forward(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, kind: str, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    loss, stats = distance.new_empty(()), distance.new_empty(len(PairLossStats._fields))
-    rows = distance.shape[:2]
-    row_sums = distance.new_empty(rows if kind in ("forward", "symmetric") else 0)
-    column_sums = distance.new_empty(rows if kind in ("backward", "symmetric") else 0)
+    loss, stats, row_sums, column_sums = definition.pair_loss_forward_outputs(
+        distance, after, log_discounts, kind, *settings
+    )
     place = KINDS.index(kind)
     core.launch(
         "pair_loss_forward", distance.device, distance.element_size(),
@@ -42,7 +41,7 @@ def pair_loss_backward(
     kind: str,
     *settings,
 ) -> Tensor:
-    grad_distance, place = torch.empty_like(distance), KINDS.index(kind)
+    grad_distance, place = definition.pair_loss_backward_outputs(grad_loss, distance), KINDS.index(kind)
     core.launch(
         "pair_loss_backward", distance.device, distance.element_size(),
         grad_loss, distance, after, log_discounts, row_sums, column_sums, grad_distance,

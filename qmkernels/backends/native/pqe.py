@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...definitions import pqe as definition
 from . import core
 
 
 def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
-    out = x.new_empty((*rows, num_components) if weights is None else rows)
+    out = definition.pqe_forward_outputs(x, y, weights, dim_per_component)
     if out.numel():
         core.launch(
             "pqe_forward", x.device, x.element_size(), x, y, weights, out,
@@ -47,7 +48,7 @@ def _workspace(x: Tensor, sizes: tuple[int, ...], backward: bool) -> Tensor:
 
 def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     sizes = _sizes(x, y, dim_per_component)
-    out = x.new_empty(sizes[:4] if weights is None else sizes[:3])
+    out = definition.pqe_pairwise_forward_outputs(x, y, weights, dim_per_component)
     if out.numel():
         workspace = _workspace(x, sizes, False)
         core.launch("pqe_pairwise_forward", x.device, x.element_size(), x, y, weights, out, workspace, *sizes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ...definitions import temporal_consistency as definition
 from . import core
 
 
@@ -12,8 +12,7 @@ def temporal_consistency_forward(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     steps, batch, size = predicted.shape
-    loss, similarity = predicted.new_empty(()), predicted.new_empty(steps)
-    slopes = predicted.new_empty(2, steps, batch)
+    loss, similarity, slopes = definition.temporal_consistency_forward_outputs(predicted, target, mask, discount)
     scratch = core.scratch(steps * (batch + 1) * predicted.element_size(), predicted.device)
     core.launch(
         "temporal_consistency_forward", predicted.device, predicted.element_size(),
@@ -23,7 +22,7 @@ def temporal_consistency_forward(
 
 
 def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
-    grad_predicted = torch.empty_like(predicted)
+    grad_predicted = definition.temporal_consistency_backward_outputs(grad_loss, slopes, predicted, target)
     core.launch(
         "temporal_consistency_backward", predicted.device, predicted.element_size(),
         grad_loss, slopes, predicted, target, grad_predicted, slopes.numel() // 2, predicted.shape[-1],

@@ -16,50 +16,7 @@ import torch
 from torch import Tensor
 
 from ...definitions import iqe as definition
-
-
-def pack_ends(left: Tensor, right: Tensor) -> Tensor:
-    """Two bool tensors (..., C, K) to their bytes (..., C, ceil(2K / 8))."""
-    bits = torch.cat([left, right], dim=-1).to(torch.uint8)
-    bits = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8)).unflatten(-1, (-1, 8))
-    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    return (bits << places).sum(dim=-1, dtype=torch.uint8)
-
-
-def unpack_ends(ends: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
-    """The inverse of `pack_ends`: two uint8 tensors (..., C, K) of zeros and ones."""
-    places = torch.arange(8, dtype=torch.uint8, device=ends.device)
-    bits = ((ends.unsqueeze(-1) >> places) & 1).flatten(-2)
-    return bits[..., :dim_per_component], bits[..., dim_per_component : 2 * dim_per_component]
-
-
-def component_weights(
-    num_components: int, largest: Tensor, max_weight: Tensor | None, reduction: str, dtype: torch.dtype
-) -> Tensor | float:
-    """The derivative of the reduction by each component's length, (..., C), or one number where all are alike."""
-    if reduction in ("none", "sum"):
-        return 1.0
-    if reduction == "mean":
-        return 1.0 / num_components
-    is_largest = (largest.unsqueeze(-1) == torch.arange(num_components, device=largest.device)).to(dtype)
-    if reduction == "max":
-        return is_largest
-    if reduction == "spread":
-        return is_largest - 1.0 / num_components
-    return (1.0 - max_weight) / num_components + max_weight * is_largest
-
-
-def _component_gradients(
-    grad_out: Tensor, num_components: int, largest: Tensor, max_weight: Tensor | None, reduction: str
-) -> Tensor:
-    if reduction == "none":
-        return grad_out
-    weights = component_weights(num_components, largest, max_weight, reduction, grad_out.dtype)
-    return (grad_out.unsqueeze(-1) * weights).expand(*grad_out.shape, num_components)
-
-
-def _needs_largest(reduction: str) -> bool:
-    return reduction in ("max", "maxmean", "spread")
+from ...definitions.iqe import keeps_largest, pack_ends, unpack_ends
 
 
 def iqe_forward(
@@ -71,7 +28,7 @@ def iqe_forward(
     ends, largest, spread = x.new_empty(0, dtype=torch.uint8), x.new_empty(0, dtype=torch.int32), x.new_empty(0)
     if keep:
         ends = pack_ends(*definition.ends(x, y, dim_per_component))
-        if _needs_largest(reduction):
+        if keeps_largest(reduction):
             largest = lengths.argmax(dim=-1).to(torch.int32)
         if reduction == "maxmean":
             spread = definition.reduce(lengths, "spread")
@@ -83,23 +40,18 @@ def iqe_backward(
 ) -> tuple[Tensor, Tensor]:
     """``grad_x`` and ``grad_y`` (..., D) from what forward kept."""
     left, right = unpack_ends(ends, dim_per_component)
-    grad = _component_gradients(grad_out, ends.shape[-2], largest, max_weight, reduction).unsqueeze(-1)
-    return (-grad * left).flatten(-2), (grad * right).flatten(-2)
+    return definition.gradient(grad_out, left, right, largest, max_weight, reduction)
 
 
 def iqe_pairwise_forward(
     x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """``out`` (B, N, M) or (B, N, M, C) of x (B, N, D) and y (B, M, D), and ``largest`` (B, N, M), row by row."""
-    num_components = x.shape[-1] // dim_per_component
-    pairs = x.shape[0], x.shape[1], y.shape[1]
-    out = x.new_empty(*pairs, num_components) if reduction == "none" else x.new_empty(pairs)
-    keep = keep and _needs_largest(reduction)
-    largest = x.new_empty(pairs if keep else 0, dtype=torch.int32)
+    out, largest = definition.iqe_pairwise_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
     for i in range(x.shape[1]):
         lengths = definition.components(x[:, i : i + 1], y, dim_per_component)
         out[:, i] = definition.reduce(lengths, reduction, max_weight)
-        if keep:
+        if keep and keeps_largest(reduction):
             largest[:, i] = lengths.argmax(dim=-1)
     return out, largest
 
@@ -115,16 +67,15 @@ def iqe_pairwise_backward(
     need_weight_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``grad_x`` (B, N, D), ``grad_y`` (B, M, D) and, 0-d where asked for, ``grad_max_weight``; row by row."""
-    num_components = x.shape[-1] // dim_per_component
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
     grad_max_weight = x.new_zeros(() if need_weight_gradient else 0)
     for i in range(x.shape[1]):
         row = x[:, i : i + 1]
         left, right = definition.ends(row, y, dim_per_component)
-        row_largest = largest[:, i] if _needs_largest(reduction) else largest
-        grad = _component_gradients(grad_out[:, i], num_components, row_largest, max_weight, reduction).unsqueeze(-1)
-        grad_x[:, i] = -(grad * left).sum(dim=1).flatten(-2)
-        grad_y += (grad * right).flatten(-2)
+        row_largest = largest[:, i] if keeps_largest(reduction) else largest
+        of_row, of_pairs = definition.gradient(grad_out[:, i], left, right, row_largest, max_weight, reduction)
+        grad_x[:, i] = of_row.sum(dim=1)
+        grad_y += of_pairs
         if need_weight_gradient:
             spread = definition.reduce(definition.components(row, y, dim_per_component), "spread")
             grad_max_weight += (grad_out[:, i] * spread).sum()
