@@ -45,6 +45,7 @@ ONE_MINUS_SIGMOID = Link(
 class Call(NamedTuple):
     """What a Function needs beside tensors. Without a ``module`` the op runs through torch's dispatcher."""
 
+    op: Any
     module: Any
     backend: str
     settings: tuple
@@ -98,31 +99,33 @@ class Op:
     pairwise: bool = False
     kept_derivative: int | None = None
     kept_gradient: Callable | None = None
-    _recorded: Callable = field(init=False)
+    _recorded: type[Function] = field(init=False)
+    _apply_recorded: Callable = field(init=False)
     _transformed: type[Function] | None = field(init=False)
 
     def __post_init__(self) -> None:
         backward = None if self.gradient is None else _backward_function(self)
-        object.__setattr__(self, "_recorded", direct_apply(_recorded_function(self, backward)))
+        recorded = _recorded_function(self, backward)
+        object.__setattr__(self, "_recorded", recorded)
+        object.__setattr__(self, "_apply_recorded", direct_apply(recorded))
         object.__setattr__(self, "_transformed", None if backward is None else _transformed_function(self, backward))
 
     def __call__(self, tensors: Tensors, settings: tuple, backend: str, link: Link | None = None):
+        module, apply = None, self._apply_recorded
         if torch.compiler.is_compiling():
-            module, tensors, link = None, self._linked(tensors, link), None
+            tensors, link, apply = self._linked(tensors, link), None, self._recorded.apply
+        elif is_ordinary(tensors):
+            module = dispatch.resolve(self.forward_kernel.op, tensors[0].device.type, backend).module
         elif in_function_transform():
             tensors = self._linked(tensors, link)
             if self._transformed is None:
                 return self.plain(*tensors, *settings)
-            return self._results(self._transformed.apply(Call(None, backend, settings), *tensors))
-        else:
-            module = None
-            if is_ordinary(tensors):
-                module = dispatch.resolve(self.forward_kernel.op, tensors[0].device.type, backend).module
-        call = Call(module, backend, settings, link)
+            return self._results(self._transformed.apply(Call(self, None, backend, settings), *tensors))
+        call = Call(self, module, backend, settings, link)
         if torch.is_grad_enabled():
             for tensor in tensors:
                 if tensor is not None and tensor.requires_grad:
-                    return self._results(self._recorded(call, *tensors))
+                    return self._results(apply(call, *tensors))
         return self._results(self._run_forward(call, self._linked(tensors, link), keep=False))
 
     def _linked(self, tensors: Tensors, link: Link | None) -> Tensors:
@@ -156,6 +159,7 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
     class Recorded(Function):
         @staticmethod
         def forward(ctx, call, *tensors):
+            op = call.op  # not of the closure: torch.compile of older torch does not trace objects from there
             values = tensors if call.link is None else op._linked(tensors, call.link)
             outputs = op._run_forward(call, values, keep=True)
             ctx.call = call
@@ -179,17 +183,18 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
         @staticmethod
         def backward(ctx, grad, *grads_of_others):
             call, saved, needs = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
+            op = call.op
+            is_ordinary_grad = not torch.compiler.is_compiling() and grad is not None and is_ordinary((grad,))
             of_kept = op.kept_derivative is not None and grads_of_others and grads_of_others[-1] is not None
-            if of_kept or torch.is_grad_enabled() or in_function_transform():
+            if of_kept or torch.is_grad_enabled() or (not is_ordinary_grad and in_function_transform()):
                 return None, *differentiated(call, saved, needs, grad, *grads_of_others)
             if grad is None:
                 return None, *(None,) * len(needs)
-            is_direct = call.module is not None and is_ordinary((grad,))
-            run = op.backward_kernel.through(call.module if is_direct else None, call.backend)
+            run = op.backward_kernel.through(call.module if is_ordinary_grad else None, call.backend)
             if call.link is None:
                 return None, *op.backward(run, grad.contiguous(), _contiguous(saved), call.settings, needs)
-            saved, place = saved[:-1], op.parameter
-            grads = list(op.backward(run, grad.contiguous(), _contiguous(saved), call.settings, needs))
+            saved, place = _contiguous(saved[:-1]), op.parameter
+            grads = list(op.backward(run, grad.contiguous(), saved, call.settings, needs))
             if needs[place]:
                 grads[place] = call.link.gradient(grads[place], saved[place])
             return None, *grads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from ..backends import dispatch
@@ -14,6 +15,7 @@ from .autograd import Op, every_pair_gradient
 from .registration import Kernel, schema_of
 
 _PUBLIC_REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
+_LARGEST_DOT = 4096
 _INITIAL_MAX_WEIGHT = 1.0 / (1.0 + math.exp(1.0))
 
 
@@ -34,7 +36,14 @@ def _forward(run, tensors, settings, keep):
 def _backward(run, grad_out, saved, settings, needs):
     ends, largest, max_weight, spread = saved
     grad_x, grad_y = run(grad_out, ends, largest, max_weight, *settings)
-    return grad_x, grad_y, (grad_out * spread).sum() if needs[2] else None
+    return grad_x, grad_y, _total(grad_out, spread) if needs[2] else None
+
+
+def _total(grad: Tensor, derivative: Tensor) -> Tensor:
+    """``(grad * derivative).sum()``; in one call where there is little to add, which has no need of a careful order."""
+    if grad.dim() != 1 or torch.compiler.is_compiling() or grad.shape[0] > _LARGEST_DOT:
+        return (grad * derivative).sum()
+    return torch.dot(grad, derivative)
 
 
 def _gradient(grad_out, ends, largest, max_weight, spread, dim_per_component, reduction):

@@ -26,6 +26,8 @@ PRESETS: dict[str, MrnSettings] = {
     "etd": MrnSettings(eps=1e-8),
 }
 
+_FIELDS = MrnSettings._fields
+
 # --- The ops registered with torch, and what differentiates them.
 
 _SETTINGS = f"{schema_of(MrnSettings)}, str backend"
@@ -66,9 +68,11 @@ def resolved_settings(op: str, size: int, preset: str | None, given: dict[str, A
     if preset is not None:
         arguments.check_choice(op, "preset", preset, tuple(PRESETS))
         settings = PRESETS[preset]
-        if preset == "mqe":
-            settings = settings._replace(scale=1.0 / math.sqrt(size))
-    settings = settings._replace(**{name: value for name, value in given.items() if value is not None})
+        if preset == "mqe" and given.get("scale") is None:
+            given = {**given, "scale": 1.0 / math.sqrt(size)}
+    # Not by _replace, which torch.compile of torch 2.6 does not trace.
+    chosen = [given.get(name) for name in _FIELDS]
+    settings = MrnSettings(*[old if new is None else new for new, old in zip(chosen, settings, strict=True)])
 
     arguments.check_count(op, "num_components", settings.num_components, divides=size)
     arguments.check_choice(op, "asymmetric", settings.asymmetric, definition.ASYMMETRIC)
@@ -79,7 +83,8 @@ def resolved_settings(op: str, size: int, preset: str | None, given: dict[str, A
         raise ValueError(f"{op}: exponent must be positive, got {settings.exponent}.")
     if not settings.eps >= 0:
         raise ValueError(f"{op}: eps must be at least 0, got {settings.eps}.")
-    return settings._replace(exponent=float(settings.exponent), eps=float(settings.eps), scale=float(settings.scale))
+    count, asymmetric, squares, exponent, eps, eps_form, reduction, scale = settings
+    return MrnSettings(count, asymmetric, squares, float(exponent), float(eps), eps_form, reduction, float(scale))
 
 
 def mrn(

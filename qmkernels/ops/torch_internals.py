@@ -44,7 +44,9 @@ def is_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
     """
     if _num_dispatch_modes is None or _profiler is None or _functorch_level is None or _forward_ad is None:
         return False
-    if _num_dispatch_modes() or _profiler._is_profiler_enabled or _functorch_level() is not None:
+    if _num_dispatch_modes() or _profiler._is_profiler_enabled:
+        return False
+    if _functorch_level() is not None or _forward_ad._current_level >= 0:
         return False
     if _is_functorch_wrapped is None or _is_legacy_batched is None:
         return False

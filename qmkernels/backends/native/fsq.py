@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from ...definitions import fsq as definition
 from . import core
 
 
 def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    codes = torch.empty_like(z)
-    indices = torch.empty((*z.shape[:-1], z.shape[-1] // len(levels)), dtype=torch.int64, device=z.device)
+    codes, indices = definition.fsq_forward_outputs(z, levels)
     if z.numel():
         core.kernels.fsq_forward(z=z, codes=codes, indices=indices, groups=indices.numel(), levels=levels)
     return codes, indices
 
 
 def fsq_backward(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
-    grad_z = torch.empty_like(z)
+    grad_z = definition.fsq_backward_outputs(grad_codes, z, levels)
     if z.numel():
         groups = z.numel() // len(levels)
         core.kernels.fsq_backward(grad_codes=grad_codes, z=z, grad_z=grad_z, groups=groups, levels=levels)

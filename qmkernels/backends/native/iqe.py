@@ -5,20 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...definitions import iqe as definition
 from . import core
-
-_WITH_LARGEST = ("max", "maxmean", "spread")
 
 
 def iqe_forward(
     x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = x.shape[:-1]
-    num_components = x.shape[-1] // dim_per_component
-    out = x.new_empty((*rows, num_components) if reduction == "none" else rows)
-    ends = x.new_empty((*rows, num_components, (2 * dim_per_component + 7) // 8) if keep else 0, dtype=torch.uint8)
-    largest = x.new_empty(rows if keep and reduction in _WITH_LARGEST else 0, dtype=torch.int32)
-    spread = x.new_empty(rows if keep and reduction == "maxmean" else 0)
+    rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
+    out, ends, largest, spread = definition.iqe_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
     if out.numel():
         core.kernels.iqe_forward(
             x=x, y=y, max_weight=max_weight, out=out, ends=ends, largest=largest, spread=spread,
@@ -32,10 +27,9 @@ def iqe_backward(
 ) -> tuple[Tensor, Tensor]:
     rows, num_components = ends.shape[:-2], ends.shape[-2]
     expected = (*rows, num_components) if reduction == "none" else rows
-    if grad_out.shape != expected or (reduction in _WITH_LARGEST and largest.shape != rows):
+    if grad_out.shape != expected or (definition.keeps_largest(reduction) and largest.shape != rows):
         raise ValueError(f"iqe_backward: grad_out must be {tuple(expected)}, got {tuple(grad_out.shape)}.")
-    grad_x = grad_out.new_empty(*rows, num_components * dim_per_component)
-    grad_y = torch.empty_like(grad_x)
+    grad_x, grad_y = definition.iqe_backward_outputs(grad_out, ends, largest, max_weight, dim_per_component, reduction)
     if grad_x.numel():
         core.kernels.iqe_backward(
             grad_out=grad_out, ends=ends, largest=largest, max_weight=max_weight, grad_x=grad_x, grad_y=grad_y,
@@ -48,8 +42,7 @@ def iqe_pairwise_forward(
     x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
 ) -> tuple[Tensor, Tensor]:
     pairs, num_components = (x.shape[0], x.shape[1], y.shape[1]), x.shape[-1] // dim_per_component
-    out = x.new_empty((*pairs, num_components) if reduction == "none" else pairs)
-    largest = x.new_empty(pairs if keep and reduction in _WITH_LARGEST else 0, dtype=torch.int32)
+    out, largest = definition.iqe_pairwise_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
     if out.numel():
         core.kernels.iqe_pairwise_forward(
             x=x, y=y, max_weight=max_weight, out=out, largest=largest, batch=pairs[0], num_x=pairs[1], num_y=pairs[2],

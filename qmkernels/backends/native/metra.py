@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ...definitions import metra as definition
 from ...definitions.metra import MetraSettings
 from . import core
 
@@ -12,8 +12,7 @@ from . import core
 def metra_forward(
     phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    loss, stats, reward = phi.new_empty(()), phi.new_empty(3), phi.new_empty(phi.shape[:-1])
-    slopes = torch.empty_like(reward)
+    loss, reward, stats, slopes = definition.metra_forward_outputs(phi, phi_next, skill, log_multiplier, *settings)
     core.kernels.metra_forward(
         phi=phi, phi_next=phi_next, skill=skill, log_multiplier=log_multiplier,
         loss=loss, reward=reward, stats=stats, slopes=slopes,
@@ -31,9 +30,9 @@ def metra_backward(
     slopes: Tensor,
     needs_skill: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_phi, grad_phi_next = torch.empty_like(phi), torch.empty_like(phi)
-    grad_skill = torch.empty_like(phi) if needs_skill else phi.new_empty(0)
-    grad_log_multiplier = torch.empty_like(grad_loss)
+    grad_phi, grad_phi_next, grad_skill, grad_log_multiplier = definition.metra_backward_outputs(
+        grad_loss, phi, phi_next, skill, stats, slopes, needs_skill
+    )
     core.kernels.metra_backward(
         grad_loss=grad_loss, phi=phi, phi_next=phi_next, skill=skill, stats=stats, slopes=slopes,
         grad_phi=grad_phi, grad_phi_next=grad_phi_next, grad_skill=grad_skill, grad_log_multiplier=grad_log_multiplier,

@@ -5,21 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...definitions import mrn as definition
 from ...definitions.mrn import MrnSettings
 from . import core
 
 
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
-    settings = MrnSettings(*settings)
-    rows = x.shape[:-1]
-    out = x.new_empty((*rows, settings.num_components) if settings.reduction == "none" else rows)
+    rows, out = x.shape[:-1], definition.mrn_forward_outputs(x, y, *settings)
     if out.numel():
-        core.kernels.mrn_forward(x=x, y=y, out=out, rows=rows.numel(), dim=x.shape[-1], settings=settings)
+        core.kernels.mrn_forward(x=x, y=y, out=out, rows=rows.numel(), dim=x.shape[-1], settings=MrnSettings(*settings))
     return out
 
 
 def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
-    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
     if x.numel():
         core.kernels.mrn_backward(
             grad_out=grad_out, x=x, y=y, grad_x=grad_x, grad_y=grad_y,
@@ -29,21 +28,19 @@ def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Ten
 
 
 def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
-    settings = MrnSettings(*settings)
-    batch, num_x, dim = x.shape
-    pairs = batch, num_x, y.shape[1]
-    out = x.new_empty((*pairs, settings.num_components) if settings.reduction == "none" else pairs)
+    out = definition.mrn_pairwise_forward_outputs(x, y, *settings)
     if out.numel():
         core.kernels.mrn_pairwise_forward(
-            x=x, y=y, out=out, batch=batch, num_x=num_x, num_y=y.shape[1], dim=dim, settings=settings
-        )
+            x=x, y=y, out=out,
+            batch=x.shape[0], num_x=x.shape[1], num_y=y.shape[1], dim=x.shape[2], settings=MrnSettings(*settings),
+        )  # fmt: skip
     return out
 
 
 def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     if not grad_out.numel():
         return torch.zeros_like(x), torch.zeros_like(y)
-    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
     core.kernels.mrn_pairwise_backward(
         grad_out=grad_out, x=x, y=y, grad_x=grad_x, grad_y=grad_y,
         batch=x.shape[0], num_x=x.shape[1], num_y=y.shape[1], dim=x.shape[2], settings=MrnSettings(*settings),

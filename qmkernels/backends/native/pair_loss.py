@@ -5,22 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...definitions.pair_loss import PairLossSettings, PairLossStats
+from ...definitions import pair_loss as definition
+from ...definitions.pair_loss import PairLossSettings
 from . import core
 
 
 def pair_loss_forward(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    settings = PairLossSettings(*settings)
-    loss, stats = distance.new_empty(()), distance.new_empty(len(PairLossStats._fields))
+    loss, stats, row_sums, column_sums = definition.pair_loss_forward_outputs(distance, after, log_discounts, *settings)
     batch, rows, columns = distance.shape
-    row_sums = distance.new_empty((batch, rows) if settings.kind in ("forward", "symmetric") else 0)
-    column_sums = distance.new_empty((batch, rows) if settings.kind in ("backward", "symmetric") else 0)
     core.kernels.pair_loss_forward(
         distance=distance, after=after, log_discounts=log_discounts,
         loss=loss, stats=stats, row_sums=row_sums, column_sums=column_sums,
-        batch=batch, rows=rows, columns=columns, settings=settings,
+        batch=batch, rows=rows, columns=columns, settings=PairLossSettings(*settings),
     )  # fmt: skip
     return loss, stats, row_sums, column_sums
 

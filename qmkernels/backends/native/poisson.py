@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ...definitions import poisson as definition
 from . import core
 
 
 def poisson_forward(a: Tensor, b: Tensor, comparison: str) -> Tensor:
-    out = torch.empty_like(a)
+    out = definition.poisson_forward_outputs(a, b, comparison)
     if out.numel():
         core.kernels.poisson_forward(a=a, b=b, out=out, count=a.numel(), comparison=comparison)
     return out
 
 
 def poisson_backward(grad_out: Tensor, a: Tensor, b: Tensor, comparison: str) -> tuple[Tensor, Tensor]:
-    grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
+    grad_a, grad_b = definition.poisson_backward_outputs(grad_out, a, b, comparison)
     if a.numel():
         core.kernels.poisson_backward(
             grad_out=grad_out, a=a, b=b, grad_a=grad_a, grad_b=grad_b, count=a.numel(), comparison=comparison

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...definitions import pqe as definition
 from . import core
 
 # The weights' gradient is added up by groups of rows: few groups are few partial sums, many fill a device.
@@ -14,7 +15,7 @@ _FEWEST_ROWS_PER_GROUP = 4
 
 def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
-    out = x.new_empty((*rows, num_components) if weights is None else rows)
+    out = definition.pqe_forward_outputs(x, y, weights, dim_per_component)
     if out.numel():
         core.kernels.pqe_forward(
             x=x, y=y, weights=weights, out=out,
@@ -41,7 +42,7 @@ def pqe_backward(
 
 def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     pairs, num_components = (x.shape[0], x.shape[1], y.shape[1]), x.shape[-1] // dim_per_component
-    out = x.new_empty((*pairs, num_components) if weights is None else pairs)
+    out = definition.pqe_pairwise_forward_outputs(x, y, weights, dim_per_component)
     if out.numel():
         core.kernels.pqe_pairwise_forward(
             x=x, y=y, weights=weights, out=out, batch=pairs[0], num_x=pairs[1], num_y=pairs[2],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ...definitions import temporal_consistency as definition
 from . import core
 
 
@@ -12,8 +12,7 @@ def temporal_consistency_forward(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     steps, batch, dim = predicted.shape
-    loss, similarity = predicted.new_empty(()), predicted.new_empty(steps)
-    slopes = predicted.new_empty(2, steps, batch)
+    loss, similarity, slopes = definition.temporal_consistency_forward_outputs(predicted, target, mask, discount)
     core.kernels.temporal_consistency_forward(
         predicted=predicted, target=target, mask=mask, loss=loss, similarity=similarity, slopes=slopes,
         steps=steps, batch=batch, dim=dim, discount=discount,
@@ -22,7 +21,7 @@ def temporal_consistency_forward(
 
 
 def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
-    grad_predicted = torch.empty_like(predicted)
+    grad_predicted = definition.temporal_consistency_backward_outputs(grad_loss, slopes, predicted, target)
     core.kernels.temporal_consistency_backward(
         grad_loss=grad_loss, slopes=slopes, predicted=predicted, target=target, grad_predicted=grad_predicted,
         rows=slopes.numel() // 2, dim=predicted.shape[-1],

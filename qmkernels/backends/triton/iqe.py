@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .iqe_common import finite_or_nan, highest_of, needs_largest, reduced, tile_for, weights_of
+from ...definitions import iqe as definition
+from .iqe_common import finite_or_nan, highest_of, reduced, tile_for, weights_of
 from .iqe_pairwise import iqe_pairwise_backward, iqe_pairwise_forward
 
 __all__ = ["iqe_backward", "iqe_forward", "iqe_pairwise_backward", "iqe_pairwise_forward"]
@@ -201,11 +202,7 @@ def iqe_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
     num_rows = rows.numel()
-    out = x.new_empty((*rows, num_components) if reduction == "none" else rows)
-    num_bytes = (2 * dim_per_component + 7) // 8
-    ends = x.new_empty((*rows, num_components, num_bytes) if keep else 0, dtype=torch.uint8)
-    largest = x.new_empty(rows if keep and needs_largest(reduction) else 0, dtype=torch.int32)
-    spread = x.new_empty(rows if keep and reduction == "maxmean" else 0)
+    out, ends, largest, spread = definition.iqe_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
     if num_rows * num_components == 0:
         return out, ends, largest, spread
     block_rows, block_c, block_k = forward_tile(num_components, dim_per_component)
@@ -236,7 +233,7 @@ def iqe_backward(
 ) -> tuple[Tensor, Tensor]:
     rows, num_components = ends.shape[:-2], ends.shape[-2]
     num_rows, size = rows.numel(), num_components * dim_per_component
-    grad_x, grad_y = grad_out.new_empty((*rows, size)), grad_out.new_empty((*rows, size))
+    grad_x, grad_y = definition.iqe_backward_outputs(grad_out, ends, largest, max_weight, dim_per_component, reduction)
     if num_rows * size == 0:
         return grad_x, grad_y
     block_rows, block_c, block_k = forward_tile(num_components, dim_per_component)

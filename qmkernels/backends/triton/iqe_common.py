@@ -61,10 +61,6 @@ def reduced(total, greatest, max_weight_ptr, num_components, REDUCTION: tl.const
     return out
 
 
-def needs_largest(reduction: str) -> bool:
-    return reduction in ("max", "maxmean", "spread")
-
-
 def highest_of(tensor: Tensor) -> float:
     return torch.finfo(tensor.dtype).max
 

@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .iqe_common import NAN, finite, highest_of, needs_largest, reduced, tile_for, weights_of
+from ...definitions import iqe as definition
+from .iqe_common import NAN, finite, highest_of, reduced, tile_for, weights_of
 
 
 @triton.jit
@@ -188,10 +189,9 @@ def iqe_pairwise_forward(
     x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
 ) -> tuple[Tensor, Tensor]:
     num_components = x.shape[-1] // dim_per_component
-    pairs = batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
-    out = x.new_empty(*pairs, num_components) if reduction == "none" else x.new_empty(pairs)
-    keep = keep and needs_largest(reduction)
-    largest = x.new_empty(pairs if keep else 0, dtype=torch.int32)
+    batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
+    out, largest = definition.iqe_pairwise_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
+    keep = keep and definition.keeps_largest(reduction)
     if out.numel() == 0:
         return out, largest
     block_x, block_y = pairwise_forward_tile(num_x, num_y, x.element_size())

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...definitions import mrn as definition
 from ...definitions.mrn import MrnSettings
 from .component_tiles import component_offsets, component_tile
 from .mrn_common import constants, gradient_by_x, split_sums, symmetric_part
@@ -107,7 +108,7 @@ def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     settings = MrnSettings(*settings)
     rows, num_components = x.shape[:-1], settings.num_components
     num_rows = rows.numel()
-    out = x.new_empty((*rows, num_components) if settings.reduction == "none" else rows)
+    out = definition.mrn_forward_outputs(x, y, *settings)
     if num_rows == 0:
         return out
     size = x.shape[-1] // num_components

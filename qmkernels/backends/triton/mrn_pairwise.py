@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...definitions import mrn as definition
 from ...definitions.mrn import MrnSettings
 from .component_tiles import ROWS_A_PART, component_offsets, own_rows, own_tile, pair_tile, pairs_of_program
 from .iqe_common import NAN
@@ -150,8 +151,8 @@ def mrn_pairwise_backward_kernel(
 
 def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     settings = MrnSettings(*settings)
-    pairs = batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
-    out = x.new_empty((*pairs, settings.num_components) if settings.reduction == "none" else pairs)
+    batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
+    out = definition.mrn_pairwise_forward_outputs(x, y, *settings)
     if out.numel() == 0:
         return out
     block_x, block_y = pair_tile(num_x, num_y, x.element_size())

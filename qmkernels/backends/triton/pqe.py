@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...definitions import pqe as definition
 from .component_tiles import component_offsets, component_tile
 from .pqe_common import component_of, gradient_by_x, mean_exceeding
 from .pqe_pairwise import pqe_pairwise_backward, pqe_pairwise_forward
@@ -94,7 +95,7 @@ def pqe_backward_kernel(
 def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
     num_rows = rows.numel()
-    out = x.new_empty((*rows, num_components) if weights is None else rows)
+    out = definition.pqe_forward_outputs(x, y, weights, dim_per_component)
     if num_rows == 0:
         return out
     tile = component_tile(num_components, dim_per_component)

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...definitions import pqe as definition
 from .component_tiles import ROWS_A_PART, component_offsets, own_rows, own_tile, pair_tile, pairs_of_program
 from .iqe_common import NAN
 from .pqe_common import component_of, gradient_by_x, mean_exceeding
@@ -129,8 +130,8 @@ def pqe_pairwise_backward_kernel(
 
 def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     num_components = x.shape[-1] // dim_per_component
-    pairs = batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
-    out = x.new_empty((*pairs, num_components) if weights is None else pairs)
+    batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
+    out = definition.pqe_pairwise_forward_outputs(x, y, weights, dim_per_component)
     if out.numel() == 0:
         return out
     block_x, block_y = pair_tile(num_x, num_y, x.element_size())
