@@ -42,7 +42,13 @@ def main() -> int:
         print(f"{options.readme} does not exist.", file=sys.stderr)
         return 1
     before = options.readme.read_text()
-    makers = {"iqe": iqe_tables, "ops": ops_tables, "agents": agents_table, "training_step": training_step_table}
+    makers = {
+        "iqe": iqe_tables,
+        "ops": ops_tables,
+        "agents": agents_table,
+        "training_step": training_step_table,
+        "overhead": overhead_table,
+    }
     after, count = replace_blocks(before, {name: make(options.results) for name, make in makers.items()})
     if count != len(makers):
         wanted = ", ".join(f"<!-- results:{name} -->" for name in makers)
@@ -217,6 +223,29 @@ def training_step_table(results: Path) -> str:
         cells = [next(iter(case.values()))["case"], *(step_cell(case, name) for name in ("ours", *others))]
         share = case.get("ceiling", {}).get("times_ours")
         lines.append(f"| {' | '.join(cells)} | {f'{100 * float(share):.0f}%' if share else ''} |")
+    return "\n".join([*lines, "", *(provenance(run) for run in runs.values()), ""])
+
+
+def overhead_table(results: Path) -> str:
+    """What a call costs beside its arithmetic, measured by measure_overhead.py: each case at each commit."""
+    path = results / "overhead_cpu.csv"
+    if not path.exists():
+        return "No measurements are stored yet.\n"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    latest = {(row["case"], row["commit"]): row for row in rows}
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
+    lines = [
+        "CPU time of one call, forward and backward, of two rows of 16 values, divided by that of an "
+        "`autograd.Function` that only allocates its results; one thread, taking turns.",
+        "",
+        f"| call | {' | '.join(commits)} |",
+        f"|---|{'--:|' * len(commits)}",
+    ]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        cells = (latest[case, commit]["times_empty"] if (case, commit) in latest else "" for commit in commits)
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    runs = {row["commit"]: row for row in rows}
     return "\n".join([*lines, "", *(provenance(run) for run in runs.values()), ""])
 
 
