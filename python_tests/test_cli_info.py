@@ -207,7 +207,8 @@ def test_the_results_tables_come_from_the_last_run_and_check_finds_a_stale_readm
         return tables.main()
 
     assert run() == 1  # a block is missing
-    readme.write_text(readme.read_text().replace("after", "<!-- results:training_step -->\n<!-- /results -->\nafter"))
+    others = "".join(f"<!-- results:{name} -->\n<!-- /results -->\n" for name in ("training_step", "overhead"))
+    readme.write_text(readme.read_text().replace("after", f"{others}after"))
     assert run("--check") == 1
     assert run() == 0
     assert run("--check") == 0
@@ -246,3 +247,16 @@ def test_the_table_of_agents_has_every_seed_and_every_way_to_act(tmp_path):
     success = "actor 0.50 / 0.75; mppi 1.00 / 1.00"
     assert f"| `qmkernels train qrl --env Some-v0` | {success} |  | 0.25 / 0.25 | 4,000 | 1,500 | 1.5 |" in text
     assert "Run at commit abc with `--seed` 0, 1 by" in text
+
+
+def test_the_table_of_overheads_has_the_last_run_of_every_commit(tmp_path):
+    tables = load_tables()
+    run = {"date": "2026-01-01", "machine": "m", "cores": 2, "threads": 1, "python": "3", "torch": "2", "isa": "avx2"}
+    run |= {"command": "c", "load_average": "0", "qmkernels": "0", "rounds": 1, "case": "iqe", "median_us": "1"}
+    rows = [{**run, "commit": commit, "times_empty": times} for commit, times in (("a", "3"), ("a", "2"), ("b", "1.5"))]
+    with (tmp_path / "overhead_cpu.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    text = tables.overhead_table(tmp_path)
+    assert "| call | a | b |" in text and "| iqe | 2 | 1.5 |" in text
