@@ -627,7 +627,7 @@ def run_case(seed: int, number: int) -> str:
             expected = _run(case, upstreams, None)
         _compare(op, case, draw, actual, expected, upstreams)
     except Exception as error:
-        isa = qm.backends.native.isa_in_use()
+        isa = qm.backends.native.core.isa_in_use()
         raise AssertionError(
             f"{error if isinstance(error, AssertionError) else repr(error)}\n{describe(op, draw, case)}\n"
             f"repeat: python python_tests/fuzz.py --seed {seed} --case {number} --isa {isa}"
@@ -682,7 +682,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.isa:
         os.environ["QMKERNELS_ISA"] = given.isa  # read at the first call of a kernel
-    print(f"fuzz: {qm.backends.native.isa_in_use()}, seed {given.seed}", flush=True)
+    print(f"fuzz: {qm.backends.native.core.isa_in_use()}, seed {given.seed}", flush=True)
     if given.threads:
         print(f"{run_threads(given.threads, given.seconds or 10, given.seed)} cases in {given.threads} threads agree")
         return 0
