@@ -78,7 +78,7 @@ QMK_INLINE V from_bits(Bits bits) {
     return value;
 }
 
-// The bits of a V as an unsigned integer, or a vector of them: far below `lowest` their sums wrap round.
+// The bits of a V as an unsigned integer, or a vector of them: what is done to bits that are no result wraps round.
 template <class T, class V>
 struct Words;
 template <class T>
@@ -156,10 +156,10 @@ QMK_INLINE V square_root(V x) {
 // Of normal positive numbers.
 template <class V>
 QMK_INLINE V logarithm(V x) {
-    using Bits = decltype(x < x);
+    using Bits = typename Words<double, V>::Type;
     // The bits of sqrt(1/2): what is taken off the exponent leaves 1 + f in [sqrt(1/2), sqrt(2)).
     const Bits bits = from_bits<Bits>(x), root_half = 0x3fe6a09e667f3bcd - Bits{};
-    const Bits exponent = (bits - root_half) >> 52;
+    const Bits exponent = from_bits<Bits>(from_bits<decltype(x < x)>(bits - root_half) >> 52);  // keeps the sign
     const V f = from_bits<V>(bits - (exponent << 52)) - 1.0;
     // exponent + magic by bits: no conversion of 64-bit integers before AVX-512.
     const V magic = 0x1.8p52 - V{};
