@@ -94,32 +94,83 @@ static void the_scans_find_length_and_ends(int size) {
     }
 }
 
+// Rows and columns beyond a tile, a strip and a block, against each pair on its own, from one and from three threads.
 template <class T>
-static void threads_do_not_change_results(const IqeCpu<T>& kernels) {
-    const int64_t num_x = 37, num_y = 150, num_components = 5, size = 9, dim = num_components * size;
+static void pairwise_equals_its_pairs(const IqeCpu<T>& kernels, int64_t num_x, int64_t num_y, int64_t num_components,
+                                      int64_t size, Reduction reduction) {
+    const int64_t dim = num_components * size, pairs = num_x * num_y;
+    const int64_t items = reduction == Reduction::none ? num_components : 1;
     std::mt19937 random(7);
     std::normal_distribution<T> normal;
-    std::vector<T> x(num_x * dim), y(num_y * dim), grad(num_x * num_y);
+    std::vector<T> x(num_x * dim), y(num_y * dim), grad(pairs * items);
     for (auto* values : {&x, &y, &grad})
         for (auto& value : *values) value = normal(random);
-    const IqePairwiseShape shape{1, num_x, num_y, num_components, size};
     const T weight = T(0.3);
+
+    std::vector<T> pairs_x, pairs_y, expected(pairs * items), spread(pairs), grad_x(pairs * dim), grad_y(pairs * dim);
+    for (int64_t i = 0; i < num_x; ++i)
+        for (int64_t j = 0; j < num_y; ++j) {
+            pairs_x.insert(pairs_x.end(), &x[i * dim], &x[i * dim] + dim);
+            pairs_y.insert(pairs_y.end(), &y[j * dim], &y[j * dim] + dim);
+        }
+    std::vector<uint8_t> ends(pairs * num_components * ((2 * size + 7) / 8));
+    std::vector<int32_t> largest(pairs);
+    const IqeShape shape{pairs, num_components, size};
+    kernels.forward(pairs_x.data(), pairs_y.data(), &weight, expected.data(), ends.data(), largest.data(),
+                    spread.data(), shape, reduction, 1);
+    kernels.backward(grad.data(), ends.data(), largest.data(), &weight, grad_x.data(), grad_y.data(), shape, reduction,
+                     1);
+    std::vector<double> sums((num_x + num_y) * dim);
+    double of_weight = 0;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+        for (int64_t d = 0; d < dim; ++d) {
+            sums[pair / num_y * dim + d] += double(grad_x[pair * dim + d]);
+            sums[(num_x + pair % num_y) * dim + d] += double(grad_y[pair * dim + d]);
+        }
+        if (reduction == Reduction::maxmean) of_weight += double(grad[pair]) * double(spread[pair]);
+    }
+
+    const std::string sizes = std::to_string(num_x) + " x " + std::to_string(num_y) + ", " +
+                              std::to_string(num_components) + " components of " + std::to_string(size);
+    const double tolerance = sizeof(T) == 4 ? 1e-4 : 1e-12;
+    const IqePairwiseShape pairwise{1, num_x, num_y, num_components, size};
     std::vector<std::vector<T>> results;
     for (int threads : {1, 3}) {
-        const int64_t bytes = std::max(kernels.pairwise_workspace(shape, Reduction::maxmean, false),
-                                       kernels.pairwise_workspace(shape, Reduction::maxmean, true));
+        const int64_t bytes = std::max(kernels.pairwise_workspace(pairwise, reduction, false),
+                                       kernels.pairwise_workspace(pairwise, reduction, true));
         void* workspace = std::aligned_alloc(64, bytes);
-        std::vector<T> out(num_x * num_y), grad_x(num_x * dim), grad_y(num_y * dim), partial(num_components * num_x);
-        std::vector<int32_t> largest(num_x * num_y);
-        kernels.pairwise_forward(x.data(), y.data(), &weight, out.data(), largest.data(), workspace, shape,
-                                 Reduction::maxmean, threads);
-        kernels.pairwise_backward(grad.data(), x.data(), y.data(), largest.data(), &weight, grad_x.data(),
-                                  grad_y.data(), partial.data(), workspace, shape, Reduction::maxmean, threads);
+        std::vector<T> out(pairs * items), grads((num_x + num_y) * dim), partial(num_components * num_x);
+        const bool weighted = reduction == Reduction::maxmean;
+        kernels.pairwise_forward(x.data(), y.data(), &weight, out.data(), largest.data(), workspace, pairwise,
+                                 reduction, threads);
+        kernels.pairwise_backward(grad.data(), x.data(), y.data(), largest.data(), &weight, grads.data(),
+                                  grads.data() + num_x * dim, weighted ? partial.data() : nullptr, workspace, pairwise,
+                                  reduction, threads);
         std::free(workspace);
-        for (auto* part : {&grad_x, &grad_y, &partial}) out.insert(out.end(), part->begin(), part->end());
+        double error = 0, partial_sum = 0;
+        for (int64_t i = 0; i < pairs * items; ++i)
+            error = std::max(error, std::fabs(double(out[i]) - double(expected[i])));
+        for (size_t i = 0; i < sums.size(); ++i) error = std::max(error, std::fabs(double(grads[i]) - sums[i]));
+        for (const T part : partial) partial_sum += double(part);
+        error = std::max(error, std::fabs(partial_sum - of_weight) / double(pairs));
+        check(error <= tolerance, "pairwise equals its pairs, " + sizes);
+        out.insert(out.end(), grads.begin(), grads.end());
+        out.insert(out.end(), partial.begin(), partial.end());
         results.push_back(out);
     }
-    check(results[0] == results[1], "results from one and from three threads");
+    check(results[0] == results[1], "results from one and from three threads, " + sizes);
+}
+
+template <class T>
+static void all_pairwise(const IqeCpu<T>& kernels) {
+    for (const Reduction reduction : {Reduction::none, Reduction::sum, Reduction::maxmean}) {
+        for (const int64_t size : {1, 3, 8, 9, 130}) {
+            pairwise_equals_its_pairs(kernels, 19, 43, 3, size, reduction);
+            pairwise_equals_its_pairs(kernels, 2, 5, 2, size, reduction);
+        }
+        pairwise_equals_its_pairs(kernels, 37, 333, 2, 8, reduction);
+        pairwise_equals_its_pairs(kernels, 150, 37, 5, 9, reduction);
+    }
 }
 
 int main(int, char** arguments) {
@@ -130,7 +181,7 @@ int main(int, char** arguments) {
     the_unrolled_network_equals_the_loop<16>();
     the_unrolled_network_equals_the_loop<32>();
     for (int size : {1, 2, 3, 4, 7, 8, 16, 31, 60}) the_scans_find_length_and_ends(size);
-    threads_do_not_change_results(qmk::QMK_TARGET::iqe_float);
-    threads_do_not_change_results(qmk::QMK_TARGET::iqe_double);
+    all_pairwise(qmk::QMK_TARGET::iqe_float);
+    all_pairwise(qmk::QMK_TARGET::iqe_double);
     return report();
 }
