@@ -251,6 +251,10 @@ QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
 
 template <class T>
 QMK_INLINE void load_columns(const T* rows, int64_t row_stride, int last_row, int num_columns, Lanes<T>* out) {
+    if (row_stride == 1 && num_columns == 1 && last_row == num_lanes<T> - 1) {  // nothing to transpose
+        out[0] = load<Lanes<T>>(rows);
+        return;
+    }
     const auto row = [&](int lane) { return rows + (lane < last_row ? lane : last_row) * row_stride; };
     int column = 0;
 #ifdef QMK_HAS_SHUFFLE
