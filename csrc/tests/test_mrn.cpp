@@ -48,8 +48,9 @@ static double component(const double* x, const double* y, int64_t size, const Mr
 }
 
 template <class T>
-static void kernels_equal_the_formula(const MrnCpu<T>& kernels, const MrnForm& form, int64_t size, double tolerance) {
-    const int64_t num_x = 14, num_y = 37, dim = form.num_components * size;
+static void kernels_equal_the_formula(const MrnCpu<T>& kernels, const MrnForm& form, int64_t num_x, int64_t num_y,
+                                      int64_t size, double tolerance) {
+    const int64_t dim = form.num_components * size;
     std::mt19937 random{unsigned(size)};
     std::normal_distribution<T> normal;
     std::vector<T> x(num_x * dim), y(num_y * dim), grad_out(num_x * num_y);
@@ -112,8 +113,12 @@ int main(int, char** arguments) {
     };
     for (const MrnForm& form : forms)
         for (int64_t size : {1, 2, 7, 16, 45, 64}) {
-            kernels_equal_the_formula(qmk::QMK_TARGET::mrn_float, form, size, 2e-5);
-            kernels_equal_the_formula(qmk::QMK_TARGET::mrn_double, form, size, 1e-11);
+            kernels_equal_the_formula(qmk::QMK_TARGET::mrn_float, form, 14, 37, size, 2e-5);
+            kernels_equal_the_formula(qmk::QMK_TARGET::mrn_double, form, 14, 37, size, 1e-11);
         }
+    for (const MrnForm& form : forms) {  // more rows than a task, a tile and a block of lanes hold
+        kernels_equal_the_formula(qmk::QMK_TARGET::mrn_float, form, 107, 109, 12, 5e-5);
+        kernels_equal_the_formula(qmk::QMK_TARGET::mrn_double, form, 107, 109, 12, 1e-11);
+    }
     return report();
 }
