@@ -72,7 +72,7 @@ void forward_tiles(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, i
                     IqeLength<Lanes<T>, FusedAddDifference> scan[vectors];
                     for (int v = 0; v < vectors; ++v) scan[v] = {broadcast(-Limits<T>::highest), Lanes<T>{}};
                     for (int64_t k = 0; k < size; ++k) {
-                        const Lanes<T> from = broadcast(values[k]);
+                        const Lanes<T> from = load_broadcast(values + k);
                         const T* to = component_columns + offsets[k];
                         for (int v = 0; v < vectors; ++v) scan[v].add(from, load<Lanes<T>>(to + v * n));
                     }
@@ -180,23 +180,44 @@ QMK_INLINE void load_pair_gradients(const PairGradients<T>& pairs, int64_t row, 
     }
 }
 
+// Adds to totals[k] the gradients of the lanes where k is a left end, for each k of a row's component in ascending
+// order of its values. Four operations a vector.
+template <class T, int vectors, class Scan, int... k>
+QMK_INLINE void scan_left_ends(Sequence<k...>, const T* values, const int32_t* offsets, const T* block_columns,
+                               const Lanes<T>* grad, Scan* scan, Lanes<T>* totals) {
+    const auto step = [&](Lanes<T> from, const T* to, Lanes<T>& all) __attribute__((always_inline)) {
+        asm("" : "+r"(to));  // else the compiler keeps the addresses of all steps, more than there are registers
+        Lanes<T> total = all;
+        for (int v = 0; v < vectors; ++v) {
+            const auto starts = scan[v].add(from, in_register(load<Lanes<T>>(to + v * num_lanes<T>)));
+            total = starts ? total + grad[v] : total;
+        }
+        all = total;
+    };
+    (step(load_broadcast(values + k), block_columns + offsets[k], totals[k]), ...);
+}
+
 // grad_rows[i, k] = sign * sum over j of the pair's gradient where row i's k is a left end. With `partial_spread`, also
-// the sums over j of grad_out * (max - mean), component by component.
-template <class T, int vectors, bool with_spread>
-void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, int64_t size,
+// the sums over j of grad_out * (max - mean), component by component. K is the size of a component, whose totals are
+// then registers, or 0 for any size.
+template <class T, int vectors, bool with_spread, int K>
+void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, int64_t any_size,
                         PairGradients<T> pairs, T sign, T* grad_rows, T* partial_spread, int threads) {
     using Scan =
         std::conditional_t<with_spread, IqeLeftEndsAndLength<Lanes<T>, FusedAddDifference>, IqeLeftEnds<Lanes<T>>>;
     constexpr int n = num_lanes<T>, width = vectors * n;
-    // A tile's totals, a vector for each row and k, stay in the first-level cache; and so do the component's columns.
-    constexpr int64_t totals_per_tile = 128;
+    // A tile's totals, a vector for each row and k, stay in the first-level cache; and so do a component's columns of a
+    // few blocks while all rows of the tile are scanned.
+    constexpr int64_t totals_per_tile = 128, blocks_per_strip = 4;
+    const int64_t size = K ? K : any_size;
     const int64_t rows_per_tile = size < totals_per_tile ? totals_per_tile / size : 1;
     const int64_t num_row_tiles = (num_rows + rows_per_tile - 1) / rows_per_tile;
     const int64_t num_components = pairs.num_components, dim = num_components * size;
     const int wanted_threads = threads_for(num_rows * pairs.num_columns * dim, 1 << 16, threads);
 
     parallel_for(num_components * num_row_tiles, wanted_threads, [=](int64_t task) {
-        const int64_t c = task / num_row_tiles, first_row = task % num_row_tiles * rows_per_tile;
+        // Components one after another: the upstream gradient of a tile's rows stays in the second-level cache.
+        const int64_t c = task % num_components, first_row = task / num_components * rows_per_tile;
         const int64_t end_row = first_row + rows_per_tile < num_rows ? first_row + rows_per_tile : num_rows;
         const int64_t num_totals = (end_row - first_row) * size;
         const auto memory = scratch<(totals_per_tile + n) * sizeof(Lanes<T>)>(
@@ -205,28 +226,33 @@ void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_ro
         for (int64_t i = 0; i < num_totals + n - 1; ++i) tile_totals[i] = Lanes<T>{};
         for (auto& total : spread_totals) total = Lanes<T>{};
 
-        for (int64_t row = first_row; row < end_row; ++row) {
-            const T* values = sorted.values + row * dim + c * size;
-            const int32_t* offsets = sorted.offsets + row * dim + c * size;
-            Lanes<T>* totals = tile_totals + (row - first_row) * size;
-            for (int64_t block = 0; block < columns.num_blocks; ++block) {
-                const T* block_columns = columns.values + (c * columns.num_blocks + block) * size * width;
-                Lanes<T> grad[vectors], spread_grad[vectors]{};
-                load_pair_gradients<T, vectors>(pairs, row, block * width, c, grad, spread_grad);
-                Scan scan[vectors]{};
-                for (int v = 0; v < vectors; ++v) scan[v].furthest = broadcast(-Limits<T>::highest);
-                for (int64_t k = 0; k < size; ++k) {
-                    const Lanes<T> from = broadcast(values[k]);
-                    const T* to = block_columns + offsets[k];
-                    Lanes<T> total = totals[k];
-                    for (int v = 0; v < vectors; ++v) {
-                        const auto starts = scan[v].add(from, load<Lanes<T>>(to + v * n));
-                        total = starts ? total + grad[v] : total;
-                    }
-                    totals[k] = total;
+        for (int64_t first_block = 0; first_block < columns.num_blocks; first_block += blocks_per_strip) {
+            const int64_t end_block = first_block + blocks_per_strip < columns.num_blocks
+                                          ? first_block + blocks_per_strip
+                                          : columns.num_blocks;
+            for (int64_t row = first_row; row < end_row; ++row) {
+                const T* values = sorted.values + row * dim + c * size;
+                const int32_t* offsets = sorted.offsets + row * dim + c * size;
+                Lanes<T>*row_totals = tile_totals + (row - first_row) * size, totals[K ? K : 1];
+                for (int k = 0; k < K; ++k) totals[k] = row_totals[k];
+                for (int64_t block = first_block; block < end_block; ++block) {
+                    const T* block_columns = columns.values + (c * columns.num_blocks + block) * size * width;
+                    Lanes<T> grad[vectors], spread_grad[vectors]{};
+                    load_pair_gradients<T, vectors>(pairs, row, block * width, c, grad, spread_grad);
+                    Scan scan[vectors]{};
+                    for (int v = 0; v < vectors; ++v) scan[v].furthest = in_register(broadcast(-Limits<T>::highest));
+                    if constexpr (K != 0)
+                        scan_left_ends<T, vectors>(typename MakeSequence<K>::type{}, values, offsets, block_columns,
+                                                   grad, scan, totals);
+                    else
+                        for (int64_t k = 0; k < size; ++k)
+                            scan_left_ends<T, vectors>(Sequence<0>{}, values + k, offsets + k, block_columns, grad,
+                                                       scan, row_totals + k);
+                    if constexpr (with_spread)
+                        for (int v = 0; v < vectors; ++v)
+                            spread_totals[row - first_row] += spread_grad[v] * scan[v].length;
                 }
-                if constexpr (with_spread)
-                    for (int v = 0; v < vectors; ++v) spread_totals[row - first_row] += spread_grad[v] * scan[v].length;
+                for (int k = 0; k < K; ++k) row_totals[k] = totals[k];
             }
         }
 
@@ -289,9 +315,11 @@ void side_gradient(Side<T> rows, Side<T> others, int64_t size, Workspace& worksp
     pack_columns(others, num_components, size, columns, threads);
     const auto gradients = [&](auto with_spread) {
         constexpr bool spread = decltype(with_spread)::value;
-        return vectors == 4   ? left_end_gradients<T, 4, spread>
-               : vectors == 2 ? left_end_gradients<T, 2, spread>
-                              : left_end_gradients<T, 1, spread>;
+        constexpr int unrolled = spread ? 0 : 8;  // with the lengths there are not registers enough
+        if (size == unrolled && vectors == 4) return left_end_gradients<T, 4, spread, unrolled>;
+        return vectors == 4   ? left_end_gradients<T, 4, spread, 0>
+               : vectors == 2 ? left_end_gradients<T, 2, spread, 0>
+                              : left_end_gradients<T, 1, spread, 0>;
     };
     const auto run = partial_spread ? gradients(std::true_type{}) : gradients(std::false_type{});
     run(sorted, columns, rows.count, size, pairs, -rows.sign, grad_rows, partial_spread, threads);

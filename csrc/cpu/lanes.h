@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../math/iqe.h"
 
@@ -38,6 +39,21 @@ QMK_INLINE Lanes<T> broadcast(T value) {
     return value - Lanes<T>{};
 }
 
+// The number at `from` in every lane. It is read as bits: Zen 4 broadcasts a float to 64 bytes in a unit that maxima
+// and comparisons wait for, and an integer on its way from the cache.
+template <class T>
+QMK_INLINE Lanes<T> load_broadcast(const T* from) {
+#if QMK_LANE_BYTES == 64
+    std::conditional_t<sizeof(T) == 4, int32_t, int64_t> bits;
+    __builtin_memcpy(&bits, from, sizeof(T));
+    IndexLanes<T> lanes = bits - IndexLanes<T>{};
+    asm("" : "+v"(lanes));
+    return (Lanes<T>)lanes;
+#else
+    return broadcast(*from);
+#endif
+}
+
 #if defined(__FMA__)
 // For scans that do nothing but maxima and additions: additions as multiply-adds by a one that the compiler cannot see.
 // The same numbers, but processors that take maxima and additions in the same units (Zen 4) do these in others, half as
@@ -63,6 +79,16 @@ QMK_INLINE V rounded(V product) {
     asm("" : "+w"(product));
 #endif
     return product;
+}
+
+// For a vector used more than once: 64 bytes take the whole of a cycle's loads, so they are not to be loaded again as
+// an operand of each use.
+template <class V>
+QMK_INLINE V in_register(V vector) {
+#if QMK_LANE_BYTES == 64
+    asm("" : "+v"(vector));
+#endif
+    return vector;
 }
 
 template <class Vector, class T>
@@ -266,6 +292,10 @@ struct SumOfVectors {
 
 template <class T>
 QMK_INLINE void load_columns(const T* rows, int64_t row_stride, int last_row, int num_columns, Lanes<T>* out) {
+    if (row_stride == 1 && num_columns == 1 && last_row == num_lanes<T> - 1) {  // nothing to transpose
+        out[0] = load<Lanes<T>>(rows);
+        return;
+    }
     const auto row = [&](int lane) { return rows + (lane < last_row ? lane : last_row) * row_stride; };
     int column = 0;
 #ifdef QMK_HAS_SHUFFLE

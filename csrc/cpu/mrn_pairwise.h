@@ -52,16 +52,23 @@ bool all_finite(const T* values, int64_t count, int threads) {
 #pragma omp parallel for reduction(&& : finite) num_threads(threads) if (threads > 1 && tasks > 1)
     for (int64_t task = 0; task < tasks; ++task) {
         const int64_t end = (task + 1) * per_task < count ? (task + 1) * per_task : count;
-        T sum = 0;  // of zeros, or NaN
-        for (int64_t i = task * per_task; i < end; ++i) sum = sum + (values[i] - values[i]);
+        constexpr int n = num_lanes<T>;
+        Lanes<T> sums{};  // of zeros, or NaN
+        int64_t i = task * per_task;
+        for (; i + n <= end; i += n) {
+            const auto here = load<Lanes<T>>(values + i);
+            sums += here - here;
+        }
+        T sum = sum_of_lanes<T>(sums);
+        for (; i < end; ++i) sum += values[i] - values[i];
         finite = finite && sum == T(0);
     }
     return finite;
 }
 
 template <class T, bool lanes_are_x>
-QMK_INLINE Lanes<T> difference(T row, Lanes<T> lane) {
-    return lanes_are_x ? lane - row : row - lane;
+QMK_INLINE Lanes<T> difference(const T* row, Lanes<T> lane) {
+    return lanes_are_x ? lane - *row : load_broadcast(row) - lane;
 }
 
 // `largest` of R rows and V blocks over a part of a component; row and lanes point at the component's first value.
@@ -72,7 +79,7 @@ QMK_INLINE void find_largest(const T* row, int64_t stride, const T* lanes, int64
         for (int v = 0; v < V; ++v) {
             const auto lane = load<Lanes<T>>(lanes + v * block_stride + d * num_lanes<T>);
             for (int r = 0; r < R; ++r) {
-                const auto here = difference<T, lanes_are_x>(row[r * stride + d], lane);
+                const auto here = difference<T, lanes_are_x>(row + r * stride + d, lane);
                 largest[r][v] = finite ? maximum(largest[r][v], here) : largest_or_nan(largest[r][v], here);
             }
         }
@@ -80,7 +87,7 @@ QMK_INLINE void find_largest(const T* row, int64_t stride, const T* lanes, int64
 
 // The difference that the symmetric part squares. Few forms shift it, and an addition is a third of the work.
 template <class T, bool lanes_are_x, bool shifts>
-QMK_INLINE Lanes<T> symmetric_difference(T row, Lanes<T> lane, T shift) {
+QMK_INLINE Lanes<T> symmetric_difference(const T* row, Lanes<T> lane, T shift) {
     if constexpr (shifts)
         return difference<T, lanes_are_x>(row, lane) + shift;
     else
@@ -94,7 +101,7 @@ QMK_INLINE void sum_squares(const T* row, int64_t stride, const T* lanes, int64_
         for (int v = 0; v < V; ++v) {
             const auto lane = load<Lanes<T>>(lanes + v * block_stride + d * num_lanes<T>);
             for (int r = 0; r < R; ++r) {
-                const auto here = symmetric_difference<T, lanes_are_x, shifts>(row[r * stride + d], lane, shift);
+                const auto here = symmetric_difference<T, lanes_are_x, shifts>(row + r * stride + d, lane, shift);
                 sums[r][v] += here * here;
             }
         }
@@ -256,7 +263,7 @@ QMK_INLINE void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t
             const auto lane = load<Lanes<T>>(lanes + d * n);
             const IndexLanes<T> here = int32_t(d) - IndexLanes<T>{};
             for (int r = 0; r < R; ++r) {
-                const auto value = difference<T, lanes_are_x>(row[r * sides.dim + d], lane);
+                const auto value = difference<T, lanes_are_x>(row + r * sides.dim + d, lane);
                 const auto greater = finite ? value > largest[r] : !(value <= largest[r]);
                 where[r] = greater ? here : where[r];
                 largest[r] = greater ? value : largest[r];
@@ -295,7 +302,7 @@ void add_symmetric(const T* rows, int64_t num_rows, int64_t stride, const T* lan
     for (int64_t r = 0; r < num_rows; ++r) {
         const Lanes<T> slope = slopes[r * num_components];
         for (int d = 0; d < width; ++d)
-            sums[d] += slope * symmetric_difference<T, lanes_are_x, shifts>(rows[r * stride + d], values[d], shift);
+            sums[d] += slope * symmetric_difference<T, lanes_are_x, shifts>(rows + r * stride + d, values[d], shift);
     }
     for (int d = 0; d < width; ++d) grad[d] = sums[d];
 }

@@ -94,78 +94,86 @@ static void the_scans_find_length_and_ends(int size) {
     }
 }
 
+// Rows and columns beyond a tile, a strip and a block, against each pair on its own, from one and from three threads.
 template <class T>
-static void threads_do_not_change_results() {
-    const int64_t num_x = 37, num_y = 150, num_components = 5, size = 9, dim = num_components * size;
+static void pairwise_equals_its_pairs(int64_t num_x, int64_t num_y, int64_t num_components, int64_t size,
+                                      Reduction reduction) {
+    const int64_t dim = num_components * size, pairs = num_x * num_y;
+    const int64_t items = reduction == Reduction::none ? num_components : 1;
     std::mt19937 random(7);
     std::normal_distribution<T> normal;
-    std::vector<T> x(num_x * dim), y(num_y * dim), grad(num_x * num_y);
+    std::vector<T> x(num_x * dim), y(num_y * dim), grad(pairs * items);
     for (auto* values : {&x, &y, &grad})
         for (auto& value : *values) value = normal(random);
-    const IqePairwiseShape shape{1, num_x, num_y, num_components, size};
     const T weight = T(0.3);
+
+    std::vector<T> pairs_x, pairs_y, expected(pairs * items), spread(pairs), grad_x(pairs * dim), grad_y(pairs * dim);
+    for (int64_t i = 0; i < num_x; ++i)
+        for (int64_t j = 0; j < num_y; ++j) {
+            pairs_x.insert(pairs_x.end(), &x[i * dim], &x[i * dim] + dim);
+            pairs_y.insert(pairs_y.end(), &y[j * dim], &y[j * dim] + dim);
+        }
+    std::vector<uint8_t> ends(pairs * num_components * ((2 * size + 7) / 8));
+    std::vector<int32_t> largest(pairs);
+    const IqeShape shape{pairs, num_components, size};
+    iqe_forward<T>(IqeForward<T>{pairs_x.data(), pairs_y.data(), &weight, expected.data(), ends.data(), largest.data(),
+                                 spread.data(), shape, reduction},
+                   1);
+    iqe_backward<T>(IqeBackward<T>{grad.data(), ends.data(), largest.data(), &weight, grad_x.data(), grad_y.data(),
+                                   shape, reduction},
+                    1);
+    std::vector<double> sums((num_x + num_y) * dim);
+    double of_weight = 0;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+        for (int64_t d = 0; d < dim; ++d) {
+            sums[pair / num_y * dim + d] += double(grad_x[pair * dim + d]);
+            sums[(num_x + pair % num_y) * dim + d] += double(grad_y[pair * dim + d]);
+        }
+        if (reduction == Reduction::maxmean) of_weight += double(grad[pair]) * double(spread[pair]);
+    }
+
+    const std::string sizes = std::to_string(num_x) + " x " + std::to_string(num_y) + ", " +
+                              std::to_string(num_components) + " components of " + std::to_string(size);
+    const double tolerance = sizeof(T) == 4 ? 1e-4 : 1e-12;
+    const IqePairwiseShape pairwise{1, num_x, num_y, num_components, size};
     std::vector<std::vector<T>> results;
     for (int threads : {1, 3}) {
-        std::vector<T> out(num_x * num_y), grad_x(num_x * dim), grad_y(num_y * dim), partial(num_components * num_x);
-        std::vector<int32_t> largest(num_x * num_y);
+        std::vector<T> out(pairs * items), grads((num_x + num_y) * dim), partial(num_components * num_x);
+        const bool weighted = reduction == Reduction::maxmean;
         RUN_WITH_SCRATCH(iqe_pairwise_forward, threads,
-                         IqePairwiseForward<T>{x.data(), y.data(), &weight, out.data(), largest.data(), nullptr, shape,
-                                               Reduction::maxmean});
+                         IqePairwiseForward<T>{x.data(), y.data(), &weight, out.data(), largest.data(), nullptr,
+                                               pairwise, reduction});
         RUN_WITH_SCRATCH(iqe_pairwise_backward, threads,
-                         IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), largest.data(), &weight, grad_x.data(),
-                                                grad_y.data(), partial.data(), nullptr, shape, Reduction::maxmean});
-        for (auto* part : {&grad_x, &grad_y, &partial}) out.insert(out.end(), part->begin(), part->end());
+                         IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), largest.data(), &weight, grads.data(),
+                                                grads.data() + num_x * dim, weighted ? partial.data() : nullptr,
+                                                nullptr, pairwise, reduction});
+        double error = 0, partial_sum = 0;
+        for (int64_t i = 0; i < pairs * items; ++i)
+            error = std::max(error, std::fabs(double(out[i]) - double(expected[i])));
+        for (size_t i = 0; i < sums.size(); ++i) error = std::max(error, std::fabs(double(grads[i]) - sums[i]));
+        for (const T part : partial) partial_sum += double(part);
+        error = std::max(error, std::fabs(partial_sum - of_weight) / double(pairs));
+        check(error <= tolerance, "pairwise equals its pairs, " + sizes);
+        out.insert(out.end(), grads.begin(), grads.end());
+        out.insert(out.end(), partial.begin(), partial.end());
         results.push_back(out);
     }
-    check(results[0] == results[1], "results from one and from three threads");
+    check(results[0] == results[1], "results from one and from three threads, " + sizes);
 }
 
-// All pairs, by the pairwise kernels and as matching rows that repeat each x and y.
 template <class T>
-static void pairs_are_rows_that_match(int64_t num_x, int64_t num_y, int64_t num_components, int64_t size,
-                                      double tolerance) {
-    const int64_t dim = num_components * size, pairs = num_x * num_y, bytes = (2 * size + 7) / 8;
-    std::mt19937 random{unsigned(size)};
-    std::normal_distribution<T> normal;
-    std::vector<T> x(num_x * dim), y(num_y * dim), grad(pairs), all_x, all_y;
-    for (auto* values : {&x, &y, &grad})
-        for (auto& value : *values) value = normal(random);
-    for (int64_t i = 0; i < num_x; ++i) {
-        for (int64_t j = 0; j < num_y; ++j) all_x.insert(all_x.end(), x.begin() + i * dim, x.begin() + (i + 1) * dim);
-        all_y.insert(all_y.end(), y.begin(), y.end());
+static void all_pairwise() {
+    for (const Reduction reduction : {Reduction::none, Reduction::sum, Reduction::maxmean}) {
+        for (const int64_t size : {1, 3, 8, 9, 130}) {
+            pairwise_equals_its_pairs<T>(19, 43, 3, size, reduction);
+            pairwise_equals_its_pairs<T>(2, 5, 2, size, reduction);
+        }
+        // More rows than a tile, and sizes that end between the boundaries of vectors.
+        for (const int64_t size : {3, 5, 7}) pairwise_equals_its_pairs<T>(49, 61, 1, size, reduction);
+        pairwise_equals_its_pairs<T>(130, 100, 3, 7, reduction);
+        pairwise_equals_its_pairs<T>(37, 333, 2, 8, reduction);
+        pairwise_equals_its_pairs<T>(150, 37, 5, 9, reduction);
     }
-    std::vector<T> out(pairs), of_x(x.size()), of_y(y.size()), row_out(pairs), row_x(pairs * dim), row_y(pairs * dim);
-    std::vector<uint8_t> ends(pairs * num_components * bytes);
-    const IqePairwiseShape shape{1, num_x, num_y, num_components, size};
-    RUN_WITH_SCRATCH(
-        iqe_pairwise_forward, 3,
-        IqePairwiseForward<T>{x.data(), y.data(), nullptr, out.data(), nullptr, nullptr, shape, Reduction::sum});
-    RUN_WITH_SCRATCH(iqe_pairwise_backward, 3,
-                     IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), nullptr, nullptr, of_x.data(), of_y.data(),
-                                            nullptr, nullptr, shape, Reduction::sum});
-    const IqeShape rows{pairs, num_components, size};
-    iqe_forward<T>(IqeForward<T>{all_x.data(), all_y.data(), nullptr, row_out.data(), ends.data(), nullptr, nullptr,
-                                 rows, Reduction::sum},
-                   3);
-    iqe_backward<T>(
-        IqeBackward<T>{grad.data(), ends.data(), nullptr, nullptr, row_x.data(), row_y.data(), rows, Reduction::sum},
-        3);
-
-    const auto near = [&](const std::vector<T>& actual, const std::vector<double>& expected, const char* what) {
-        for (size_t i = 0; i < actual.size(); ++i)
-            if (std::fabs(double(actual[i]) - expected[i]) > tolerance * (1 + std::fabs(expected[i])))
-                return check(false, std::string(what) + " of components of " + std::to_string(size));
-    };
-    std::vector<double> sums_x(x.size()), sums_y(y.size());
-    for (int64_t i = 0; i < num_x; ++i)
-        for (int64_t j = 0; j < num_y; ++j)
-            for (int64_t d = 0; d < dim; ++d) {
-                sums_x[i * dim + d] += double(row_x[(i * num_y + j) * dim + d]);
-                sums_y[j * dim + d] += double(row_y[(i * num_y + j) * dim + d]);
-            }
-    near(out, std::vector<double>(row_out.begin(), row_out.end()), "distances");
-    near(of_x, sums_x, "gradient of x");
-    near(of_y, sums_y, "gradient of y");
 }
 
 int main(int, char** arguments) {
@@ -176,14 +184,7 @@ int main(int, char** arguments) {
     the_unrolled_network_equals_the_loop<16>();
     the_unrolled_network_equals_the_loop<32>();
     for (int size : {1, 2, 3, 4, 7, 8, 16, 31, 60}) the_scans_find_length_and_ends(size);
-    threads_do_not_change_results<float>();
-    threads_do_not_change_results<double>();
-    // More rows than a tile, and sizes that end between the boundaries of vectors.
-    for (int64_t size : {1, 3, 5, 7, 8, 33, 129})
-        for (int64_t num_components : {1, 3}) {
-            pairs_are_rows_that_match<float>(49, 61, num_components, size, 5e-5);
-            pairs_are_rows_that_match<float>(130, 100, num_components, size, 5e-5);
-            pairs_are_rows_that_match<double>(100, 9, num_components, size, 1e-12);
-        }
+    all_pairwise<float>();
+    all_pairwise<double>();
     return report();
 }

@@ -128,6 +128,7 @@ int main(int, char** arguments) {
             both(settings, 49, 61, size);
             both(settings, 100, 130, size);
         }
+        both(settings, 107, 109, 12);
     }
     return report();
 }
