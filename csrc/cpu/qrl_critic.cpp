@@ -148,6 +148,7 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, int threads) {
         }
     });
     weight_gradient(*grad_loss, slopes, spread, rows, grad_max_weight);
+    *call.grad_raw = *grad_loss * call.stats[qrl_critic_slope_of_raw];
 }
 
 QMK_INSTANTIATE(qrl_critic_forward, QrlCriticForward, int)

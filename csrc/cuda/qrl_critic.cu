@@ -124,6 +124,8 @@ struct QrlCriticBackwardTask {
     const int32_t* largest;
     const T* max_weight;
     T *grad_x, *grad_y, *grad_goal;
+    const T* stats;
+    T* grad_raw;
     RowTiles tiles;
     int dim_per_component;
     Reduction reduction;
@@ -132,6 +134,7 @@ struct QrlCriticBackwardTask {
 // `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more.
 template <class T, int width>
 __global__ void __launch_bounds__(256) qrl_critic_backward_kernel(QrlCriticBackwardTask<T> task) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) *task.grad_raw = *task.grad_loss * task.stats[qrl_critic_slope_of_raw];
     const int64_t rows = task.tiles.rows;
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
     const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
@@ -243,6 +246,8 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, Context context) {
                                         grad_x,
                                         grad_y,
                                         grad_goal,
+                                        call.stats,
+                                        call.grad_raw,
                                         row_tiles(rows, num_components, 1024 / groups),
                                         int(dim_per_component),
                                         reduction};

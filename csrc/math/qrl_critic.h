@@ -63,6 +63,9 @@ QMK_INLINE QrlCriticTerm<T> qrl_critic_multiplier(T raw, const QrlCriticSettings
     return {softplus.value, softplus.slope};
 }
 
+// Where among the statistics the derivative of the loss by the raw multiplier is, which backward reads.
+constexpr int qrl_critic_slope_of_raw = 5;
+
 // Loss and statistics from the means over all rows: push, violation, distance to the goal and to y.
 template <class T>
 QMK_INLINE void finish_qrl_critic(const double* means, QrlCriticTerm<T> multiplier, const QrlCriticSettings& settings,
@@ -74,7 +77,7 @@ QMK_INLINE void finish_qrl_critic(const double* means, QrlCriticTerm<T> multipli
     stats[2] = multiplier.value;
     stats[3] = T(means[2]);
     stats[4] = T(means[3]);
-    stats[5] = T(-double(multiplier.slope) * excess);
+    stats[qrl_critic_slope_of_raw] = T(-double(multiplier.slope) * excess);
 }
 
 }  // namespace qmk::QMK_TARGET

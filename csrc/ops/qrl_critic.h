@@ -30,16 +30,16 @@ struct QrlCriticForward {
 
 template <class T>
 struct QrlCriticBackward {
-    const T *grad_loss, *slopes;
+    const T *grad_loss, *stats, *slopes;
     const uint8_t* ends;
     const int32_t* largest;
     const T *spread, *max_weight;
-    T *grad_x, *grad_y, *grad_goal, *grad_max_weight;
+    T *grad_x, *grad_y, *grad_goal, *grad_max_weight, *grad_raw;
     QrlCriticShape shape;
     int64_t dim_per_component;
     Reduction reduction;
-    QMK_FIELDS(grad_loss, slopes, ends, largest, spread, max_weight, grad_x, grad_y, grad_goal, grad_max_weight, shape,
-               dim_per_component, reduction)
+    QMK_FIELDS(grad_loss, stats, slopes, ends, largest, spread, max_weight, grad_x, grad_y, grad_goal, grad_max_weight,
+               grad_raw, shape, dim_per_component, reduction)
 };
 
 QMK_KERNEL(qrl_critic_forward, QrlCriticForward)

@@ -99,8 +99,9 @@ void the_kernels_equal_the_formula(Problem problem, double tolerance) {
         check(std::fabs(double(loss) - loss_of(problem)) <= tolerance * (1 + std::fabs(double(loss))), "loss");
 
         std::vector<T> grad_x(rows * dim), grad_y(rows * dim), grad_goal(rows * dim);
-        T grad_max_weight;
+        T grad_raw, grad_max_weight;
         qrl_critic_backward<T>(QrlCriticBackward<T>{&one,
+                                                    stats.data(),
                                                     slopes.data(),
                                                     ends.data(),
                                                     largest.data(),
@@ -110,6 +111,7 @@ void the_kernels_equal_the_formula(Problem problem, double tolerance) {
                                                     grad_y.data(),
                                                     problem.has_goal ? grad_goal.data() : nullptr,
                                                     &grad_max_weight,
+                                                    &grad_raw,
                                                     {rows, problem.count},
                                                     problem.size,
                                                     problem.reduction},
@@ -127,7 +129,7 @@ void the_kernels_equal_the_formula(Problem problem, double tolerance) {
         const auto near = [&](T actual, double expected) {
             return std::fabs(double(actual) - expected) <= tolerance * 10 + 1e-6;
         };
-        bool holds = near(stats[5], -derivative(problem.raw));
+        bool holds = near(grad_raw, -derivative(problem.raw));
         if (problem.reduction == Reduction::maxmean)
             holds = holds && near(grad_max_weight, derivative(problem.max_weight));
         for (int64_t i = 0; i < rows * dim; ++i) {

@@ -17,6 +17,9 @@ from .shapes import empty
 
 MULTIPLIERS = ("softplus", "exp")
 
+# Where among the statistics the derivative of the loss by the raw multiplier is, which backward reads.
+SLOPE_OF_RAW = 5
+
 
 class QrlCriticSettings(NamedTuple):
     """Which IQE and which Lagrangian: plain numbers and strings, in the order in which ops and backends take them.

@@ -37,12 +37,14 @@ def qrl_critic_backward(
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, num_components = slopes.shape[1], ends.shape[2]
-    grad_x, grad_y, grad_goal, grad_max_weight, _ = definition.qrl_critic_backward_outputs(
+    grads = definition.qrl_critic_backward_outputs(
         grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, dim_per_component, reduction
     )
+    grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = grads
     core.kernels.qrl_critic_backward(
-        grad_loss=grad_loss, slopes=slopes, ends=ends, largest=largest, spread=spread, max_weight=max_weight,
-        grad_x=grad_x, grad_y=grad_y, grad_goal=grad_goal, grad_max_weight=grad_max_weight,
+        grad_loss=grad_loss, stats=stats, slopes=slopes, ends=ends, largest=largest, spread=spread,
+        max_weight=max_weight, grad_x=grad_x, grad_y=grad_y, grad_goal=grad_goal, grad_max_weight=grad_max_weight,
+        grad_raw=grad_raw,
         rows=rows, num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
     )  # fmt: skip
-    return grad_x, grad_y, grad_goal, grad_max_weight, grad_loss * stats[5]
+    return grads

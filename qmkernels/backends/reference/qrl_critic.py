@@ -7,7 +7,8 @@ row i - 1 of y, the first row's the last. ``max_weight`` is 0-d, None unless the
 pair 0 is to the goals and pair 1 to y.
 
 ``loss``     0-d.
-``stats``    (6,): push, violation, multiplier, mean distance to the goals, to y, and the derivative by ``raw``.
+``stats``    (6,): push, violation, multiplier, mean distance to the goals, to y, and, at
+             ``SLOPE_OF_RAW``, the derivative by ``raw``.
 ``slopes``   (2, B): the derivative of the loss by each distance.
 ``ends``     uint8 (2, B, C, ceil(2K / 8)), ``largest`` int32 (2, B) and ``spread`` (2, B): as for IQE.
 """
@@ -81,4 +82,4 @@ def backward_with(
     if not has_goal:
         grad_y, grad_goal = grad_y + grad_goal.roll(-1, dims=0), slopes.new_empty(0)
     of_weight = slopes.new_empty(0) if max_weight is None else grad_loss * (slopes * spread).sum()
-    return of_x.sum(dim=0), grad_y, grad_goal, of_weight, grad_loss * stats[5]
+    return of_x.sum(dim=0), grad_y, grad_goal, of_weight, grad_loss * stats[definition.SLOPE_OF_RAW]
