@@ -14,7 +14,7 @@ def test_pairwise_gradients_of_more_rows_than_a_tile_stay_within_their_memory(is
         x, y = (torch.randn(rows, 3, requires_grad=True) for rows in (200, 190))
         for _ in range(3):
             qm.euclidean_pairwise(x, y, backend="cpu").sum().backward()
-        print("done", qm.backends.native.isa_in_use())
+        print("done", qm.backends.native.core.isa_in_use())
         """,
         QMKERNELS_ISA=isa,
     )

@@ -126,9 +126,10 @@ struct LatentDynamicsBackwardTask {
     Reduction reduction;
 };
 
-// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more.
+// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more. Four blocks at
+// once leave the registers that it needs; for more, ptxas spills one.
 template <class T, int width>
-__global__ void __launch_bounds__(256) latent_dynamics_backward_kernel(LatentDynamicsBackwardTask<T> task) {
+__global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(LatentDynamicsBackwardTask<T> task) {
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
     const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
     const KeptEnds<T> kept{*task.grad_loss, task.slopes,    task.ends, task.largest,

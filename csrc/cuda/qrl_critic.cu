@@ -131,9 +131,10 @@ struct QrlCriticBackwardTask {
     Reduction reduction;
 };
 
-// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more.
+// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more. Four blocks at
+// once leave the registers that it needs; for more, ptxas spills one.
 template <class T, int width>
-__global__ void __launch_bounds__(256) qrl_critic_backward_kernel(QrlCriticBackwardTask<T> task) {
+__global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBackwardTask<T> task) {
     if (blockIdx.x == 0 && threadIdx.x == 0) *task.grad_raw = *task.grad_loss * task.stats[qrl_critic_slope_of_raw];
     const int64_t rows = task.tiles.rows;
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;

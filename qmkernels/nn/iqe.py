@@ -128,7 +128,6 @@ class IQE(EmbeddingHead):
             discount=discount,
         )
         self.latent_2d_shape = torch.Size([num_components, dim_per_component])
-        self._settings = {name: IqeSettings(dim_per_component, name) for name in _REDUCTIONS}
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         return iqe(x, y, self.latent_2d_shape[1], reduction="none")
@@ -140,7 +139,8 @@ class IQE(EmbeddingHead):
         name, weight, link, finish = fused
         if weight is not None:
             weight = arguments.scalar_like("IQE", "max_weight", weight, x)
-        return FusedDistance(FORMS, (weight, self._settings[name], dispatch.requested(None), link), finish)
+        settings = IqeSettings(self.latent_2d_shape[1], name)
+        return FusedDistance(FORMS, (weight, settings, dispatch.requested(None), link), finish)
 
     def fused_iqe(self, x: Tensor, y: Tensor) -> FusedIqe | None:
         """With what a fused loss computes this distance from x to y; None where the distance is not that of one kernel,
@@ -151,4 +151,4 @@ class IQE(EmbeddingHead):
         fused = self._fused_reduction(*_REDUCTIONS)
         if fused is None:
             return None
-        return FusedIqe(self._settings[fused.name], fused.parameter, fused.link)
+        return FusedIqe(IqeSettings(self.latent_2d_shape[1], fused.name), fused.parameter, fused.link)

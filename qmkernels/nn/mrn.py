@@ -9,15 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import dispatch
-from ..ops import broadcasting
 from ..ops import mrn as op
 from ..ops.mrn import MrnSettings
 from .embedding_head import EmbeddingHead, FusedDistance
-
-
-def _components(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
-    """Of rows in the dtype of computation, (..., C) for reduction "none"."""
-    return broadcasting.elementwise("mrn", op.FORMS, x, y, settings, dispatch.requested(None))
 
 
 class MRNProjector(nn.Sequential):
@@ -172,7 +166,7 @@ class MRN(EmbeddingHead):
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         (x_symmetric, x_asymmetric), (y_symmetric, y_asymmetric) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
-        symmetric = _components(x_symmetric, y_symmetric, self._settings(asymmetric="none"))
+        symmetric = op.with_settings(x_symmetric, y_symmetric, self._settings(asymmetric="none"))
         asymmetric = (x_asymmetric - y_asymmetric).max(dim=-1).values.relu()
         return torch.stack([symmetric, asymmetric.to(symmetric.dtype)], dim=-1)
 
@@ -352,7 +346,7 @@ class LatentMRN(EmbeddingHead):
         self._settings_of = {name: settings._replace(reduction=name) for name in ("sum", "mean")}
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        return _components(x, y, self.settings)
+        return op.with_settings(x, y, self.settings)
 
     def _fused(self, x: Tensor) -> FusedDistance | None:
         reduction = self._fused_reduction("sum", "mean")

@@ -370,7 +370,7 @@ class WideNorm(NormHead):
             x = self.w(torch.cat([difference, -difference], dim=-1).relu())
             return torch.linalg.vector_norm(x.unflatten(-1, (self.num_components, -1)), dim=-1)
         settings = MrnSettings(num_components=self.num_components, asymmetric="none", reduction="none")
-        return mrn.run(x, y, settings)
+        return mrn.with_settings(x, y, settings)
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
         pairs = super()._pairs(x, y)

@@ -254,3 +254,9 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     settings = MrnSettings(asymmetric="none")
     return broadcasting.pairwise("euclidean_pairwise", FORMS, x, y, settings, dispatch.requested(backend))
+
+
+def with_settings(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
+    """`mrn` with settings that are resolved already, for heads."""
+    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    return broadcasting.elementwise("mrn", FORMS, x, y, settings, dispatch.requested(None))
