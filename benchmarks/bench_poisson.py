@@ -26,8 +26,8 @@ CASES = [
         "poisson", f"20,000 pairs of rates in 0.01..5, {form}", functools.partial(rates, 20_000),
         {
             "ours": lambda function=function: function,
-            "eager": lambda form=form: functools.partial(definition.poisson, form=form),
-            "compiled": compiled(functools.partial(definition.poisson, form=form)),
+            "eager": lambda form=form: functools.partial(definition.poisson, comparison=form),
+            "compiled": compiled(functools.partial(definition.poisson, comparison=form)),
         },
     )
     for form, function in (("le", qm.poisson_le), ("log_le", qm.log_poisson_le))
