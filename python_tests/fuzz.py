@@ -408,9 +408,15 @@ def contrastive(draw: Draw) -> Case:
     )
 
 
+def _clip(draw: Draw) -> float:
+    """The divergence jumps at the clip: numbers that tie, small integers, must not meet it."""
+    return draw.choice((2.9173, 1.0389)) if draw.content == "ties" else draw.choice((3.0, 1.0))
+
+
 def linex(draw: Draw) -> Case:
     tensors, module, sum_over, name = _embeddings_and_head(draw, 3)
-    settings = draw.chosen(clip=(3.0, 1.0), diagonal_weight=(0.5, 0.0, 1.0), streaming=(None, True, False))
+    settings = draw.chosen(diagonal_weight=(0.5, 0.0, 1.0), streaming=(None, True, False))
+    settings["clip"] = _clip(draw)
     settings["log_discount"] = math.log(draw.choice((0.99, 0.5)))
     return _loss_case(
         draw,
@@ -426,6 +432,7 @@ def tmd_critic(draw: Draw) -> Case:
     settings = draw.chosen(
         discount=(0.99, 0.5), zeta=(0.05, 1.0), diagonal_weight=(0.5, 0.0), streaming=(None, True, False)
     )
+    settings["clip"] = _clip(draw)
     return _loss_case(
         draw,
         lambda *four: qm.losses.tmd_critic(module, *four, **settings),
@@ -503,6 +510,7 @@ OPS: dict[str, Callable[[Draw], Case]] = {
 
 @dataclass
 class Results:
+    names: tuple[str, ...]
     outputs: tuple[Tensor, ...]
     grads: list[Tensor | None]
 
@@ -513,12 +521,13 @@ def _run(case: Case, upstreams: list[Tensor], draw: Draw | None) -> Results:
         given if isinstance(given, torch.nn.Parameter) else given.detach().requires_grad_() for given in case.inputs
     ]
     outputs = case.call(*leaves, *case.constants)
-    outputs = tuple(outputs) if isinstance(outputs, tuple) else (outputs,)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    names = getattr(outputs, "_fields", tuple(map(str, range(len(outputs)))))
     from_here = [output for output in outputs if output.requires_grad]
     if draw is not None:
         upstreams.extend(draw.upstream(output) for output in from_here)
     grads = torch.autograd.grad(from_here, leaves, upstreams, allow_unused=True)
-    return Results(tuple(output.detach() for output in outputs), list(grads))
+    return Results(names, tuple(output.detach() for output in outputs), list(grads))
 
 
 def _assert_near(what: str, actual: Tensor, expected: Tensor, units: float, least_scale: float, sum_over: int | None):
@@ -555,16 +564,17 @@ def _compare(op: str, case: Case, draw: Draw, actual: Results, expected: Results
     else:
         scale = max(_largest(output) for output in expected.outputs)
         for i, pair in enumerate(zip(actual.outputs, expected.outputs, strict=True)):
-            if draw.content == "nan" and case.settings.get("form") == "sigmoid" and i == 4:
-                continue  # the accuracy of a loss that is NaN: the kernel counts rows whose maximum leaves NaN out
+            if expected.names[i] == "accuracy" and not _accuracy_is_defined(case, draw):
+                continue
             if draw.content == "infinite":
                 pair = tuple(map(_without_overflow, pair))
-            _assert_near(f"output {i}", *pair, case.tolerance[0], scale, None)
+            _assert_near(f"output {expected.names[i]}", *pair, case.tolerance[0], scale, None)
     is_iqe = op.startswith("iqe") or str(case.settings.get("head")).startswith(HEADS_WITHOUT_NAN_GRADIENTS)
     if draw.content == "nan" and is_iqe:
         return
     scale = max((_largest(grad) for grad in upstreams), default=0.0)
-    ties = draw.content in ("ties", "equal rows", "denormal") or draw.dtype in (torch.bfloat16, torch.float16)
+    ties = draw.content in ("ties", "equal rows", "denormal", "infinite")  # infinities tie as the largest number
+    ties = ties or draw.dtype in (torch.bfloat16, torch.float16)
     for i, (ours, theirs, given) in enumerate(zip(actual.grads, expected.grads, case.inputs, strict=True)):
         assert (ours is None) == (theirs is None), f"gradient {i} is {ours}, the reference has {theirs}"
         if ours is None:
@@ -583,6 +593,13 @@ def _compare(op: str, case: Case, draw: Draw, actual: Results, expected: Results
 
 
 OPS_OF_ROWS = ("iqe", "iqe_pairwise", "mrn", "mrn_pairwise", "euclidean_pairwise", "pqe", "pqe_pairwise")
+
+
+def _accuracy_is_defined(case: Case, draw: Draw) -> bool:
+    """Not where the largest logit is one of many that tie but for rounding, as PQE's distances of nearly 1 do; and not
+    that of a sigmoid loss that is NaN: the kernel counts rows whose maximum leaves NaN out."""
+    saturates = str(case.settings["head"]).startswith("PQE")
+    return not saturates and not (draw.content == "nan" and case.settings.get("form") == "sigmoid")
 
 
 def _without_overflow(tensor: Tensor) -> Tensor:
