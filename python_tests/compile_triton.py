@@ -64,7 +64,7 @@ def iqe(dtype: torch.dtype) -> Iterator[Launch]:
         for reduction in ("maxmean", "none"):
             common = {"K": dim_per_component, "REDUCTION": reduction}
             if reduction != "maxmean":
-                common["max_weight_ptr"] = None
+                common["weights_ptr"] = None
             forward = {"HIGHEST": torch.finfo(dtype).max, "KEEP": reduction == "maxmean", **common}
             num_rows, block_c, _ = rows.forward_tile(num_components, dim_per_component)
             tile = {"ROWS": num_rows, "BLOCK_C": block_c, "BLOCK_K": block_k}

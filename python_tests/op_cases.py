@@ -84,6 +84,11 @@ def _rows(count=2, *others, more=0):
 _pairs = partial(_rows, more=2)
 
 
+def _along_first(weights: Tensor, dims: int) -> Tensor:
+    """One for each member of an ensemble, along the first of ``dims`` dimensions."""
+    return weights.reshape(-1, *[1] * (dims - 1))
+
+
 def _rates(generator, rows, size):
     return [3 * torch.rand(rows, size, generator=generator, dtype=torch.float64) + 0.05 for _ in "ab"]
 
@@ -169,12 +174,24 @@ _MRN_COMPONENTS = {
 
 CASES = (
     Case("iqe", "iqe", lambda k: lambda x, y, w: qm.iqe(x, y, k, max_weight=w), _rows(2, 0.3)),
+    Case(
+        "iqe-ensemble", "iqe",
+        lambda k: lambda x, y, w: qm.iqe(x.expand(2, *x.shape), y, k, max_weight=_along_first(w, x.dim())).sum(dim=0),
+        _rows(2, [0.3, 0.7]),
+    ),
     *(
         Case(f"iqe-{name}", "iqe", lambda k, name=name: partial(qm.iqe, dim_per_component=k, reduction=name), _rows())
         for name in ("none", "sum", "max")
     ),
     Case(
         "iqe_pairwise", "iqe", lambda k: lambda x, y, w: qm.iqe_pairwise(x, y, k, max_weight=w), _pairs(2, 0.3), "pairs"
+    ),
+    Case(
+        "iqe_pairwise-ensemble", "iqe",
+        lambda k: lambda x, y, w: qm.iqe_pairwise(
+            x.expand(2, *x.shape), y, k, max_weight=_along_first(w, x.dim() + 1)
+        ).sum(dim=0),
+        _pairs(2, [0.3, 0.7]), "pairs",
     ),
     *(
         Case(

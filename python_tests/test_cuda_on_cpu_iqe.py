@@ -21,6 +21,10 @@ CASES = [(reduction, torch.float32) for reduction in definition.REDUCTIONS]
 CASES += [(reduction, torch.float64) for reduction in ("none", "sum", "maxmean")]
 
 
+def _two_weights(dtype: torch.dtype, reduction: str) -> torch.Tensor | None:
+    return torch.tensor([0.3, -0.9], dtype=dtype) if reduction == "maxmean" else None
+
+
 def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
     inputs = tuple(value.detach().requires_grad_() for value in inputs)
     return torch.autograd.grad(function(*inputs), inputs, grad)
@@ -31,7 +35,7 @@ def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tupl
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
     x, y = points(47, size=7 * dim_per_component, dtype=dtype)
-    arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, keep
+    arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, "sigmoid", keep
     assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
@@ -39,7 +43,7 @@ def test_forward_returns_what_the_reference_returns(dim_per_component, reduction
 @pytest.mark.parametrize("num_components", (1, 2, 31, 128, 129, 300))
 def test_any_number_of_components_is_reduced(num_components, dim_per_component):
     x, y = points(5, size=num_components * dim_per_component, dtype=torch.float64)
-    arguments = x, y, torch.tensor(0.3, dtype=torch.float64), dim_per_component, "maxmean", True
+    arguments = x, y, torch.tensor(0.3, dtype=torch.float64), dim_per_component, "maxmean", "one_minus_sigmoid", True
     assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
@@ -47,30 +51,33 @@ def test_any_number_of_components_is_reduced(num_components, dim_per_component):
 def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(dim_per_component):
     size = 3 * dim_per_component
     x, y = points(9, size=size, dtype=torch.float32)
-    arguments = off_a_boundary(x), off_a_boundary(y), None, dim_per_component, "sum", True
+    arguments = off_a_boundary(x), off_a_boundary(y), None, dim_per_component, "sum", "identity", True
     assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
 @pytest.mark.parametrize("dim_per_component", (1024, 2500))
 def test_one_component_may_span_all_values(dim_per_component):
     x, y = points(2, size=dim_per_component, dtype=torch.float64)
-    arguments = x, y / 64 + x, None, dim_per_component, "sum", True
+    arguments = x, y / 64 + x, None, dim_per_component, "sum", "identity", True
     assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
 @pytest.mark.parametrize("reduction, dtype", CASES)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
-    x, y = points(47, size=7 * dim_per_component, dtype=dtype)
-    max_weight = torch.tensor(0.3, dtype=dtype)
-    out, ends, largest, _ = reference.iqe_forward(x, y, max_weight, dim_per_component, reduction, True)
-    grad_out = torch.randn_like(out)
-    got = native.iqe_backward(grad_out, ends, largest, max_weight, dim_per_component, reduction)
+    x, y = points(48, size=7 * dim_per_component, dtype=dtype)
+    max_weight, settings = _two_weights(dtype, reduction), (dim_per_component, reduction, "sigmoid")
+    out, *kept = reference.iqe_forward(x, y, max_weight, *settings, True)
+    grad_out, learned = torch.randn_like(out), reduction == "maxmean"
+    got = native.iqe_backward(grad_out, *kept, max_weight, *settings, learned)
 
-    def distance(x, y):
-        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=max_weight)
+    def distance(x, y, max_weight=None):
+        weights = definition.weights_of_rows(max_weight, "sigmoid", x.shape[:-1])
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weights)
 
-    assert_alike(got, _differentiated(distance, x, y, grad=grad_out))
+    inputs = (x, y, max_weight) if learned else (x, y)
+    assert_alike(got[: len(inputs)], _differentiated(distance, *inputs, grad=grad_out))
+    assert learned or got[2].shape == (0,)
 
 
 @pytest.mark.parametrize("reduction, dtype", CASES)
@@ -78,7 +85,7 @@ def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction
 def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype):
     # One more than a tile on either side.
     x, y = pair_points(17, 129, 5 * dim_per_component, dtype)
-    arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, True
+    arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, "sigmoid", True
     assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
@@ -87,7 +94,7 @@ def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, 
 @pytest.mark.parametrize("reduction", ("none", "mean", "maxmean"))
 def test_pairwise_components_are_reduced_however_they_are_split_over_blocks(reduction, batch):
     x, y = points(batch, 3, size=7 * 8, dtype=torch.float32)
-    arguments = x, y, torch.tensor(0.3), 8, reduction, True
+    arguments = x, y, torch.tensor(0.3), 8, reduction, "sigmoid", True
     assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
@@ -96,26 +103,25 @@ def test_pairwise_components_are_reduced_however_they_are_split_over_blocks(redu
 def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     # One more than a tile on either side; the gradient of y is that of x with the sides exchanged.
     x, y = pair_points(9, 129, 3 * dim_per_component, dtype)
-    max_weight = torch.tensor(0.3, dtype=dtype)
-    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, dim_per_component, reduction, True)
-    grad_out = torch.randn_like(out)
-    learned = reduction == "maxmean"
-    got = native.iqe_pairwise_backward(
-        grad_out, x, y, largest, max_weight, dim_per_component, reduction, need_weight_gradient=learned
+    max_weight, settings = _two_weights(dtype, reduction), (dim_per_component, reduction, "sigmoid")
+    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, *settings, True)
+    grad_out, learned = torch.randn_like(out), reduction == "maxmean"
+    grad_x, grad_y, grad_max_weight = native.iqe_pairwise_backward(
+        grad_out, x, y, largest, max_weight, *settings, learned
     )
 
-    def distance(x, y, max_weight):
+    def distance(x, y, max_weight=None):
+        weights = definition.weights_of_rows(max_weight, "sigmoid", (2, 1, 1))
         x, y = x.unsqueeze(-2), y.unsqueeze(-3)
-        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=max_weight)
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weights)
 
-    if learned:
-        assert_alike(got[:2], _differentiated(distance, x, y, max_weight, grad=grad_out)[:2])
-        spread = reference.iqe_pairwise_forward(x, y, None, dim_per_component, "spread", False)[0]
-        # A sum over all pairs, of either sign: its error is that of its largest terms.
-        torch.testing.assert_close(got[2], (grad_out * spread).sum(), rtol=1e-5, atol=1e-4)
+    inputs = (x, y, max_weight) if learned else (x, y)
+    of_x, of_y, *of_weight = _differentiated(distance, *inputs, grad=grad_out)
+    assert_alike((grad_x, grad_y), (of_x, of_y))
+    if learned:  # a sum over all pairs, of either sign: its error is that of its largest terms
+        torch.testing.assert_close(grad_max_weight, of_weight[0], rtol=1e-5, atol=1e-4)
     else:
-        assert_alike(got[:2], _differentiated(lambda x, y: distance(x, y, max_weight), x, y, grad=grad_out))
-        assert got[2].shape == (0,)
+        assert grad_max_weight.shape == (0,)
 
 
 @pytest.mark.parametrize("side", ("x", "y"))
@@ -124,7 +130,7 @@ def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, 
 def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
     x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
-    arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, False
+    arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, "sigmoid", False
     assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
@@ -134,7 +140,7 @@ def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
 def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side):
     x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
-    arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, False
+    arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, "sigmoid", False
     assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
@@ -144,7 +150,7 @@ def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side
 def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, infinity):
     x, y = pair_points(5, 5, 3 * dim_per_component, torch.float64)
     (x if side == "x" else y)[:, 2, dim_per_component : 2 * dim_per_component - 1] = infinity
-    arguments = x, y, None, dim_per_component, "none", True
+    arguments = x, y, None, dim_per_component, "none", "identity", True
     assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
     assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
@@ -153,7 +159,7 @@ def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, i
 def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).double()
-    ends = native.iqe_forward(x, y, None, dim_per_component, "sum", True)[1]
+    ends = native.iqe_forward(x, y, None, dim_per_component, "sum", "identity", True)[1]
     for got, wanted, coordinate in zip(
         definition.unpack_ends(ends, dim_per_component), definition.ends(x, y, dim_per_component), (x, y), strict=True
     ):
@@ -168,9 +174,9 @@ def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
     # sum of y * grad_y + x * grad_x over a component is the sum of its lengths, whichever of the tied ends is taken.
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 1, 9, 2 * dim_per_component), generator=generator).double()
-    lengths, largest = native.iqe_pairwise_forward(x, y, None, dim_per_component, "none", True)
+    lengths, largest = native.iqe_pairwise_forward(x, y, None, dim_per_component, "none", "identity", True)
     ones = torch.ones_like(lengths)
-    grads = native.iqe_pairwise_backward(ones, x, y, largest, None, dim_per_component, "none", False)
+    grads = native.iqe_pairwise_backward(ones, x, y, largest, None, dim_per_component, "none", "identity", False)
     by_component = (x * grads[0] + y * grads[1]).unflatten(-1, (-1, dim_per_component)).sum(dim=(1, 3))
     assert torch.equal(by_component, lengths.sum(dim=(1, 2)))
 
@@ -180,10 +186,11 @@ def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
 def test_the_gradient_of_a_component_with_a_nan_is_nan(dim_per_component, side):
     x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
-    kept = [one.iqe_forward(x, y, None, dim_per_component, "mean", True) for one in (native, reference)]
+    kept = [one.iqe_forward(x, y, None, dim_per_component, "mean", "identity", True) for one in (native, reference)]
     assert torch.equal(kept[0][1][2, 1], kept[1][1][2, 1])
     for others in kept:
-        for grad in native.iqe_backward(torch.ones(7), *others[1:3], None, dim_per_component, "mean"):
+        arguments = torch.ones(7), *others[1:], None, dim_per_component, "mean", "identity", False
+        for grad in native.iqe_backward(*arguments)[:2]:
             nan = grad.isnan().unflatten(-1, (3, -1))
             assert nan[2, 1].all() and nan.sum() == dim_per_component
 
@@ -194,7 +201,7 @@ def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_componen
     x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
     grad_out, none = torch.ones(x.shape[0], 5, 7), torch.empty(0, dtype=torch.int32)
-    arguments = grad_out, x, y, none, None, dim_per_component, "mean", False
+    arguments = grad_out, x, y, none, None, dim_per_component, "mean", "identity", False
     for got, wanted in zip(
         native.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
     ):

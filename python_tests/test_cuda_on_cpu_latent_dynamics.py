@@ -25,13 +25,13 @@ def _inputs(rows, num_components, dim_per_component, dtype, reduction="maxmean",
     """What the two forward functions take."""
     x, y = points(rows, size=num_components * dim_per_component, dtype=dtype)
     max_weight = torch.tensor(0.3, dtype=dtype) if reduction == "maxmean" else None
-    return [x, y, max_weight, *LatentDynamicsSettings(dim_per_component, reduction, power)]
+    return [x, y, max_weight, *LatentDynamicsSettings(dim_per_component, reduction, "sigmoid", power)]
 
 
 def _agree(inputs: list) -> None:
     kept = reference.latent_dynamics_forward(*inputs)
     assert_alike(native.latent_dynamics_forward(*inputs), kept)
-    arguments = torch.tensor(-1.7, dtype=kept[0].dtype), *kept[2:], *inputs[2:5]
+    arguments = torch.tensor(-1.7, dtype=kept[0].dtype), *kept[2:], *inputs[2:6]
     assert_alike(native.latent_dynamics_backward(*arguments), reference.latent_dynamics_backward(*arguments))
 
 

@@ -34,15 +34,15 @@ def _inputs(rows, num_components, form, dtype, with_goal, cost_of_each):
 
 
 def _form(dim_per_component, reduction="maxmean", multiplier="softplus") -> QrlCriticSettings:
-    return QrlCriticSettings(dim_per_component, reduction, 0.7, 0.0, multiplier, 0.1)
+    return QrlCriticSettings(dim_per_component, reduction, "one_minus_sigmoid", 0.7, 0.0, multiplier, 0.1)
 
 
 def _agree(inputs: list) -> None:
     kept = reference.qrl_critic_forward(*inputs)
     assert_alike(native.qrl_critic_forward(*inputs), kept)
-    _, _, goal, max_weight, _, _, dim_per_component, reduction, *_ = inputs
+    _, _, goal, max_weight, _, _, *settings = inputs
     grad_loss = torch.tensor(-1.7, dtype=kept[0].dtype)
-    arguments = grad_loss, *kept[1:], max_weight, goal is not None, dim_per_component, reduction
+    arguments = grad_loss, *kept[1:], max_weight, goal is not None, *settings[:3]
     assert_alike(native.qrl_critic_backward(*arguments), reference.qrl_critic_backward(*arguments))
 
 
@@ -101,7 +101,7 @@ def test_nan_reaches_the_loss_and_the_slopes_of_its_own_pairs_alone(dim_per_comp
     assert wanted[2].isnan().any()
     for place in (0, 1, 2, 5):  # loss, stats, slopes, spread; which ends a NaN leaves does not matter
         torch.testing.assert_close(got[place], wanted[place], equal_nan=True)
-    arguments = torch.ones((), dtype=torch.float64), *wanted[1:], inputs[3], with_goal, dim_per_component, reduction
+    arguments = torch.ones((), dtype=torch.float64), *wanted[1:], inputs[3], with_goal, *inputs[6:9]
     got, expected = native.qrl_critic_backward(*arguments), reference.qrl_critic_backward(*arguments)
     for one, other in zip(got[3:], expected[3:], strict=True):
         torch.testing.assert_close(one, other, equal_nan=True)

@@ -380,7 +380,7 @@ def test_wrong_arguments_are_refused_before_any_work(arguments, error, message):
     [
         ({"reduction": "median"}, ValueError, "reduction must be one of none, sum, mean, max, maxmean, got 'median'"),
         ({"backend": "gpu"}, ValueError, "backend must be 'auto' or one of cuda, triton, cpu, reference, got 'gpu'"),
-        ({"max_weight": torch.zeros(3)}, ValueError, r"max_weight must be a number or a tensor without dimensions"),
+        ({"max_weight": torch.zeros(3, 1, 1)}, ValueError, r"weights of \(3, 1, 1\) do not broadcast"),
         ({"reduction": "sum", "max_weight": 0.5}, ValueError, "max_weight belongs to reduction 'maxmean'"),
     ],
 )

@@ -21,6 +21,10 @@ def _max_weight(dtype: torch.dtype) -> torch.Tensor:
     return torch.tensor(0.3, dtype=dtype, device=DEVICE)
 
 
+def _two_weights(dtype: torch.dtype, reduction: str) -> torch.Tensor | None:
+    return torch.tensor([0.3, -0.9], dtype=dtype, device=DEVICE) if reduction == "maxmean" else None
+
+
 def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
     inputs = tuple(value.detach().requires_grad_() for value in inputs)
     return torch.autograd.grad(function(*inputs), inputs, grad)
@@ -32,7 +36,7 @@ def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tupl
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
     x, y = points(7, size=3 * dim_per_component, dtype=dtype)
-    arguments = x, y, _max_weight(dtype), dim_per_component, reduction, keep
+    arguments = x, y, _max_weight(dtype), dim_per_component, reduction, "sigmoid", keep
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
@@ -40,16 +44,19 @@ def test_forward_returns_what_the_reference_returns(dim_per_component, reduction
 @pytest.mark.parametrize("reduction", definition.REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
-    x, y = points(7, size=3 * dim_per_component, dtype=dtype)
-    max_weight = _max_weight(dtype)
-    out, ends, largest, _ = reference.iqe_forward(x, y, max_weight, dim_per_component, reduction, True)
-    grad_out = torch.randn_like(out)
-    got = kernels.iqe_backward(grad_out, ends, largest, max_weight, dim_per_component, reduction)
+    x, y = points(8, size=3 * dim_per_component, dtype=dtype)
+    max_weight, settings = _two_weights(dtype, reduction), (dim_per_component, reduction, "sigmoid")
+    out, *kept = reference.iqe_forward(x, y, max_weight, *settings, True)
+    grad_out, learned = torch.randn_like(out), reduction == "maxmean"
+    got = kernels.iqe_backward(grad_out, *kept, max_weight, *settings, learned)
 
-    def distance(x, y):
-        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=max_weight)
+    def distance(x, y, max_weight=None):
+        weights = definition.weights_of_rows(max_weight, "sigmoid", x.shape[:-1])
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weights)
 
-    assert_alike(got, _differentiated(distance, x, y, grad=grad_out))
+    inputs = (x, y, max_weight) if learned else (x, y)
+    assert_alike(got[: len(inputs)], _differentiated(distance, *inputs, grad=grad_out))
+    assert learned or got[2].shape == (0,)
 
 
 @pytest.mark.parametrize("keep", (False, True))
@@ -58,7 +65,7 @@ def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
     x, y = pair_points(5, 7, 3 * dim_per_component, dtype)
-    arguments = x, y, _max_weight(dtype), dim_per_component, reduction, keep
+    arguments = x, y, _max_weight(dtype), dim_per_component, reduction, "sigmoid", keep
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
@@ -67,49 +74,56 @@ def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, 
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = pair_points(5, 7, 3 * dim_per_component, dtype)
-    max_weight = _max_weight(dtype)
-    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, dim_per_component, reduction, True)
-    grad_out = torch.randn_like(out)
-    arguments = grad_out, x, y, largest, max_weight, dim_per_component, reduction
-    grad_x, grad_y, none = kernels.iqe_pairwise_backward(*arguments, need_weight_gradient=False)
-    assert none.shape == (0,)
+    max_weight, settings = _two_weights(dtype, reduction), (dim_per_component, reduction, "sigmoid")
+    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, *settings, True)
+    grad_out, learned = torch.randn_like(out), reduction == "maxmean"
+    grad_x, grad_y, grad_max_weight = kernels.iqe_pairwise_backward(
+        grad_out, x, y, largest, max_weight, *settings, learned
+    )
 
-    def distance(x, y):
+    def distance(x, y, max_weight=None):
+        weights = definition.weights_of_rows(max_weight, "sigmoid", (2, 1, 1))
         x, y = x.unsqueeze(-2), y.unsqueeze(-3)
-        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=max_weight)
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weights)
 
-    assert_alike((grad_x, grad_y), _differentiated(distance, x, y, grad=grad_out))
+    inputs = (x, y, max_weight) if learned else (x, y)
+    of_x, of_y, *of_weight = _differentiated(distance, *inputs, grad=grad_out)
+    assert_alike((grad_x, grad_y), (of_x, of_y))
+    if learned:  # a sum over all pairs, of either sign: its error is that of its largest terms
+        torch.testing.assert_close(grad_max_weight, of_weight[0], rtol=1e-5, atol=1e-4)
+    else:
+        assert grad_max_weight.shape == (0,)
 
 
 @pytest.mark.parametrize("num_x, num_y", ((1, 1), (1, 33), (33, 1), (17, 131), (131, 17)))
 def test_pairwise_gradients_hold_where_points_pass_a_tile(num_x, num_y):
     x, y = pair_points(num_x, num_y, 3 * 4, torch.float64)
     max_weight = _max_weight(torch.float64)
-    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, 4, "maxmean", True)
-    assert_alike(kernels.iqe_pairwise_forward(x, y, max_weight, 4, "maxmean", True), (out, largest))
-    arguments = torch.randn_like(out), x, y, largest, max_weight, 4, "maxmean", True
+    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, 4, "maxmean", "sigmoid", True)
+    assert_alike(kernels.iqe_pairwise_forward(x, y, max_weight, 4, "maxmean", "sigmoid", True), (out, largest))
+    arguments = torch.randn_like(out), x, y, largest, max_weight, 4, "maxmean", "sigmoid", True
     assert_alike(kernels.iqe_pairwise_backward(*arguments), reference.iqe_pairwise_backward(*arguments))
 
 
 def test_pairwise_offsets_of_64_bits_give_the_same_numbers(monkeypatch):
     x, y = pair_points(5, 7, 3 * 4, torch.float64)
-    out, largest = kernels.iqe_pairwise_forward(x, y, None, 4, "max", True)
-    grads = kernels.iqe_pairwise_backward(out, x, y, largest, None, 4, "max", False)
+    out, largest = kernels.iqe_pairwise_forward(x, y, None, 4, "max", "identity", True)
+    grads = kernels.iqe_pairwise_backward(out, x, y, largest, None, 4, "max", "identity", False)
     monkeypatch.setattr(pairwise_kernels, "_is_wide", lambda *_: True)
-    assert_alike(kernels.iqe_pairwise_forward(x, y, None, 4, "max", True), (out, largest))
-    assert_alike(kernels.iqe_pairwise_backward(out, x, y, largest, None, 4, "max", False), grads)
+    assert_alike(kernels.iqe_pairwise_forward(x, y, None, 4, "max", "identity", True), (out, largest))
+    assert_alike(kernels.iqe_pairwise_backward(out, x, y, largest, None, 4, "max", "identity", False), grads)
 
 
 @pytest.mark.parametrize("num_components", (1, 2, 7, 129))
 def test_any_number_of_components_is_reduced(num_components):
     x, y = points(5, size=num_components * 8, dtype=torch.float64)
-    arguments = x, y, _max_weight(torch.float64), 8, "maxmean", True
+    arguments = x, y, _max_weight(torch.float64), 8, "maxmean", "sigmoid", True
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
 def test_one_component_may_span_1024_values():
     x, y = points(3, size=1024, dtype=torch.float64)
-    arguments = x, y / 64 + x, None, 1024, "sum", True
+    arguments = x, y / 64 + x, None, 1024, "sum", "identity", True
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
@@ -118,7 +132,9 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).to(DEVICE, torch.float64)
     for got, wanted, coordinate in zip(
-        definition.unpack_ends(kernels.iqe_forward(x, y, None, dim_per_component, "sum", True)[1], dim_per_component),
+        definition.unpack_ends(
+            kernels.iqe_forward(x, y, None, dim_per_component, "sum", "identity", True)[1], dim_per_component
+        ),
         definition.ends(x, y, dim_per_component),
         (x, y),
         strict=True,
@@ -135,9 +151,9 @@ def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
     # sum of y * grad_y + x * grad_x over a component is the sum of its lengths, whichever of the tied ends is taken.
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 1, 9, 2 * dim_per_component), generator=generator).to(DEVICE, torch.float64)
-    lengths, largest = kernels.iqe_pairwise_forward(x, y, None, dim_per_component, "none", True)
+    lengths, largest = kernels.iqe_pairwise_forward(x, y, None, dim_per_component, "none", "identity", True)
     grads = kernels.iqe_pairwise_backward(
-        torch.ones_like(lengths), x, y, largest, None, dim_per_component, "none", False
+        torch.ones_like(lengths), x, y, largest, None, dim_per_component, "none", "identity", False
     )
     by_component = (x * grads[0] + y * grads[1]).unflatten(-1, (-1, dim_per_component)).sum(dim=(1, 3))
     assert torch.equal(by_component, lengths.sum(dim=(1, 2)))
@@ -149,7 +165,7 @@ def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
 def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
     x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
-    arguments = x, y, _max_weight(torch.float32), dim_per_component, reduction, False
+    arguments = x, y, _max_weight(torch.float32), dim_per_component, reduction, "sigmoid", False
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
@@ -159,7 +175,7 @@ def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
 def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side):
     x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
-    arguments = x, y, _max_weight(torch.float32), dim_per_component, reduction, False
+    arguments = x, y, _max_weight(torch.float32), dim_per_component, reduction, "sigmoid", False
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
@@ -169,7 +185,7 @@ def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side
 def test_infinity_counts_as_the_largest_finite_number(dtype, side, infinity):
     x, y = pair_points(5, 5, 3 * 4, dtype)
     (x if side == "x" else y)[:, 2, 5] = infinity  # one coordinate: of tied ends any may hold the end
-    arguments = x, y, None, 4, "none", True
+    arguments = x, y, None, 4, "none", "identity", True
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
@@ -178,27 +194,27 @@ def test_infinity_counts_as_the_largest_finite_number(dtype, side, infinity):
 @pytest.mark.parametrize("shape", ((0, 8), (3, 0, 8)))
 def test_empty_batch_returns_empty_tensors_of_the_right_shape(shape, reduction):
     x = torch.zeros(shape, dtype=torch.float64, device=DEVICE)
-    arguments = x, x, _max_weight(torch.float64), 4, reduction, True
+    arguments = x, x, _max_weight(torch.float64), 4, reduction, "sigmoid", True
     got = kernels.iqe_forward(*arguments)
     assert_alike(got, reference.iqe_forward(*arguments))
-    grads = kernels.iqe_backward(got[0], got[1], got[2], arguments[2], 4, reduction)
+    grads = kernels.iqe_backward(*got, arguments[2], 4, reduction, "sigmoid", False)[:2]
     assert_alike(grads, (x, x))
 
 
 @pytest.mark.parametrize("shape_x, shape_y", (((0, 3, 8), (0, 2, 8)), ((2, 0, 8), (2, 3, 8)), ((2, 3, 8), (2, 0, 8))))
 def test_pairwise_with_an_empty_side_returns_zero_gradients(shape_x, shape_y):
     x, y = torch.ones(shape_x, device=DEVICE), torch.ones(shape_y, device=DEVICE)
-    arguments = x, y, _max_weight(torch.float32), 4, "maxmean", True
+    arguments = x, y, _max_weight(torch.float32), 4, "maxmean", "sigmoid", True
     got = kernels.iqe_pairwise_forward(*arguments)
     assert_alike(got, reference.iqe_pairwise_forward(*arguments))
-    grads = kernels.iqe_pairwise_backward(got[0], x, y, got[1], arguments[2], 4, "maxmean", True)
+    grads = kernels.iqe_pairwise_backward(got[0], x, y, got[1], arguments[2], 4, "maxmean", "sigmoid", True)
     assert_alike(grads, (torch.zeros_like(x), torch.zeros_like(y), torch.zeros((), device=DEVICE)))
 
 
 def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     x, y = pair_points(9, 35, 3 * 8, torch.float32)
-    out, largest = kernels.iqe_pairwise_forward(x, y, None, 8, "max", True)
-    arguments = torch.randn_like(out), x, y, largest, None, 8, "max", False
+    out, largest = kernels.iqe_pairwise_forward(x, y, None, 8, "max", "identity", True)
+    arguments = torch.randn_like(out), x, y, largest, None, 8, "max", "identity", False
     for one, other in zip(
         kernels.iqe_pairwise_backward(*arguments), kernels.iqe_pairwise_backward(*arguments), strict=True
     ):
@@ -210,10 +226,11 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
 def test_the_gradient_of_a_component_with_a_nan_is_nan(dim_per_component, side):
     x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
-    kept = [one.iqe_forward(x, y, None, dim_per_component, "mean", True) for one in (kernels, reference)]
+    kept = [one.iqe_forward(x, y, None, dim_per_component, "mean", "identity", True) for one in (kernels, reference)]
     assert torch.equal(kept[0][1][2, 1], kept[1][1][2, 1])
     for others in kept:
-        for grad in kernels.iqe_backward(torch.ones(7), *others[1:3], None, dim_per_component, "mean"):
+        arguments = torch.ones(7), *others[1:], None, dim_per_component, "mean", "identity", False
+        for grad in kernels.iqe_backward(*arguments)[:2]:
             nan = grad.isnan().unflatten(-1, (3, -1))
             assert nan[2, 1].all() and nan.sum() == dim_per_component
 
@@ -224,7 +241,7 @@ def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_componen
     x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
     grad_out, none = torch.ones(x.shape[0], 5, 7), torch.empty(0, dtype=torch.int32)
-    arguments = grad_out, x, y, none, None, dim_per_component, "mean", False
+    arguments = grad_out, x, y, none, None, dim_per_component, "mean", "identity", False
     for got, wanted in zip(
         kernels.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
     ):

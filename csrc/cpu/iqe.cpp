@@ -7,6 +7,7 @@
 
 #include "iqe_components.h"
 #include "iqe_pairwise.h"
+#include "max_weight.h"
 #include "parallel.h"
 #include "workspace.h"
 
@@ -27,7 +28,7 @@ void forward(const IqeForward<T>& call, int threads) {
     int32_t* largest = call.largest;
     uint8_t* ends = call.ends;
     T *out = call.out, *spread = call.spread;
-    const T *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const T *x = call.x, *y = call.y;
     const IqeShape& shape = call.shape;
     constexpr int n = num_lanes<T>;
     const int64_t size = shape.dim_per_component, num_components = shape.num_components;
@@ -60,14 +61,13 @@ void forward(const IqeForward<T>& call, int threads) {
         if (reduction == Reduction::none) {
             __builtin_memcpy(out + first, lengths, count * sizeof(T));
         } else {
-            for (int64_t r = 0; r < num_rows; ++r) {
-                const auto row = summarise(lengths + r * num_components, num_components);
-                out[first_row + r] = reduced(reduction, row.sum, row.maximum, num_components, max_weight);
-                if (largest) largest[first_row + r] = row.largest;
-                if (spread)
-                    spread[first_row + r] =
-                        reduced(Reduction::spread, row.sum, row.maximum, num_components, max_weight);
-            }
+            for_each_weight(
+                call.max, shape.rows, first_row, first_row + num_rows, [&](int64_t i, int64_t end, T weight) {
+                    for (; i < end; ++i)
+                        out[i] =
+                            distance_of_row(lengths + (i - first_row) * num_components, num_components, reduction,
+                                            weight, largest ? largest + i : nullptr, spread ? spread + i : nullptr);
+                });
         }
     });
 }
@@ -87,36 +87,39 @@ void iqe_backward(const IqeBackward<T>& call, int threads) {
     T *grad_x = call.grad_x, *grad_y = call.grad_y;
     const int32_t* largest = call.largest;
     const uint8_t* ends = call.ends;
-    const T *grad_out = call.grad_out, *max_weight = call.max_weight;
+    const T* grad_out = call.grad_out;
     const IqeShape& shape = call.shape;
     const int64_t size = shape.dim_per_component, num_components = shape.num_components, dim = num_components * size;
-    const auto weights = reduction_weights(reduction, num_components, max_weight);
     const int64_t bytes = ends_bytes(size), rows_per_task = components_per_task / num_components + 1;
     const int64_t num_tasks = (shape.rows + rows_per_task - 1) / rows_per_task;
     const BitPlaces<T> places = bit_places<T>(size);
-    parallel_for(num_tasks, threads_for(shape.rows * dim, 1 << 15, threads), [=](int64_t task) {
+    parallel_for(num_tasks, threads_for(shape.rows * dim, 1 << 15, threads), [&](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < shape.rows ? (task + 1) * rows_per_task : shape.rows;
         const int64_t first = task * rows_per_task;
         const bool has_nan = any_marks_nan(ends + first * num_components * bytes, (end - first) * num_components, size);
-        for (int64_t row = first; row < end; ++row) {
-            const uint8_t* row_ends = ends + row * num_components * bytes;
-            T *to_x = grad_x + row * dim, *to_y = grad_y + row * dim;
-            if (reduction == Reduction::none) {
-                for (int64_t c = 0; c < num_components; ++c)
-                    components_backward(row_ends + c * bytes, grad_out[row * num_components + c], 1, size, places,
-                                        to_x + c * size, to_y + c * size);
+        for_each_weight(call.max, shape.rows, first, end, [&](int64_t row, int64_t end, T weight) {
+            const auto weights = reduction_weights(reduction, num_components, weight);
+            for (; row < end; ++row) {
+                const uint8_t* row_ends = ends + row * num_components * bytes;
+                T *to_x = grad_x + row * dim, *to_y = grad_y + row * dim;
+                if (reduction == Reduction::none) {
+                    for (int64_t c = 0; c < num_components; ++c)
+                        components_backward(row_ends + c * bytes, grad_out[row * num_components + c], 1, size, places,
+                                            to_x + c * size, to_y + c * size);
+                } else {
+                    components_backward(row_ends, grad_out[row] * weights.every, num_components, size, places, to_x,
+                                        to_y);
+                    if (largest && needs_largest(reduction)) {
+                        const int64_t c = largest[row];
+                        components_backward(row_ends + c * bytes, grad_out[row] * (weights.every + weights.largest), 1,
+                                            size, places, to_x + c * size, to_y + c * size);
+                    }
+                }
                 if (has_nan) write_nan(row_ends, num_components, size, to_x, to_y);
-                continue;
             }
-            components_backward(row_ends, grad_out[row] * weights.every, num_components, size, places, to_x, to_y);
-            if (largest && needs_largest(reduction)) {
-                const int64_t c = largest[row];
-                components_backward(row_ends + c * bytes, grad_out[row] * (weights.every + weights.largest), 1, size,
-                                    places, to_x + c * size, to_y + c * size);
-            }
-            if (has_nan) write_nan(row_ends, num_components, size, to_x, to_y);
-        }
+        });
     });
+    max_weight_gradient(call.max, 1.0, grad_out, call.spread, shape.rows, call.grad_max_weight);
 }
 
 QMK_INSTANTIATE(iqe_forward, IqeForward, int)

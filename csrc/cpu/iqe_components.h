@@ -304,6 +304,16 @@ QMK_INLINE void components_backward(const uint8_t* ends, T grad, int64_t count, 
         }
 }
 
+// What a row becomes: its distance, and for backward the component of the greatest length and the spread.
+template <class T>
+QMK_INLINE T distance_of_row(const T* lengths, int64_t num_components, Reduction reduction, T max_weight,
+                             int32_t* largest, T* spread) {
+    const auto row = summarise(lengths, num_components);
+    if (largest) *largest = row.largest;
+    if (spread) *spread = reduced(Reduction::spread, row.sum, row.maximum, num_components, max_weight);
+    return reduced(reduction, row.sum, row.maximum, num_components, max_weight);
+}
+
 }  // namespace
 
 }  // namespace qmk::QMK_TARGET

@@ -12,6 +12,7 @@
 #include "../ops/iqe.h"
 #include "iqe_rows.h"
 #include "lanes.h"
+#include "max_weight.h"
 #include "parallel.h"
 
 namespace qmk::QMK_TARGET {
@@ -33,7 +34,7 @@ struct Matrix {
 
 template <class T, int vectors>
 void forward_tiles(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, int64_t num_columns,
-                   int64_t num_components, int64_t size, const T* max_weight, Matrix<T> out, Matrix<int32_t> largest,
+                   int64_t num_components, int64_t size, T max_weight, Matrix<T> out, Matrix<int32_t> largest,
                    Reduction reduction, int threads) {
     constexpr int n = num_lanes<T>, width = vectors * n;
     const int64_t num_row_tiles = (num_rows + rows_per_tile - 1) / rows_per_tile, dim = num_components * size;
@@ -132,6 +133,11 @@ template <class Run>
 void for_each_matrix(int64_t batch, void* memory, int64_t bytes, int threads, Run&& run) {
     const int inner_threads = batch > 1 ? 1 : threads;
     parallel_for(batch, threads, [&](int64_t b) { run(b, static_cast<char*>(memory) + b * bytes, inner_threads); });
+}
+
+template <class T>
+T weight_of_matrix(const MaxWeight<T>& max, int64_t batch, int64_t b) {
+    return WeightAt<T>(max, b / (batch / max.num_weights)).value;
 }
 
 // What the gradient of rows needs of the upstream gradient: grad_out (rows, columns) or, per component, (rows, columns,
@@ -303,6 +309,13 @@ int64_t backward_workspace(const IqePairwiseShape& shape, Reduction reduction) {
     return of_x.used > of_y.used ? of_x.used : of_y.used;
 }
 
+// Parts of the gradient of the weights, (batch, num_components, num_x); null where it is not wanted.
+template <class T>
+T* take_partial_spread(Workspace& workspace, const IqePairwiseBackward<T>& call) {
+    const IqePairwiseShape& shape = call.shape;
+    return call.grad_max_weight ? workspace.take<T>(shape.batch * shape.num_components * shape.num_x) : nullptr;
+}
+
 // The gradient of one side's rows; sorts them and packs the other side's.
 template <class T>
 void side_gradient(Side<T> rows, Side<T> others, int64_t size, Workspace& workspace, PairGradients<T> pairs,
@@ -354,63 +367,69 @@ void iqe_pairwise_forward(const IqePairwiseForward<T>& call, int threads) {
     void* memory = call.scratch;
     int32_t* largest = call.largest;
     T* out = call.out;
-    const T *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const T *x = call.x, *y = call.y;
     const IqePairwiseShape& shape = call.shape;
     const int64_t num_components = shape.num_components, size = shape.dim_per_component, dim = num_components * size;
     const int64_t out_items = reduction == Reduction::none ? num_components : 1;
     const bool mirrored = better_mirrored<T>(shape);
-    for_each_matrix(shape.batch, memory, forward_workspace<T>(shape), threads,
-                    [&](int64_t b, char* scratch, int threads) {
-                        Side<T> rows{x + b * shape.num_x * dim, shape.num_x, T(1)},
-                            others{y + b * shape.num_y * dim, shape.num_y, T(1)};
-                        const int64_t first_pair = b * shape.num_x * shape.num_y;
-                        Matrix<T> out_matrix{out + first_pair * out_items, shape.num_y * out_items, out_items};
-                        Matrix<int32_t> largest_matrix{largest ? largest + first_pair : nullptr, shape.num_y, 1};
-                        if (mirrored) {
-                            const Side<T> first = rows;
-                            rows = {others.rows, others.count, T(-1)};
-                            others = {first.rows, first.count, T(-1)};
-                            out_matrix = {out_matrix.values, out_matrix.column_stride, out_matrix.row_stride};
-                            largest_matrix = {largest_matrix.values, 1, shape.num_y};
-                        }
-                        Workspace workspace{scratch};
-                        const int vectors = vectors_at_once<T>(others.count);
-                        const auto sorted = take_sorted_rows<T>(workspace, rows.count, dim);
-                        const auto columns = take_columns<T>(workspace, others.count, dim);
-                        sort_rows(rows, num_components, size, vectors * num_lanes<T>, sorted, threads);
-                        pack_columns(others, num_components, size, columns, threads);
-                        const auto tiles = vectors == 4   ? forward_tiles<T, 4>
-                                           : vectors == 2 ? forward_tiles<T, 2>
-                                                          : forward_tiles<T, 1>;
-                        tiles(sorted, columns, rows.count, others.count, num_components, size, max_weight, out_matrix,
-                              largest_matrix, reduction, threads);
-                    });
+    for_each_matrix(
+        shape.batch, memory, forward_workspace<T>(shape), threads, [&](int64_t b, char* scratch, int threads) {
+            Side<T> rows{x + b * shape.num_x * dim, shape.num_x, T(1)},
+                others{y + b * shape.num_y * dim, shape.num_y, T(1)};
+            const int64_t first_pair = b * shape.num_x * shape.num_y;
+            Matrix<T> out_matrix{out + first_pair * out_items, shape.num_y * out_items, out_items};
+            Matrix<int32_t> largest_matrix{largest ? largest + first_pair : nullptr, shape.num_y, 1};
+            if (mirrored) {
+                const Side<T> first = rows;
+                rows = {others.rows, others.count, T(-1)};
+                others = {first.rows, first.count, T(-1)};
+                out_matrix = {out_matrix.values, out_matrix.column_stride, out_matrix.row_stride};
+                largest_matrix = {largest_matrix.values, 1, shape.num_y};
+            }
+            Workspace workspace{scratch};
+            const int vectors = vectors_at_once<T>(others.count);
+            const auto sorted = take_sorted_rows<T>(workspace, rows.count, dim);
+            const auto columns = take_columns<T>(workspace, others.count, dim);
+            sort_rows(rows, num_components, size, vectors * num_lanes<T>, sorted, threads);
+            pack_columns(others, num_components, size, columns, threads);
+            const auto tiles = vectors == 4   ? forward_tiles<T, 4>
+                               : vectors == 2 ? forward_tiles<T, 2>
+                                              : forward_tiles<T, 1>;
+            tiles(sorted, columns, rows.count, others.count, num_components, size,
+                  weight_of_matrix(call.max, shape.batch, b), out_matrix, largest_matrix, reduction, threads);
+        });
 }
 
 template <class T>
 int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
-    return call.shape.batch * backward_workspace<T>(call.shape, call.reduction);
+    Workspace workspace{nullptr};
+    take_partial_spread(workspace, call);
+    workspace.take<char>(call.shape.batch * backward_workspace<T>(call.shape, call.reduction));
+    return workspace.used;
 }
 
 template <class T>
 void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, int threads) {
     const Reduction reduction = call.reduction;
     void* memory = call.scratch;
-    T *grad_x = call.grad_x, *grad_y = call.grad_y, *grad_max_weight = call.partial_max_weight;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y;
     const int32_t* largest = call.largest;
-    const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y;
     const IqePairwiseShape& shape = call.shape;
     const int64_t num_x = shape.num_x, num_y = shape.num_y, num_components = shape.num_components;
     const int64_t size = shape.dim_per_component, dim = num_components * size;
     const bool per_component = reduction == Reduction::none;
     const int64_t items = per_component ? num_components : 1;
-    const auto weights = reduction_weights(reduction, num_components, max_weight);
+    Workspace workspace{static_cast<char*>(memory)};
+    T* partial_spread = take_partial_spread(workspace, call);
     const int64_t bytes = backward_workspace<T>(shape, reduction);
-    for_each_matrix(shape.batch, memory, bytes, threads, [&](int64_t b, char* scratch, int threads) {
+    char* of_matrices = workspace.take<char>(shape.batch * bytes);
+    for_each_matrix(shape.batch, of_matrices, bytes, threads, [&](int64_t b, char* scratch, int threads) {
+        const auto weights = reduction_weights(reduction, num_components, weight_of_matrix(call.max, shape.batch, b));
         const T *batch_x = x + b * num_x * dim, *batch_y = y + b * num_y * dim;
         const T* batch_grad = grad_out + b * num_x * num_y * items;
         const int32_t* batch_largest = needs_largest(reduction) ? largest + b * num_x * num_y : nullptr;
-        T* partial = grad_max_weight ? grad_max_weight + b * num_components * num_x : nullptr;
+        T* partial = partial_spread ? partial_spread + b * num_components * num_x : nullptr;
 
         Workspace of_x{scratch}, of_y{scratch};
         const PairGradients<T> pairs{batch_grad, batch_largest, weights, num_y, num_components, per_component};
@@ -431,6 +450,8 @@ void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, int threads) {
         write_nan(side_x, side_y, num_components, size, of_rows, of_columns);
         write_nan(side_y, side_x, num_components, size, of_columns, of_rows);
     });
+    max_weight_gradient<T>(call.max, 1.0, partial_spread, nullptr, shape.batch * num_components * num_x,
+                           call.grad_max_weight);
 }
 
 }  // namespace qmk::QMK_TARGET

@@ -34,7 +34,7 @@ void forward(const LatentDynamicsForward<T>& call, int threads) {
     uint8_t* ends = call.ends;
     T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
       *scratch = static_cast<T*>(call.scratch);
-    const T *predicted = call.predicted, *target = call.target, *max_weight = call.max_weight;
+    const T *predicted = call.predicted, *target = call.target;
     const LatentDynamicsShape& shape = call.shape;
     const LatentDynamicsSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component, count = shape.num_components, dim = count * size,
@@ -42,6 +42,7 @@ void forward(const LatentDynamicsForward<T>& call, int threads) {
     const int64_t bytes = ends_bytes(size), rows_per_task = components_per_task / 2 / count + 1;
     const int64_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
     const T share = T(1) / T(rows);
+    const T weight = WeightAt<T>({call.max_weight, 1, settings.weight_link}, 0).value;
     parallel_for(num_tasks, threads_for(2 * rows * dim, 1 << 14, threads), [&](int64_t task) {
         const int64_t first_row = task * rows_per_task, first = first_row * count;
         const int64_t num_rows = rows_per_task < rows - first_row ? rows_per_task : rows - first_row;
@@ -58,7 +59,7 @@ void forward(const LatentDynamicsForward<T>& call, int threads) {
         measure_rows<T, K>(num_rows, count, size, measure, [&](int64_t r, const T* const* lengths) {
             for (int pair = 0; pair < 2; ++pair) {
                 const int64_t at = pair * rows + first_row + r;
-                scratch[at] = distance_of_row(lengths[pair], count, settings.reduction, max_weight,
+                scratch[at] = distance_of_row(lengths[pair], count, settings.reduction, weight,
                                               largest ? largest + at : nullptr, spread ? spread + at : nullptr);
                 slopes[at] = LatentDynamicsTerm<T>(scratch[at], settings).slope * share;
             }
@@ -95,11 +96,12 @@ void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, int threads
     T *grad_predicted = call.grad_predicted, *grad_target = call.grad_target, *grad_max_weight = call.grad_max_weight;
     const int32_t* largest = call.largest;
     const uint8_t* ends = call.ends;
-    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread, *max_weight = call.max_weight;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread;
     const LatentDynamicsShape& shape = call.shape;
     const int64_t rows = shape.rows, count = shape.num_components, dim = count * size;
+    const MaxWeight<T> max{call.max_weight, 1, call.weight_link};
     const KeptEnds<T> kept{*grad_loss, slopes, ends, needs_largest(reduction) ? largest : nullptr,
-                           rows,       count,  size, reduction_weights(reduction, count, max_weight)};
+                           rows,       count,  size, reduction_weights(reduction, count, WeightAt<T>(max, 0).value)};
     const BitPlaces<T> places = bit_places<T>(size);
     const int64_t rows_per_task = components_per_task / count + 1;
     const int64_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
@@ -116,7 +118,7 @@ void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, int threads
                 kept.write_nan(pair, i, grad_predicted + i * dim, grad_target + i * dim);
         }
     });
-    weight_gradient(*grad_loss, slopes, spread, rows, grad_max_weight);
+    max_weight_gradient(max, *grad_loss, slopes, spread, 2 * rows, grad_max_weight);
 }
 
 QMK_INSTANTIATE(latent_dynamics_forward, LatentDynamicsForward, int)

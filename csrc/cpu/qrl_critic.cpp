@@ -41,8 +41,7 @@ void forward(const QrlCriticForward<T>& call, int threads) {
     T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
       *scratch = static_cast<T*>(call.scratch);
     const int64_t num_costs = call.num_costs;
-    const T *x = call.x, *y = call.y, *goal = call.goal, *max_weight = call.max_weight, *raw = call.raw,
-            *cost = call.cost;
+    const T *x = call.x, *y = call.y, *goal = call.goal, *raw = call.raw, *cost = call.cost;
     const QrlCriticShape& shape = call.shape;
     const QrlCriticSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component, count = shape.num_components, dim = count * size,
@@ -50,6 +49,7 @@ void forward(const QrlCriticForward<T>& call, int threads) {
     const int64_t bytes = ends_bytes(size);
     const QrlCriticTerm<T> multiplier = qrl_critic_multiplier(*raw, settings);
     const T share = T(1) / T(rows);
+    const T weight = WeightAt<T>({call.max_weight, 1, settings.weight_link}, 0).value;
     T *pushes = scratch, *violations = scratch + rows, *to_goal = scratch + 2 * rows, *local = scratch + 3 * rows;
 
     // Rows whose goals follow one another in memory.
@@ -68,9 +68,9 @@ void forward(const QrlCriticForward<T>& call, int threads) {
         };
         measure_rows<T, K>(num_rows, count, size, measure, [&](int64_t r, const T* const* lengths) {
             const int64_t i = first_row + r;
-            to_goal[i] = distance_of_row(lengths[0], count, settings.reduction, max_weight,
-                                         largest ? largest + i : nullptr, spread ? spread + i : nullptr);
-            local[i] = distance_of_row(lengths[1], count, settings.reduction, max_weight,
+            to_goal[i] = distance_of_row(lengths[0], count, settings.reduction, weight, largest ? largest + i : nullptr,
+                                         spread ? spread + i : nullptr);
+            local[i] = distance_of_row(lengths[1], count, settings.reduction, weight,
                                        largest ? largest + rows + i : nullptr, spread ? spread + rows + i : nullptr);
             const auto push = qrl_critic_push(to_goal[i], settings);
             const auto violation = qrl_critic_violation(local[i], cost[num_costs == 1 ? 0 : i]);
@@ -118,11 +118,12 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, int threads) {
       *grad_max_weight = call.grad_max_weight;
     const int32_t* largest = call.largest;
     const uint8_t* ends = call.ends;
-    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread, *max_weight = call.max_weight;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread;
     const QrlCriticShape& shape = call.shape;
     const int64_t rows = shape.rows, count = shape.num_components, dim = count * size;
+    const MaxWeight<T> max{call.max_weight, 1, call.weight_link};
     const KeptEnds<T> kept{*grad_loss, slopes, ends, needs_largest(reduction) ? largest : nullptr,
-                           rows,       count,  size, reduction_weights(reduction, count, max_weight)};
+                           rows,       count,  size, reduction_weights(reduction, count, WeightAt<T>(max, 0).value)};
     const BitPlaces<T> places = bit_places<T>(size);
     const int64_t rows_per_task = components_per_task / count + 1;
     const int64_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
@@ -147,7 +148,7 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, int threads) {
             kept.write_nan(1, i, to_x, to_y);
         }
     });
-    weight_gradient(*grad_loss, slopes, spread, rows, grad_max_weight);
+    max_weight_gradient(max, *grad_loss, slopes, spread, 2 * rows, grad_max_weight);
     *call.grad_raw = *grad_loss * call.stats[qrl_critic_slope_of_raw];
 }
 

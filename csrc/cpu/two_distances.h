@@ -3,6 +3,7 @@
 #pragma once
 
 #include "iqe_components.h"
+#include "max_weight.h"
 #include "workspace.h"
 
 namespace qmk::QMK_TARGET {
@@ -60,16 +61,6 @@ QMK_INLINE void measure_rows(int64_t num_rows, int64_t count, int64_t size, Meas
         const T* const of_row[2] = {lengths[0] + r * count, lengths[1] + r * count};
         finish(r, of_row);
     }
-}
-
-// What a row becomes: its distance, and for backward the component of the greatest length and the spread.
-template <class T>
-QMK_INLINE T distance_of_row(const T* lengths, int64_t num_components, Reduction reduction, const T* max_weight,
-                             int32_t* largest, T* spread) {
-    const auto row = summarise(lengths, num_components);
-    if (largest) *largest = row.largest;
-    if (spread) *spread = reduced(Reduction::spread, row.sum, row.maximum, num_components, max_weight);
-    return reduced(reduction, row.sum, row.maximum, num_components, max_weight);
 }
 
 // One side's ends of a row of components, with what they are worth: `every`, and `extra` on top in the component of the
@@ -171,15 +162,6 @@ QMK_INLINE void write_sum_of_ends(const RowEnds<T>& row, const RowEnds<T>& other
     if (row.extra != T(0)) write_component_ends<T, right, true>(row, row.largest, row.extra, size, places, to);
     if (other.extra != T(0))
         write_component_ends<T, other_right, true>(other, other.largest, other.extra, size, places, to);
-}
-
-// By the weight of maxmean, null where there is none.
-template <class T>
-QMK_INLINE void weight_gradient(T grad_loss, const T* slopes, const T* spread, int64_t rows, T* grad_max_weight) {
-    if (grad_max_weight == nullptr) return;
-    double sum = 0;
-    for (int64_t i = 0; i < 2 * rows; ++i) sum += double(slopes[i]) * double(spread[i]);
-    *grad_max_weight = T(double(grad_loss) * sum);
 }
 
 }  // namespace

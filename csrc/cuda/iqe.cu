@@ -8,6 +8,7 @@
 // Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
 #include "../ops/iqe.h"
 #include "iqe_rows.cuh"
+#include "max_weight.cuh"
 
 namespace qmk::cuda {
 
@@ -16,7 +17,8 @@ namespace {
 // What a forward launch works on.
 template <class T>
 struct Forward {
-    const T *x, *y, *max_weight;
+    const T *x, *y;
+    MaxWeight<T> max;
     T* out;
     uint8_t* ends;
     int32_t* largest;
@@ -38,10 +40,11 @@ __device__ __forceinline__ void reduce_all(const Forward<T>& task, const T* leng
             return;
         }
         reduce_chunk(task.tiles, chunk, lengths, row, [&](int64_t at, const RowSummary<T>& whole) {
-            task.out[at] = reduced(task.reduction, whole.sum, whole.maximum, num_components, task.max_weight);
+            const T weight = weight_of_row(task.max, at, task.tiles.rows);
+            task.out[at] = reduced(task.reduction, whole.sum, whole.maximum, num_components, weight);
             if (task.largest) task.largest[at] = whole.largest;
             if (task.spread)
-                task.spread[at] = reduced(Reduction::spread, whole.sum, whole.maximum, num_components, task.max_weight);
+                task.spread[at] = reduced(Reduction::spread, whole.sum, whole.maximum, num_components, weight);
         });
     });
 }
@@ -93,7 +96,7 @@ struct Backward {
     const T* grad_out;
     const uint8_t* ends;
     const int32_t* largest;
-    const T* max_weight;
+    MaxWeight<T> max;
     T *grad_x, *grad_y;
     int64_t rows, tiles;
     int num_components, dim_per_component, rows_per_tile;
@@ -105,7 +108,10 @@ template <class T, int width>
 __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
     const unsigned size = task.dim_per_component, groups = size / width;  // groups of coordinates a component
     const unsigned groups_in_row = groups * task.num_components, num_bytes = (2 * size + 7) / 8;
-    const auto weights = reduction_weights(task.reduction, task.num_components, task.max_weight);
+    const auto weights_of_row = [&](int64_t row) {
+        return reduction_weights(task.reduction, task.num_components, weight_of_row(task.max, row, task.rows));
+    };
+    const auto of_all = weights_of_row(0);
     const bool by_component = task.reduction == Reduction::none;
     for (int64_t tile = blockIdx.x; tile < task.tiles; tile += gridDim.x) {
         const int64_t first_row = tile * task.rows_per_tile, rows_left = task.rows - first_row;
@@ -118,6 +124,7 @@ __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
             if (by_component) {
                 grad = task.grad_out[component];
             } else {
+                const auto weights = task.max.num_weights == 1 ? of_all : weights_of_row(first_row + r);
                 const bool is_largest = task.largest && task.largest[first_row + r] == in_tile % task.num_components;
                 grad = task.grad_out[first_row + r] * (is_largest ? weights.every + weights.largest : weights.every);
             }
@@ -158,7 +165,7 @@ void iqe_forward(const IqeForward<T>& call, Context context) {
     int32_t* largest = call.largest;
     uint8_t* ends = call.ends;
     T *out = call.out, *spread = call.spread;
-    const T *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const T *x = call.x, *y = call.y;
     check_row_size("iqe_forward", num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, "iqe_forward");
@@ -167,7 +174,7 @@ void iqe_forward(const IqeForward<T>& call, Context context) {
         is_aligned_to_16(x) && is_aligned_to_16(y) && (!ends || is_aligned_to_16(ends));
     const Forward<T> task{x,
                           y,
-                          max_weight,
+                          call.max,
                           out,
                           ends,
                           largest,
@@ -199,7 +206,7 @@ void iqe_backward(const IqeBackward<T>& call, Context context) {
     T *grad_x = call.grad_x, *grad_y = call.grad_y;
     const int32_t* largest = call.largest;
     const uint8_t* ends = call.ends;
-    const T *grad_out = call.grad_out, *max_weight = call.max_weight;
+    const T* grad_out = call.grad_out;
     check_row_size("iqe_backward", num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, "iqe_backward");
@@ -210,7 +217,7 @@ void iqe_backward(const IqeBackward<T>& call, Context context) {
     const Backward<T> task{grad_out,
                            ends,
                            largest,
-                           max_weight,
+                           call.max,
                            grad_x,
                            grad_y,
                            rows,
@@ -221,6 +228,8 @@ void iqe_backward(const IqeBackward<T>& call, Context context) {
                            reduction};
     launch("iqe_backward", by_pack ? iqe_backward_kernel<T, pack> : iqe_backward_kernel<T, 1>, task.tiles, 256, 0,
            context, task);
+    launch_weight_gradient<T>("iqe_backward", {call.max, nullptr, grad_out, call.spread, call.grad_max_weight, rows},
+                              context);
 }
 
 QMK_INSTANTIATE(iqe_forward, IqeForward, Context)

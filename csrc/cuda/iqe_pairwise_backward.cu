@@ -4,6 +4,7 @@
 // the mirrored points x' = -y, y' = -x. Twice 4 operations an element of N * M * D; with the gradient of max_weight,
 // which needs the lengths too, 6 and 4. Every gradient is summed up by one warp.
 #include "iqe_pairwise.cuh"
+#include "max_weight.cuh"
 
 namespace qmk::cuda {
 
@@ -14,12 +15,16 @@ struct PairwiseBackward {
     Prepared<T> sides;
     const T* grad_out;
     const int32_t* largest;
-    const T* max_weight;
-    T* grad;             // (batch, num_x, C, K)
-    T* grad_max_weight;  // null or (batch, C, num_x)
+    MaxWeight<T> max;
+    T* grad;            // (batch, num_x, C, K)
+    T* partial_spread;  // null or (batch, C, num_x): parts of the gradient of the weights
     T sign;
     int stride_x, stride_y;  // pairs from one row to the next in grad_out and largest
     Reduction reduction;
+
+    __device__ __forceinline__ ReductionWeights<T> weights_of(int sample) const {
+        return reduction_weights(reduction, sides.num_components, weight_of_row(max, sample, sides.batch));
+    }
 };
 
 // What backward has a gradient of: every length (reduction none), or the distance of a pair; and whether the gradient
@@ -108,7 +113,6 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
     __shared__ Begin<T> staged_begins[warps_per_block * values_at_once];
     const auto& sides = task.sides;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const auto weights = reduction_weights(task.reduction, sides.num_components, task.max_weight);
     const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
     const int groups = (sides.num_components + G - 1) / G;
     const Intervals<T, true> intervals{staged_begins + warp * values_at_once, staged_ends + lane};
@@ -116,6 +120,7 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
         const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
         const int first = int(tile / tiles_x % groups) * G, sample = int(tile / tiles_x / groups);
         const int count = sides.num_components - first < G ? sides.num_components - first : G;
+        const auto weights = task.weights_of(sample);
         __syncthreads();
         stage_begins(sides, sample, first_row, warps_per_block, first, G, staged_begins);
         T sums[values_at_once], spreads[G];
@@ -162,7 +167,7 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
             for (int g = 0; g < G; ++g) {
                 const T spread = sum_of_threads(spreads[g]);
                 if (lane == 0 && g < count && i < sides.num_x)
-                    task.grad_max_weight[(int64_t(sample) * sides.num_components + first + g) * sides.num_x + i] =
+                    task.partial_spread[(int64_t(sample) * sides.num_components + first + g) * sides.num_x + i] =
                         spread;
             }
         }
@@ -178,12 +183,12 @@ __global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_backward_a
     const auto& sides = task.sides;
     const int size = sides.dim_per_component, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     auto* staged_begins = reinterpret_cast<Begin<T>*>(dynamic_shared + 32 * size);
-    const auto weights = reduction_weights(task.reduction, sides.num_components, task.max_weight);
     const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
     for (int64_t tile = blockIdx.x; tile < int64_t(sides.batch) * sides.num_components * tiles_x; tile += gridDim.x) {
         const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
         const int component = int(tile / tiles_x % sides.num_components);
         const int sample = int(tile / tiles_x / sides.num_components);
+        const auto weights = task.weights_of(sample);
         const T* lines = sides.component_lines(sample, component);
         const int64_t row = sides.first_in_row(sample, i, component);
         if constexpr (staged) {
@@ -230,7 +235,7 @@ __global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_backward_a
         if constexpr (with_weight<given>) {
             spread = sum_of_threads(spread);
             if (lane == 0 && i < sides.num_x)
-                task.grad_max_weight[(int64_t(sample) * sides.num_components + component) * sides.num_x + i] = spread;
+                task.partial_spread[(int64_t(sample) * sides.num_components + component) * sides.num_x + i] = spread;
         }
     }
 }
@@ -279,8 +284,8 @@ template <class T, int K>
 void launch_pairwise_backward(const PairwiseBackward<T>& task, Context context) {
     const auto& sides = task.sides;
     const auto kernel = task.reduction == Reduction::none ? iqe_pairwise_backward_kernel<T, K, Given::length_gradients>
-                        : task.grad_max_weight ? iqe_pairwise_backward_kernel<T, K, Given::pair_gradients_and_weight>
-                                               : iqe_pairwise_backward_kernel<T, K, Given::pair_gradients>;
+                        : task.partial_spread ? iqe_pairwise_backward_kernel<T, K, Given::pair_gradients_and_weight>
+                                              : iqe_pairwise_backward_kernel<T, K, Given::pair_gradients>;
     const int64_t groups = divide_up(sides.num_components, values_at_once / K);
     launch("iqe_pairwise_backward", kernel, int64_t(sides.batch) * groups * divide_up(sides.num_x, warps_per_block),
            pair_block_threads, 0, context, task);
@@ -291,8 +296,8 @@ void launch_pairwise_backward_any(const PairwiseBackward<T>& task, Context conte
     const auto& sides = task.sides;
     const auto kernel =
         task.reduction == Reduction::none ? iqe_pairwise_backward_any_kernel<T, staged, Given::length_gradients>
-        : task.grad_max_weight ? iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients_and_weight>
-                               : iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients>;
+        : task.partial_spread ? iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients_and_weight>
+                              : iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients>;
     launch("iqe_pairwise_backward", kernel,
            int64_t(sides.batch) * sides.num_components * divide_up(sides.num_x, warps_per_block), pair_block_threads,
            staged ? staged_bytes<T>(sides.dim_per_component, warps_per_block) : 0, context, task);
@@ -309,13 +314,21 @@ void launch_gradient(const PairwiseBackward<T>& task, Context context) {
     launch_pairwise_backward_any<T, false>(task, context);
 }
 
+template <class T>
+T* take_partial_spread(Workspace& workspace, const IqePairwiseBackward<T>& call) {
+    if (!call.grad_max_weight) return nullptr;
+    return static_cast<T*>(workspace.take(call.shape.batch * call.shape.num_components * call.shape.num_x * sizeof(T)));
+}
+
 }  // namespace
 
-// The two gradients, one after the other, share the memory of the larger.
+// The two gradients, one after the other, share the memory of the larger, behind the parts of the weights' gradient.
 template <class T>
 int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
     const auto [batch, num_x, num_y, num_components, size] = call.shape;
     Workspace for_x{nullptr}, for_y{nullptr};
+    take_partial_spread(for_x, call);
+    take_partial_spread(for_y, call);
     take_sides<T>(for_x, batch, num_x, num_y, num_components * size);
     take_sides<T>(for_y, batch, num_y, num_x, num_components * size);
     return std::max(for_x.used, for_y.used);
@@ -327,24 +340,28 @@ void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, Context context) 
     const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y,
                   num_components = call.shape.num_components, size = call.shape.dim_per_component;
     void* memory = call.scratch;
-    T *grad_x = call.grad_x, *grad_y = call.grad_y, *grad_max_weight = call.partial_max_weight;
+    T *grad_x = call.grad_x, *grad_y = call.grad_y;
     const int32_t* largest = call.largest;
-    const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const T *grad_out = call.grad_out, *x = call.x, *y = call.y;
     const char* op = "iqe_pairwise_backward";
     check_sizes(op, batch, num_x, num_y, num_components, size);
     if (batch * num_x * num_y * num_components == 0) return;
     const DeviceGuard guard(context.device, op);
-    Workspace for_x{static_cast<char*>(memory)};
+    Workspace for_x{static_cast<char*>(memory)}, for_y = for_x;
+    T* partial_spread = take_partial_spread(for_x, call);
+    take_partial_spread(for_y, call);
     launch_gradient<T>({prepare(op, for_x, x, y, T(1), batch, num_x, num_y, num_components, size, context), grad_out,
-                        largest, max_weight, grad_x, grad_max_weight, T(-1), int(num_y), 1, reduction},
+                        largest, call.max, grad_x, partial_spread, T(-1), int(num_y), 1, reduction},
                        context);
     // The mirrored problem, in the same memory: launches on a stream run one after the other.
-    Workspace for_y{static_cast<char*>(memory)};
     launch_gradient<T>({prepare(op, for_y, y, x, T(-1), batch, num_y, num_x, num_components, size, context), grad_out,
-                        largest, max_weight, grad_y, nullptr, T(1), 1, int(num_y), reduction},
+                        largest, call.max, grad_y, nullptr, T(1), 1, int(num_y), reduction},
                        context);
     const NanInputs<T> inputs{x, y, grad_x, grad_y, int(batch), int(num_x), int(num_y), int(num_components), int(size)};
     launch(op, iqe_pairwise_nan_kernel<T>, batch * num_components, pair_block_threads, 0, context, inputs);
+    launch_weight_gradient<T>(
+        op, {call.max, nullptr, partial_spread, nullptr, call.grad_max_weight, batch * num_components * num_x},
+        context);
 }
 
 QMK_INSTANTIATE(iqe_pairwise_backward, IqePairwiseBackward, Context)

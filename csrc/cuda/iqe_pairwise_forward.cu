@@ -2,6 +2,7 @@
 //
 // Few pairs of rows are split by components over more blocks, at three numbers a pair and split of workspace.
 #include "iqe_pairwise.cuh"
+#include "max_weight.cuh"
 
 namespace qmk::cuda {
 
@@ -10,7 +11,7 @@ namespace {
 template <class T>
 struct PairwiseForward {
     Prepared<T> sides;
-    const T* max_weight;
+    MaxWeight<T> max;
     T* out;
     int32_t* largest;
     T *partial_sum, *partial_maximum;  // (splits, pairs), where splits > 1
@@ -26,7 +27,8 @@ enum class Wanted { lengths, sum, maximum };
 
 template <class T>
 __device__ __forceinline__ void store_reduced(const PairwiseForward<T>& task, int64_t pair, const RowSummary<T>& row) {
-    task.out[pair] = reduced(task.reduction, row.sum, row.maximum, task.sides.num_components, task.max_weight);
+    const T weight = weight_of_row(task.max, pair, task.sides.num_pairs());
+    task.out[pair] = reduced(task.reduction, row.sum, row.maximum, task.sides.num_components, weight);
     if (task.largest) task.largest[pair] = row.largest;
 }
 
@@ -193,7 +195,7 @@ void iqe_pairwise_forward(const IqePairwiseForward<T>& call, Context context) {
     void* memory = call.scratch;
     int32_t* largest = call.largest;
     T* out = call.out;
-    const T *x = call.x, *y = call.y, *max_weight = call.max_weight;
+    const T *x = call.x, *y = call.y;
     const char* op = "iqe_pairwise_forward";
     check_sizes(op, batch, num_x, num_y, num_components, size);
     if (batch * num_x * num_y * num_components == 0) return;
@@ -201,7 +203,7 @@ void iqe_pairwise_forward(const IqePairwiseForward<T>& call, Context context) {
     Workspace workspace{static_cast<char*>(memory)};
     PairwiseForward<T> task{};
     task.sides = prepare(op, workspace, x, y, T(1), batch, num_x, num_y, num_components, size, context);
-    task.max_weight = max_weight;
+    task.max = call.max;
     task.out = out;
     task.largest = largest;
     task.reduction = reduction;

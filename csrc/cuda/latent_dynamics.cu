@@ -17,7 +17,8 @@ namespace {
 // What a forward launch works on. Pair 0 is from predicted to target, pair 1 is back.
 template <class T>
 struct LatentDynamicsForwardTask {
-    const T *predicted, *target, *max_weight;
+    const T *predicted, *target;
+    MaxWeight<T> max;
     TwoKept<T> kept;
     T* distances;  // (2, rows)
     RowTiles tiles;
@@ -31,7 +32,7 @@ template <class T, class Measure>
 __device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T>& task, const T (*lengths)[block_threads],
                                            Measure&& measure) {
     const int64_t rows = task.tiles.rows;
-    reduce_two(task.tiles, task.settings.reduction, task.max_weight, task.kept, lengths, measure,
+    reduce_two(task.tiles, task.settings.reduction, task.max, task.kept, lengths, measure,
                [&](int pair, int64_t i, T distance) {
                    task.kept.slopes[pair * rows + i] = LatentDynamicsTerm<T>(distance, task.settings).slope / T(rows);
                    task.distances[pair * rows + i] = distance;
@@ -119,7 +120,7 @@ struct LatentDynamicsBackwardTask {
     const T *grad_loss, *slopes;
     const uint8_t* ends;
     const int32_t* largest;
-    const T* max_weight;
+    MaxWeight<T> max;
     T *grad_predicted, *grad_target;
     RowTiles tiles;
     int dim_per_component;
@@ -131,7 +132,7 @@ struct LatentDynamicsBackwardTask {
 template <class T, int width>
 __global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(LatentDynamicsBackwardTask<T> task) {
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
-    const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
+    const auto weights = reduction_weights(task.reduction, num_components, WeightAt<T>(task.max, 0).value);
     const KeptEnds<T> kept{*task.grad_loss, task.slopes,    task.ends, task.largest,
                            task.tiles.rows, num_components, size,      weights};
     for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
@@ -180,7 +181,7 @@ void latent_dynamics_forward(const LatentDynamicsForward<T>& call, Context conte
     uint8_t* ends = call.ends;
     T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
       *scratch = static_cast<T*>(call.scratch);
-    const T *predicted = call.predicted, *target = call.target, *max_weight = call.max_weight;
+    const T *predicted = call.predicted, *target = call.target;
     const LatentDynamicsSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component;
     check_row_size("latent_dynamics_forward", num_components, size);
@@ -188,9 +189,12 @@ void latent_dynamics_forward(const LatentDynamicsForward<T>& call, Context conte
     const DeviceGuard guard(context.device, "latent_dynamics_forward");
     const bool in_registers =
         register_kernel<T>(size) && is_aligned_to_16(predicted) && is_aligned_to_16(target) && is_aligned_to_16(ends);
-    const LatentDynamicsForwardTask<T> task{predicted,  target,
-                                            max_weight, {slopes, ends, largest, spread},
-                                            scratch,    forward_tiles(rows, num_components, in_registers),
+    const LatentDynamicsForwardTask<T> task{predicted,
+                                            target,
+                                            {call.max_weight, 1, settings.weight_link},
+                                            {slopes, ends, largest, spread},
+                                            scratch,
+                                            forward_tiles(rows, num_components, in_registers),
                                             settings};
     if (in_registers)
         launch("latent_dynamics_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
@@ -209,10 +213,11 @@ void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, Context con
     T *grad_predicted = call.grad_predicted, *grad_target = call.grad_target, *grad_max_weight = call.grad_max_weight;
     const int32_t* largest = call.largest;
     const uint8_t* ends = call.ends;
-    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread, *max_weight = call.max_weight;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread;
     check_row_size("latent_dynamics_backward", num_components, dim_per_component);
     if (num_components == 0) return;
     const DeviceGuard guard(context.device, "latent_dynamics_backward");
+    const MaxWeight<T> max{call.max_weight, 1, call.weight_link};
     constexpr int pack = Pack<T>::size;
     const bool by_pack =
         dim_per_component % pack == 0 && is_aligned_to_16(grad_predicted) && is_aligned_to_16(grad_target);
@@ -221,7 +226,7 @@ void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, Context con
                                              slopes,
                                              ends,
                                              largest,
-                                             max_weight,
+                                             max,
                                              grad_predicted,
                                              grad_target,
                                              row_tiles(rows, num_components, 1024 / groups),
@@ -230,9 +235,8 @@ void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, Context con
     launch("latent_dynamics_backward",
            by_pack ? latent_dynamics_backward_kernel<T, pack> : latent_dynamics_backward_kernel<T, 1>, task.tiles.tiles,
            256, 0, context, task);
-    if (!grad_max_weight) return;
-    const WeightGradient<T> of_weight{grad_loss, slopes, spread, grad_max_weight, 2 * rows};
-    launch("latent_dynamics_backward", weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
+    launch_weight_gradient<T>("latent_dynamics_backward", {max, grad_loss, slopes, spread, grad_max_weight, 2 * rows},
+                              context);
 }
 
 QMK_INSTANTIATE(latent_dynamics_forward, LatentDynamicsForward, Context)

@@ -18,7 +18,8 @@ namespace {
 // What a forward launch works on. Pair 0 is to the goals, pair 1 to y.
 template <class T>
 struct QrlCriticForwardTask {
-    const T *x, *y, *goal, *max_weight, *raw, *cost;
+    const T *x, *y, *goal, *raw, *cost;
+    MaxWeight<T> max;
     int64_t goals_back;  // how many components before a component of x its goal's stands; before the first, the last
     int64_t num_costs;
     TwoKept<T> kept;
@@ -38,7 +39,7 @@ __device__ __forceinline__ void reduce_all(const QrlCriticForwardTask<T>& task, 
                                            Measure&& measure) {
     const int64_t rows = task.tiles.rows;
     const QrlCriticSettings& settings = task.settings;
-    reduce_two(task.tiles, settings.reduction, task.max_weight, task.kept, lengths, measure,
+    reduce_two(task.tiles, settings.reduction, task.max, task.kept, lengths, measure,
                [&](int pair, int64_t i, T distance) {
                    const int64_t at = pair * rows + i;
                    const auto term = pair == 0 ? qrl_critic_push(distance, settings)
@@ -122,7 +123,7 @@ struct QrlCriticBackwardTask {
     const T *grad_loss, *slopes;
     const uint8_t* ends;
     const int32_t* largest;
-    const T* max_weight;
+    MaxWeight<T> max;
     T *grad_x, *grad_y, *grad_goal;
     const T* stats;
     T* grad_raw;
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBa
     if (blockIdx.x == 0 && threadIdx.x == 0) *task.grad_raw = *task.grad_loss * task.stats[qrl_critic_slope_of_raw];
     const int64_t rows = task.tiles.rows;
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
-    const auto weights = reduction_weights(task.reduction, num_components, task.max_weight);
+    const auto weights = reduction_weights(task.reduction, num_components, WeightAt<T>(task.max, 0).value);
     const KeptEnds<T> kept{*task.grad_loss, task.slopes, task.ends, task.largest, rows, num_components, size, weights};
     for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
         const auto of_goal = kept.template at<width>(0, i, c, k), of_y = kept.template at<width>(1, i, c, k);
@@ -191,8 +192,7 @@ void qrl_critic_forward(const QrlCriticForward<T>& call, Context context) {
     T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
       *scratch = static_cast<T*>(call.scratch);
     const int64_t num_costs = call.num_costs, rows = call.shape.rows, num_components = call.shape.num_components;
-    const T *x = call.x, *y = call.y, *goal = call.goal, *max_weight = call.max_weight, *raw = call.raw,
-            *cost = call.cost;
+    const T *x = call.x, *y = call.y, *goal = call.goal, *raw = call.raw, *cost = call.cost;
     const QrlCriticSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component;
     check_row_size("qrl_critic_forward", num_components, size);
@@ -204,9 +204,9 @@ void qrl_critic_forward(const QrlCriticForward<T>& call, Context context) {
     const QrlCriticForwardTask<T> task{x,
                                        y,
                                        goals,
-                                       max_weight,
                                        raw,
                                        cost,
+                                       {call.max_weight, 1, settings.weight_link},
                                        goal ? 0 : num_components,
                                        num_costs,
                                        {slopes, ends, largest, spread},
@@ -231,10 +231,11 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, Context context) {
       *grad_max_weight = call.grad_max_weight;
     const int32_t* largest = call.largest;
     const uint8_t* ends = call.ends;
-    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread, *max_weight = call.max_weight;
+    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread;
     check_row_size("qrl_critic_backward", num_components, dim_per_component);
     if (num_components == 0) return;
     const DeviceGuard guard(context.device, "qrl_critic_backward");
+    const MaxWeight<T> max{call.max_weight, 1, call.weight_link};
     constexpr int pack = Pack<T>::size;
     const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y) &&
                          is_aligned_to_16(grad_goal);
@@ -243,7 +244,7 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, Context context) {
                                         slopes,
                                         ends,
                                         largest,
-                                        max_weight,
+                                        max,
                                         grad_x,
                                         grad_y,
                                         grad_goal,
@@ -254,9 +255,8 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, Context context) {
                                         reduction};
     launch("qrl_critic_backward", by_pack ? qrl_critic_backward_kernel<T, pack> : qrl_critic_backward_kernel<T, 1>,
            task.tiles.tiles, 256, 0, context, task);
-    if (!grad_max_weight) return;
-    const WeightGradient<T> of_weight{grad_loss, slopes, spread, grad_max_weight, 2 * rows};
-    launch("qrl_critic_backward", weight_gradient_kernel<T>, 1, sum_threads, 0, context, of_weight);
+    launch_weight_gradient<T>("qrl_critic_backward", {max, grad_loss, slopes, spread, grad_max_weight, 2 * rows},
+                              context);
 }
 
 QMK_INSTANTIATE(qrl_critic_forward, QrlCriticForward, Context)

@@ -2,8 +2,8 @@
 // both pairs, and sums over all rows in one block, in a fixed order.
 #pragma once
 
-#include "block_sum.cuh"
 #include "iqe_rows.cuh"
+#include "max_weight.cuh"
 #include "rows.cuh"
 
 namespace qmk::cuda {
@@ -27,7 +27,7 @@ struct TwoRows {
 // Calls `measure(component, count)` for every up to 128 neighbouring components; it is to fill the lengths of both
 // pairs. Then `finish(pair, row, distance)` in one thread a pair and row.
 template <class T, class Measure, class Finish>
-__device__ __forceinline__ void reduce_two(const RowTiles& tiles, Reduction reduction, const T* max_weight,
+__device__ __forceinline__ void reduce_two(const RowTiles& tiles, Reduction reduction, const MaxWeight<T>& max,
                                            const TwoKept<T>& kept, const T (*lengths)[block_threads], Measure&& measure,
                                            Finish&& finish) {
     for_each_chunk<TwoRows<T>>(tiles, measure, [&](const Chunk& chunk, TwoRows<T>& row) {
@@ -35,8 +35,8 @@ __device__ __forceinline__ void reduce_two(const RowTiles& tiles, Reduction redu
         for (int pair = 0; pair < 2; ++pair)
             reduce_chunk(tiles, chunk, lengths[pair], row.pairs[pair], [&](int64_t i, const RowSummary<T>& whole) {
                 const int64_t at = pair * tiles.rows + i;
-                const auto as = [&](Reduction wanted) {
-                    return reduced(wanted, whole.sum, whole.maximum, tiles.num_components, max_weight);
+                const auto as = [&, weight = WeightAt<T>(max, 0).value](Reduction wanted) {
+                    return reduced(wanted, whole.sum, whole.maximum, tiles.num_components, weight);
                 };
                 if (kept.largest) kept.largest[at] = whole.largest;
                 if (kept.spread) kept.spread[at] = as(Reduction::spread);
@@ -84,24 +84,6 @@ __device__ __forceinline__ void for_each_coordinate(const RowTiles& tiles, unsig
             write(first_row + in_tile / num_components, in_tile % num_components, group % groups * width);
         }
     }
-}
-
-template <class T>
-struct WeightGradient {
-    const T *grad_loss, *slopes, *spread;
-    T* grad_max_weight;
-    int64_t count;
-};
-
-// One block.
-template <class T>
-__global__ void __launch_bounds__(sum_threads) weight_gradient_kernel(WeightGradient<T> task) {
-    double sum[1] = {};
-#pragma unroll 4
-    for (int64_t i = threadIdx.x; i < task.count; i += blockDim.x)
-        sum[0] += double(task.slopes[i]) * double(task.spread[i]);
-    sum_over_block(sum);
-    if (threadIdx.x == 0) *task.grad_max_weight = T(double(*task.grad_loss) * sum[0]);
 }
 
 }  // namespace

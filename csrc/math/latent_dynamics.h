@@ -11,8 +11,9 @@ namespace qmk {
 struct LatentDynamicsSettings {
     int64_t dim_per_component;
     Reduction reduction;
+    WeightLink weight_link;
     int64_t power;  // 1 or 2
-    QMK_SETTINGS(dim_per_component, reduction, power)
+    QMK_SETTINGS(dim_per_component, reduction, weight_link, power)
 };
 
 }  // namespace qmk

@@ -13,10 +13,11 @@ QMK_ENUM(QrlCriticMultiplier, softplus, exp)
 struct QrlCriticSettings {
     int64_t dim_per_component;
     Reduction reduction;
+    WeightLink weight_link;
     double softplus_beta, softplus_offset;
     QrlCriticMultiplier multiplier;
     double threshold;
-    QMK_SETTINGS(dim_per_component, reduction, softplus_beta, softplus_offset, multiplier, threshold)
+    QMK_SETTINGS(dim_per_component, reduction, weight_link, softplus_beta, softplus_offset, multiplier, threshold)
 };
 
 }  // namespace qmk

@@ -1,6 +1,6 @@
 // IQE: its kernels' arguments. What they hold: qmkernels/backends/reference/iqe.py. Null is what is not there or not
 // wanted: ends, largest and spread where nothing is kept, max_weight unless the reduction is maxmean, largest for
-// reductions without a maximum.
+// reductions without a maximum, grad_max_weight.
 #pragma once
 
 #include "../math/reduction.h"
@@ -22,14 +22,15 @@ struct IqePairwiseShape {
 
 template <class T>
 struct IqeForward {
-    const T *x, *y, *max_weight;
+    const T *x, *y;
+    MaxWeight<T> max;
     T* out;
     uint8_t* ends;
     int32_t* largest;
     T* spread;
     IqeShape shape;
     Reduction reduction;
-    QMK_FIELDS(x, y, max_weight, out, ends, largest, spread, shape, reduction)
+    QMK_FIELDS(x, y, max, out, ends, largest, spread, shape, reduction)
 };
 
 template <class T>
@@ -37,35 +38,36 @@ struct IqeBackward {
     const T* grad_out;
     const uint8_t* ends;
     const int32_t* largest;
-    const T* max_weight;
-    T *grad_x, *grad_y;
+    const T* spread;
+    MaxWeight<T> max;
+    T *grad_x, *grad_y, *grad_max_weight;
     IqeShape shape;
     Reduction reduction;
-    QMK_FIELDS(grad_out, ends, largest, max_weight, grad_x, grad_y, shape, reduction)
+    QMK_FIELDS(grad_out, ends, largest, spread, max, grad_x, grad_y, grad_max_weight, shape, reduction)
 };
 
 template <class T>
 struct IqePairwiseForward {
-    const T *x, *y, *max_weight;
+    const T *x, *y;
+    MaxWeight<T> max;
     T* out;
     int32_t* largest;
     void* scratch;
     IqePairwiseShape shape;
     Reduction reduction;
-    QMK_FIELDS(x, y, max_weight, out, largest, shape, reduction)
+    QMK_FIELDS(x, y, max, out, largest, shape, reduction)
 };
 
 template <class T>
 struct IqePairwiseBackward {
     const T *grad_out, *x, *y;
     const int32_t* largest;
-    const T* max_weight;
-    T *grad_x, *grad_y;
-    T* partial_max_weight;  // null, or parts of the weight's gradient (batch, num_components, num_x), to be added up
+    MaxWeight<T> max;
+    T *grad_x, *grad_y, *grad_max_weight;
     void* scratch;
     IqePairwiseShape shape;
     Reduction reduction;
-    QMK_FIELDS(grad_out, x, y, largest, max_weight, grad_x, grad_y, partial_max_weight, shape, reduction)
+    QMK_FIELDS(grad_out, x, y, largest, max, grad_x, grad_y, grad_max_weight, shape, reduction)
 };
 
 QMK_KERNEL(iqe_forward, IqeForward)

@@ -36,8 +36,9 @@ struct LatentDynamicsBackward {
     LatentDynamicsShape shape;
     int64_t dim_per_component;
     Reduction reduction;
+    WeightLink weight_link;
     QMK_FIELDS(grad_loss, slopes, ends, largest, spread, max_weight, grad_predicted, grad_target, grad_max_weight,
-               shape, dim_per_component, reduction)
+               shape, dim_per_component, reduction, weight_link)
 };
 
 QMK_KERNEL(latent_dynamics_forward, LatentDynamicsForward)

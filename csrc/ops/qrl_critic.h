@@ -38,8 +38,9 @@ struct QrlCriticBackward {
     QrlCriticShape shape;
     int64_t dim_per_component;
     Reduction reduction;
+    WeightLink weight_link;
     QMK_FIELDS(grad_loss, stats, slopes, ends, largest, spread, max_weight, grad_x, grad_y, grad_goal, grad_max_weight,
-               grad_raw, shape, dim_per_component, reduction)
+               grad_raw, shape, dim_per_component, reduction, weight_link)
 };
 
 QMK_KERNEL(qrl_critic_forward, QrlCriticForward)

@@ -105,7 +105,8 @@ static void pairwise_equals_its_pairs(int64_t num_x, int64_t num_y, int64_t num_
     std::vector<T> x(num_x * dim), y(num_y * dim), grad(pairs * items);
     for (auto* values : {&x, &y, &grad})
         for (auto& value : *values) value = normal(random);
-    const T weight = T(0.3);
+    const T raw = T(0.3);
+    const MaxWeight<T> max{&raw, 1, WeightLink::sigmoid};
 
     std::vector<T> pairs_x, pairs_y, expected(pairs * items), spread(pairs), grad_x(pairs * dim), grad_y(pairs * dim);
     for (int64_t i = 0; i < num_x; ++i)
@@ -116,21 +117,25 @@ static void pairwise_equals_its_pairs(int64_t num_x, int64_t num_y, int64_t num_
     std::vector<uint8_t> ends(pairs * num_components * ((2 * size + 7) / 8));
     std::vector<int32_t> largest(pairs);
     const IqeShape shape{pairs, num_components, size};
-    iqe_forward<T>(IqeForward<T>{pairs_x.data(), pairs_y.data(), &weight, expected.data(), ends.data(), largest.data(),
+    iqe_forward<T>(IqeForward<T>{pairs_x.data(), pairs_y.data(), max, expected.data(), ends.data(), largest.data(),
                                  spread.data(), shape, reduction},
                    1);
-    iqe_backward<T>(IqeBackward<T>{grad.data(), ends.data(), largest.data(), &weight, grad_x.data(), grad_y.data(),
-                                   shape, reduction},
+    T of_weight = T(0);
+    T* to_weight = reduction == Reduction::maxmean ? &of_weight : nullptr;
+    iqe_backward<T>(IqeBackward<T>{grad.data(), ends.data(), largest.data(), spread.data(), max, grad_x.data(),
+                                   grad_y.data(), to_weight, shape, reduction},
                     1);
     std::vector<double> sums((num_x + num_y) * dim);
-    double of_weight = 0;
+    double of_weight_expected = 0;
     for (int64_t pair = 0; pair < pairs; ++pair) {
         for (int64_t d = 0; d < dim; ++d) {
             sums[pair / num_y * dim + d] += double(grad_x[pair * dim + d]);
             sums[(num_x + pair % num_y) * dim + d] += double(grad_y[pair * dim + d]);
         }
-        if (reduction == Reduction::maxmean) of_weight += double(grad[pair]) * double(spread[pair]);
+        if (to_weight) of_weight_expected += double(grad[pair]) * double(spread[pair]);
     }
+    const double weight = 1 / (1 + std::exp(-0.3));
+    of_weight_expected *= weight * (1 - weight);
 
     const std::string sizes = std::to_string(num_x) + " x " + std::to_string(num_y) + ", " +
                               std::to_string(num_components) + " components of " + std::to_string(size);
@@ -138,24 +143,24 @@ static void pairwise_equals_its_pairs(int64_t num_x, int64_t num_y, int64_t num_
     const IqePairwiseShape pairwise{1, num_x, num_y, num_components, size};
     std::vector<std::vector<T>> results;
     for (int threads : {1, 3}) {
-        std::vector<T> out(pairs * items), grads((num_x + num_y) * dim), partial(num_components * num_x);
-        const bool weighted = reduction == Reduction::maxmean;
-        RUN_WITH_SCRATCH(iqe_pairwise_forward, threads,
-                         IqePairwiseForward<T>{x.data(), y.data(), &weight, out.data(), largest.data(), nullptr,
-                                               pairwise, reduction});
+        std::vector<T> out(pairs * items), grads((num_x + num_y) * dim);
+        T of_pairs_weight = T(0);
+        RUN_WITH_SCRATCH(
+            iqe_pairwise_forward, threads,
+            IqePairwiseForward<T>{x.data(), y.data(), max, out.data(), largest.data(), nullptr, pairwise, reduction});
         RUN_WITH_SCRATCH(iqe_pairwise_backward, threads,
-                         IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), largest.data(), &weight, grads.data(),
-                                                grads.data() + num_x * dim, weighted ? partial.data() : nullptr,
+                         IqePairwiseBackward<T>{grad.data(), x.data(), y.data(), largest.data(), max, grads.data(),
+                                                grads.data() + num_x * dim, to_weight ? &of_pairs_weight : nullptr,
                                                 nullptr, pairwise, reduction});
-        double error = 0, partial_sum = 0;
+        double error = 0;
         for (int64_t i = 0; i < pairs * items; ++i)
             error = std::max(error, std::fabs(double(out[i]) - double(expected[i])));
         for (size_t i = 0; i < sums.size(); ++i) error = std::max(error, std::fabs(double(grads[i]) - sums[i]));
-        for (const T part : partial) partial_sum += double(part);
-        error = std::max(error, std::fabs(partial_sum - of_weight) / double(pairs));
+        for (const T found : {of_weight, of_pairs_weight})
+            error = std::max(error, std::fabs(double(found) - of_weight_expected) / double(pairs));
         check(error <= tolerance, "pairwise equals its pairs, " + sizes);
         out.insert(out.end(), grads.begin(), grads.end());
-        out.insert(out.end(), partial.begin(), partial.end());
+        out.push_back(of_pairs_weight);
         results.push_back(out);
     }
     check(results[0] == results[1], "results from one and from three threads, " + sizes);
@@ -176,6 +181,47 @@ static void all_pairwise() {
     }
 }
 
+// Rows in equal runs, each with a weight of its own, give what each run gives alone.
+template <class T>
+static void runs_of_rows_have_their_own_weights(WeightLink link) {
+    const int64_t num_runs = 3, in_run = 700, num_components = 5, size = 8, dim = num_components * size;
+    const int64_t rows = num_runs * in_run, bytes = num_components * ((2 * size + 7) / 8);
+    std::mt19937 random(3);
+    std::normal_distribution<T> normal;
+    std::vector<T> x(rows * dim), y(rows * dim), grad(rows), raw(num_runs);
+    for (auto* values : {&x, &y, &grad, &raw})
+        for (auto& value : *values) value = normal(random);
+    struct Result {
+        std::vector<T> out, spread, grad_x, grad_y, grad_raw;
+        std::vector<uint8_t> ends;
+        std::vector<int32_t> largest;
+    };
+    const auto run = [&](int64_t first, int64_t count, MaxWeight<T> max, int threads) {
+        Result result{std::vector<T>(count),       std::vector<T>(count),           std::vector<T>(count * dim),
+                      std::vector<T>(count * dim), std::vector<T>(max.num_weights), std::vector<uint8_t>(count * bytes),
+                      std::vector<int32_t>(count)};
+        const IqeShape shape{count, num_components, size};
+        iqe_forward<T>(IqeForward<T>{&x[first * dim], &y[first * dim], max, result.out.data(), result.ends.data(),
+                                     result.largest.data(), result.spread.data(), shape, Reduction::maxmean},
+                       threads);
+        iqe_backward<T>(IqeBackward<T>{&grad[first], result.ends.data(), result.largest.data(), result.spread.data(),
+                                       max, result.grad_x.data(), result.grad_y.data(), result.grad_raw.data(), shape,
+                                       Reduction::maxmean},
+                        threads);
+        return result;
+    };
+    const Result all = run(0, rows, {raw.data(), num_runs, link}, 3);
+    bool equal = true;
+    for (int64_t place = 0; place < num_runs; ++place) {
+        const Result alone = run(place * in_run, in_run, {&raw[place], 1, link}, 1);
+        equal = equal && std::equal(alone.out.begin(), alone.out.end(), &all.out[place * in_run]) &&
+                std::equal(alone.grad_x.begin(), alone.grad_x.end(), &all.grad_x[place * in_run * dim]) &&
+                std::equal(alone.grad_y.begin(), alone.grad_y.end(), &all.grad_y[place * in_run * dim]) &&
+                alone.grad_raw[0] == all.grad_raw[place];
+    }
+    check(equal, "runs of rows with their own weights");
+}
+
 int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
     for (int size = 1; size <= 70; ++size) the_network_sorts(size);
@@ -186,5 +232,9 @@ int main(int, char** arguments) {
     for (int size : {1, 2, 3, 4, 7, 8, 16, 31, 60}) the_scans_find_length_and_ends(size);
     all_pairwise<float>();
     all_pairwise<double>();
+    for (const WeightLink link : {WeightLink::identity, WeightLink::sigmoid, WeightLink::one_minus_sigmoid}) {
+        runs_of_rows_have_their_own_weights<float>(link);
+        runs_of_rows_have_their_own_weights<double>(link);
+    }
     return report();
 }

@@ -32,7 +32,8 @@ double distance(const double* x, const double* y, const Problem& problem) {
         sum += length.length;
         largest = std::fmax(largest, length.length);
     }
-    return reduced(problem.settings.reduction, sum, largest, problem.count, &problem.max_weight);
+    const MaxWeight<double> max{&problem.max_weight, 1, problem.settings.weight_link};
+    return reduced(problem.settings.reduction, sum, largest, problem.count, WeightAt<double>(max, 0).value);
 }
 
 // The loss and the mean distance in each direction.
@@ -106,7 +107,8 @@ void the_kernels_equal_the_formula(Problem problem, double tolerance) {
                                                               &grad_max_weight,
                                                               {rows, problem.count},
                                                               size,
-                                                              reduction},
+                                                              reduction,
+                                                              problem.settings.weight_link},
                                     threads);
         // Piecewise smooth: a small step stays on its piece.
         const auto derivative = [&](double& at) {
@@ -136,7 +138,7 @@ int main(int, char** arguments) {
     for (int64_t size : {4, 8, 5, 16, 32, 33})
         for (int64_t power : {1, 2})
             for (Reduction reduction : {Reduction::maxmean, Reduction::sum, Reduction::max}) {
-                const Problem problem{5, 3, {size, reduction, power}, {}, {}};
+                const Problem problem{5, 3, {size, reduction, WeightLink::sigmoid, power}, {}, {}};
                 the_kernels_equal_the_formula<float>(problem, 1e-5);
                 the_kernels_equal_the_formula<double>(problem, 1e-12);
             }

@@ -34,7 +34,8 @@ double distance(const double* x, const double* y, const Problem& problem) {
         sum += length.length;
         largest = std::fmax(largest, length.length);
     }
-    return reduced(problem.reduction, sum, largest, problem.count, &problem.max_weight);
+    const MaxWeight<double> max{&problem.max_weight, 1, problem.settings.weight_link};
+    return reduced(problem.reduction, sum, largest, problem.count, WeightAt<double>(max, 0).value);
 }
 
 double loss_of(const Problem& problem) {
@@ -114,7 +115,8 @@ void the_kernels_equal_the_formula(Problem problem, double tolerance) {
                                                     &grad_raw,
                                                     {rows, problem.count},
                                                     problem.size,
-                                                    problem.reduction},
+                                                    problem.reduction,
+                                                    problem.settings.weight_link},
                                threads);
         // Piecewise smooth: a small step stays on its piece.
         const auto derivative = [&](double& at) {
@@ -148,7 +150,8 @@ int main(int, char** arguments) {
         for (bool has_goal : {false, true})
             for (Reduction reduction : {Reduction::maxmean, Reduction::sum, Reduction::max}) {
                 const QrlCriticSettings settings{
-                    size, reduction, 0.3, 5.0, has_goal ? QrlCriticMultiplier::exp : QrlCriticMultiplier::softplus,
+                    size, reduction, has_goal ? WeightLink::sigmoid : WeightLink::one_minus_sigmoid,
+                    0.3,  5.0,       has_goal ? QrlCriticMultiplier::exp : QrlCriticMultiplier::softplus,
                     0.06};
                 const Problem problem{5, 3, size, has_goal, reduction, {}, {}, {}, {}, 0.3, 0.27, settings};
                 the_kernels_equal_the_formula<float>(problem, 1e-5);

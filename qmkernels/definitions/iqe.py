@@ -8,7 +8,8 @@ empty. Infinite coordinates count as the largest finite number of the dtype; NaN
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,10 +22,25 @@ REDUCTIONS = ("none", "sum", "mean", "max", "maxmean", "spread")
 
 
 class IqeSettings(NamedTuple):
-    """Which IQE: a plain number and a name, in the order in which ops and backends take them."""
+    """Which IQE: a plain number and names, in the order in which ops and backends take them."""
 
     dim_per_component: int
     reduction: str = "maxmean"
+    weight_link: str = "identity"
+
+
+class WeightLink(NamedTuple):
+    """What makes the weight of the maximum of ``max_weight``, and the derivative of that from the weight."""
+
+    weight: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+WEIGHT_LINKS = {
+    "identity": WeightLink(lambda raw: raw, torch.ones_like),
+    "sigmoid": WeightLink(torch.sigmoid, lambda weight: weight * (1 - weight)),
+    "one_minus_sigmoid": WeightLink(lambda raw: torch.sigmoid(-raw), lambda weight: weight * (weight - 1)),
+}
 
 
 def keeps_largest(reduction: str) -> bool:
@@ -90,8 +106,20 @@ def slopes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.where(has_nan, torch.nan, ends.float()) for ends in (left, right))
 
 
-def reduce(lengths: Tensor, reduction: str, max_weight: Tensor | float | None = None) -> Tensor:
-    """Components (..., C) to distances (...). ``spread`` is max - mean, the derivative of maxmean by its weight."""
+def weights_of_rows(max_weight: Tensor | None, weight_link: str, rows: Sequence[int]) -> Tensor | None:
+    """The weight of the maximum in each of ``rows``, broadcast against them. ``max_weight`` is one number, 0-d, or one
+    for each of G equal runs of neighbouring rows, (G,)."""
+    if max_weight is None:
+        return None
+    weights = WEIGHT_LINKS[weight_link].weight(max_weight)
+    if weights.dim() == 0:
+        return weights
+    return weights.unsqueeze(1).expand(-1, math.prod(rows) // weights.shape[0]).reshape(rows)
+
+
+def reduce(lengths: Tensor, reduction: str, weights: Tensor | float | None = None) -> Tensor:
+    """Components (..., C) to distances (...), with the weights of the maximum, which broadcast against them, for
+    maxmean. ``spread`` is max - mean, the derivative of maxmean by its weight."""
     if reduction == "none":
         return lengths
     if reduction == "sum":
@@ -102,7 +130,7 @@ def reduce(lengths: Tensor, reduction: str, max_weight: Tensor | float | None = 
     if reduction == "max":
         return largest
     spread = largest - lengths.mean(dim=-1)
-    return spread if reduction == "spread" else lengths.mean(dim=-1) + max_weight * spread
+    return spread if reduction == "spread" else lengths.mean(dim=-1) + weights * spread
 
 
 def iqe(
@@ -131,7 +159,7 @@ def unpack_ends(ends: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
 
 
 def component_weights(
-    num_components: int, largest: Tensor, max_weight: Tensor | None, reduction: str, dtype: torch.dtype
+    num_components: int, largest: Tensor, weights: Tensor | None, reduction: str, dtype: torch.dtype
 ) -> Tensor | float:
     """The derivative of the reduction by each component's length, (..., C), or one number where all are alike."""
     if reduction in ("none", "sum"):
@@ -143,32 +171,43 @@ def component_weights(
         return is_largest
     if reduction == "spread":
         return is_largest - 1.0 / num_components
-    return (1.0 - max_weight) / num_components + max_weight * is_largest
+    weights = weights.unsqueeze(-1)
+    return (1.0 - weights) / num_components + weights * is_largest
 
 
 def gradient(
-    grad_out: Tensor, left: Tensor, right: Tensor, largest: Tensor, max_weight: Tensor | None, reduction: str
+    grad_out: Tensor, left: Tensor, right: Tensor, largest: Tensor, weights: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    """The derivatives of (grad_out * iqe(x, y)).sum() by x and by y, (..., D), from `slopes` and the largest.
+    """The derivatives of (grad_out * iqe(x, y)).sum() by x and by y, (..., D), from `slopes`, the largest and, for
+    maxmean, `weights_of_rows`.
 
     An upstream gradient that is not finite reaches the ends alone.
     """
     num_components = left.shape[-2]
     if reduction != "none":
-        weights = component_weights(num_components, largest, max_weight, reduction, grad_out.dtype)
-        grad_out = (grad_out.unsqueeze(-1) * weights).expand(*grad_out.shape, num_components)
+        by_length = component_weights(num_components, largest, weights, reduction, grad_out.dtype)
+        grad_out = (grad_out.unsqueeze(-1) * by_length).expand(*grad_out.shape, num_components)
     grad = grad_out.unsqueeze(-1)
     return tuple(
         torch.where(slopes == 0, 0.0, sign * grad * slopes).flatten(-2) for sign, slopes in ((-1, left), (1, right))
     )
 
 
+def weight_gradient(grad_out: Tensor, spread: Tensor, max_weight: Tensor, weight_link: str) -> Tensor:
+    """The derivative of (grad_out * iqe(x, y)).sum() by ``max_weight``, of its shape."""
+    parts = grad_out * spread
+    total = parts.sum() if max_weight.dim() == 0 else parts.reshape(max_weight.shape[0], -1).sum(dim=1)
+    link = WEIGHT_LINKS[weight_link]
+    return total * link.slope(link.weight(max_weight))
+
+
 # --- What the kernels return: empty tensors of the right shapes, (0,) for those that are not needed.
 
 
 def iqe_forward_outputs(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, weight_link: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     *rows, size = x.shape
     num_components = size // dim_per_component
     out = empty(x, *rows, num_components) if reduction == "none" else empty(x, *rows)
@@ -188,17 +227,23 @@ def kept_outputs(
     )
 
 
+def weight_gradient_output(like: Tensor, max_weight: Tensor | None, need_weight: bool) -> Tensor:
+    return torch.empty_like(max_weight) if need_weight else empty(like, 0)
+
+
 def iqe_backward_outputs(
-    grad_out: Tensor, ends: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str
-) -> tuple[Tensor, Tensor]:
+    grad_out: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
+    dim_per_component: int, reduction: str, weight_link: str, need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     *rows, num_components, _ = ends.shape
     grad_x = empty(grad_out, *rows, num_components * dim_per_component)
-    return grad_x, torch.empty_like(grad_x)
+    return grad_x, torch.empty_like(grad_x), weight_gradient_output(grad_out, max_weight, need_weight)
 
 
 def iqe_pairwise_forward_outputs(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, weight_link: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     pairs = x.shape[0], x.shape[1], y.shape[1]
     out = empty(x, *pairs, x.shape[-1] // dim_per_component) if reduction == "none" else empty(x, *pairs)
     return out, empty(x, *(pairs if keep and keeps_largest(reduction) else (0,)), dtype=torch.int32)
@@ -206,6 +251,6 @@ def iqe_pairwise_forward_outputs(
 
 def iqe_pairwise_backward_outputs(
     grad_out: Tensor, x: Tensor, y: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int,
-    reduction: str, need_weight_gradient: bool,
+    reduction: str, weight_link: str, need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(x), torch.empty_like(y), empty(x, *(() if need_weight_gradient else (0,)))
+    return torch.empty_like(x), torch.empty_like(y), weight_gradient_output(x, max_weight, need_weight)

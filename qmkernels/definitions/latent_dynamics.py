@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .iqe import iqe, kept_outputs
+from .iqe import iqe, kept_outputs, weight_gradient_output, weights_of_rows
 from .shapes import empty
 
 
@@ -20,13 +20,15 @@ class LatentDynamicsSettings(NamedTuple):
 
     dim_per_component: int
     reduction: str = "maxmean"
+    weight_link: str = "identity"
     power: int = 2
 
 
 def distances(predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings) -> Tensor:
     """From predicted to target and back, (2, B)."""
     both = torch.stack([predicted, target]), torch.stack([target, predicted])
-    return iqe(*both, settings.dim_per_component, reduction=settings.reduction, max_weight=max_weight)
+    weight = weights_of_rows(max_weight, settings.weight_link, predicted.shape[:1])
+    return iqe(*both, settings.dim_per_component, reduction=settings.reduction, max_weight=weight)
 
 
 def loss_of(both: Tensor, power: int) -> Tensor:
@@ -37,7 +39,7 @@ def loss_of(both: Tensor, power: int) -> Tensor:
 def latent_dynamics_forward_outputs(
     predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dim_per_component, reduction, _ = settings
+    dim_per_component, reduction, *_ = settings
     rows, size = predicted.shape
     kept = kept_outputs(predicted, (2, rows), size // dim_per_component, dim_per_component, reduction)
     return empty(predicted), empty(predicted, 2), empty(predicted, 2, rows), *kept
@@ -45,8 +47,8 @@ def latent_dynamics_forward_outputs(
 
 def latent_dynamics_backward_outputs(
     grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
-    dim_per_component: int, reduction: str,
+    dim_per_component: int, reduction: str, weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grad_predicted = empty(slopes, slopes.shape[1], ends.shape[2] * dim_per_component)
-    grad_max_weight = empty(slopes, 0) if max_weight is None else empty(slopes)
+    grad_max_weight = weight_gradient_output(slopes, max_weight, max_weight is not None)
     return grad_predicted, torch.empty_like(grad_predicted), grad_max_weight

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .iqe import iqe, kept_outputs
+from .iqe import iqe, kept_outputs, weight_gradient_output, weights_of_rows
 from .shapes import empty
 
 MULTIPLIERS = ("softplus", "exp")
@@ -29,6 +29,7 @@ class QrlCriticSettings(NamedTuple):
 
     dim_per_component: int
     reduction: str = "maxmean"
+    weight_link: str = "identity"
     softplus_beta: float = 0.1
     softplus_offset: float = 15.0
     multiplier: str = "softplus"
@@ -44,8 +45,9 @@ def distances(
 ) -> tuple[Tensor, Tensor]:
     """Those to the goals and those to y, (B,) each; without goals row i's is row i - 1 of y."""
     goal = y.roll(1, dims=0) if goal is None else goal
+    weight = weights_of_rows(max_weight, settings.weight_link, x.shape[:1])
     return tuple(
-        iqe(x, to, settings.dim_per_component, reduction=settings.reduction, max_weight=max_weight) for to in (goal, y)
+        iqe(x, to, settings.dim_per_component, reduction=settings.reduction, max_weight=weight) for to in (goal, y)
     )
 
 
@@ -74,9 +76,9 @@ def qrl_critic_forward_outputs(
 
 def qrl_critic_backward_outputs(
     grad_loss: Tensor, stats: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
-    max_weight: Tensor | None, has_goal: bool, dim_per_component: int, reduction: str,
+    max_weight: Tensor | None, has_goal: bool, dim_per_component: int, reduction: str, weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     grad_x = empty(slopes, slopes.shape[1], ends.shape[2] * dim_per_component)
     grad_goal = torch.empty_like(grad_x) if has_goal else empty(slopes, 0)
-    grad_max_weight = empty(slopes, 0) if max_weight is None else empty(slopes)
+    grad_max_weight = weight_gradient_output(slopes, max_weight, max_weight is not None)
     return grad_x, torch.empty_like(grad_x), grad_goal, grad_max_weight, empty(slopes)

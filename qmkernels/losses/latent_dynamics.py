@@ -50,7 +50,7 @@ def latent_dynamics(head: checks.Head, predicted: Tensor, target: Tensor, *, pow
         predicted, target = (in_compute_dtype(side).flatten(0, -2) for side in (predicted, target))
         max_weight = None if fused.max_weight is None else fused.max_weight.to(predicted.dtype)
         settings = LatentDynamicsSettings(*fused.settings, int(power))
-        loss, stats = by_kernel(predicted, target, max_weight, settings, dispatch.requested(None), fused.link)
+        loss, stats = by_kernel(predicted, target, max_weight, settings, dispatch.requested(None))
         return LatentDynamics(loss, *stats.unbind())
     own = getattr(head, "bidirectional", None)
     there, back = own(predicted, target) if own else (head(predicted, target), head(target, predicted))

@@ -95,7 +95,7 @@ def qrl_critic(
     fused = None if needs_composing else fused_iqe(head, x, y)
     if fused is not None:
         return _by_kernel(fused, lagrangian, x, y, raw_multiplier, goal, cost)
-    settings = QrlCriticSettings(1, "sum", *lagrangian)
+    settings = QrlCriticSettings(1, "sum", "identity", *lagrangian)
     to_goal, local = head(x, y.roll(1, dims=-2) if goal is None else goal), head(x, y)
     push, violation, weight = terms(to_goal, local, raw_multiplier, cost, settings)
     loss = loss_of(push, violation, weight, settings.threshold)
@@ -112,7 +112,7 @@ def _by_kernel(
     max_weight = None if fused.max_weight is None else fused.max_weight.to(x.dtype)
     settings = QrlCriticSettings(*fused.settings, *lagrangian)
     tensors = x, y, goal, max_weight, raw.to(x.dtype), cost
-    loss, stats = by_kernel(*tensors, settings, dispatch.requested(None), fused.link)
+    loss, stats = by_kernel(*tensors, settings, dispatch.requested(None))
     return QRLCritic(loss, *stats.unbind()[:5])
 
 

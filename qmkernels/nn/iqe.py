@@ -11,7 +11,6 @@ from torch import Tensor
 from ..backends import dispatch
 from ..definitions.iqe import IqeSettings
 from ..ops import arguments
-from ..ops.autograd import Link
 from ..ops.iqe import FORMS, iqe
 from .embedding_head import EmbeddingHead, FusedDistance
 
@@ -19,11 +18,10 @@ _REDUCTIONS = ("sum", "mean", "max", "maxmean")
 
 
 class FusedIqe(NamedTuple):
-    """An IQE as a fused loss takes it: settings, and the maximum's weight, which may come by a link."""
+    """An IQE as a fused loss takes it: settings, and what the maximum's weight is made of."""
 
     settings: IqeSettings
     max_weight: Tensor | None
-    link: Link | None
 
 
 class IQE(EmbeddingHead):
@@ -138,9 +136,9 @@ class IQE(EmbeddingHead):
             return None
         name, weight, link, finish = fused
         if weight is not None:
-            weight = arguments.scalar_like("IQE", "max_weight", weight, x)
-        settings = IqeSettings(self.latent_2d_shape[1], name)
-        return FusedDistance(FORMS, (weight, settings, dispatch.requested(None), link), finish)
+            weight = arguments.tensor_like("IQE", "max_weight", weight, x)
+        settings = IqeSettings(self.latent_2d_shape[1], name, link)
+        return FusedDistance(FORMS, (weight, settings, dispatch.requested(None)), finish)
 
     def fused_iqe(self, x: Tensor, y: Tensor) -> FusedIqe | None:
         """With what a fused loss computes this distance from x to y; None where the distance is not that of one kernel,
@@ -149,6 +147,6 @@ class IQE(EmbeddingHead):
         if self._own_components or self._own_forward or self.discount is not None:
             return None
         fused = self._fused_reduction(*_REDUCTIONS)
-        if fused is None:
+        if fused is None or (fused.parameter is not None and fused.parameter.dim()):
             return None
-        return FusedIqe(IqeSettings(self.latent_2d_shape[1], fused.name), fused.parameter, fused.link)
+        return FusedIqe(IqeSettings(self.latent_2d_shape[1], fused.name, fused.link), fused.parameter)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..ops.autograd import ONE_MINUS_SIGMOID, SIGMOID, Link
 from .deep_linear_net import DeepLinearNet
 
 
@@ -196,38 +195,38 @@ def make_reduction(kind: str, input_num_components: int, discount: float | None 
 
 
 class FusedReduction(NamedTuple):
-    """A reduction as a kernel does it, its parameter, which may come by a link, and what makes the module's result of
-    the kernel's, where that is something else."""
+    """A reduction as a kernel does it, its parameter, the link that makes a weight of it, and what makes the module's
+    result of the kernel's, where that is something else."""
 
     name: str
     parameter: Tensor | None
-    link: Link | None
+    link: str
     finish: Callable[[Tensor], Tensor] | None
 
 
 # Exact classes: a subclass may reduce in another way.
-_FUSED: dict[type[ReductionBase], tuple[str, Link | None]] = {
-    Sum: ("sum", None),
-    Mean: ("mean", None),
-    Max: ("max", None),
-    MaxMean: ("maxmean", SIGMOID),
-    MaxMeanOGBench: ("maxmean", ONE_MINUS_SIGMOID),
-    DeepLinearNetWeightedSum: ("weighted_sum", None),
+_FUSED: dict[type[ReductionBase], tuple[str, str]] = {
+    Sum: ("sum", "identity"),
+    Mean: ("mean", "identity"),
+    Max: ("max", "identity"),
+    MaxMean: ("maxmean", "sigmoid"),
+    MaxMeanOGBench: ("maxmean", "one_minus_sigmoid"),
+    DeepLinearNetWeightedSum: ("weighted_sum", "identity"),
 }
 
 
 def fused_reduction(reduction: ReductionBase, known: Collection[str]) -> FusedReduction | None:
     """How a kernel that knows the reductions ``known`` does this one; None where it cannot.
 
-    The parameter is what the link makes the maximum's weight of for "maxmean", the components' weights for
-    "weighted_sum", else None.
+    The parameter is what the link, one of ``definitions.iqe.WEIGHT_LINKS``, makes the maximum's weight of for
+    "maxmean", the components' weights for "weighted_sum", else None.
     """
-    name, link = _FUSED.get(type(reduction), (None, None))
+    name, link = _FUSED.get(type(reduction), (None, "identity"))
     if name not in known:
         return None
     discount = reduction.discount
     if name == "weighted_sum" and discount is not None:
-        return FusedReduction(name, reduction.log_discounts(), None, torch.exp)
+        return FusedReduction(name, reduction.log_discounts(), link, torch.exp)
     parameter = None
     if name == "maxmean":
         parameter = reduction.raw_alpha

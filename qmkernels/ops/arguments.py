@@ -82,12 +82,10 @@ def check_choice(op: str, name: str, value: str, choices: tuple[str, ...]) -> No
         raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
-def scalar_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """value, a number or a 0-d tensor, as a 0-d tensor of like's dtype and device; a tensor keeps its gradient."""
+def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """value, a number or a tensor, as a tensor of like's dtype and device; a tensor keeps its gradient."""
     if not isinstance(value, Tensor):
         return constant(float(value), like)
-    if value.dim() != 0:
-        raise ValueError(f"{op}: {name} must be a number or a tensor without dimensions, got {tuple(value.shape)}.")
     if value.device != like.device:
         raise RuntimeError(f"{op}: {name} must be on {like.device} as x is, got {value.device}.")
     return value if value.dtype == like.dtype else value.to(like.dtype)

@@ -29,19 +29,6 @@ from .torch_internals import direct_apply, in_function_transform, is_ordinary
 Tensors = tuple[Tensor | None, ...]
 
 
-class Link(NamedTuple):
-    """What makes a parameter's value of a raw one, and the raw one's gradient of (gradient of the value, value)."""
-
-    value: Callable[[Tensor], Tensor]
-    gradient: Callable[[Tensor, Tensor], Tensor]
-
-
-SIGMOID = Link(torch.sigmoid, torch.ops.aten.sigmoid_backward.default)
-ONE_MINUS_SIGMOID = Link(
-    lambda raw: torch.sigmoid(-raw), lambda grad, value: -torch.ops.aten.sigmoid_backward.default(grad, value)
-)
-
-
 class Call(NamedTuple):
     """What a Function needs beside tensors. Without a ``module`` the op runs through torch's dispatcher."""
 
@@ -49,7 +36,6 @@ class Call(NamedTuple):
     module: Any
     backend: str
     settings: tuple
-    link: Link | None = None
 
 
 def _forward(run: Callable, tensors: Tensors, settings: tuple, keep: bool):
@@ -78,8 +64,9 @@ class Op:
     saved              ``(tensors, outputs)`` to what backward needs; else the tensors.
     backward           ``(run, grad, saved, settings, needs)`` to one gradient a tensor, None where the tensor is None.
     num_results        how many of the outputs are returned.
-    parameter          which of the tensors is not rows but one for all rows; its place among ``saved`` is the same. It
-                       may be None, and come by a `Link`.
+    parameter          which of the tensors is not rows but one for all rows, or, with a dimension in front, one for
+                       each of equal runs of rows; its place among ``saved`` is the same. It may be None.
+    parameter_dims     the dimensions of one.
     pairwise           whether the first two tensors are (B, N, ...) and (B, M, ...), outputs (B, N, M, ...).
     kept_derivative    which kept output, where there is a parameter, is the derivative of the result by it: for
                        derivatives of the parameter's gradient it is differentiable, too.
@@ -96,6 +83,7 @@ class Op:
     backward: Callable = _backward
     num_results: int = 1
     parameter: int | None = None
+    parameter_dims: int = 0
     pairwise: bool = False
     kept_derivative: int | None = None
     kept_gradient: Callable | None = None
@@ -110,30 +98,22 @@ class Op:
         object.__setattr__(self, "_apply_recorded", direct_apply(recorded))
         object.__setattr__(self, "_transformed", None if backward is None else _transformed_function(self, backward))
 
-    def __call__(self, tensors: Tensors, settings: tuple, backend: str, link: Link | None = None):
+    def __call__(self, tensors: Tensors, settings: tuple, backend: str):
         module, apply = None, self._apply_recorded
         if torch.compiler.is_compiling():
-            tensors, link, apply = self._linked(tensors, link), None, self._recorded.apply
+            apply = self._recorded.apply
         elif is_ordinary(tensors):
             module = dispatch.resolve(self.forward_kernel.op, tensors[0].device.type, backend).module
         elif in_function_transform():
-            tensors = self._linked(tensors, link)
             if self._transformed is None:
                 return self.plain(*tensors, *settings)
             return self._results(self._transformed.apply(Call(self, None, backend, settings), *tensors))
-        call = Call(self, module, backend, settings, link)
+        call = Call(self, module, backend, settings)
         if torch.is_grad_enabled():
             for tensor in tensors:
                 if tensor is not None and tensor.requires_grad:
                     return self._results(apply(call, *tensors))
-        return self._results(self._run_forward(call, self._linked(tensors, link), keep=False))
-
-    def _linked(self, tensors: Tensors, link: Link | None) -> Tensors:
-        """The tensors with the parameter's value in place of the raw one."""
-        if link is None:
-            return tensors
-        place = self.parameter
-        return *tensors[:place], link.value(tensors[place]), *tensors[place + 1 :]
+        return self._results(self._run_forward(call, tensors, keep=False))
 
     def _run_forward(self, call: Call, tensors: Tensors, keep: bool) -> Tensor | tuple[Tensor, ...]:
         run = self.forward_kernel.through(call.module, call.backend)
@@ -160,14 +140,12 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
         @staticmethod
         def forward(ctx, call, *tensors):
             op = call.op  # not of the closure: torch.compile of older torch does not trace objects from there
-            values = tensors if call.link is None else op._linked(tensors, call.link)
-            outputs = op._run_forward(call, values, keep=True)
+            outputs = op._run_forward(call, tensors, keep=True)
             ctx.call = call
             if type(outputs) is not tuple:
-                ctx.save_for_backward(*op.saved(values, (outputs,)))
+                ctx.save_for_backward(*op.saved(tensors, (outputs,)))
                 return outputs
-            raw = () if call.link is None else (tensors[op.parameter],)
-            ctx.save_for_backward(*op.saved(values, outputs), *raw)
+            ctx.save_for_backward(*op.saved(tensors, outputs))
             if op.kept_derivative is not None and tensors[op.parameter] is not None:
                 # Not for torch.compile, whose backward passes are not differentiated again.
                 if tensors[op.parameter].requires_grad and not torch.compiler.is_compiling():
@@ -191,29 +169,13 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
             if grad is None:
                 return None, *(None,) * len(needs)
             run = op.backward_kernel.through(call.module if is_ordinary_grad else None, call.backend)
-            if call.link is None:
-                return None, *op.backward(run, grad.contiguous(), _contiguous(saved), call.settings, needs)
-            saved, place = _contiguous(saved[:-1]), op.parameter
-            grads = list(op.backward(run, grad.contiguous(), saved, call.settings, needs))
-            if needs[place]:
-                grads[place] = call.link.gradient(grads[place], saved[place])
-            return None, *grads
+            return None, *op.backward(run, grad.contiguous(), _contiguous(saved), call.settings, needs)
 
     def differentiated(call, saved, needs, grad, *grads_of_others):
         """The gradients as functions of what they depend on, for their own derivatives."""
-        raw = None
-        if call.link is not None:
-            *saved, raw = saved
-            with torch.enable_grad():
-                saved[op.parameter] = call.link.value(raw)
         if op.plain is not None:
-            grads = _of_plain(op, call.settings, saved, needs, grad)
-        else:
-            grads = _of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
-        if raw is not None and grads[op.parameter] is not None:
-            value, of_value = saved[op.parameter], grads[op.parameter]
-            (grads[op.parameter],) = torch.autograd.grad(value, raw, of_value, create_graph=torch.is_grad_enabled())
-        return grads
+            return _of_plain(op, call.settings, saved, needs, grad)
+        return _of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
 
     return type(op.name, (Recorded,), {})
 
@@ -235,7 +197,7 @@ def _of_formula(
     """The gradients from those of the result and, where it is differentiable, of a kept output, the last of others."""
     grads: list[Tensor | None] = [None] * len(needs)
     if grad is not None:
-        grads = list(backward.apply(call._replace(module=None, link=None), needs, grad, *saved))
+        grads = list(backward.apply(call._replace(module=None), needs, grad, *saved))
     if op.kept_derivative is not None and others and others[-1] is not None:
         more = op.kept_gradient(others[-1], *saved, *call.settings)
         grads = [b if a is None else a if b is None else a + b for a, b in zip(grads, more, strict=True)]
@@ -294,13 +256,15 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
         def vmap(info, in_dims, call, *tensors):
             _, *dims = in_dims
             size, run = info.batch_size, Transformed.apply
-            if op.parameter is not None and dims[op.parameter] is not None:
-                return _one_by_one(run, size, dims, (call,), tensors)
+            tensors, one_each = _one_parameter_each(op, tensors, dims, size)
             if not op.pairwise:
                 outputs = run(call, *_batch_first(op, tensors, dims, size))
                 return outputs, tuple(None if out.shape == (0,) else 0 for out in outputs)
             x, y, *rest = tensors
-            if dims[1] is None:  # more rows of x against the same y
+            if one_each:
+                x, y = _batch_first(op, (x, y), dims[:2], size)
+                place, x, y = 0, x.flatten(0, 1), y.flatten(0, 1)
+            elif dims[1] is None:  # more rows of x against the same y
                 place, x = 1, x.movedim(dims[0], 1).flatten(1, 2)
             elif dims[0] is None:  # more rows of y for the same x
                 place, y = 2, y.movedim(dims[1], 1).flatten(1, 2)
@@ -355,22 +319,25 @@ def _backward_function(op: Op) -> type[Function]:
         @staticmethod
         def vmap(info, in_dims, call, needs, grad, *saved):
             size, dims, place, run = info.batch_size, in_dims[2:], op.parameter, Backward.apply
-            if place is not None and (dims[place + 1] is not None or needs[place]):
-                return _one_by_one(run, size, dims, (call, needs), (grad, *saved))
+            needs_parameter = place is not None and needs[place]
+            given = saved
+            saved, _ = _one_parameter_each(op, saved, dims[1:], size, always=needs_parameter)
             grad, *saved = _batch_first(op, (grad, *saved), dims, size, offset=1)
-            if not op.pairwise:
-                grads = run(call, needs, grad, *saved)
-            else:
+            if op.pairwise:
                 batch = grad.shape[1]
                 grad, *saved = (
                     t if t is None or i == place or t.shape == (0,) else t.flatten(0, 1)
                     for i, t in enumerate((grad, *saved), start=-1)
                 )
-                grads = tuple(
-                    each if each.shape == (0,) else each.unflatten(0, (size, batch))
-                    for each in run(call, needs, grad, *saved)
-                )
-            return grads, tuple(None if each.shape == (0,) else 0 for each in grads)
+            grads = list(run(call, needs, grad, *saved))
+            if op.pairwise:
+                for i, each in enumerate(grads):
+                    if i != place and each.shape != (0,):
+                        grads[i] = each.unflatten(0, (size, batch))
+            if needs_parameter:
+                one, dim = given[place], dims[place + 1]
+                grads[place] = grads[place].reshape(size, *(one if dim is None else one.select(dim, 0)).shape)
+            return tuple(grads), tuple(None if each.shape == (0,) else 0 for each in grads)
 
     Backward = type(f"{op.name}Backward", (Backward,), {})
     return Backward
@@ -410,13 +377,20 @@ def _batch_first(op: Op, tensors: Tensors, dims: list, size: int, offset: int = 
     return found
 
 
-def _one_by_one(function: Callable, size: int, dims: list, others: tuple, tensors: Tensors):
-    """``function`` on each sample of the vmapped dimension; for what has no batched form."""
-    samples = []
-    for i in range(size):
-        picked = (t if dim is None else t.select(dim, i) for t, dim in zip(tensors, dims, strict=True))
-        samples.append(function(*others, *picked))
-    return tuple(torch.stack(parts) for parts in zip(*samples, strict=True)), (0,) * len(samples[0])
+def _one_parameter_each(op: Op, tensors: Tensors, dims: list, size: int, always: bool = False) -> tuple[Tensors, bool]:
+    """The tensors with a parameter of its own for each sample of the vmapped dimension, in front of those of runs of
+    rows, and whether it is so: where samples have their own, where a sample has several, and ``always``."""
+    place = op.parameter
+    parameter = None if place is None else tensors[place]
+    if parameter is None:
+        return tensors, False
+    dim = dims[place]
+    if dim is None and parameter.dim() == op.parameter_dims and not always:
+        return tensors, False
+    parameter = parameter.expand(size, *parameter.shape) if dim is None else parameter.movedim(dim, 0)
+    if parameter.dim() > op.parameter_dims + 1:
+        parameter = parameter.flatten(0, 1)
+    return (*tensors[:place], parameter, *tensors[place + 1 :]), True
 
 
 def every_pair_gradient(gradient: Callable) -> Callable:

@@ -86,10 +86,38 @@ class BothWays(NamedTuple):
 
 class DistanceForms(NamedTuple):
     """A distance's two forms, ``(x, y, *settings)``: of matching rows, x and y of one shape (..., D), and of every row
-    with every row, (B, N, D) and (B, M, D) to (B, N, M)."""
+    with every row, (B, N, D) and (B, M, D) to (B, N, M).
+
+    With ``parameter_dims`` the first of the settings is a parameter, or None. One of more dimensions broadcasts by them
+    against the distances; the forms get it as one for each of equal runs of rows, or of matrices.
+    """
 
     rows: Callable[..., Tensor]
     pairs: Callable[..., Tensor]
+    parameter_dims: int | None = None
+
+    def in_runs(self, op: str, settings: tuple, shape: tuple[int, ...], order: tuple[int, ...]) -> tuple:
+        """The settings with the parameter for distances of ``shape``, whose dimensions in ``order`` are those of the
+        rows, or of the matrices; along the others it must not differ."""
+        if self.parameter_dims is None or settings[0] is None or settings[0].dim() == self.parameter_dims:
+            return settings
+        parameter, *others = settings
+        own = parameter.shape[parameter.dim() - self.parameter_dims :]
+        sizes = parameter.shape[: parameter.dim() - self.parameter_dims]
+        padded = (1,) * (len(shape) - len(sizes)) + sizes
+        if len(padded) > len(shape) or any(a not in (1, b) for a, b in zip(padded, shape, strict=True)):
+            raise ValueError(f"{op}: weights of {tuple(parameter.shape)} do not broadcast to {tuple(shape)} distances.")
+        if any(size != 1 for d, size in enumerate(padded) if d not in order):
+            raise ValueError(
+                f"{op}: weights of {tuple(parameter.shape)} differ within a matrix of pairs, {tuple(shape)} distances."
+            )
+        parameter = parameter.reshape(*(padded[d] for d in order), *own)
+        while parameter.dim() > len(own) and parameter.shape[-len(own) - 1] == 1:
+            parameter = parameter.squeeze(-len(own) - 1)
+        if parameter.dim() > len(own):
+            run_sizes = [shape[d] for d in order[: parameter.dim() - len(own)]]
+            parameter = parameter.expand(*run_sizes, *own).reshape(-1, *own)
+        return parameter, *others
 
 
 def elementwise(
@@ -97,9 +125,13 @@ def elementwise(
 ) -> Tensor | BothWays:
     """Runs a distance on x and y, whose leading dimensions broadcast, in the form that this makes of them."""
     if x.shape == y.shape:
+        stacks = bidirectional and x.numel() < _LARGEST_STACK
+        if forms.parameter_dims is not None:
+            shape = (2, *x.shape[:-1]) if stacks else x.shape[:-1]
+            settings = forms.in_runs(op, settings, shape, tuple(range(len(shape))))
         if not bidirectional:
             return forms.rows(x, y, *settings)
-        if x.numel() < _LARGEST_STACK:
+        if stacks:
             return BothWays(*forms.rows(torch.stack([x, y]), torch.stack([y, x]), *settings).unbind(0))
         return BothWays(forms.rows(x, y, *settings), forms.rows(y, x, *settings))
     shape = broadcast_shape(op, x, y)
@@ -107,6 +139,7 @@ def elementwise(
     if plan is None:
         x, y = x.expand(*shape, x.shape[-1]), y.expand(*shape, y.shape[-1])
         return elementwise(op, forms, x, y, *settings, bidirectional=bidirectional)
+    settings = forms.in_runs(op, settings, shape, plan.shared)
     rows_of_x, rows_of_y = plan.rows_of_x(x), plan.rows_of_y(y)
     out = plan.unfold(forms.pairs(rows_of_x, rows_of_y, *settings))
     if not bidirectional:
@@ -121,6 +154,7 @@ def pairwise(
     if x.dim() < 2 or y.dim() < 2:
         raise ValueError(f"{op}: x and y must be (*b, N, D) and (*b, M, D), got {tuple(x.shape)} and {tuple(y.shape)}.")
     batch = broadcast_shape(op, x, y, trailing=2)
+    settings = forms.in_runs(op, settings, (*batch, x.shape[-2], y.shape[-2]), tuple(range(len(batch))))
     x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])
     y = y.expand(*batch, *y.shape[-2:]).reshape(math.prod(batch), *y.shape[-2:])
     out = forms.pairs(x, y, *settings)

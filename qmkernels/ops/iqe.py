@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from ..backends import dispatch
@@ -15,12 +14,12 @@ from .autograd import Op, every_pair_gradient
 from .registration import Kernel, schema_of
 
 _PUBLIC_REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
-_LARGEST_DOT = 4096
 _INITIAL_MAX_WEIGHT = 1.0 / (1.0 + math.exp(1.0))
 
 
 # --- The ops registered with torch, and what differentiates them. The distance is piecewise linear in x and y: its
-# first derivatives are the ends of the union; what remains of higher orders runs through grad_out and max_weight.
+# first derivatives are the ends of the union; what remains of higher orders runs through grad_out and max_weight, which
+# may be linked (definitions.iqe.WEIGHT_LINKS) and one for each of equal runs of rows.
 
 _SETTINGS = schema_of(IqeSettings)
 _FORWARD = f"(Tensor x, Tensor y, Tensor? max_weight, {_SETTINGS}, bool keep, str backend)"
@@ -35,24 +34,20 @@ def _forward(run, tensors, settings, keep):
 
 def _backward(run, grad_out, saved, settings, needs):
     ends, largest, max_weight, spread = saved
-    grad_x, grad_y = run(grad_out, ends, largest, max_weight, *settings)
-    return grad_x, grad_y, _total(grad_out, spread) if needs[2] else None
+    grad_x, grad_y, grad_max_weight = run(grad_out, ends, largest, spread, max_weight, *settings, needs[2])
+    return grad_x, grad_y, grad_max_weight if needs[2] else None
 
 
-def _total(grad: Tensor, derivative: Tensor) -> Tensor:
-    """``(grad * derivative).sum()``; in one call where there is little to add, which has no need of a careful order."""
-    if grad.dim() != 1 or torch.compiler.is_compiling() or grad.shape[0] > _LARGEST_DOT:
-        return (grad * derivative).sum()
-    return torch.dot(grad, derivative)
-
-
-def _gradient(grad_out, ends, largest, max_weight, spread, dim_per_component, reduction):
+def _gradient(grad_out, ends, largest, max_weight, spread, dim_per_component, reduction, weight_link):
     left, right = definition.unpack_ends(ends, dim_per_component)
-    grad_x, grad_y = definition.gradient(grad_out, left, right, largest, max_weight, reduction)
-    return grad_x, grad_y, None if max_weight is None else (grad_out * spread).sum()
+    weights = definition.weights_of_rows(max_weight, weight_link, ends.shape[:-2])
+    grad_x, grad_y = definition.gradient(grad_out, left, right, largest, weights, reduction)
+    if max_weight is None:
+        return grad_x, grad_y, None
+    return grad_x, grad_y, definition.weight_gradient(grad_out, spread, max_weight, weight_link)
 
 
-def _spread_gradient(grad_spread, ends, largest, max_weight, spread, dim_per_component, reduction):
+def _spread_gradient(grad_spread, ends, largest, max_weight, spread, dim_per_component, reduction, weight_link):
     left, right = definition.unpack_ends(ends, dim_per_component)
     grad_x, grad_y = definition.gradient(grad_spread, left, right, largest, None, "spread")
     return grad_x, grad_y, None
@@ -63,8 +58,8 @@ _ROWS = Op(
     Kernel("iqe", f"iqe_forward{_FORWARD} -> (Tensor, Tensor, Tensor, Tensor)", definition.iqe_forward_outputs),
     Kernel(
         "iqe",
-        f"iqe_backward(Tensor grad_out, Tensor ends, Tensor largest, Tensor? max_weight, {_SETTINGS}, str backend)"
-        " -> (Tensor, Tensor)",
+        "iqe_backward(Tensor grad_out, Tensor ends, Tensor largest, Tensor spread, Tensor? max_weight,"
+        f" {_SETTINGS}, bool need_weight, str backend) -> (Tensor, Tensor, Tensor)",
         definition.iqe_backward_outputs,
     ),
     gradient=_gradient,
@@ -85,13 +80,14 @@ def _pairwise_backward(run, grad_out, saved, settings, needs):
     return grad_x, grad_y, grad_max_weight if needs[2] else None
 
 
-def _pairwise_gradient(grad_out, x, y, max_weight, largest, dim_per_component, reduction):
+def _pairwise_gradient(grad_out, x, y, max_weight, largest, dim_per_component, reduction, weight_link):
     left, right = definition.slopes(*definition.ends(x, y, dim_per_component))
-    grad_x, grad_y = definition.gradient(grad_out, left, right, largest, max_weight, reduction)
+    weights = definition.weights_of_rows(max_weight, weight_link, (x.shape[0], 1, 1))
+    grad_x, grad_y = definition.gradient(grad_out, left, right, largest, weights, reduction)
     if max_weight is None:
         return grad_x, grad_y, None
     spread = definition.reduce(definition.components(x, y, dim_per_component), "spread")
-    return grad_x, grad_y, (grad_out * spread).sum()
+    return grad_x, grad_y, definition.weight_gradient(grad_out, spread, max_weight, weight_link)
 
 
 _PAIRS = Op(
@@ -100,7 +96,7 @@ _PAIRS = Op(
     Kernel(
         "iqe",
         "iqe_pairwise_backward(Tensor grad_out, Tensor x, Tensor y, Tensor largest, Tensor? max_weight,"
-        f" {_SETTINGS}, bool need_weight_gradient, str backend) -> (Tensor, Tensor, Tensor)",
+        f" {_SETTINGS}, bool need_weight, str backend) -> (Tensor, Tensor, Tensor)",
         definition.iqe_pairwise_backward_outputs,
     ),
     gradient=every_pair_gradient(_pairwise_gradient),
@@ -110,10 +106,11 @@ _PAIRS = Op(
     parameter=2,
     pairwise=True,
 )
-# Of embeddings and weight in the dtype of computation: ``(x, y, max_weight, settings, backend, link)``.
+# Of embeddings and weight in the dtype of computation: ``(x, y, max_weight, settings, backend)``.
 FORMS = broadcasting.DistanceForms(
-    rows=lambda x, y, max_weight, *rest: _ROWS((x, y, max_weight), *rest),
-    pairs=lambda x, y, max_weight, *rest: _PAIRS((x, y, max_weight), *rest),
+    rows=lambda x, y, max_weight, settings, backend: _ROWS((x, y, max_weight), settings, backend),
+    pairs=lambda x, y, max_weight, settings, backend: _PAIRS((x, y, max_weight), settings, backend),
+    parameter_dims=0,
 )
 
 # --- The public functions.
@@ -132,7 +129,7 @@ def _prepared(
             raise ValueError(f"{op}: max_weight belongs to reduction 'maxmean', got reduction {reduction!r}.")
         return x, y, None
     weight = _INITIAL_MAX_WEIGHT if max_weight is None else max_weight
-    return x, y, arguments.scalar_like(op, "max_weight", weight, x)
+    return x, y, arguments.tensor_like(op, "max_weight", weight, x)
 
 
 def iqe(
@@ -160,9 +157,10 @@ def iqe(
             ``iqe(x[:, None], y)``, the pairwise kernel runs and nothing of size N x M x D exists.
         dim_per_component: K, at least 1; the paper recommends 8 or more.
         reduction: "sum", "mean", "max", "maxmean" = ``mean + max_weight * (max - mean)``, or "none".
-        max_weight: for "maxmean", a number or a 0-d tensor, through which gradients flow. torchqmet's convention is
-            ``sigmoid(raw)`` with raw from -1, and None stands for its initial value, 0.269; OGBench's and TMD's is
-            ``1 - sigmoid(raw)`` with raw from 0.
+        max_weight: for "maxmean", a number or a tensor, through which gradients flow: 0-d, or one for each member of an
+            ensemble, which broadcasts against the distances, for example (E, 1) for distances (E, B). torchqmet's
+            convention is ``sigmoid(raw)`` with raw from -1, and None stands for its initial value, 0.269; OGBench's and
+            TMD's is ``1 - sigmoid(raw)`` with raw from 0.
         bidirectional: return both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
@@ -211,7 +209,8 @@ def iqe_pairwise(
     Args:
         x: from, ``(*b, N, D)``.
         y: to, ``(*b, M, D)``; the batch dimensions broadcast.
-        dim_per_component, reduction, max_weight, backend: as for `iqe`.
+        dim_per_component, reduction, backend: as for `iqe`.
+        max_weight: as for `iqe`, and the same for all pairs of a matrix: (E, 1, 1) for distances (E, N, M).
         bidirectional: return both directions: ``y_to_x[..., i, j] = iqe(y[..., j, :], x[..., i, :])``.
 
     Returns:

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..definitions import latent_dynamics as definition
 from ..definitions.iqe import IqeSettings
 from ..definitions.latent_dynamics import LatentDynamicsSettings
-from .autograd import Link, Op
+from .autograd import Op
 from .registration import Kernel, schema_of
 
 
@@ -19,7 +19,7 @@ def _composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *set
 
 def _backward(run, grad_loss, saved, settings, needs):
     _, _, max_weight, *kept = saved
-    grad_predicted, grad_target, grad_max_weight = run(grad_loss, *kept, max_weight, *settings[:2])
+    grad_predicted, grad_target, grad_max_weight = run(grad_loss, *kept, max_weight, *settings[:3])
     return grad_predicted, grad_target, None if max_weight is None else grad_max_weight
 
 
@@ -51,7 +51,6 @@ def latent_dynamics(
     max_weight: Tensor | None,
     settings: LatentDynamicsSettings,
     backend: str,
-    link: Link | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss and stats (backends/reference/latent_dynamics.py) of checked arguments in the dtype of computation."""
-    return _latent_dynamics((predicted, target, max_weight), settings, backend, link)
+    return _latent_dynamics((predicted, target, max_weight), settings, backend)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..definitions import qrl_critic as definition
 from ..definitions.iqe import IqeSettings
 from ..definitions.qrl_critic import QrlCriticSettings
-from .autograd import Link, Op
+from .autograd import Op
 from .registration import Kernel, schema_of
 
 
@@ -26,7 +26,7 @@ def _backward(run, grad_loss, saved, settings, needs):
     """Of all but cost, which has none."""
     _, _, goal, max_weight, _, _, *kept = saved
     grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(
-        grad_loss, *kept, max_weight, goal is not None, *settings[:2]
+        grad_loss, *kept, max_weight, goal is not None, *settings[:3]
     )
     grad_goal = None if goal is None else grad_goal
     return grad_x, grad_y, grad_goal, None if max_weight is None else grad_max_weight, grad_raw, None
@@ -64,7 +64,6 @@ def qrl_critic(
     cost: Tensor,
     settings: QrlCriticSettings,
     backend: str,
-    link: Link | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss and stats (backends/reference/qrl_critic.py) of checked arguments in the dtype of computation."""
-    return _qrl_critic((x, y, goal, max_weight, raw, cost), settings, backend, link)
+    return _qrl_critic((x, y, goal, max_weight, raw, cost), settings, backend)

@@ -9,44 +9,77 @@ from ...definitions import iqe as definition
 from . import core
 
 
+def _num_weights(max_weight: Tensor | None) -> int:
+    return 1 if max_weight is None else max_weight.numel()
+
+
 def iqe_forward(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+    x: Tensor,
+    y: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
-    out, ends, largest, spread = definition.iqe_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
+    out, ends, largest, spread = definition.iqe_forward_outputs(
+        x, y, max_weight, dim_per_component, reduction, weight_link, keep
+    )
     if out.numel():
         core.kernels.iqe_forward(
-            x=x, y=y, max_weight=max_weight, out=out, ends=ends, largest=largest, spread=spread,
-            rows=rows.numel(), num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
+            x=x, y=y, max_weight=max_weight, num_weights=_num_weights(max_weight), weight_link=weight_link,
+            out=out, ends=ends, largest=largest, spread=spread, rows=x.shape[:-1].numel(),
+            num_components=x.shape[-1] // dim_per_component, dim_per_component=dim_per_component, reduction=reduction,
         )  # fmt: skip
     return out, ends, largest, spread
 
 
 def iqe_backward(
-    grad_out: Tensor, ends: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str
-) -> tuple[Tensor, Tensor]:
+    grad_out: Tensor,
+    ends: Tensor,
+    largest: Tensor,
+    spread: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, num_components = ends.shape[:-2], ends.shape[-2]
     expected = (*rows, num_components) if reduction == "none" else rows
     if grad_out.shape != expected or (definition.keeps_largest(reduction) and largest.shape != rows):
         raise ValueError(f"iqe_backward: grad_out must be {tuple(expected)}, got {tuple(grad_out.shape)}.")
-    grad_x, grad_y = definition.iqe_backward_outputs(grad_out, ends, largest, max_weight, dim_per_component, reduction)
+    grad_x, grad_y, grad_max_weight = definition.iqe_backward_outputs(
+        grad_out, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link, need_weight
+    )
     if grad_x.numel():
         core.kernels.iqe_backward(
-            grad_out=grad_out, ends=ends, largest=largest, max_weight=max_weight, grad_x=grad_x, grad_y=grad_y,
-            rows=rows.numel(), num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
+            grad_out=grad_out, ends=ends, largest=largest, spread=spread,
+            max_weight=max_weight, num_weights=_num_weights(max_weight), weight_link=weight_link,
+            grad_x=grad_x, grad_y=grad_y, grad_max_weight=grad_max_weight, rows=rows.numel(),
+            num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
         )  # fmt: skip
-    return grad_x, grad_y
+        return grad_x, grad_y, grad_max_weight
+    return grad_x, grad_y, grad_max_weight.zero_()
 
 
 def iqe_pairwise_forward(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+    x: Tensor,
+    y: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    pairs, num_components = (x.shape[0], x.shape[1], y.shape[1]), x.shape[-1] // dim_per_component
-    out, largest = definition.iqe_pairwise_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
+    out, largest = definition.iqe_pairwise_forward_outputs(
+        x, y, max_weight, dim_per_component, reduction, weight_link, keep
+    )
     if out.numel():
         core.kernels.iqe_pairwise_forward(
-            x=x, y=y, max_weight=max_weight, out=out, largest=largest, batch=pairs[0], num_x=pairs[1], num_y=pairs[2],
-            num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
+            x=x, y=y, max_weight=max_weight, num_weights=_num_weights(max_weight), weight_link=weight_link,
+            out=out, largest=largest, batch=x.shape[0], num_x=x.shape[1], num_y=y.shape[1],
+            num_components=x.shape[-1] // dim_per_component, dim_per_component=dim_per_component, reduction=reduction,
         )  # fmt: skip
     return out, largest
 
@@ -59,17 +92,19 @@ def iqe_pairwise_backward(
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
-    need_weight_gradient: bool,
+    weight_link: str,
+    need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    grads = grad_x, grad_y, grad_max_weight = definition.iqe_pairwise_backward_outputs(
+        grad_out, x, y, largest, max_weight, dim_per_component, reduction, weight_link, need_weight
+    )
     if not grad_out.numel():
-        return torch.zeros_like(x), torch.zeros_like(y), x.new_zeros(() if need_weight_gradient else 0)
-    batch, num_x, num_components = x.shape[0], x.shape[1], x.shape[-1] // dim_per_component
-    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
-    # One partial sum per component and row of x, added up below in a fixed order.
-    partial = x.new_empty((batch, num_components, num_x) if need_weight_gradient else 0)
+        return tuple(map(torch.zero_, grads))
     core.kernels.iqe_pairwise_backward(
-        grad_out=grad_out, x=x, y=y, largest=largest, max_weight=max_weight, grad_x=grad_x, grad_y=grad_y,
-        partial_max_weight=partial, batch=batch, num_x=num_x, num_y=y.shape[1], num_components=num_components,
+        grad_out=grad_out, x=x, y=y, largest=largest,
+        max_weight=max_weight, num_weights=_num_weights(max_weight), weight_link=weight_link,
+        grad_x=grad_x, grad_y=grad_y, grad_max_weight=grad_max_weight,
+        batch=x.shape[0], num_x=x.shape[1], num_y=y.shape[1], num_components=x.shape[-1] // dim_per_component,
         dim_per_component=dim_per_component, reduction=reduction,
     )  # fmt: skip
-    return grad_x, grad_y, partial.sum(dtype=torch.float64).to(x.dtype) if need_weight_gradient else partial
+    return grads

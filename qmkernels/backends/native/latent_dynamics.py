@@ -35,14 +35,16 @@ def latent_dynamics_backward(
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
+    weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, num_components = slopes.shape[1], ends.shape[2]
     grad_predicted, grad_target, grad_max_weight = definition.latent_dynamics_backward_outputs(
-        grad_loss, slopes, ends, largest, spread, max_weight, dim_per_component, reduction
+        grad_loss, slopes, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link
     )
     core.kernels.latent_dynamics_backward(
         grad_loss=grad_loss, slopes=slopes, ends=ends, largest=largest, spread=spread, max_weight=max_weight,
         grad_predicted=grad_predicted, grad_target=grad_target, grad_max_weight=grad_max_weight,
         rows=rows, num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
+        weight_link=weight_link,
     )  # fmt: skip
     return grad_predicted, grad_target, grad_max_weight

@@ -35,10 +35,11 @@ def qrl_critic_backward(
     has_goal: bool,
     dim_per_component: int,
     reduction: str,
+    weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, num_components = slopes.shape[1], ends.shape[2]
     grads = definition.qrl_critic_backward_outputs(
-        grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, dim_per_component, reduction
+        grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, dim_per_component, reduction, weight_link
     )
     grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = grads
     core.kernels.qrl_critic_backward(
@@ -46,5 +47,6 @@ def qrl_critic_backward(
         max_weight=max_weight, grad_x=grad_x, grad_y=grad_y, grad_goal=grad_goal, grad_max_weight=grad_max_weight,
         grad_raw=grad_raw,
         rows=rows, num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
+        weight_link=weight_link,
     )  # fmt: skip
     return grads

@@ -1,14 +1,17 @@
 """IQE on the reference backend, and the definition of what every backend's IQE functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64 (``max_weight`` 0-d, of the same dtype). K is
-``dim_per_component``, C = D / K, ``reduction`` one of ``definitions.iqe.REDUCTIONS``. A tensor that is not needed is
-returned empty, of shape (0,).
+All tensors are contiguous, on one device, float32 or float64. K is ``dim_per_component``, C = D / K, ``reduction`` one
+of ``definitions.iqe.REDUCTIONS``. A tensor that is not needed is returned empty, of shape (0,).
+
+``max_weight`` is what ``weight_link``, one of ``definitions.iqe.WEIGHT_LINKS``, makes the weight of the maximum of,
+None unless the reduction is maxmean: one number for all rows, 0-d, or (G,), one for each of G equal runs of
+neighbouring rows, in pairwise ops of neighbouring matrices.
 
 ``ends``     uint8 (..., C, ceil(2K / 8)): bit k of a component's bytes says that x_k is a left end of the union, bit
              K + k that y_k is a right end (bit b is bit b % 8 of byte b // 8). All that backward needs of x and y.
              In a component with a NaN every x is marked and no y, which no union has.
 ``largest``  int32 (...): the first component of the greatest length, for max, maxmean and spread; any where one is NaN.
-``spread``   (...): greatest length - mean length, for maxmean: the derivative by ``max_weight``.
+``spread``   (...): greatest length - mean length, for maxmean: the derivative by the weight.
 
 NaN: a component with a NaN coordinate has a NaN length, and the gradients of all its coordinates, x and y, are NaN
 whatever the upstream gradient, 0 included; in pairwise ops in every row that is paired with it. Other components have
@@ -24,11 +27,18 @@ from ...definitions import iqe as definition
 
 
 def iqe_forward(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+    x: Tensor,
+    y: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``out`` (...) or (..., C) of x, y (..., D), then ``ends``, ``largest``, ``spread``: empty unless ``keep``."""
     lengths = definition.components(x, y, dim_per_component)
-    out = definition.reduce(lengths, reduction, max_weight)
+    weights = definition.weights_of_rows(max_weight, weight_link, x.shape[:-1])
+    out = definition.reduce(lengths, reduction, weights)
     ends, largest, spread = x.new_empty(0, dtype=torch.uint8), x.new_empty(0, dtype=torch.int32), x.new_empty(0)
     if keep:
         ends = definition.pack_ends(*definition.ends(x, y, dim_per_component))
@@ -40,21 +50,42 @@ def iqe_forward(
 
 
 def iqe_backward(
-    grad_out: Tensor, ends: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str
-) -> tuple[Tensor, Tensor]:
-    """``grad_x`` and ``grad_y`` (..., D) from what forward kept."""
+    grad_out: Tensor,
+    ends: Tensor,
+    largest: Tensor,
+    spread: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``grad_x`` and ``grad_y`` (..., D) from what forward kept, and where asked for the gradient by ``max_weight``."""
     left, right = definition.unpack_ends(ends, dim_per_component)
-    return definition.gradient(grad_out, left, right, largest, max_weight, reduction)
+    weights = definition.weights_of_rows(max_weight, weight_link, ends.shape[:-2])
+    grads = definition.gradient(grad_out, left, right, largest, weights, reduction)
+    if not need_weight:
+        return *grads, grad_out.new_empty(0)
+    return *grads, definition.weight_gradient(grad_out, spread, max_weight, weight_link)
 
 
 def iqe_pairwise_forward(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+    x: Tensor,
+    y: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """``out`` (B, N, M) or (B, N, M, C) of x (B, N, D) and y (B, M, D), and ``largest`` (B, N, M), row by row."""
-    out, largest = definition.iqe_pairwise_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
+    out, largest = definition.iqe_pairwise_forward_outputs(
+        x, y, max_weight, dim_per_component, reduction, weight_link, keep
+    )
+    weights = definition.weights_of_rows(max_weight, weight_link, (x.shape[0], 1))
     for i in range(x.shape[1]):
         lengths = definition.components(x[:, i : i + 1], y, dim_per_component)
-        out[:, i] = definition.reduce(lengths, reduction, max_weight)
+        out[:, i] = definition.reduce(lengths, reduction, weights)
         if largest.numel():
             largest[:, i] = lengths.argmax(dim=-1)
     return out, largest
@@ -68,19 +99,21 @@ def iqe_pairwise_backward(
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
-    need_weight_gradient: bool,
+    weight_link: str,
+    need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``grad_x`` (B, N, D), ``grad_y`` (B, M, D) and, 0-d where asked for, ``grad_max_weight``; row by row."""
+    """``grad_x`` (B, N, D), ``grad_y`` (B, M, D) and where asked for the gradient by ``max_weight``; row by row."""
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
-    grad_max_weight = x.new_zeros(() if need_weight_gradient else 0)
+    grad_max_weight = torch.zeros_like(max_weight) if need_weight else x.new_empty(0)
+    weights = definition.weights_of_rows(max_weight, weight_link, (x.shape[0], 1))
     for i in range(x.shape[1]):
         row = x[:, i : i + 1]
         slopes = definition.slopes(*definition.ends(row, y, dim_per_component))
         row_largest = largest[:, i] if definition.keeps_largest(reduction) else largest
-        of_row, of_others = definition.gradient(grad_out[:, i], *slopes, row_largest, max_weight, reduction)
+        of_row, of_others = definition.gradient(grad_out[:, i], *slopes, row_largest, weights, reduction)
         grad_x[:, i] = of_row.sum(dim=1)
         grad_y += of_others
-        if need_weight_gradient:
+        if need_weight:
             spread = definition.reduce(definition.components(row, y, dim_per_component), "spread")
-            grad_max_weight += (grad_out[:, i] * spread).sum()
+            grad_max_weight += definition.weight_gradient(grad_out[:, i], spread, max_weight, weight_link)
     return grad_x, grad_y, grad_max_weight

@@ -2,8 +2,8 @@
 
 All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
 ``definitions.latent_dynamics.LatentDynamicsSettings`` in their order. ``predicted`` and ``target`` are (B, D).
-``max_weight`` is 0-d, None unless the reduction is maxmean. A tensor that is not needed is returned empty, of shape
-(0,). In what is kept, pair 0 is from predicted to target and pair 1 is back.
+``max_weight`` is 0-d, as for IQE, None unless the reduction is maxmean. A tensor that is not needed is returned empty,
+of shape (0,). In what is kept, pair 0 is from predicted to target and pair 1 is back.
 
 ``loss``     0-d.
 ``stats``    (2,): the mean distances.
@@ -36,11 +36,10 @@ def latent_dynamics_backward(
     largest: Tensor,
     spread: Tensor,
     max_weight: Tensor | None,
-    dim_per_component: int,
-    reduction: str,
+    *settings,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``grad_predicted`` and ``grad_target`` (B, D) and ``grad_max_weight``, 0-d, empty without one."""
-    return backward_with(iqe, grad_loss, slopes, ends, largest, spread, max_weight, dim_per_component, reduction)
+    return backward_with(iqe, grad_loss, slopes, ends, largest, spread, max_weight, *settings)
 
 
 def forward_with(
@@ -48,17 +47,16 @@ def forward_with(
 ) -> Kept:
     """The pass on a backend that has IQE, ``head``, but no kernel of its own for this."""
     both = torch.stack([predicted, target]), torch.stack([target, predicted])
-    distances, ends, largest, spread = head.iqe_forward(
-        *both, max_weight, settings.dim_per_component, settings.reduction, True
-    )
+    distances, ends, largest, spread = head.iqe_forward(*both, max_weight, *settings[:3], True)
     slopes = (distances if settings.power == 2 else torch.full_like(distances, 0.5)) / predicted.shape[0]
     return loss_of(distances, settings.power), distances.mean(dim=1), slopes, ends, largest, spread
 
 
 def backward_with(
     head: ModuleType, grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
-    max_weight: Tensor | None, dim_per_component: int, reduction: str,
+    max_weight: Tensor | None, *settings,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    of_from, of_to = head.iqe_backward(grad_loss * slopes, ends, largest, max_weight, dim_per_component, reduction)
-    of_weight = slopes.new_empty(0) if max_weight is None else grad_loss * (slopes * spread).sum()
+    of_from, of_to, of_weight = head.iqe_backward(
+        grad_loss * slopes, ends, largest, spread, max_weight, *settings, max_weight is not None
+    )
     return of_from[0] + of_to[1], of_to[0] + of_from[1], of_weight

@@ -2,9 +2,9 @@
 
 All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
 ``definitions.qrl_critic.QrlCriticSettings`` in their order. x, y and goal are (B, D); without a goal (None) row i's is
-row i - 1 of y, the first row's the last. ``max_weight`` is 0-d, None unless the reduction is maxmean; ``raw`` is 0-d;
-``cost`` is (B,) or (1,). A tensor that is not needed is returned empty, of shape (0,). In what is kept for backward,
-pair 0 is to the goals and pair 1 to y.
+row i - 1 of y, the first row's the last. ``max_weight`` is 0-d, as for IQE, None unless the reduction is maxmean;
+``raw`` is 0-d; ``cost`` is (B,) or (1,). A tensor that is not needed is returned empty, of shape (0,). In what is kept
+for backward, pair 0 is to the goals and pair 1 to y.
 
 ``loss``     0-d.
 ``stats``    (6,): push, violation, multiplier, mean distance to the goals, to y, and, at
@@ -43,14 +43,11 @@ def qrl_critic_backward(
     spread: Tensor,
     max_weight: Tensor | None,
     has_goal: bool,
-    dim_per_component: int,
-    reduction: str,
+    *settings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """``grad_x, grad_y, grad_goal`` (B, D), the third empty without a goal; ``grad_max_weight``, empty without one, and
     ``grad_raw``, both 0-d."""
-    return backward_with(
-        iqe, grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, dim_per_component, reduction
-    )
+    return backward_with(iqe, grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, *settings)
 
 
 def forward_with(
@@ -60,7 +57,7 @@ def forward_with(
     """The pass on a backend that has IQE, ``head``, but no kernel of its own for this."""
     to = torch.stack([y.roll(1, dims=0) if goal is None else goal, y])
     distances, ends, largest, spread = head.iqe_forward(
-        x.expand_as(to).contiguous(), to, max_weight, settings.dim_per_component, settings.reduction, True
+        x.expand_as(to).contiguous(), to, max_weight, *settings[:3], True
     )
     to_goal, local = distances
     push, violation, multiplier = definition.terms(to_goal, local, raw, cost, settings)
@@ -75,11 +72,12 @@ def forward_with(
 
 def backward_with(
     head: ModuleType, grad_loss: Tensor, stats: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
-    max_weight: Tensor | None, has_goal: bool, dim_per_component: int, reduction: str,
+    max_weight: Tensor | None, has_goal: bool, *settings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    of_x, of_to = head.iqe_backward(grad_loss * slopes, ends, largest, max_weight, dim_per_component, reduction)
+    of_x, of_to, of_weight = head.iqe_backward(
+        grad_loss * slopes, ends, largest, spread, max_weight, *settings, max_weight is not None
+    )
     grad_y, grad_goal = of_to[1], of_to[0]
     if not has_goal:
         grad_y, grad_goal = grad_y + grad_goal.roll(-1, dims=0), slopes.new_empty(0)
-    of_weight = slopes.new_empty(0) if max_weight is None else grad_loss * (slopes * spread).sum()
     return of_x.sum(dim=0), grad_y, grad_goal, of_weight, grad_loss * stats[definition.SLOPE_OF_RAW]

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from .iqe_common import finite_or_nan, highest_of, reduced, tile_for, weights_of
+from .iqe_common import finite_or_nan, highest_of, reduced, tile_for, weights_and_run, weights_of
 from .iqe_pairwise import iqe_pairwise_backward, iqe_pairwise_forward
 
 __all__ = ["iqe_backward", "iqe_forward", "iqe_pairwise_backward", "iqe_pairwise_forward"]
@@ -57,12 +57,13 @@ def _store_ends(
 def iqe_forward_kernel(
     x_ptr,  # (num_rows, C * K)
     y_ptr,  # (num_rows, C * K)
-    max_weight_ptr,  # (): None unless maxmean
+    weights_ptr,  # (num_weights,): None unless maxmean
     out_ptr,  # (num_rows), for reduction "none" (num_rows, C)
     ends_ptr,  # uint8 (num_rows, C, ceil(2K / 8)), with KEEP
     largest_ptr,  # int32 (num_rows), with KEEP and a reduction by the maximum
     spread_ptr,  # (num_rows), with KEEP and maxmean
     num_rows,
+    rows_per_weight,
     num_components,
     HIGHEST: tl.constexpr,  # largest finite number of the dtype
     K: tl.constexpr,
@@ -131,13 +132,14 @@ def iqe_forward_kernel(
             greatest = tl.where(block_greatest > greatest, block_greatest, greatest)
 
     if REDUCTION != "none":
-        out = reduced(total, greatest, max_weight_ptr, num_components, REDUCTION)
+        place = tl.minimum(row, num_rows - 1) // rows_per_weight
+        out = reduced(total, greatest, weights_ptr, place, num_components, REDUCTION)
         tl.store(out_ptr + row, out, mask=row_exists)
     if KEEP:
         if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
             tl.store(largest_ptr + row, largest, mask=row_exists)
         if REDUCTION == "maxmean":
-            spread = reduced(total, greatest, max_weight_ptr, num_components, "spread")
+            spread = reduced(total, greatest, weights_ptr, place, num_components, "spread")
             tl.store(spread_ptr + row, spread, mask=row_exists)
 
 
@@ -146,10 +148,11 @@ def iqe_backward_kernel(
     grad_out_ptr,  # (num_rows), for reduction "none" (num_rows, C)
     ends_ptr,  # uint8 (num_rows, C, ceil(2K / 8))
     largest_ptr,  # int32 (num_rows), for a reduction by the maximum
-    max_weight_ptr,  # (): None unless maxmean
+    weights_ptr,  # (num_weights,): None unless maxmean
     grad_x_ptr,  # (num_rows, C * K)
     grad_y_ptr,  # (num_rows, C * K)
     num_rows,
+    rows_per_weight,
     num_components,
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
@@ -165,7 +168,8 @@ def iqe_backward_kernel(
     exists = exists_component & (k < K)
 
     # weight = grad_out * d reduction / d length
-    every, on_top = weights_of(max_weight_ptr, num_components, grad_out_ptr.dtype.element_ty, REDUCTION)
+    place = tl.minimum(row, num_rows - 1) // rows_per_weight
+    every, on_top = weights_of(weights_ptr, place, num_components, grad_out_ptr.dtype.element_ty, REDUCTION)
     if REDUCTION == "none":
         weight = tl.load(grad_out_ptr + row * num_components + component, mask=exists_component, other=0)
     else:
@@ -198,24 +202,34 @@ def forward_tile(num_components: int, dim_per_component: int) -> tuple[int, int,
 
 
 def iqe_forward(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+    x: Tensor,
+    y: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
     num_rows = rows.numel()
-    out, ends, largest, spread = definition.iqe_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
+    out, ends, largest, spread = definition.iqe_forward_outputs(
+        x, y, max_weight, dim_per_component, reduction, weight_link, keep
+    )
     if num_rows * num_components == 0:
         return out, ends, largest, spread
+    weights, rows_per_weight = weights_and_run(max_weight, weight_link, num_rows)
     block_rows, block_c, block_k = forward_tile(num_components, dim_per_component)
     with torch.cuda.device_of(x):
         iqe_forward_kernel[(triton.cdiv(num_rows, block_rows),)](
             x,
             y,
-            max_weight if reduction == "maxmean" else None,
+            weights,
             out,
             ends,
             largest,
             spread,
             num_rows,
+            rows_per_weight,
             num_components,
             HIGHEST=highest_of(x),
             K=dim_per_component,
@@ -229,23 +243,35 @@ def iqe_forward(
 
 
 def iqe_backward(
-    grad_out: Tensor, ends: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str
-) -> tuple[Tensor, Tensor]:
+    grad_out: Tensor,
+    ends: Tensor,
+    largest: Tensor,
+    spread: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, num_components = ends.shape[:-2], ends.shape[-2]
     num_rows, size = rows.numel(), num_components * dim_per_component
-    grad_x, grad_y = definition.iqe_backward_outputs(grad_out, ends, largest, max_weight, dim_per_component, reduction)
+    grad_x, grad_y, grad_max_weight = definition.iqe_backward_outputs(
+        grad_out, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link, need_weight
+    )
     if num_rows * size == 0:
-        return grad_x, grad_y
+        return grad_x, grad_y, grad_max_weight.zero_()
+    weights, rows_per_weight = weights_and_run(max_weight, weight_link, num_rows)
     block_rows, block_c, block_k = forward_tile(num_components, dim_per_component)
     with torch.cuda.device_of(grad_out):
         iqe_backward_kernel[(triton.cdiv(num_rows, block_rows), triton.cdiv(num_components, block_c))](
             grad_out,
             ends,
             largest,
-            max_weight if reduction == "maxmean" else None,
+            weights,
             grad_x,
             grad_y,
             num_rows,
+            rows_per_weight,
             num_components,
             K=dim_per_component,
             REDUCTION=reduction,
@@ -253,4 +279,6 @@ def iqe_backward(
             BLOCK_C=block_c,
             BLOCK_K=block_k,
         )
-    return grad_x, grad_y
+    if need_weight:
+        grad_max_weight = definition.weight_gradient(grad_out, spread, max_weight, weight_link)
+    return grad_x, grad_y, grad_max_weight

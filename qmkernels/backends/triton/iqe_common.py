@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...definitions.iqe import WEIGHT_LINKS
+
 NAN = tl.constexpr(tl.PropagateNan.ALL)
 
 
@@ -19,7 +21,8 @@ def finite_or_nan(value, highest):
 
 @triton.jit
 def weights_of(
-    max_weight_ptr,  # (): None unless maxmean
+    weights_ptr,  # (num_weights,): None unless maxmean
+    place,  # among the weights, of any shape
     num_components,
     dtype: tl.constexpr,
     REDUCTION: tl.constexpr,
@@ -39,13 +42,13 @@ def weights_of(
         every = -share
         largest = one
     if REDUCTION == "maxmean":
-        largest = tl.load(max_weight_ptr)
+        largest = tl.load(weights_ptr + place)
         every = (one - largest) * share
     return every, largest
 
 
 @triton.jit
-def reduced(total, greatest, max_weight_ptr, num_components, REDUCTION: tl.constexpr):
+def reduced(total, greatest, weights_ptr, place, num_components, REDUCTION: tl.constexpr):
     """The distance from the sum and the maximum of the lengths. A NaN length is in the sum, so it decides."""
     mean = total / (tl.zeros((), total.dtype) + num_components)
     greatest = tl.where(total == total, greatest, total)
@@ -57,8 +60,15 @@ def reduced(total, greatest, max_weight_ptr, num_components, REDUCTION: tl.const
     if REDUCTION == "spread":
         out = greatest - mean
     if REDUCTION == "maxmean":
-        out = mean + tl.load(max_weight_ptr) * (greatest - mean)
+        out = mean + tl.load(weights_ptr + place) * (greatest - mean)
     return out
+
+
+def weights_and_run(max_weight: Tensor | None, weight_link: str, num_rows: int) -> tuple[Tensor | None, int]:
+    """The weights of the maximum, and for how many neighbouring rows, or matrices, each is."""
+    if max_weight is None:
+        return None, num_rows
+    return WEIGHT_LINKS[weight_link].weight(max_weight), num_rows // max_weight.numel()
 
 
 def highest_of(tensor: Tensor) -> float:

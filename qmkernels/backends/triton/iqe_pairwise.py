@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from .iqe_common import NAN, finite, highest_of, reduced, tile_for, weights_of
+from .iqe_common import NAN, finite, highest_of, reduced, tile_for, weights_and_run, weights_of
 
 
 @triton.jit
@@ -26,9 +26,10 @@ def iqe_pairwise_forward_kernel(
     sorted_x_ptr,  # (batch, num_x, C, K), ascending in K, finite or NaN
     position_ptr,  # int32 (batch, num_x, C, K): where each sorted x stood
     y_by_point_ptr,  # (batch, C, K, padded_y), finite or NaN
-    max_weight_ptr,  # (): None unless maxmean
+    weights_ptr,  # (num_weights,): None unless maxmean
     out_ptr,  # (batch, num_x, num_y), for reduction "none" (batch, num_x, num_y, C)
     largest_ptr,  # int32 (batch, num_x, num_y), with KEEP
+    matrices_per_weight,
     num_x,
     num_y,
     padded_y,  # num_y rounded up to a multiple of BLOCK_Y: y is read without a mask
@@ -82,7 +83,7 @@ def iqe_pairwise_forward_kernel(
     # Only now, so that the loop does not hold these registers.
     pair = (sample * num_x + i)[:, None] * num_y + j[None, :]
     if REDUCTION != "none":
-        out = reduced(total, greatest, max_weight_ptr, num_components, REDUCTION)
+        out = reduced(total, greatest, weights_ptr, sample // matrices_per_weight, num_components, REDUCTION)
         tl.store(out_ptr + pair, out, mask=exists)
     if KEEP:
         tl.store(largest_ptr + pair, largest, mask=exists)
@@ -95,8 +96,9 @@ def iqe_pairwise_backward_kernel(
     position_ptr,  # int32 (batch, num_x, C, K): where each sorted x stood
     y_by_point_ptr,  # (batch, C, K, padded_y), finite or NaN
     largest_ptr,  # int32 (batch, num_x, num_y), for a reduction by the maximum; strides below
-    max_weight_ptr,  # (): None unless maxmean
+    weights_ptr,  # (num_weights,): None unless maxmean
     grad_ptr,  # (batch, num_x, C, K)
+    matrices_per_weight,
     num_x,
     num_y,
     padded_y,  # num_y rounded up to a multiple of BLOCK_Y: y is read without a mask
@@ -121,7 +123,7 @@ def iqe_pairwise_backward_kernel(
     i_exists = i < num_x
     x_row = ((sample * num_x + i) * num_components + component) * K
     first_line = y_by_point_ptr + (sample * num_components + component) * K * padded_y
-    every, on_top = weights_of(max_weight_ptr, num_components, dtype, REDUCTION)
+    every, on_top = weights_of(weights_ptr, sample // matrices_per_weight, num_components, dtype, REDUCTION)
 
     order = tl.arange(0, BLOCK_K)[None, :]
     grad = tl.zeros((BLOCK_X, BLOCK_K), dtype)  # in the order of sorted_x
@@ -186,25 +188,35 @@ def _by_point(points: Tensor, block: int) -> Tensor:
 
 
 def iqe_pairwise_forward(
-    x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, keep: bool
+    x: Tensor,
+    y: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor]:
     num_components = x.shape[-1] // dim_per_component
     batch, num_x, num_y = x.shape[0], x.shape[1], y.shape[1]
-    out, largest = definition.iqe_pairwise_forward_outputs(x, y, max_weight, dim_per_component, reduction, keep)
+    out, largest = definition.iqe_pairwise_forward_outputs(
+        x, y, max_weight, dim_per_component, reduction, weight_link, keep
+    )
     keep = keep and definition.keeps_largest(reduction)
     if out.numel() == 0:
         return out, largest
     block_x, block_y = pairwise_forward_tile(num_x, num_y, x.element_size())
     sorted_x, position = _sorted_points(finite(x), num_components)
     y_by_point = _by_point(finite(y), block_y)
+    weights, matrices_per_weight = weights_and_run(max_weight, weight_link, batch)
     with torch.cuda.device_of(x):
         iqe_pairwise_forward_kernel[(batch * triton.cdiv(num_x, block_x) * triton.cdiv(num_y, block_y),)](
             sorted_x,
             position,
             y_by_point,
-            max_weight if reduction == "maxmean" else None,
+            weights,
             out,
             largest,
+            matrices_per_weight,
             num_x,
             num_y,
             y_by_point.shape[-1],
@@ -229,6 +241,7 @@ def _pairwise_gradient(
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
+    weight_link: str,
     sign: int,
 ) -> Tensor:
     """The gradient by x (sign -1) or, called with the mirrored points -y and -x, by y (sign 1)."""
@@ -238,6 +251,7 @@ def _pairwise_gradient(
     num_components = size // dim_per_component
     block_x, block_y = pairwise_backward_tile(num_x, num_y, dim_per_component, x.element_size())
     grad = torch.empty_like(x)
+    weights, matrices_per_weight = weights_and_run(max_weight, weight_link, batch)
     sorted_x, position = _sorted_points(x, num_components)
     y_by_point = _by_point(y, block_y)
     with torch.cuda.device_of(x):
@@ -247,8 +261,9 @@ def _pairwise_gradient(
             position,
             y_by_point,
             largest,
-            max_weight if reduction == "maxmean" else None,
+            weights,
             grad,
+            matrices_per_weight,
             num_x,
             num_y,
             y_by_point.shape[-1],
@@ -274,10 +289,11 @@ def iqe_pairwise_backward(
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
-    need_weight_gradient: bool,
+    weight_link: str,
+    need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     finite_x, finite_y, num_y = finite(x), finite(y), y.shape[1]
-    rest = largest, max_weight, dim_per_component, reduction
+    rest = largest, max_weight, dim_per_component, reduction, weight_link
     grad_x = _pairwise_gradient(grad_out, (num_y, 1), finite_x, finite_y, *rest, sign=-1)
     grad_y = _pairwise_gradient(grad_out, (1, num_y), -finite_y, -finite_x, *rest, sign=1)
     # A NaN makes NaN the gradients of every pair that its component is in.
@@ -285,7 +301,8 @@ def iqe_pairwise_backward(
     for grad, nan, other in ((grad_x, nan_x, nan_y), (grad_y, nan_y, nan_x)):
         grad.unflatten(-1, (-1, dim_per_component)).masked_fill_(nan | other.any(dim=1, keepdim=True), torch.nan)
     grad_max_weight = x.new_empty(0)
-    if need_weight_gradient:
-        spread, _ = iqe_pairwise_forward(x, y, None, dim_per_component, "spread", False)
-        grad_max_weight = (grad_out * spread).sum(dtype=torch.float64).to(x.dtype)
+    if need_weight:
+        spread, _ = iqe_pairwise_forward(x, y, None, dim_per_component, "spread", weight_link, False)
+        parts = grad_out.double(), spread, max_weight
+        grad_max_weight = definition.weight_gradient(*parts, weight_link).to(x.dtype)
     return grad_x, grad_y, grad_max_weight
