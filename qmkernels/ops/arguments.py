@@ -37,11 +37,8 @@ def check_float(op: str, name: str, value: object) -> None:
 def check_floats(op: str, **tensors: Tensor) -> None:
     """The tensors are dense float tensors of one dtype and device."""
     (one, x), (other, y) = tensors.items()
-    if isinstance(x, Tensor) and isinstance(y, Tensor):  # on every call, so written out
-        dtype = x.dtype
-        if dtype in _FLOAT_DTYPES and y.dtype is dtype and x.device == y.device:
-            if x.layout is _DENSE and y.layout is _DENSE and not (x.is_nested or y.is_nested):
-                return
+    if _are_alike(x, y):
+        return
     for name, value in tensors.items():
         check_float(op, name, value)
     if x.dtype != y.dtype:
@@ -54,16 +51,28 @@ def check_floats(op: str, **tensors: Tensor) -> None:
         )
 
 
-def check_embeddings(op: str, x: Tensor, y: Tensor) -> None:
-    """x and y are float tensors of one dtype and device with the same last size, at least 1."""
+def _are_alike(x: object, y: object) -> bool:
+    """What `check_floats` checks, without a message: every distance asks it on every call."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        return False
+    dtype = x.dtype
+    if y.dtype is not dtype or dtype not in _FLOAT_DTYPES or x.device != y.device:
+        return False
+    return x.layout is _DENSE and y.layout is _DENSE and not (x.is_nested or y.is_nested)
+
+
+def embeddings(op: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """x and y in the dtype of computation; they are float tensors of one dtype and device with the same last size, at
+    least 1."""
+    if _are_alike(x, y) and x.dim() and y.dim() and x.shape[-1] == y.shape[-1] != 0:
+        return in_compute_dtype(x), in_compute_dtype(y)
     check_floats(op, x=x, y=y)
     for name, value in (("x", x), ("y", y)):
         if value.dim() == 0:
             raise ValueError(f"{op}: {name} must have shape (..., D), got a tensor without dimensions.")
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"{op}: x and y must have the same last size, got x {tuple(x.shape)} and y {tuple(y.shape)}.")
-    if x.shape[-1] == 0:
-        raise ValueError(f"{op}: x and y must have at least one value in the last dimension, got {tuple(x.shape)}.")
+    raise ValueError(f"{op}: x and y must have at least one value in the last dimension, got {tuple(x.shape)}.")
 
 
 def check_count(op: str, name: str, count: int, divides: int) -> None:
@@ -94,7 +103,7 @@ def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tens
 def constant(value: float, like: Tensor, *shape: int) -> Tensor:
     """A number as a tensor, of like's dtype and device; on a CPU one is made once, because it costs as much as a small
     kernel."""
-    if not like.is_cpu or torch.compiler.is_compiling() or not is_ordinary((like,)):
+    if torch.compiler.is_compiling() or not like.is_cpu or not is_ordinary((like,)):
         return like.new_full(shape, value)
     return _constant(value, like.dtype, shape)
 

@@ -120,10 +120,9 @@ def _prepared(
     op: str, x: Tensor, y: Tensor, dim_per_component: int, reduction: str, max_weight: Tensor | float | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The checked arguments in the dtype of the computation; max_weight only where the reduction has one."""
-    arguments.check_embeddings(op, x, y)
+    x, y = arguments.embeddings(op, x, y)
     arguments.check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
     arguments.check_choice(op, "reduction", reduction, _PUBLIC_REDUCTIONS)
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     if reduction != "maxmean":
         if max_weight is not None:
             raise ValueError(f"{op}: max_weight belongs to reduction 'maxmean', got reduction {reduction!r}.")

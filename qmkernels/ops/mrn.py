@@ -170,9 +170,8 @@ def mrn(
         num_components=num_components, asymmetric=asymmetric, squares=squares, exponent=exponent, eps=eps,
         eps_form=eps_form, reduction=reduction, scale=scale,
     )  # fmt: skip
-    arguments.check_embeddings("mrn", x, y)
+    x, y = arguments.embeddings("mrn", x, y)
     settings = resolved_settings("mrn", x.shape[-1], preset, settings)
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     backend = dispatch.requested(backend)
     return broadcasting.elementwise("mrn", FORMS, x, y, settings, backend, bidirectional=bidirectional)
 
@@ -221,9 +220,8 @@ def mrn_pairwise(
         num_components=num_components, asymmetric=asymmetric, squares=squares, exponent=exponent, eps=eps,
         eps_form=eps_form, reduction=reduction, scale=scale,
     )  # fmt: skip
-    arguments.check_embeddings("mrn_pairwise", x, y)
+    x, y = arguments.embeddings("mrn_pairwise", x, y)
     settings = resolved_settings("mrn_pairwise", x.shape[-1], preset, settings)
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     backend = dispatch.requested(backend)
     return broadcasting.pairwise("mrn_pairwise", FORMS, x, y, settings, backend, bidirectional=bidirectional)
 
@@ -250,8 +248,7 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
         tensor([[0.],
                 [5.]])
     """
-    arguments.check_embeddings("euclidean_pairwise", x, y)
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    x, y = arguments.embeddings("euclidean_pairwise", x, y)
     settings = MrnSettings(asymmetric="none")
     return broadcasting.pairwise("euclidean_pairwise", FORMS, x, y, settings, dispatch.requested(backend))
 

@@ -66,7 +66,7 @@ def nearest(
         >>> qm.nearest(torch.zeros(1, 2), bank, 3, metric=head)
         Nearest(values=tensor([[1., 1., 2.]]), indices=tensor([[1, 3, 2]]))
     """
-    arguments.check_embeddings("nearest", x, y)
+    arguments.embeddings("nearest", x, y)
     _check(x, y, k, metric)
     backend = dispatch.requested(backend)
     rows = x.reshape(-1, x.shape[-1])

@@ -63,10 +63,9 @@ def _prepared(
     op: str, x: Tensor, y: Tensor, dim_per_component: int, weights: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The checked arguments in the dtype of the computation; weights for every reduction but "none"."""
-    arguments.check_embeddings(op, x, y)
+    x, y = arguments.embeddings(op, x, y)
     arguments.check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
     arguments.check_choice(op, "reduction", reduction, _REDUCTIONS)
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     num_components = x.shape[-1] // dim_per_component
     if weights is None:
         if reduction == "none":

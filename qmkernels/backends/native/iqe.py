@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def iqe_forward(
     if out.numel():
         core.kernels.iqe_forward(
             x=x, y=y, max_weight=max_weight, num_weights=_num_weights(max_weight), weight_link=weight_link,
-            out=out, ends=ends, largest=largest, spread=spread, rows=x.shape[:-1].numel(),
+            out=out, ends=ends, largest=largest, spread=spread, rows=x.numel() // x.shape[-1],
             num_components=x.shape[-1] // dim_per_component, dim_per_component=dim_per_component, reduction=reduction,
         )  # fmt: skip
     return out, ends, largest, spread
@@ -45,18 +47,19 @@ def iqe_backward(
     weight_link: str,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, num_components = ends.shape[:-2], ends.shape[-2]
-    expected = (*rows, num_components) if reduction == "none" else rows
-    if grad_out.shape != expected or (definition.keeps_largest(reduction) and largest.shape != rows):
-        raise ValueError(f"iqe_backward: grad_out must be {tuple(expected)}, got {tuple(grad_out.shape)}.")
+    kept = ends.shape
+    rows, num_components = math.prod(kept[:-2]), kept[-2]
+    expected = rows * num_components if reduction == "none" else rows
+    if grad_out.numel() != expected or (definition.keeps_largest(reduction) and largest.numel() != rows):
+        raise ValueError(f"iqe_backward: grad_out must have {expected} values, got {tuple(grad_out.shape)}.")
     grad_x, grad_y, grad_max_weight = definition.iqe_backward_outputs(
         grad_out, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link, need_weight
     )
-    if grad_x.numel():
+    if rows:
         core.kernels.iqe_backward(
             grad_out=grad_out, ends=ends, largest=largest, spread=spread,
             max_weight=max_weight, num_weights=_num_weights(max_weight), weight_link=weight_link,
-            grad_x=grad_x, grad_y=grad_y, grad_max_weight=grad_max_weight, rows=rows.numel(),
+            grad_x=grad_x, grad_y=grad_y, grad_max_weight=grad_max_weight, rows=rows,
             num_components=num_components, dim_per_component=dim_per_component, reduction=reduction,
         )  # fmt: skip
         return grad_x, grad_y, grad_max_weight
