@@ -13,6 +13,7 @@ from op_cases import CASES, every
 from torch.autograd import gradcheck, gradgradcheck
 
 from qmkernels.backends import dispatch
+from qmkernels.ops import autograd
 
 # Small enough for numerical derivatives of every value, and for a loop over samples.
 SMALL = {"rows": 3, "size": 3}
@@ -84,6 +85,24 @@ def test_forward_over_reverse_equals_reverse_over_reverse(case):
         jacobian(gradient, argnums=places)(*leaves) for jacobian in (torch.func.jacfwd, torch.func.jacrev)
     )
     torch.testing.assert_close(forward, reverse)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.kind == "pairs"], ids=lambda case: case.name)
+def test_derivatives_of_pairs_are_the_same_by_blocks_of_rows(case, monkeypatch):
+    call, leaves = small(case)
+    tangents = tuple(torch.linspace(-1, 1, one.numel(), dtype=one.dtype).reshape(one.shape) for one in leaves)
+
+    def derivatives():
+        _, tangent = torch.func.jvp(call, tuple(one.detach() for one in leaves), tangents)
+        grads = torch.autograd.grad(call(*leaves).square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(grad.square().sum() for grad in grads), leaves)
+        square = torch.func.grad(lambda *a: call(*a).square().sum(), argnums=tuple(range(len(leaves))))
+        _, mixed = torch.func.jvp(square, tuple(one.detach() for one in leaves), tangents)
+        return tangent, *second, *mixed
+
+    at_once = derivatives()
+    monkeypatch.setattr(autograd, "_VALUES_AT_ONCE", 1)
+    torch.testing.assert_close(derivatives(), at_once)
 
 
 @every()

@@ -14,7 +14,7 @@ mode ask for, and costs more than a small kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +27,9 @@ from .registration import Kernel
 from .torch_internals import direct_apply, in_function_transform, is_ordinary
 
 Tensors = tuple[Tensor | None, ...]
+
+# Values of pairs of rows, N * M * D, of which a formula in plain PyTorch computes at once.
+_VALUES_AT_ONCE = 2**21
 
 
 class Call(NamedTuple):
@@ -233,12 +236,15 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
 
         @staticmethod
         def jvp(ctx, _, *tangents):
-            saved, settings = ctx.saved_tensors, ctx.call.settings
+            settings, parameter = ctx.call.settings, op.parameter
 
-            given = [t for i, t in enumerate(tangents) if i != op.parameter or saved[i] is not None]
-            like = next(tensor for tensor in saved if tensor is not None and tensor.is_floating_point())
+            def tangent_of(gradient, block):
+                saved = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(ctx.saved_tensors)]
+                given = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(tangents)]
+                given = [tangent for i, tangent in enumerate(given) if i != parameter or saved[i] is not None]
+                like = next(tensor for tensor in saved if tensor is not None and tensor.is_floating_point())
+                shape = ctx.shape if block is None else (ctx.shape[0], saved[0].shape[1], *ctx.shape[2:])
 
-            def tangent_of(gradient, shape):
                 # A gradient is linear in that of the output, and its transpose takes tangents to the output's tangent.
                 def formula(grad):
                     return tuple(each for each in gradient(grad, *saved, *settings) if each is not None)
@@ -246,10 +252,10 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
                 grads, transposed = torch.func.vjp(formula, like.new_zeros(shape))
                 return transposed(tuple(map(_or_zeros, given, grads)))[0]
 
-            found = [None] * ctx.num_outputs
-            found[0] = tangent_of(op.gradient, ctx.shape)
+            found, blocks = [None] * ctx.num_outputs, _row_blocks(op, *ctx.saved_tensors[:2])
+            found[0] = _joined(op, 0, [tangent_of(op.gradient, block) for block in blocks])
             if ctx.kept is not None:
-                found[ctx.kept] = tangent_of(op.kept_gradient, ctx.shape)
+                found[ctx.kept] = _joined(op, 0, [tangent_of(op.kept_gradient, block) for block in blocks])
             return tuple(found)
 
         @staticmethod
@@ -299,22 +305,29 @@ def _backward_function(op: Op) -> type[Function]:
 
         @staticmethod
         def backward(ctx, *tangents):
-            formula, places, floats = _formula(op, ctx)
-            out, transposed = torch.func.vjp(formula, *floats)
-            found = transposed(tuple(_or_zeros(tangent, like) for tangent, like in zip(tangents, out, strict=True)))
+            found = []
+            for block in _row_blocks(op, *ctx.saved_tensors[1:3]):
+                formula, places, floats = _formula(op, ctx, block)
+                out, transposed = torch.func.vjp(formula, *floats)
+                given = (_rows_of(op, i, tangent, block) for i, tangent in enumerate(tangents))
+                found.append(transposed(tuple(map(_or_zeros, given, out))))
             grads = [None] * len(ctx.saved_tensors)
-            for place, grad in zip(places, found, strict=True):
-                grads[place] = grad
+            for place, parts in zip(places, zip(*found, strict=True), strict=True):
+                grads[place] = _joined(op, place - 1, parts)
             return None, None, *grads
 
         @staticmethod
         def jvp(ctx, _call, _needs, *tangents):
-            formula, places, floats = _formula(op, ctx)
-            filled = tuple(_or_zeros(tangents[place], like) for place, like in zip(places, floats, strict=True))
-            out, transposed = torch.func.vjp(formula, *floats)
-            # The derivative by forward mode as the transpose of the transpose.
-            _, twice = torch.func.vjp(transposed, tuple(torch.zeros_like(part) for part in out))
-            return tuple(twice(filled)[0])
+            found = []
+            for block in _row_blocks(op, *ctx.saved_tensors[1:3]):
+                formula, places, floats = _formula(op, ctx, block)
+                given = (_rows_of(op, place - 1, tangents[place], block) for place in places)
+                filled = tuple(map(_or_zeros, given, floats))
+                out, transposed = torch.func.vjp(formula, *floats)
+                # The derivative by forward mode as the transpose of the transpose.
+                _, twice = torch.func.vjp(transposed, tuple(torch.zeros_like(part) for part in out))
+                found.append(twice(filled)[0])
+            return tuple(_joined(op, i, parts) for i, parts in enumerate(zip(*found, strict=True)))
 
         @staticmethod
         def vmap(info, in_dims, call, needs, grad, *saved):
@@ -343,9 +356,11 @@ def _backward_function(op: Op) -> type[Function]:
     return Backward
 
 
-def _formula(op: Op, ctx) -> tuple[Callable, list[int], list[Tensor]]:
-    """The gradient formula as a function of the float tensors among (grad, *saved), their places, and they."""
-    tensors, settings, needs = list(ctx.saved_tensors), ctx.call.settings, ctx.needs
+def _formula(op: Op, ctx, block: slice | None) -> tuple[Callable, list[int], list[Tensor]]:
+    """The gradient formula, for a block of rows of x, as a function of the float tensors among (grad, *saved), their
+    places, and they."""
+    tensors = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(ctx.saved_tensors, start=-1)]
+    settings, needs = ctx.call.settings, ctx.needs
     places = [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()]
 
     def formula(*floats):
@@ -360,6 +375,33 @@ def _formula(op: Op, ctx) -> tuple[Callable, list[int], list[Tensor]]:
         )
 
     return formula, places, [tensors[place] for place in places]
+
+
+def _row_blocks(op: Op, x: Tensor, y: Tensor) -> list[slice | None]:
+    """The rows of x in blocks, of which the formula of a pairwise op is computed one after the other, so that nothing
+    of size N x M x D exists; None for all at once."""
+    if not op.pairwise or x.shape[1] * y.numel() <= _VALUES_AT_ONCE:
+        return [None]
+    rows = max(_VALUES_AT_ONCE // y.numel(), 1)
+    return [slice(first, first + rows) for first in range(0, x.shape[1], rows)]
+
+
+def _is_of_all_rows(op: Op, place: int) -> bool:
+    """Whether a tensor, by its place among those saved or their gradients, is y or a parameter."""
+    return place == 1 or place == op.parameter
+
+
+def _rows_of(op: Op, place: int, tensor: Tensor | None, block: slice | None) -> Tensor | None:
+    if block is None or tensor is None or tensor.shape == (0,) or _is_of_all_rows(op, place):
+        return tensor
+    return tensor[:, block]
+
+
+def _joined(op: Op, place: int, parts: Sequence[Tensor]) -> Tensor:
+    """A tensor, or its gradient or tangent, from those of blocks."""
+    if len(parts) == 1:
+        return parts[0]
+    return sum(parts) if _is_of_all_rows(op, place) else torch.cat(parts, dim=1)
 
 
 def _or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
