@@ -252,7 +252,7 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
                 grads, transposed = torch.func.vjp(formula, like.new_zeros(shape))
                 return transposed(tuple(map(_or_zeros, given, grads)))[0]
 
-            found, blocks = [None] * ctx.num_outputs, _row_blocks(op, *ctx.saved_tensors[:2])
+            found, blocks = [None] * ctx.num_outputs, _row_blocks(op, ctx.saved_tensors)
             found[0] = _joined(op, 0, [tangent_of(op.gradient, block) for block in blocks])
             if ctx.kept is not None:
                 found[ctx.kept] = _joined(op, 0, [tangent_of(op.kept_gradient, block) for block in blocks])
@@ -306,7 +306,7 @@ def _backward_function(op: Op) -> type[Function]:
         @staticmethod
         def backward(ctx, *tangents):
             found = []
-            for block in _row_blocks(op, *ctx.saved_tensors[1:3]):
+            for block in _row_blocks(op, ctx.saved_tensors[1:]):
                 formula, places, floats = _formula(op, ctx, block)
                 out, transposed = torch.func.vjp(formula, *floats)
                 given = (_rows_of(op, i, tangent, block) for i, tangent in enumerate(tangents))
@@ -319,7 +319,7 @@ def _backward_function(op: Op) -> type[Function]:
         @staticmethod
         def jvp(ctx, _call, _needs, *tangents):
             found = []
-            for block in _row_blocks(op, *ctx.saved_tensors[1:3]):
+            for block in _row_blocks(op, ctx.saved_tensors[1:]):
                 formula, places, floats = _formula(op, ctx, block)
                 given = (_rows_of(op, place - 1, tangents[place], block) for place in places)
                 filled = tuple(map(_or_zeros, given, floats))
@@ -377,10 +377,13 @@ def _formula(op: Op, ctx, block: slice | None) -> tuple[Callable, list[int], lis
     return formula, places, [tensors[place] for place in places]
 
 
-def _row_blocks(op: Op, x: Tensor, y: Tensor) -> list[slice | None]:
+def _row_blocks(op: Op, saved: Tensors) -> list[slice | None]:
     """The rows of x in blocks, of which the formula of a pairwise op is computed one after the other, so that nothing
     of size N x M x D exists; None for all at once."""
-    if not op.pairwise or x.shape[1] * y.numel() <= _VALUES_AT_ONCE:
+    if not op.pairwise:
+        return [None]
+    x, y, *_ = saved
+    if x.shape[1] * y.numel() <= _VALUES_AT_ONCE:
         return [None]
     rows = max(_VALUES_AT_ONCE // y.numel(), 1)
     return [slice(first, first + rows) for first in range(0, x.shape[1], rows)]
