@@ -106,18 +106,20 @@ def pqe(dtype: torch.dtype) -> Iterator[Launch]:
     rows, pairs = module("pqe"), module("pqe_pairwise")
     block_x, block_y = component_tiles.pair_tile(1000, 1000, dtype.itemsize)
     without, unneeded = {"weights_ptr": None, "grad_weights_ptr": None}, {"grad_weights_ptr": None}
-    for num_components, size, given in (
-        (128, 4, {}),
-        (128, 4, unneeded),
-        (7, 1, without),
-        (3, 33, without),
-        (1, 1024, {}),
+    of_all, of_runs = {"num_weights": 1}, {}
+    for num_components, size, given, shared in (
+        (128, 4, {}, of_all),
+        (128, 4, {}, of_runs),
+        (128, 4, unneeded, of_all),
+        (7, 1, without, of_all),
+        (3, 33, without, of_all),
+        (1, 1024, {}, of_all),
     ):
         forward = {"K": size, **{name: given[name] for name in given if name == "weights_ptr"}}
         tile = component_tiles.component_tile(num_components, size)
         of_tile = tile_constants(tile, "BLOCK_K")
-        yield rows.pqe_forward_kernel, {**forward, **of_tile}, tile.num_warps
-        yield rows.pqe_backward_kernel, {"K": size, **given, **of_tile}, tile.num_warps
+        yield rows.pqe_forward_kernel, {**forward, **shared, **of_tile}, tile.num_warps
+        yield rows.pqe_backward_kernel, {"K": size, **given, **shared, **of_tile}, tile.num_warps
         yield pairs.pqe_pairwise_forward_kernel, {**forward, "BLOCK_X": block_x, "BLOCK_Y": block_y}, 4
         tile = component_tiles.own_tile(1000, num_components, size)
         of_tile = {"SIGN": 1, "stride_other": 1, **tile_constants(tile, "BLOCK_K")}

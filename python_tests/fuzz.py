@@ -29,6 +29,9 @@ import torch
 from torch import Tensor
 
 import qmkernels as qm
+from qmkernels.backends import dispatch
+from qmkernels.ops import arguments
+from qmkernels.ops import pqe as pqe_op
 
 ROWS = (0, 1, 2, 7, 48, 49, 100, 129, 257)
 SIZES = (1, 2, 3, 4, 4, 5, 7, 8, 8, 8, 9, 15, 16, 16, 17, 31, 32, 33, 64, 65, 100, 127, 128, 129, 257, 1024, 1025)
@@ -239,7 +242,25 @@ def euclidean_pairwise(draw: Draw) -> Case:
     return Case(qm.euclidean_pairwise, draw.two(x_shape, y_shape), {}, TOLERANCE["mrn"])
 
 
+def _pqe_of_runs(draw: Draw, inputs: list[Tensor], size: int, count: int, pairs: bool) -> Case:
+    """Of runs of rows with weights of their own, which the op has below its public function."""
+    rows = math.prod(inputs[0].shape[: -2 if pairs else -1])
+    runs = draw.choice([runs for runs in range(1, max(rows, 1) + 1) if rows % runs == 0])
+    form = pqe_op.FORMS.pairs if pairs else pqe_op.FORMS.rows
+
+    def call(x, y, weights):
+        x, y, weights = map(arguments.in_compute_dtype, (x, y, weights))
+        x, y = (side.reshape(rows, *side.shape[-2:]) if pairs else side for side in (x, y))
+        return form(x, y, weights, (size,), dispatch.requested(None))
+
+    weights = draw.layout(draw.randn(runs, count).abs().to(inputs[0].dtype))
+    return Case(call, [*inputs, weights], {"dim_per_component": size, "runs": runs}, TOLERANCE["pqe"])
+
+
 def _pqe_case(draw: Draw, op: Callable, inputs: list[Tensor], size: int, count: int) -> Case:
+    pairs = op is qm.pqe_pairwise
+    if draw.chance.random() < 0.3 and (pairs or inputs[0].shape == inputs[1].shape):
+        return _pqe_of_runs(draw, inputs, size, count, pairs)
     settings = {"dim_per_component": size, "reduction": draw.choice(("sum", "mean", "none"))}
     if settings["reduction"] == "sum" and draw.chance.random() < 0.6:
         return Case(

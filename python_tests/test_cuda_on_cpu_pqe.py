@@ -18,11 +18,12 @@ DIM_PER_COMPONENT = (1, 2, 5, 8, 16, 33, 64, 77)
 WEIGHTED = pytest.mark.parametrize("weighted", (True, False), ids=("weights", "components"))
 
 
-def _weights(x: torch.Tensor, dim_per_component: int, weighted: bool) -> torch.Tensor | None:
+def _weights(x: torch.Tensor, dim_per_component: int, weighted: bool, num_runs: int | None) -> torch.Tensor | None:
+    """(C,), or (num_runs, C)."""
     if not weighted:
         return None
-    generator = torch.Generator().manual_seed(3)
-    return torch.rand(x.shape[-1] // dim_per_component, generator=generator, dtype=torch.float64).to(x.dtype)
+    generator, shape = torch.Generator().manual_seed(3), () if num_runs is None else (num_runs,)
+    return torch.rand(*shape, x.shape[-1] // dim_per_component, generator=generator, dtype=torch.float64).to(x.dtype)
 
 
 def _gradients_alike(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> None:
@@ -32,8 +33,10 @@ def _gradients_alike(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, 
     torch.testing.assert_close(got[2], wanted[2], rtol=scale, atol=10 * scale, equal_nan=True)
 
 
-def _rows_agree(x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weighted: bool) -> None:
-    weights = _weights(x, dim_per_component, weighted)
+def _rows_agree(
+    x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weighted: bool, num_runs: int | None = None
+) -> None:
+    weights = _weights(x, dim_per_component, weighted, num_runs)
     out = reference.pqe_forward(x, y, weights, dim_per_component)
     assert_alike((native.pqe_forward(x, y, weights, dim_per_component),), (out,))
     grad_out = torch.randn_like(out)
@@ -42,8 +45,10 @@ def _rows_agree(x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weight
         _gradients_alike(native.pqe_backward(*arguments), reference.pqe_backward(*arguments))
 
 
-def _pairs_agree(x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weighted: bool) -> None:
-    weights = _weights(x, dim_per_component, weighted)
+def _pairs_agree(
+    x: torch.Tensor, y: torch.Tensor, dim_per_component: int, weighted: bool, num_runs: int | None = None
+) -> None:
+    weights = _weights(x, dim_per_component, weighted, num_runs)
     out = reference.pqe_pairwise_forward(x, y, weights, dim_per_component)
     assert_alike((native.pqe_pairwise_forward(x, y, weights, dim_per_component),), (out,))
     grad_out = torch.randn_like(out)
@@ -70,6 +75,14 @@ def test_many_rows_add_up_to_the_gradient_of_weights():
     _rows_agree(*points(8192 * 4 + 7, size=2, dtype=torch.float64), 2, True)
 
 
+# Groups are of four rows, and the last of a run of fewer.
+@pytest.mark.parametrize("dim_per_component", (1, 8, 33))
+@pytest.mark.parametrize("num_runs, rows_per_run", ((1, 47), (47, 1), (2, 3), (5, 23)))
+def test_a_run_of_rows_has_its_own_weights(num_runs, rows_per_run, dim_per_component):
+    x, y = points(num_runs * rows_per_run, size=3 * dim_per_component, dtype=torch.float64)
+    _rows_agree(x, y, dim_per_component, True, num_runs)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @WEIGHTED
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
@@ -85,6 +98,13 @@ def test_pairs_agree_with_the_reference(dim_per_component, weighted, dtype):
 def test_pairs_agree_however_the_work_is_split_over_blocks(weighted, batch, num_components, size):
     x, y = points(batch, 3, size=num_components * size, dtype=torch.float32)
     _pairs_agree(x, y, size, weighted)
+    _pairs_agree(x, y, size, weighted, batch)
+    if batch % 2 == 0:
+        _pairs_agree(x, y, size, weighted, 2)
+
+
+def test_a_part_of_a_component_has_its_own_matrix_s_weights():
+    _pairs_agree(*points(2, 3, size=300, dtype=torch.float32), 300, True, 2)
 
 
 @pytest.mark.parametrize("dim_per_component", (8, 40))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 import qmkernels as qm
 from qmkernels.backends import dispatch
 from qmkernels.definitions import pqe as definition
+from qmkernels.ops import pqe as op
+from qmkernels.ops.autograd import every_pair_gradient
 
 BACKENDS = ("cpu", "reference")
 # Errors relative to the largest value, beyond those of plain PyTorch in the same dtype: sums are in another order.
@@ -46,7 +48,7 @@ def _error(actual, expected):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "components"])
+@pytest.mark.parametrize("weighted", ["one for all", "of runs", False], ids=["weighted", "runs", "components"])
 @pytest.mark.parametrize(
     "dim_per_component, num_components",
     [(1, 7), (1, 33), (2, 7), (3, 33), (4, 1), (4, 7), (4, 33), (5, 7), (8, 17), (16, 7), (33, 5), (130, 1)],
@@ -58,14 +60,15 @@ def test_kernels_are_as_accurate_as_plain_pytorch(dim_per_component, weighted, n
     x, y = torch.randn(2, 21, dim, dtype=dtype), torch.randn(2, 38, dim, dtype=dtype)
     y[:, 7] = x[:, 7]
     y[:, 8, ::2] = x[:, 8, ::2]
-    weights = torch.randn(num_components, dtype=dtype) if weighted else None
+    shape = (2, num_components) if weighted == "of runs" else (num_components,)
+    weights = torch.randn(shape, dtype=dtype) if weighted else None
     rows = x, y[:, :21].contiguous()
     for name, inputs in (("", rows), ("pairwise_", (x, y)), ("pairwise_", (y, x[:, :3].contiguous()))):
 
         def run(functions, inputs, weights, grad, name=name):
             out = getattr(functions, f"pqe_{name}forward")(*inputs, weights, dim_per_component)
             grad = torch.rand(out.shape, dtype=dtype) if grad is None else grad  # a sum that does not cancel
-            settings = (weights, dim_per_component, weighted)
+            settings = (weights, dim_per_component, weights is not None)
             return grad, (out, *getattr(functions, f"pqe_{name}backward")(grad.to(out.dtype), *inputs, *settings))
 
         grad, theirs = run(plain, inputs, weights, None)
@@ -146,6 +149,77 @@ def test_numbers_do_not_depend_on_the_number_of_threads_where_there_is_work_for_
         torch.set_num_threads(threads)
     for i, run in enumerate(runs):
         assert all(torch.equal(first, second) for first, second in zip(runs[i % 2], run, strict=True))
+
+
+PAIRS = pytest.mark.parametrize("pairs", [False, True], ids=["rows", "pairs"])
+
+
+def _runs(pairs, num_runs, rows_per_run, dim, **options):
+    """x and y of runs of rows, or of matrices of 3 by 5 pairs, the gradient of their distances, and weights (C = 3)."""
+    rows = num_runs * rows_per_run
+    x, y = torch.randn(rows, 3, dim, **options), torch.randn(rows, 5, dim, **options)
+    x, y = (x, y) if pairs else (x[:, 0].contiguous(), y[:, 0].contiguous())
+    return x, y, torch.randn(*x.shape[:-1], *y.shape[1:-1], **options), torch.randn(num_runs, 3, **options)
+
+
+@PAIRS
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("num_runs, rows_per_run", [(1, 33), (33, 1), (2, 3), (5, 301)])
+def test_a_run_of_rows_has_its_own_weights_and_their_gradient(num_runs, rows_per_run, dtype, pairs, backend):
+    functions, form = dispatch.resolve("pqe", "cpu", backend).module, "pqe_pairwise" if pairs else "pqe"
+    forward, backward = getattr(functions, f"{form}_forward"), getattr(functions, f"{form}_backward")
+    x, y, grad, weights = _runs(pairs, num_runs, rows_per_run, 12, dtype=dtype)
+    actual = forward(x, y, weights, 4), *backward(grad, x, y, weights, 4, True)
+    expected = [
+        (forward(*rows, own, 4), *backward(own_grad, *rows, own, 4, True))
+        for *rows, own_grad, own in zip(*(each.chunk(num_runs) for each in (x, y, grad)), weights, strict=True)
+    ]
+    for i, (ours, of_runs) in enumerate(zip(actual, zip(*expected, strict=True), strict=True)):
+        joined = torch.stack(of_runs) if i == 3 else torch.cat(of_runs)
+        torch.testing.assert_close(ours, joined, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert backward(grad, x, y, weights, 4, False)[2].shape == (0,)
+
+
+@PAIRS
+def test_gradients_of_runs_do_not_depend_on_the_number_of_threads(pairs):
+    skip_without_kernels()
+    functions, threads, runs = dispatch.resolve("pqe", "cpu", "cpu").module, torch.get_num_threads(), []
+    x, y, grad, weights = _runs(pairs, 7, 300, 3 * 16)
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            backward = functions.pqe_pairwise_backward if pairs else functions.pqe_backward
+            runs.append(backward(grad, x, y, weights, 16, True))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
+
+
+@PAIRS
+def test_the_definition_of_runs_is_differentiable_and_its_gradient_is_the_formula(pairs):
+    x, y, grad, weights = (each.requires_grad_() for each in _runs(pairs, 2, 3, 6, dtype=torch.float64))
+
+    def distances(x, y, weights):
+        x, y = (x.unsqueeze(2), y.unsqueeze(1)) if pairs else (x, y)
+        return definition.pqe(x, y, weights, 2)
+
+    assert torch.autograd.gradcheck(distances, (x, y, weights))
+    assert torch.autograd.gradgradcheck(distances, (x, y, weights), (grad,))
+    expected = torch.autograd.grad(distances(x, y, weights), (x, y, weights), grad)
+    gradient = every_pair_gradient(op._gradient) if pairs else op._gradient
+    torch.testing.assert_close(gradient(grad, x, y, weights, 2), expected)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0, 0), (None, None, 0), (0, None, None), (0, 1, 1)])
+def test_the_definition_of_runs_holds_under_vmap(in_dims):
+    shapes, tensors = ((6, 6), (6, 6), (2, 3)), []
+    for shape, dim in zip(shapes, in_dims, strict=True):
+        tensor = torch.randn(*shape, dtype=torch.float64)
+        tensors.append(tensor if dim is None else torch.stack([tensor, tensor + 1, 2 * tensor], dim=dim))
+    together = torch.func.vmap(lambda *each: definition.pqe(*each, 2), in_dims)(*tensors)
+    for i, member in enumerate(together):
+        own = (t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True))
+        torch.testing.assert_close(member, definition.pqe(*own, 2))
 
 
 @settings(deadline=None, max_examples=60)

@@ -146,6 +146,7 @@ void forward(const PqeForward<T>& call, int threads) {
         return;
     }
     const int64_t rows_at_once = components_at_once / (num_components + 1) + 1;
+    const int64_t rows_per_run = shape.rows / shape.num_weights;
     parallel_for((shape.rows + rows_at_once - 1) / rows_at_once, wanted_threads, [=](int64_t task) {
         const int64_t first_row = task * rows_at_once, num_rows = smaller(rows_at_once, shape.rows - first_row);
         const int64_t first = first_row * num_components;
@@ -156,8 +157,13 @@ void forward(const PqeForward<T>& call, int threads) {
                                    [&](int64_t c, int last_lane, Exponential<T, Lanes<T>> e) {
                                        store_some<T>(components + c, e.one_minus(), last_lane);
                                    });
-        for (int64_t row = 0; row < num_rows; ++row)
-            out[first_row + row] = weighted_sum(components + row * num_components, weights, num_components);
+        for (int64_t row = 0; row < num_rows;) {
+            const int64_t run = (first_row + row) / rows_per_run;
+            const int64_t end = smaller((run + 1) * rows_per_run - first_row, num_rows);
+            const T* own_weights = weights + run * num_components;
+            for (; row < end; ++row)
+                out[first_row + row] = weighted_sum(components + row * num_components, own_weights, num_components);
+        }
     });
 }
 
@@ -209,19 +215,23 @@ void backward(const PqeBackward<T>& call, int threads) {
     const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *weights = call.weights;
     const PqeShape& shape = call.shape;
     const int64_t num_components = shape.num_components, size = shape.dim_per_component;
-    const int64_t group_rows = call.rows_per_group, groups = (shape.rows + group_rows - 1) / group_rows;
+    const int64_t group_rows = call.rows_per_group, rows_per_run = shape.rows / shape.num_weights;
+    const int64_t groups_per_run = (rows_per_run + group_rows - 1) / group_rows;
     const int64_t rows_at_once = smaller(group_rows, components_at_once / (num_components + 1) + 1);
     const int wanted_threads = threads_for(shape.rows * num_components * size, 1 << 14, threads);
     const T share = T(1) / T(size);
-    parallel_for(groups, wanted_threads, [=](int64_t group) {
-        const int64_t end_row = smaller((group + 1) * group_rows, shape.rows);
+    parallel_for(shape.num_weights * groups_per_run, wanted_threads, [=](int64_t group) {
+        const int64_t run = group / groups_per_run, end_of_run = (run + 1) * rows_per_run;
+        const int64_t begin_row = run * rows_per_run + group % groups_per_run * group_rows;
+        const int64_t end_row = smaller(begin_row + group_rows, end_of_run);
+        const T* own_weights = weights ? weights + run * num_components : nullptr;
         T* own_partial = partial ? partial + group * num_components : nullptr;
         if (partial) __builtin_memset(own_partial, 0, num_components * sizeof(T));
         const int64_t most = rows_at_once * num_components;
         const auto memory = scratch<4 * components_at_once * sizeof(T)>(
             [=](Workspace& workspace) { return SlopesMemory<T>{workspace.take<T>(most), workspace.take<T>(most)}; });
         T *slopes = memory.pieces.slopes, *components = memory.pieces.components;
-        for (int64_t first_row = group * group_rows; first_row < end_row; first_row += rows_at_once) {
+        for (int64_t first_row = begin_row; first_row < end_row; first_row += rows_at_once) {
             const int64_t num_rows = smaller(rows_at_once, end_row - first_row);
             const int64_t first = first_row * num_components, count = num_rows * num_components;
             for_each_exponential<T, K>(x + first * size, y + first * size, count, size,
@@ -232,13 +242,13 @@ void backward(const PqeBackward<T>& call, int threads) {
             for (int64_t row = 0; row < num_rows; ++row) {
                 T* own = slopes + row * num_components;
                 const T* own_components = components + row * num_components;
-                if (!weights) {
+                if (!own_weights) {
                     const T* grad = grad_out + (first_row + row) * num_components;
                     for (int64_t c = 0; c < num_components; ++c) own[c] *= grad[c] * share;
                     continue;
                 }
                 const T grad = grad_out[first_row + row];
-                for (int64_t c = 0; c < num_components; ++c) own[c] *= grad * share * weights[c];
+                for (int64_t c = 0; c < num_components; ++c) own[c] *= grad * share * own_weights[c];
                 if (partial)
                     for (int64_t c = 0; c < num_components; ++c) own_partial[c] += grad * own_components[c];
             }

@@ -5,6 +5,7 @@
 //   Sums                        of some values of one component; merge(other), merge_thread(distance)
 //   PlacedSums                  the same, and what backward needs besides
 //   add<kind>(sums, x, y, place)          or with the kind as an argument; place: which value of the component
+//   of(row)                     the head of one row, or in pairs of one matrix: rows may have weights of their own
 //   component(sums)             its value; weighted(sums, c) what it counts for in the distance
 //   Slopes                      numbers (T) from which the derivatives follow; slopes(sums, grad, c)
 //   gradient<kind>(slopes, x, y, place)   by x; by y it is the negative

@@ -36,7 +36,7 @@ void mrn_backward(const MrnBackward<T>& call, Context context) {
     const int64_t size = dim / settings.num_components;
     using Head = MrnHead<T>;
     launch_backward_rows(op, Head(settings, size), Head::segments(settings, size), grad_out, x, y, grad_x, grad_y,
-                         static_cast<T*>(nullptr), rows, 1, settings.num_components,
+                         static_cast<T*>(nullptr), rows, 1, 1, settings.num_components,
                          settings.reduction == MrnReduction::none, context);
 }
 

@@ -40,6 +40,8 @@ struct MrnHead {
         return {{first, second}, {is_first ? asymmetric : kind, is_first ? kind : asymmetric}};
     }
 
+    __device__ __forceinline__ const MrnHead& of(int64_t) const { return *this; }
+
     struct Sums {
         T largest = T(0), squares = T(0);
 

@@ -85,6 +85,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
         const int split = int(rest % task.splits), sample = int(rest / task.splits);
         const T* rows = task.rows + int64_t(sample) * task.num_rows * packs.dim();
         const T* others = task.others + int64_t(sample) * task.num_others * packs.dim();
+        const auto& head = task.head.of(sample);
         const int64_t first_out_row = (int64_t(split) * task.batch + sample) * task.num_rows + first_row;
         const int first_other = split * task.others_per_split;
         const int last_other = task.num_others - first_other < task.others_per_split
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
                 for (int c = 0; c < C; ++c) {
                     const int row = ty + r * row_step, other = tx + c * column_step;
                     const T grad = tile_slopes.memory[row * slope_row + other];
-                    tile_slopes.store(row, other, task.head.slopes(sums[r][c], grad, component));
+                    tile_slopes.store(row, other, head.slopes(sums[r][c], grad, component));
                     if (task.weight_sum) weight_sums[r] += grad * task.head.component(sums[r][c]);
                 }
             __syncthreads();

@@ -48,6 +48,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
         const int last_pack = limit - first_pack < task.packs_per_split ? limit : first_pack + task.packs_per_split;
         const T* x = task.x + int64_t(sample) * task.num_x * packs.dim();
         const T* y = task.y + int64_t(sample) * task.num_y * packs.dim();
+        const auto& head = task.head.of(sample);
         Sums sums[R][C];
         T totals[R][C];
 #pragma unroll
@@ -78,7 +79,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
                 for (int r = 0; r < R; ++r)
 #pragma unroll
                     for (int c = 0; c < C; ++c) {
-                        const T value = task.head.weighted(sums[r][c], component);
+                        const T value = head.weighted(sums[r][c], component);
                         totals[r][c] = task.by_component ? value : totals[r][c] + value;
                         sums[r][c] = {};
                     }
@@ -109,6 +110,7 @@ __global__ void __launch_bounds__(256) merge_parts_kernel(ForwardPairs<T, Head> 
     constexpr int numbers = sizeof(typename Head::Sums) / sizeof(T);
     const int64_t pairs = task.num_pairs();
     for (int64_t pair = int64_t(blockIdx.x) * 256 + threadIdx.x; pair < pairs; pair += int64_t(gridDim.x) * 256) {
+        const auto& head = task.head.of(pair / (int64_t(task.num_x) * task.num_y));
         T total = T(0);
         int64_t at = pair;
         for (int component = 0; component < task.packs.num_components; ++component) {
@@ -121,7 +123,7 @@ __global__ void __launch_bounds__(256) merge_parts_kernel(ForwardPairs<T, Head> 
                 __builtin_memcpy(&more, values, sizeof(more));
                 sums.merge(more);
             }
-            const T value = task.head.weighted(sums, component);
+            const T value = head.weighted(sums, component);
             if (task.by_component) task.out[pair * task.packs.num_components + component] = value;
             total += value;
         }

@@ -15,12 +15,25 @@ template <class T>
 struct PqeHead {
     static constexpr int kinds = 1;
 
-    const T* weights;  // may be null
-    T share;           // 1 / K
+    const T* weights;      // may be null
+    int64_t rows_per_run;  // of rows that share weights; 0: all of them do
+    int num_components;
+    T share;  // 1 / K
 
-    PqeHead(const T* weights, int64_t size) : weights(weights), share(T(1) / T(size)) {}
+    // `rows` are matrices in pairs.
+    PqeHead(const T* weights, int64_t rows, int64_t num_weights, int64_t num_components, int64_t size)
+        : weights(weights),
+          rows_per_run(num_weights == 1 ? 0 : rows / num_weights),
+          num_components(int(num_components)),
+          share(T(1) / T(size)) {}
 
     static Segments segments(int64_t size) { return {{int(size), 0}, {0, 0}}; }
+
+    __device__ __forceinline__ PqeHead of(int64_t row) const {
+        PqeHead own = *this;
+        if (rows_per_run) own.weights += row / rows_per_run * num_components;
+        return own;
+    }
 
     struct Sums {
         T sum = T(0);

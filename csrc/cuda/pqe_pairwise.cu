@@ -18,8 +18,7 @@ int64_t pqe_pairwise_forward_scratch(const PqePairwiseForward<T>& call) {
 
 template <class T>
 void pqe_pairwise_forward(const PqePairwiseForward<T>& call, Context context) {
-    const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y,
-                  num_components = call.shape.num_components, dim_per_component = call.shape.dim_per_component;
+    const auto [batch, num_x, num_y, num_weights, num_components, dim_per_component] = call.shape;
     void* workspace = call.scratch;
     T* out = call.out;
     const T *x = call.x, *y = call.y, *weights = call.weights;
@@ -28,8 +27,9 @@ void pqe_pairwise_forward(const PqePairwiseForward<T>& call, Context context) {
     check_pairs(op, batch, num_x, num_y);
     if (batch * num_x * num_y * num_components == 0) return;
     const DeviceGuard guard(context.device, op);
-    launch_forward_pairs(op, PqeHead<T>(weights, dim_per_component), PqeHead<T>::segments(dim_per_component), x, y, out,
-                         workspace, batch, num_x, num_y, num_components, weights == nullptr, context);
+    launch_forward_pairs(op, PqeHead<T>(weights, batch, num_weights, num_components, dim_per_component),
+                         PqeHead<T>::segments(dim_per_component), x, y, out, workspace, batch, num_x, num_y,
+                         num_components, weights == nullptr, context);
 }
 
 template <class T>
@@ -41,8 +41,7 @@ int64_t pqe_pairwise_backward_scratch(const PqePairwiseBackward<T>& call) {
 
 template <class T>
 void pqe_pairwise_backward(const PqePairwiseBackward<T>& call, Context context) {
-    const int64_t batch = call.shape.batch, num_x = call.shape.num_x, num_y = call.shape.num_y,
-                  num_components = call.shape.num_components, dim_per_component = call.shape.dim_per_component;
+    const auto [batch, num_x, num_y, num_weights, num_components, dim_per_component] = call.shape;
     void* workspace = call.scratch;
     T *grad_x = call.grad_x, *grad_y = call.grad_y, *partial = call.partial_weights;
     const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *weights = call.weights;
@@ -51,9 +50,9 @@ void pqe_pairwise_backward(const PqePairwiseBackward<T>& call, Context context) 
     check_pairs(op, batch, num_x, num_y);
     if (batch * num_x * num_y * num_components == 0) return;
     const DeviceGuard guard(context.device, op);
-    launch_backward_pairs(op, PqeHead<T>(weights, dim_per_component), PqeHead<T>::segments(dim_per_component), grad_out,
-                          x, y, grad_x, grad_y, partial, workspace, batch, num_x, num_y, num_components,
-                          weights == nullptr, context);
+    launch_backward_pairs(op, PqeHead<T>(weights, batch, num_weights, num_components, dim_per_component),
+                          PqeHead<T>::segments(dim_per_component), grad_out, x, y, grad_x, grad_y, partial, workspace,
+                          batch, num_x, num_y, num_components, weights == nullptr, context);
 }
 
 QMK_INSTANTIATE(pqe_pairwise_forward, PqePairwiseForward, Context)

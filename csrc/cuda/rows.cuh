@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRo
     for (int64_t first = int64_t(blockIdx.x) * rows_at_once; first < task.rows;
          first += int64_t(gridDim.x) * rows_at_once) {
         const int64_t row = first + threadIdx.x / task.row_width;
+        const auto& head = task.head.of(row);
         T total = T(0);
         for (int first_component = 0; first_component < task.num_components; first_component += slots) {
             const int c = first_component + slot;
@@ -76,7 +77,7 @@ __global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRo
                 }
             merge_threads(sums, task.width);
             if (exists) {
-                const T value = task.head.weighted(sums, c);
+                const T value = head.weighted(sums, c);
                 if (!task.by_component)
                     total += value;
                 else if (member == 0)
@@ -97,7 +98,7 @@ struct BackwardRows {
     const T *grad_out, *x, *y;
     T *grad_x, *grad_y;
     T* partial;  // null or (groups, num_components): sums of grad_out times the component over a group of rows
-    int64_t rows, groups;
+    int64_t rows_per_run, groups_per_run, groups;  // a group's rows are of one run
     int num_components, rows_per_group, width;
     bool by_component;
 };
@@ -112,10 +113,14 @@ __global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
     for (int64_t first = int64_t(blockIdx.x) * at_once; first < slots; first += int64_t(gridDim.x) * at_once) {
         const int64_t slot = first + threadIdx.x / task.width, group = slot / task.num_components;
         const int c = int(slot - group * task.num_components);
+        const int64_t run = task.groups_per_run == task.groups ? 0 : group / task.groups_per_run;
+        const int64_t first_row = run * task.rows_per_run + (group - run * task.groups_per_run) * task.rows_per_group;
+        const int64_t end_of_run = (run + 1) * task.rows_per_run;
+        const auto& head = task.head.of(first_row);
         T weight_sum = T(0);
         for (int r = 0; r < task.rows_per_group; ++r) {
-            const int64_t row = group * task.rows_per_group + r, component = row * task.num_components + c;
-            const bool exists = slot < slots && row < task.rows;
+            const int64_t row = first_row + r, component = row * task.num_components + c;
+            const bool exists = slot < slots && row < end_of_run;
             const int64_t at = component * size;
             T x[V], y[V], grads[V], opposite[V];
             typename Head::PlacedSums sums;
@@ -130,7 +135,7 @@ __global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
             merge_threads(sums, task.width);
             if (!exists) continue;
             const T grad = task.grad_out[task.by_component ? component : row];
-            const auto slopes = task.head.slopes(sums, grad, c);
+            const auto slopes = head.slopes(sums, grad, c);
             if (task.partial) weight_sum += grad * task.head.component(sums);
             for (k = kept; k >= 0; k -= step) {
                 if (k != kept) {
@@ -172,14 +177,15 @@ void launch_forward_rows(const char* op, Head head, Segments segments, const T* 
 
 template <class T, class Head>
 void launch_backward_rows(const char* op, Head head, Segments segments, const T* grad_out, const T* x, const T* y,
-                          T* grad_x, T* grad_y, T* partial, int64_t rows, int64_t rows_per_group,
+                          T* grad_x, T* grad_y, T* partial, int64_t rows, int64_t runs, int64_t rows_per_group,
                           int64_t num_components, bool by_component, Context context) {
     constexpr int pack = Pack<T>::size;
     const int size = segments.total();
     const bool by_pack = size % pack == 0 && is_aligned_to_16(x) && is_aligned_to_16(y) && is_aligned_to_16(grad_x) &&
                          is_aligned_to_16(grad_y);
     const int width = power_of_two_up_to_32(divide_up(size, by_pack ? pack : 1));
-    const int64_t groups = divide_up(rows, rows_per_group);
+    const int64_t rows_per_run = rows / runs, groups_per_run = divide_up(rows_per_run, rows_per_group);
+    const int64_t groups = runs * groups_per_run;
     const BackwardRows<T, Head> task{head,
                                      segments,
                                      grad_out,
@@ -188,7 +194,8 @@ void launch_backward_rows(const char* op, Head head, Segments segments, const T*
                                      grad_x,
                                      grad_y,
                                      partial,
-                                     rows,
+                                     rows_per_run,
+                                     groups_per_run,
                                      groups,
                                      int(num_components),
                                      int(rows_per_group),

@@ -6,16 +6,17 @@
 
 namespace qmk {
 
-// rows distances of num_components components of dim_per_component values.
+// rows distances of num_components components of dim_per_component values. The rows are num_weights equal runs of
+// neighbouring rows, and weights (num_weights, num_components).
 struct PqeShape {
-    int64_t rows, num_components, dim_per_component;
-    QMK_FIELDS(rows, num_components, dim_per_component)
+    int64_t rows, num_weights, num_components, dim_per_component;
+    QMK_FIELDS(rows, num_weights, num_components, dim_per_component)
 };
 
-// batch matrices of num_x by num_y distances.
+// batch matrices of num_x by num_y distances; the batch is num_weights equal runs of matrices.
 struct PqePairwiseShape {
-    int64_t batch, num_x, num_y, num_components, dim_per_component;
-    QMK_FIELDS(batch, num_x, num_y, num_components, dim_per_component)
+    int64_t batch, num_x, num_y, num_weights, num_components, dim_per_component;
+    QMK_FIELDS(batch, num_x, num_y, num_weights, num_components, dim_per_component)
 };
 
 template <class T>
@@ -30,7 +31,8 @@ template <class T>
 struct PqeBackward {
     const T *grad_out, *x, *y, *weights;
     T *grad_x, *grad_y;
-    T* partial_weights;  // (ceil(rows / rows_per_group), num_components): the weights' gradient by groups of rows
+    // (num_weights, ceil(rows of a run / rows_per_group), num_components): the weights' gradient by groups of rows
+    T* partial_weights;
     int64_t rows_per_group;
     PqeShape shape;
     QMK_FIELDS(grad_out, x, y, weights, grad_x, grad_y, partial_weights, rows_per_group, shape)

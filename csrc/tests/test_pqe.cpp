@@ -1,5 +1,5 @@
 // PQE-LH's CPU kernels against the formula written out, between matching rows and between all pairs, from one and from
-// three threads; and the exponential that they share.
+// three threads; runs of rows with weights of their own; and the exponential that the kernels share.
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -92,8 +92,8 @@ static void kernels_equal_the_formula(int64_t num_x, int64_t num_y, int64_t num_
         return sums;
     };
     const T* given_weights = weighted ? weights.data() : nullptr;
-    const PqePairwiseShape pairs{1, num_x, num_y, num_components, size};
-    const PqeShape rows{num_x, num_components, size};
+    const PqePairwiseShape pairs{1, num_x, num_y, 1, num_components, size};
+    const PqeShape rows{num_x, 1, num_components, size};
     std::vector<std::vector<T>> results;
     for (int threads : {1, 3}) {
         std::vector<T> all_out(out.size()), of_x(x.size()), of_y(y.size()), partial(num_x * num_components);
@@ -134,6 +134,58 @@ static void kernels_equal_the_formula(int64_t num_x, int64_t num_y, int64_t num_
     check(results[0] == results[1], name + "results from one and from three threads");
 }
 
+// All rows in one call give, bit for bit, what a call for every run gives with that run's weights.
+template <class T>
+static void runs_have_their_own_weights(int64_t runs, int64_t rows_per_run, int64_t num_components, int64_t size) {
+    const int64_t rows = runs * rows_per_run, dim = num_components * size, rows_per_group = 4;
+    const int64_t partials = (rows_per_run + rows_per_group - 1) / rows_per_group * num_components;
+    const std::string name = std::to_string(runs) + " runs of " + std::to_string(rows_per_run) +
+                             " rows, C=" + std::to_string(num_components) + " K=" + std::to_string(size) +
+                             (sizeof(T) == 4 ? " float: " : " double: ");
+    std::mt19937 random(19);
+    std::normal_distribution<double> normal;
+    // Of matrices: 2 a run, of num_x by num_y pairs, from the same values.
+    constexpr int64_t matrices = 2, num_x = 3, num_y = 5;
+    const int64_t pairs = runs * matrices * num_x * num_y;
+    const int64_t values = (rows > runs * matrices * num_y ? rows : runs * matrices * num_y) * dim;
+    std::vector<T> x(values), y(values), weights(runs * num_components), grad(rows > pairs ? rows : pairs);
+    for (auto* all : {&x, &y, &weights, &grad})
+        for (auto& value : *all) value = T(normal(random));
+
+    // The results of `count` runs from `first` on: out, grad_x, grad_y and partial weights, of rows and then of pairs.
+    const auto results = [&](int64_t first, int64_t count, int threads) {
+        const int64_t num_rows = count * rows_per_run, batch = count * matrices;
+        const int64_t row = first * rows_per_run, matrix = first * matrices;
+        const T* own_weights = weights.data() + first * num_components;
+        std::vector<T> out(num_rows), grad_x(num_rows * dim), grad_y(num_rows * dim), partial(count * partials);
+        const PqeShape shape{num_rows, count, num_components, size};
+        pqe_forward<T>({&x[row * dim], &y[row * dim], own_weights, out.data(), shape}, threads);
+        pqe_backward<T>({&grad[row], &x[row * dim], &y[row * dim], own_weights, grad_x.data(), grad_y.data(),
+                         partial.data(), rows_per_group, shape},
+                        threads);
+        std::vector<T> all_out(batch * num_x * num_y), of_x(batch * num_x * dim), of_y(batch * num_y * dim),
+            all_partial(batch * num_x * num_components);
+        const PqePairwiseShape pair_shape{batch, num_x, num_y, count, num_components, size};
+        const T *all_x = &x[matrix * num_x * dim], *all_y = &y[matrix * num_y * dim];
+        RUN_WITH_SCRATCH(pqe_pairwise_forward, threads,
+                         PqePairwiseForward<T>{all_x, all_y, own_weights, all_out.data(), nullptr, pair_shape});
+        RUN_WITH_SCRATCH(pqe_pairwise_backward, threads,
+                         PqePairwiseBackward<T>{&grad[matrix * num_x * num_y], all_x, all_y, own_weights, of_x.data(),
+                                                of_y.data(), all_partial.data(), nullptr, pair_shape});
+        return std::vector<std::vector<T>>{out, grad_x, grad_y, partial, all_out, of_x, of_y, all_partial};
+    };
+    std::vector<std::vector<T>> expected(8);
+    for (int64_t run = 0; run < runs; ++run) {
+        const auto own = results(run, 1, 1);
+        for (size_t i = 0; i < own.size(); ++i) expected[i].insert(expected[i].end(), own[i].begin(), own[i].end());
+    }
+    for (int threads : {1, 3}) {
+        const auto actual = results(0, runs, threads);
+        for (size_t i = 0; i < actual.size(); ++i)
+            check(actual[i] == expected[i], name + "result " + std::to_string(i));
+    }
+}
+
 int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
     the_exponential_is_accurate<float>("float");
@@ -150,5 +202,13 @@ int main(int, char** arguments) {
             both(100, 130, 3, size);
         }
     }
+    // Rows that a task takes at once are 513 of one component, 147 of six and 32 of 32.
+    for (int64_t size : {1, 3, 4, 8})
+        for (int64_t num_components : {1, 6, 32})
+            for (int64_t rows_per_run : {1, 3, 50, 300})
+                for (int64_t runs : {2, 5}) {
+                    runs_have_their_own_weights<float>(runs, rows_per_run, num_components, size);
+                    runs_have_their_own_weights<double>(runs, rows_per_run, num_components, size);
+                }
     return report();
 }

@@ -22,9 +22,12 @@ def components(x: Tensor, y: Tensor, dim_per_component: int) -> Tensor:
 
 
 def pqe(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
-    """The weighted sum of components, (...), or without weights (C,) the components, (..., C)."""
+    """The weighted sum of components, (...), or without weights the components, (..., C).
+
+    Weights are (C,), for all rows, or (G, C): the rows, in their order, are G equal runs, each with its own.
+    """
     parts = components(x, y, dim_per_component)
-    return parts if weights is None else (parts * weights).sum(dim=-1)
+    return parts if weights is None else (parts * _of_rows(weights, parts.shape[:-1])).sum(dim=-1)
 
 
 def gradient(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
@@ -34,11 +37,30 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim
     """
     difference = (y - x).unflatten(-1, (-1, dim_per_component))
     slope = difference.clamp(max=0).mean(dim=-1).exp() / dim_per_component
-    grad = grad_out if weights is None else grad_out.unsqueeze(-1) * weights
+    grad = grad_out if weights is None else grad_out.unsqueeze(-1) * _of_rows(weights, grad_out.shape)
     return ((grad * slope).unsqueeze(-1) * ~(difference > 0)).flatten(-2)
 
 
-# --- What the kernels return: empty tensors of the right shapes.
+def gradient_of_weights(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor, dim_per_component: int) -> Tensor:
+    """The derivative of (grad_out * pqe(x, y)).sum() by weights, of their shape."""
+    parts = grad_out.unsqueeze(-1) * components(x, y, dim_per_component)
+    return parts.reshape(*weights.shape[:-1], -1, weights.shape[-1]).sum(dim=-2)
+
+
+def _of_rows(weights: Tensor, rows: torch.Size) -> Tensor:
+    """Weights that broadcast over (*rows, C)."""
+    if weights.dim() == 1:
+        return weights
+    runs, num_components = weights.shape
+    return weights.unsqueeze(1).expand(-1, rows.numel() // runs, -1).reshape(*rows, num_components)
+
+
+# --- What the kernels take and return: empty tensors of the right shapes.
+
+
+def num_weights(weights: Tensor | None) -> int:
+    """Of how many runs of rows there are weights: 1 where all rows share them or there are none."""
+    return 1 if weights is None or weights.dim() == 1 else weights.shape[0]
 
 
 def pqe_forward_outputs(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
@@ -55,4 +77,4 @@ def pqe_backward_outputs(
     grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of both forms."""
-    return torch.empty_like(x), torch.empty_like(y), empty(x, weights.shape[0] if need_weights else 0)
+    return torch.empty_like(x), torch.empty_like(y), torch.empty_like(weights) if need_weights else empty(x, 0)

@@ -26,8 +26,7 @@ def _gradient(
     grad_x = definition.gradient(grad_out, x, y, weights, dim_per_component)
     if weights is None:
         return grad_x, -grad_x, None
-    parts = grad_out.unsqueeze(-1) * definition.components(x, y, dim_per_component)
-    return grad_x, -grad_x, parts.flatten(0, -2).sum(dim=0)
+    return grad_x, -grad_x, definition.gradient_of_weights(grad_out, x, y, weights, dim_per_component)
 
 
 def _backward(run, grad_out, saved, settings, needs):

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...definitions import pqe as definition
 from . import core
 
-# The weights' gradient is added up by groups of rows: few groups are few partial sums, many fill a device.
+# The weights' gradient is added up by groups of a run's rows: few groups are few partial sums, many fill a device.
 _MOST_GROUPS = {"cpu": 64, "cuda": 8192}
 _FEWEST_ROWS_PER_GROUP = 4
 
@@ -18,8 +18,8 @@ def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component:
     out = definition.pqe_forward_outputs(x, y, weights, dim_per_component)
     if out.numel():
         core.kernels.pqe_forward(
-            x=x, y=y, weights=weights, out=out,
-            rows=rows.numel(), num_components=num_components, dim_per_component=dim_per_component,
+            x=x, y=y, weights=weights, out=out, rows=rows.numel(), num_weights=definition.num_weights(weights),
+            num_components=num_components, dim_per_component=dim_per_component,
         )  # fmt: skip
     return out
 
@@ -30,14 +30,17 @@ def pqe_backward(
     rows, num_components = x.shape[:-1].numel(), x.shape[-1] // dim_per_component
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
     if not x.numel():
-        return grad_x, grad_y, x.new_zeros(num_components if need_weights else 0)
+        return grad_x, grad_y, torch.zeros_like(weights) if need_weights else x.new_empty(0)
+    num_weights = definition.num_weights(weights)
     rows_per_group = max(-(-rows // _MOST_GROUPS[x.device.type]), _FEWEST_ROWS_PER_GROUP)
-    partial = x.new_empty(-(-rows // rows_per_group), num_components) if need_weights else None
+    groups_per_run = -(-(rows // num_weights) // rows_per_group)
+    partial = x.new_empty(*weights.shape[:-1], groups_per_run, num_components) if need_weights else None
     core.kernels.pqe_backward(
         grad_out=grad_out, x=x, y=y, weights=weights, grad_x=grad_x, grad_y=grad_y, partial_weights=partial,
-        rows_per_group=rows_per_group, rows=rows, num_components=num_components, dim_per_component=dim_per_component,
+        rows_per_group=rows_per_group, rows=rows, num_weights=num_weights, num_components=num_components,
+        dim_per_component=dim_per_component,
     )  # fmt: skip
-    return grad_x, grad_y, _summed(partial, (0,), x)
+    return grad_x, grad_y, _summed(partial, x)
 
 
 def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
@@ -46,7 +49,8 @@ def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_c
     if out.numel():
         core.kernels.pqe_pairwise_forward(
             x=x, y=y, weights=weights, out=out, batch=pairs[0], num_x=pairs[1], num_y=pairs[2],
-            num_components=num_components, dim_per_component=dim_per_component,
+            num_weights=definition.num_weights(weights), num_components=num_components,
+            dim_per_component=dim_per_component,
         )  # fmt: skip
     return out
 
@@ -56,16 +60,19 @@ def pqe_pairwise_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, num_x, num_components = x.shape[0], x.shape[1], x.shape[-1] // dim_per_component
     if not grad_out.numel():
-        return torch.zeros_like(x), torch.zeros_like(y), x.new_zeros(num_components if need_weights else 0)
+        no_weights = torch.zeros_like(weights) if need_weights else x.new_empty(0)
+        return torch.zeros_like(x), torch.zeros_like(y), no_weights
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
-    partial = x.new_empty(batch, num_x, num_components) if need_weights else None
+    num_weights = definition.num_weights(weights)
+    partial = x.new_empty(*weights.shape[:-1], batch // num_weights * num_x, num_components) if need_weights else None
     core.kernels.pqe_pairwise_backward(
         grad_out=grad_out, x=x, y=y, weights=weights, grad_x=grad_x, grad_y=grad_y, partial_weights=partial,
-        batch=batch, num_x=num_x, num_y=y.shape[1], num_components=num_components, dim_per_component=dim_per_component,
+        batch=batch, num_x=num_x, num_y=y.shape[1], num_weights=num_weights, num_components=num_components,
+        dim_per_component=dim_per_component,
     )  # fmt: skip
-    return grad_x, grad_y, _summed(partial, (0, 1), x)
+    return grad_x, grad_y, _summed(partial, x)
 
 
-def _summed(partial: Tensor | None, dim: tuple[int, ...], like: Tensor) -> Tensor:
+def _summed(partial: Tensor | None, like: Tensor) -> Tensor:
     """Partial sums added up in double, in a fixed order; empty where there are none."""
-    return like.new_empty(0) if partial is None else partial.sum(dim=dim, dtype=torch.float64).to(like.dtype)
+    return like.new_empty(0) if partial is None else partial.sum(dim=-2, dtype=torch.float64).to(like.dtype)

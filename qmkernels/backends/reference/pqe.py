@@ -1,8 +1,10 @@
 """PQE-LH on the reference backend, and the definition of what every backend's PQE functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64. K is ``dim_per_component``, C = D / K. With ``weights``
-(C,) the result is their weighted sum of components, without (None) it is the components. Backward needs nothing of
-forward but its inputs. ``grad_weights`` is empty, of shape (0,), where there are no weights or it is not needed.
+the result is the weighted sum of components, without (None) it is the components. Weights are (C,), for all rows, or
+(G, C): the rows are G equal runs of neighbouring rows, and run g has ``weights[g]``; in pairwise functions the batch is
+G equal runs of samples. Backward needs nothing of forward but its inputs. ``grad_weights`` is of weights' shape, each
+run's a sum over its rows alone; where there are no weights or it is not needed it is empty, of shape (0,).
 """
 
 from __future__ import annotations
@@ -21,12 +23,11 @@ def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component:
 def pqe_backward(
     grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``grad_x`` and ``grad_y`` (..., D), ``grad_weights`` (C,)."""
+    """``grad_x`` and ``grad_y`` (..., D), ``grad_weights``."""
     grad_x = definition.gradient(grad_out, x, y, weights, dim_per_component)
     grad_weights = x.new_empty(0)
     if need_weights:
-        parts = grad_out.unsqueeze(-1) * definition.components(x, y, dim_per_component)
-        grad_weights = parts.flatten(0, -2).sum(dim=0)
+        grad_weights = definition.gradient_of_weights(grad_out, x, y, weights, dim_per_component)
     return grad_x, -grad_x, grad_weights
 
 
@@ -42,7 +43,7 @@ def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_c
 def pqe_pairwise_backward(
     grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``grad_x`` (B, N, D), ``grad_y`` (B, M, D), ``grad_weights`` (C,); row by row."""
+    """``grad_x`` (B, N, D), ``grad_y`` (B, M, D), ``grad_weights``; row by row."""
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
     grad_weights = torch.zeros_like(weights) if need_weights else x.new_empty(0)
     for i in range(x.shape[1]):
@@ -51,6 +52,5 @@ def pqe_pairwise_backward(
         grad_x[:, i] = grad.sum(dim=1)
         grad_y -= grad
         if need_weights:
-            parts = grad_out[:, i].unsqueeze(-1) * definition.components(row, y, dim_per_component)
-            grad_weights += parts.sum(dim=(0, 1))
+            grad_weights += definition.gradient_of_weights(grad_out[:, i], row, y, weights, dim_per_component)
     return grad_x, grad_y, grad_weights

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...definitions import pqe as definition
 from .component_tiles import component_offsets, component_tile
-from .pqe_common import component_of, gradient_by_x, mean_exceeding
+from .pqe_common import component_of, gradient_by_x, mean_exceeding, rows_of_program
 from .pqe_pairwise import pqe_pairwise_backward, pqe_pairwise_forward
 
 __all__ = ["pqe_backward", "pqe_forward", "pqe_pairwise_backward", "pqe_pairwise_forward"]
@@ -25,21 +25,22 @@ __all__ = ["pqe_backward", "pqe_forward", "pqe_pairwise_backward", "pqe_pairwise
 def pqe_forward_kernel(
     x_ptr,  # (num_rows, C, K)
     y_ptr,  # (num_rows, C, K)
-    weights_ptr,  # (C): None for components
+    weights_ptr,  # (num_weights, C): None for components
     out_ptr,  # (num_rows), without weights (num_rows, C)
     num_rows,
+    num_weights,
     num_components,
     K: tl.constexpr,
     ROWS: tl.constexpr,  # rows a program
     BLOCK_C: tl.constexpr,  # components at a time
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row, row_exists, run = rows_of_program(num_rows, num_weights, ROWS)
     total = tl.zeros((ROWS,), x_ptr.dtype.element_ty)
     for first_component in range(0, num_components, BLOCK_C):
         component = first_component + tl.arange(0, BLOCK_C)
         c_exists = component < num_components
-        exists = (row < num_rows)[:, None] & c_exists[None, :]
+        exists = row_exists[:, None] & c_exists[None, :]
         here, is_value = component_offsets(row, component, num_components, K, BLOCK_K)
         mask = exists[:, :, None] & is_value
         difference = tl.load(y_ptr + here, mask=mask, other=0) - tl.load(x_ptr + here, mask=mask, other=0)
@@ -48,10 +49,10 @@ def pqe_forward_kernel(
         if weights_ptr is None:
             tl.store(out_ptr + row[:, None] * num_components + component[None, :], part, mask=exists)
         else:
-            weight = tl.load(weights_ptr + component, mask=c_exists, other=0)
+            weight = tl.load(weights_ptr + run * num_components + component, mask=c_exists, other=0)
             total += tl.sum(part * weight[None, :], axis=1)
     if weights_ptr is not None:
-        tl.store(out_ptr + row, total, mask=row < num_rows)
+        tl.store(out_ptr + row, total, mask=row_exists)
 
 
 @triton.jit
@@ -59,21 +60,22 @@ def pqe_backward_kernel(
     grad_out_ptr,  # (num_rows), without weights (num_rows, C)
     x_ptr,  # (num_rows, C, K)
     y_ptr,  # (num_rows, C, K)
-    weights_ptr,  # (C): None for components
+    weights_ptr,  # (num_weights, C): None for components
     grad_x_ptr,  # (num_rows, C, K)
     grad_y_ptr,  # (num_rows, C, K)
     grad_weights_ptr,  # (programs along rows, C): None where it is not needed
     num_rows,
+    num_weights,
     num_components,
     K: tl.constexpr,
     ROWS: tl.constexpr,  # rows a program
     BLOCK_C: tl.constexpr,  # components a program
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row, row_exists, run = rows_of_program(num_rows, num_weights, ROWS)
     component = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_exists = component < num_components
-    exists = (row < num_rows)[:, None] & c_exists[None, :]
+    exists = row_exists[:, None] & c_exists[None, :]
     here, is_value = component_offsets(row, component, num_components, K, BLOCK_K)
     mask = exists[:, :, None] & is_value
     difference = tl.load(y_ptr + here, mask=mask, other=0) - tl.load(x_ptr + here, mask=mask, other=0)
@@ -81,8 +83,8 @@ def pqe_backward_kernel(
     if weights_ptr is None:
         weight = tl.load(grad_out_ptr + row[:, None] * num_components + component[None, :], mask=exists, other=0)
     else:
-        grad_out = tl.load(grad_out_ptr + row, mask=row < num_rows, other=0)[:, None]
-        weight = grad_out * tl.load(weights_ptr + component, mask=c_exists, other=0)[None, :]
+        grad_out = tl.load(grad_out_ptr + row, mask=row_exists, other=0)[:, None]
+        weight = grad_out * tl.load(weights_ptr + run * num_components + component, mask=c_exists, other=0)[None, :]
         if grad_weights_ptr is not None:
             share = tl.sum(grad_out * component_of(mean), axis=0)
             share_ptr = grad_weights_ptr + tl.program_id(0).to(tl.int64) * num_components
@@ -98,14 +100,16 @@ def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component:
     out = definition.pqe_forward_outputs(x, y, weights, dim_per_component)
     if num_rows == 0:
         return out
+    num_weights = definition.num_weights(weights)
     tile = component_tile(num_components, dim_per_component)
     with torch.cuda.device_of(x):
-        pqe_forward_kernel[(triton.cdiv(num_rows, tile.rows),)](
+        pqe_forward_kernel[(num_weights * triton.cdiv(num_rows // num_weights, tile.rows),)](
             x,
             y,
             weights,
             out,
             num_rows,
+            num_weights,
             num_components,
             K=dim_per_component,
             ROWS=tile.rows,
@@ -121,12 +125,13 @@ def pqe_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_rows, num_components = x.shape[:-1].numel(), x.shape[-1] // dim_per_component
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    num_weights = definition.num_weights(weights)
     tile = component_tile(num_components, dim_per_component)
-    num_programs = triton.cdiv(num_rows, tile.rows)
-    shares = x.new_empty(num_programs, num_components) if need_weights else None
+    programs_per_run = triton.cdiv(num_rows // num_weights, tile.rows)
+    shares = x.new_empty(*weights.shape[:-1], programs_per_run, num_components) if need_weights else None
     if num_rows > 0:
         with torch.cuda.device_of(x):
-            pqe_backward_kernel[(num_programs, triton.cdiv(num_components, tile.block_c))](
+            pqe_backward_kernel[(num_weights * programs_per_run, triton.cdiv(num_components, tile.block_c))](
                 grad_out,
                 x,
                 y,
@@ -135,6 +140,7 @@ def pqe_backward(
                 grad_y,
                 shares,
                 num_rows,
+                num_weights,
                 num_components,
                 K=dim_per_component,
                 ROWS=tile.rows,
@@ -142,4 +148,4 @@ def pqe_backward(
                 BLOCK_K=tile.block_s,
                 num_warps=tile.num_warps,
             )
-    return grad_x, grad_y, x.new_empty(0) if shares is None else shares.sum(dim=0, dtype=torch.float64).to(x.dtype)
+    return grad_x, grad_y, x.new_empty(0) if shares is None else shares.sum(dim=-2, dtype=torch.float64).to(x.dtype)

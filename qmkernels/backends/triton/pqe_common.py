@@ -7,6 +7,20 @@ import triton.language as tl
 
 
 @triton.jit
+def rows_of_program(
+    num_rows,
+    num_weights,  # runs of rows, each with its own weights
+    ROWS: tl.constexpr,  # rows a program
+):
+    """The rows of a program, all of one run, int64 (ROWS,), which of them exist, and the run."""
+    rows_per_run = num_rows // num_weights
+    blocks = tl.cdiv(rows_per_run, ROWS)
+    run = (tl.program_id(0) // blocks).to(tl.int64)
+    in_run = (tl.program_id(0) % blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    return run * rows_per_run + in_run, in_run < rows_per_run, run
+
+
+@triton.jit
 def component_of(mean):
     """1 - exp(mean), of a mean <= 0, without cancellation near 0; exactly 0 at 0."""
     # -expm1(m) = -m (1 + m/2 (1 + m/3 (1 + ...))): enough terms for |m| <= 1/2.

@@ -27,10 +27,11 @@ from .pqe_common import component_of, gradient_by_x, mean_exceeding
 def pqe_pairwise_forward_kernel(
     x_by_point_ptr,  # (batch, C, K, num_x)
     y_by_point_ptr,  # (batch, C, K, num_y)
-    weights_ptr,  # (C): None for components
+    weights_ptr,  # (num_weights, C): None for components
     out_ptr,  # (batch, num_x, num_y), without weights (batch, num_x, num_y, C)
     num_x,
     num_y,
+    samples_per_run,  # of samples that share weights
     num_components,
     K: tl.constexpr,
     BLOCK_X: tl.constexpr,
@@ -46,6 +47,7 @@ def pqe_pairwise_forward_kernel(
     x_line = x_by_point_ptr + sample * num_components * K * num_x + i
     y_line = y_by_point_ptr + sample * num_components * K * num_y + j
 
+    first_weight = sample // samples_per_run * num_components
     total = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
     for component in range(num_components):
         # 1 - exp(mean_k min(y_k - x_k, 0))
@@ -60,7 +62,7 @@ def pqe_pairwise_forward_kernel(
         if weights_ptr is None:
             tl.store(out_ptr + pair * num_components + component, part, mask=exists)
         else:
-            total += part * tl.load(weights_ptr + component)
+            total += part * tl.load(weights_ptr + first_weight + component)
     if weights_ptr is not None:
         tl.store(out_ptr + pair, total, mask=exists)
 
@@ -70,11 +72,12 @@ def pqe_pairwise_backward_kernel(
     grad_out_ptr,  # (batch, num_x, num_y), without weights (batch, num_x, num_y, C); strides below
     own_ptr,  # (batch, num_own, C, K): x for its gradient, y for its gradient
     other_ptr,  # (batch, num_other, C, K)
-    weights_ptr,  # (C): None for components
+    weights_ptr,  # (num_weights, C): None for components
     grad_ptr,  # (batch, num_own, C, K)
     grad_weights_ptr,  # (batch * blocks of own points, C): None where it is not needed
     num_own,
     num_other,
+    samples_per_run,  # of samples that share weights
     num_components,
     stride_own,  # pairs from one of the own points to the next
     stride_other,
@@ -94,7 +97,8 @@ def pqe_pairwise_backward_kernel(
     own = tl.load(own_ptr + here, mask=mask, other=0)
     first_pair = sample * num_own * num_other + i.to(tl.int64) * stride_own
     if weights_ptr is not None:
-        of_component = tl.load(weights_ptr + component, mask=c_exists, other=0)[None, :]
+        first_weight = sample // samples_per_run * num_components
+        of_component = tl.load(weights_ptr + first_weight + component, mask=c_exists, other=0)[None, :]
 
     grad = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype)
     grad_weights = tl.zeros((ROWS, BLOCK_C), dtype)
@@ -143,6 +147,7 @@ def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_c
             out,
             num_x,
             num_y,
+            batch // definition.num_weights(weights),
             num_components,
             K=dim_per_component,
             BLOCK_X=block_x,
@@ -165,13 +170,13 @@ def _gradient(
     batch, num_own, num_other = own.shape[0], own.shape[1], other.shape[1]
     num_components = own.shape[-1] // dim_per_component
     if batch * num_own * num_other == 0:
-        return torch.zeros_like(own), own.new_zeros(num_components if need_weights else 0)
+        return torch.zeros_like(own), torch.zeros_like(weights) if need_weights else own.new_empty(0)
     grad = torch.empty_like(own)
     tile = own_tile(num_own, num_components, dim_per_component)
-    num_blocks = batch * triton.cdiv(num_own, tile.rows)
-    shares = own.new_empty(num_blocks, num_components) if need_weights else None
+    samples_per_run, blocks = batch // definition.num_weights(weights), triton.cdiv(num_own, tile.rows)
+    shares = own.new_empty(*weights.shape[:-1], samples_per_run * blocks, num_components) if need_weights else None
     with torch.cuda.device_of(own):
-        pqe_pairwise_backward_kernel[(num_blocks * triton.cdiv(num_components, tile.block_c),)](
+        pqe_pairwise_backward_kernel[(batch * blocks * triton.cdiv(num_components, tile.block_c),)](
             grad_out,
             own,
             other,
@@ -180,6 +185,7 @@ def _gradient(
             shares,
             num_own,
             num_other,
+            samples_per_run,
             num_components,
             *strides,
             SIGN=sign,
@@ -189,7 +195,7 @@ def _gradient(
             BLOCK_K=tile.block_s,
             num_warps=tile.num_warps,
         )
-    return grad, own.new_empty(0) if shares is None else shares.sum(dim=0, dtype=torch.float64).to(own.dtype)
+    return grad, own.new_empty(0) if shares is None else shares.sum(dim=-2, dtype=torch.float64).to(own.dtype)
 
 
 def pqe_pairwise_backward(
