@@ -84,9 +84,9 @@ def _rows(count=2, *others, more=0):
 _pairs = partial(_rows, more=2)
 
 
-def _along_first(weights: Tensor, dims: int) -> Tensor:
-    """One for each member of an ensemble, along the first of ``dims`` dimensions."""
-    return weights.reshape(-1, *[1] * (dims - 1))
+def _along_first(weights: Tensor, dims: int, *own: int) -> Tensor:
+    """Those of an ensemble's two members, of shape ``own`` each, along the first of ``dims`` dimensions."""
+    return weights.reshape(2, *[1] * (dims - 1), *own)
 
 
 def _rates(generator, rows, size):
@@ -209,6 +209,18 @@ CASES = (
     ),
     Case("euclidean_pairwise", "mrn", lambda k: qm.euclidean_pairwise, _pairs(), "pairs"),
     Case("pqe", "pqe", lambda k: lambda x, y, w: qm.pqe(x, y, k, weights=w), _rows(2, [0.3, 1.2, 0.7])),
+    Case(
+        "pqe-ensemble", "pqe",
+        lambda k: lambda x, y, w: qm.pqe(x.expand(2, *x.shape), y, k, weights=_along_first(w, x.dim(), 3)).sum(dim=0),
+        _rows(2, [0.3, 1.2, 0.7, 0.9, 0.4, 0.1]),
+    ),
+    Case(
+        "pqe_pairwise-ensemble", "pqe",
+        lambda k: lambda x, y, w: qm.pqe_pairwise(
+            x.expand(2, *x.shape), y, k, weights=_along_first(w, x.dim() + 1, 3)
+        ).sum(dim=0),
+        _pairs(2, [0.3, 1.2, 0.7, 0.9, 0.4, 0.1]), "pairs",
+    ),
     Case("pqe-none", "pqe", lambda k: partial(qm.pqe, dim_per_component=k, reduction="none"), _rows()),
     Case(
         "pqe_pairwise", "pqe", lambda k: lambda x, y, w: qm.pqe_pairwise(x, y, k, weights=w),

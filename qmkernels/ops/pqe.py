@@ -41,6 +41,7 @@ _ROWS = Op(
     gradient=_gradient,
     backward=_backward,
     parameter=2,
+    parameter_dims=1,
 )
 _PAIRS = Op(
     "PqePairwise",
@@ -49,12 +50,14 @@ _PAIRS = Op(
     gradient=every_pair_gradient(_gradient),
     backward=_backward,
     parameter=2,
+    parameter_dims=1,
     pairwise=True,
 )
 # Of embeddings and weights in the dtype of computation: ``(x, y, weights, (dim_per_component,), backend)``.
 FORMS = broadcasting.DistanceForms(
     rows=lambda x, y, weights, settings, backend: _ROWS((x, y, weights), settings, backend),
     pairs=lambda x, y, weights, settings, backend: _PAIRS((x, y, weights), settings, backend),
+    parameter_dims=1,
 )
 
 
@@ -74,8 +77,8 @@ def _prepared(
         raise ValueError(f"{op}: weights belong to reduction 'sum', got reduction {reduction!r}.")
     if not isinstance(weights, Tensor):
         raise TypeError(f"{op}: weights must be a tensor, got {type(weights).__name__}.")
-    if weights.shape != (num_components,):
-        raise ValueError(f"{op}: weights must be ({num_components},), one a component, got {tuple(weights.shape)}.")
+    if weights.dim() == 0 or weights.shape[-1] != num_components:
+        raise ValueError(f"{op}: weights must be (..., {num_components}), one a component, got {tuple(weights.shape)}.")
     if weights.device != x.device:
         raise RuntimeError(f"{op}: weights must be on {x.device} as x is, got {weights.device}.")
     return x, y, weights if weights.dtype == x.dtype else weights.to(x.dtype)
@@ -109,7 +112,9 @@ def pqe(
         y: to, of x's dtype and device; leading dimensions broadcast. Where they form a matrix of pairs, as in
             ``pqe(x[:, None], y)``, the pairwise kernel runs and nothing of size N x M x D exists.
         dim_per_component: K, at least 1. Default 4.
-        weights: ``(C,)``, through which gradients flow; the paper's are learned (`nn.PQELH`). Default: ones.
+        weights: ``(C,)``, through which gradients flow; the paper's are learned (`nn.PQELH`). Those of an ensemble's
+            members have dimensions in front that broadcast against the distances, for example (E, 1, C) for distances
+            (E, B). Default: ones.
         reduction: "sum", which weights belong to, "mean", or "none".
         bidirectional: return both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
@@ -155,7 +160,8 @@ def pqe_pairwise(
     Args:
         x: from, ``(*b, N, D)``.
         y: to, ``(*b, M, D)``; the batch dimensions broadcast.
-        dim_per_component, weights, reduction, backend: as for `pqe`.
+        dim_per_component, reduction, backend: as for `pqe`.
+        weights: as for `pqe`, and the same for all pairs of a matrix: (E, 1, 1, C) for distances (E, N, M).
         bidirectional: return both directions: ``y_to_x[..., i, j] = pqe(y[..., j, :], x[..., i, :])``.
 
     Returns:
