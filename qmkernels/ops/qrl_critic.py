@@ -25,9 +25,9 @@ def _composed(
 def _backward(run, grad_loss, saved, settings, needs):
     """Of all but cost, which has none."""
     _, _, goal, max_weight, _, _, *kept = saved
-    grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(
-        grad_loss, *kept, max_weight, goal is not None, *settings[:3]
-    )
+    # Fields by name: torch.compile of torch 2.6 cannot slice a named tuple.
+    iqe = settings.dim_per_component, settings.reduction, settings.weight_link
+    grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(grad_loss, *kept, max_weight, goal is not None, *iqe)
     grad_goal = None if goal is None else grad_goal
     return grad_x, grad_y, grad_goal, None if max_weight is None else grad_max_weight, grad_raw, None
 
