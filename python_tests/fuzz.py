@@ -29,9 +29,6 @@ import torch
 from torch import Tensor
 
 import qmkernels as qm
-from qmkernels.backends import dispatch
-from qmkernels.ops import arguments
-from qmkernels.ops import pqe as pqe_op
 
 ROWS = (0, 1, 2, 7, 48, 49, 100, 129, 257)
 SIZES = (1, 2, 3, 4, 4, 5, 7, 8, 8, 8, 9, 15, 16, 16, 17, 31, 32, 33, 64, 65, 100, 127, 128, 129, 257, 1024, 1025)
@@ -184,6 +181,16 @@ def _pairwise_shapes(draw: Draw, least: int = 0) -> tuple[tuple, tuple, tuple[in
     return (*batch, num_x, size * count), (*batch, num_y, size * count), (size, count)
 
 
+def _weights_shape(draw: Draw, inputs: list[Tensor], pairwise: bool) -> tuple[int, ...]:
+    """Of weights for all distances, or for those of each member of an ensemble, or for each row."""
+    x, y = inputs
+    if draw.chance.random() < 0.5 or (not pairwise and x.shape != y.shape):
+        return ()
+    sizes = x.shape[:-2] if pairwise else x.shape[:-1]
+    kept = draw.chance.randint(0, len(sizes))
+    return (*sizes[:kept], *[1] * (len(sizes) - kept + 2 * pairwise))
+
+
 def _iqe_settings(draw: Draw, size: int) -> dict[str, Any]:
     return {"dim_per_component": size, "reduction": draw.choice(("none", "sum", "mean", "max", "maxmean"))}
 
@@ -192,10 +199,11 @@ def _iqe_case(draw: Draw, op: Callable, inputs: list[Tensor], size: int) -> Case
     settings = _iqe_settings(draw, size)
     if settings["reduction"] == "maxmean" and draw.chance.random() < 0.5:
         compute = draw.dtype if draw.dtype == torch.float64 else torch.float32
-        inputs = [*inputs, torch.tensor(draw.chance.random(), dtype=compute)]
+        shape = _weights_shape(draw, inputs, op is qm.iqe_pairwise)
+        weight = torch.rand(shape, generator=draw.generator).to(compute)
         return Case(
             lambda x, y, weight: op(x, y, max_weight=weight, **settings),
-            inputs, {**settings, "max_weight": "tensor"}, TOLERANCE["iqe"], sum_over=size,
+            [*inputs, weight], {**settings, "max_weight": shape}, TOLERANCE["iqe"], sum_over=size,
         )  # fmt: skip
     return Case(lambda x, y: op(x, y, **settings), inputs, settings, TOLERANCE["iqe"], sum_over=size)
 
@@ -242,31 +250,14 @@ def euclidean_pairwise(draw: Draw) -> Case:
     return Case(qm.euclidean_pairwise, draw.two(x_shape, y_shape), {}, TOLERANCE["mrn"])
 
 
-def _pqe_of_runs(draw: Draw, inputs: list[Tensor], size: int, count: int, pairs: bool) -> Case:
-    """Of runs of rows with weights of their own, which the op has below its public function."""
-    rows = math.prod(inputs[0].shape[: -2 if pairs else -1])
-    runs = draw.choice([runs for runs in range(1, max(rows, 1) + 1) if rows % runs == 0])
-    form = pqe_op.FORMS.pairs if pairs else pqe_op.FORMS.rows
-
-    def call(x, y, weights):
-        x, y, weights = map(arguments.in_compute_dtype, (x, y, weights))
-        x, y = (side.reshape(rows, *side.shape[-2:]) if pairs else side for side in (x, y))
-        return form(x, y, weights, (size,), dispatch.requested(None))
-
-    weights = draw.layout(draw.randn(runs, count).abs().to(inputs[0].dtype))
-    return Case(call, [*inputs, weights], {"dim_per_component": size, "runs": runs}, TOLERANCE["pqe"])
-
-
 def _pqe_case(draw: Draw, op: Callable, inputs: list[Tensor], size: int, count: int) -> Case:
-    pairs = op is qm.pqe_pairwise
-    if draw.chance.random() < 0.3 and (pairs or inputs[0].shape == inputs[1].shape):
-        return _pqe_of_runs(draw, inputs, size, count, pairs)
     settings = {"dim_per_component": size, "reduction": draw.choice(("sum", "mean", "none"))}
     if settings["reduction"] == "sum" and draw.chance.random() < 0.6:
+        shape = (*_weights_shape(draw, inputs, op is qm.pqe_pairwise), count)
         return Case(
             lambda x, y, weights: op(x, y, weights=weights, **settings),
-            [*inputs, draw.layout(draw.randn(count).abs().to(inputs[0].dtype))],
-            {**settings, "weights": "tensor"}, TOLERANCE["pqe"],
+            [*inputs, draw.layout(draw.randn(*shape).abs().to(inputs[0].dtype))],
+            {**settings, "weights": shape}, TOLERANCE["pqe"],
         )  # fmt: skip
     return Case(lambda x, y: op(x, y, **settings), inputs, settings, TOLERANCE["pqe"])
 
