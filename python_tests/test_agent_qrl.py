@@ -12,7 +12,7 @@ from processes import run_two
 
 import qmkernels as qm
 from qmkernels.agents import QRL, QRLConfig
-from qmkernels.agents.qrl import TanhNormal
+from qmkernels.agents.goal_actor import TanhNormal
 
 SMALL = dict(
     encoder_sizes=(33,), latent_size=16, projector_sizes=(33,), embedding_size=48, dim_per_component=8,

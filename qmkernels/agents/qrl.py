@@ -6,10 +6,9 @@ Source: Wang, Torralba, Isola and Zhang 2023, "Optimal Goal-Reaching Reinforceme
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,13 +18,14 @@ from torch.nn import functional
 from ..losses import latent_dynamics, qrl_critic
 from ..nn import IQE
 from ..ops.broadcasting import every_pair
+from . import checks, optimisation
+from .goal_actor import Actor, TanhNormal, action_range
+from .latent_planning import largest, nearest_candidate, plan_cost
 from .mppi import MPPI, first_actions
+from .networks import Standardise, multilayer_perceptron
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
-
-# Actions nearer than this to the end of their range share the probability of the whole tail.
-_TANH_THRESHOLD = 0.999
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,15 @@ class QRLConfig:
     """Of the entropy's weight before its exponential, which starts at 1. Source: the code."""
 
     def __post_init__(self) -> None:
-        positive = (
-            "latent_size", "embedding_size", "dim_per_component", "num_critics", "epsilon", "softplus_beta",
-            "initial_multiplier", "entropy_samples", "critic_learning_rate", "multiplier_learning_rate",
-            "actor_learning_rate", "entropy_learning_rate",
+        checks.check_config(
+            self,
+            positive=(
+                "latent_size", "embedding_size", "dim_per_component", "num_critics", "epsilon", "softplus_beta",
+                "initial_multiplier", "entropy_samples", "critic_learning_rate", "multiplier_learning_rate",
+                "actor_learning_rate", "entropy_learning_rate",
+            ),
+            at_least_zero=("step_cost", "dynamics_weight", "actor_distance_weight", "behaviour_cloning_weight"),
         )  # fmt: skip
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"QRLConfig: {name} must be positive, got {getattr(self, name)}.")
-        for name in ("step_cost", "dynamics_weight", "actor_distance_weight", "behaviour_cloning_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"QRLConfig: {name} must be at least 0, got {getattr(self, name)}.")
-        for name in ("encoder_sizes", "projector_sizes", "dynamics_sizes", "actor_sizes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            if any(size < 1 for size in getattr(self, name)):
-                raise ValueError(f"QRLConfig: {name} must be positive, got {getattr(self, name)}.")
 
     @classmethod
     def online(cls, **changes: Any) -> QRLConfig:
@@ -118,18 +112,6 @@ class QRLConfig:
             adaptive_entropy=False, future_goals=False, behaviour_cloning_weight=0.05, critic_learning_rate=5e-4,
         )  # fmt: skip
         return cls(**{**published, **changes})
-
-
-def multilayer_perceptron(*sizes: int, zero_output: bool = False) -> nn.Sequential:
-    """Linear layers with ReLU between; Glorot-uniform weights, zero biases; an output of zeros where asked for."""
-    layers: list[nn.Module] = []
-    for size, following in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(size, following), nn.ReLU()]
-        nn.init.xavier_uniform_(layers[-2].weight)
-        nn.init.zeros_(layers[-2].bias)
-    if zero_output:
-        nn.init.zeros_(layers[-2].weight)
-    return nn.Sequential(*layers[:-1])
 
 
 class Critic(nn.Module):
@@ -152,78 +134,6 @@ class Critic(nn.Module):
 
     def embed(self, inputs: Tensor) -> Tensor:
         return self.projector(self.encoder(inputs))
-
-
-class Standardise(nn.Module):
-    """(value - mean) / scale of each coordinate, 0 and 1 until `fit`. Not trained, but part of the state."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return (rows - self.mean) / self.scale
-
-    @torch.no_grad()
-    def fit(self, rows: Tensor) -> None:
-        """Mean and standard deviation of rows (N, size); what does not vary keeps its scale."""
-        scale, mean = torch.std_mean(rows.reshape(-1, rows.shape[-1]), dim=0, correction=0)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(scale > 1e-6, scale, 1.0))
-
-
-class TanhNormal:
-    """tanh of a normal variable, stretched to the range of the actions; (..., action_size) parameters."""
-
-    def __init__(self, mean: Tensor, raw_scale: Tensor, centre: Tensor, half_range: Tensor) -> None:
-        self.mean, self.scale = mean.float(), functional.softplus(raw_scale.float()) + 1e-4
-        self.centre, self.half_range = centre, half_range
-
-    @property
-    def mode(self) -> Tensor:
-        """tanh of the mean."""
-        return self.centre + self.half_range * self.mean.tanh()
-
-    def sample(self) -> Tensor:
-        """An action, with gradients for the parameters."""
-        return self.centre + self.half_range * (self.mean + self.scale * torch.randn_like(self.mean)).tanh()
-
-    def entropy(self, samples: int) -> Tensor:
-        """In nats, (...): that of the normal, and the mean of the samples' log-Jacobians."""
-        noise = torch.randn(samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
-        normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.scale.log()
-        return (normal + self._log_jacobian(self.mean + self.scale * noise).mean(dim=0)).sum(dim=-1)
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density (...); within a thousandth of an end of the range, the mean density of that tail."""
-        unit = (action - self.centre) / self.half_range
-        clipped = unit.clamp(-_TANH_THRESHOLD, _TANH_THRESHOLD)
-        raw = clipped.atanh()
-        standard = (raw - self.mean) / self.scale
-        inside = -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi) - self._log_jacobian(raw)
-        tail = torch.special.log_ndtr(-standard * clipped.sign())
-        tail = tail - math.log(1 - _TANH_THRESHOLD) - self.half_range.log()
-        return torch.where(unit.abs() >= _TANH_THRESHOLD, tail, inside).sum(dim=-1)
-
-    def _log_jacobian(self, raw: Tensor) -> Tensor:
-        """log of d action / d raw = half_range (1 - tanh^2), in a form that does not cancel."""
-        return self.half_range.log() + 2 * (math.log(2) - raw - functional.softplus(-2 * raw))
-
-
-class Actor(nn.Module):
-    """Observation and goal to a `TanhNormal`; at the start its mean is 0."""
-
-    def __init__(self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int]) -> None:
-        super().__init__()
-        self.network = multilayer_perceptron(input_size, *sizes, 2 * len(low), zero_output=True)
-        self.register_buffer("centre", (low + high) / 2)
-        self.register_buffer("half_range", (high - low) / 2)
-        self.raw_entropy_weight = nn.Parameter(torch.zeros(()))
-
-    def forward(self, observation: Tensor, goal: Tensor) -> TanhNormal:
-        mean, raw_scale = self.network(torch.cat([observation, goal], dim=-1)).chunk(2, dim=-1)
-        return TanhNormal(mean, raw_scale, self.centre, self.half_range)
 
 
 class QRL:
@@ -252,8 +162,6 @@ class QRL:
         compile: runs both losses through ``torch.compile``.
         group: processes that train together, of `torch.distributed`, as DDP does: the networks of the first are sent
             to all, and gradients are averaged over all before each step, of batches that each draws for itself.
-            (An agent has several losses over shared networks and two optimizers, which DDP's one forward and
-            backward pass does not hold.)
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
@@ -301,12 +209,7 @@ class QRL:
         )
         self.actor = None
         if not discrete:
-            low, high = (torch.as_tensor(end, dtype=torch.float32) for end in (action_low, action_high))
-            low, high = low.expand(action_size).clone(), high.expand(action_size).clone()
-            if not (torch.isfinite(low) & torch.isfinite(high) & (low < high)).all():
-                raise ValueError(
-                    f"QRL: actions must have finite ranges, got from {low.tolist()} to {high.tolist()}; rescale them."
-                )
+            low, high = action_range("QRL", action_size, action_low, action_high)
             sizes = observation_size + (observation_size if goal_size is None else goal_size)
             self.actor = Actor(sizes, low, high, config.actor_sizes)
             self.target_entropy = -float((high - low).sum()) / 2
@@ -322,7 +225,7 @@ class QRL:
         self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
         if compile:
             self._critic_loss, self._actor_loss = torch.compile(self.critic_loss), torch.compile(self.actor_loss)
-        self._send(self.networks)
+        optimisation.send(group, self.networks)
 
     def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
         """From now on the networks see observations and goals less the mean of these rows, over their deviation.
@@ -336,17 +239,17 @@ class QRL:
             if goal is None:
                 raise ValueError("QRL.standardise: give goals too; they are not observations here.")
             self.goal_scale.fit(goal)
-        self._send(self.observation_scale, self.goal_scale)
+        optimisation.send(self.group, self.observation_scale, self.goal_scale)
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the critics and their multipliers, then of the actor; returns 0-d tensors, detached."""
         self._check_batch(batch)
         loss, metrics, latents = self._critic_loss(batch)
-        self._step("critics", loss)
+        optimisation.step(self.optimizers["critics"], loss, self.group)
         if self.actor is not None:
-            with _frozen(self.critics):
+            with optimisation.frozen(self.critics):
                 loss, actor_metrics = self._actor_loss(batch, latents)
-                self._step("actor", loss)
+                optimisation.step(self.optimizers["actor"], loss, self.group)
             metrics = {**metrics, **actor_metrics}
         return metrics
 
@@ -366,15 +269,13 @@ class QRL:
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
         """d(observation, goal) (...), the largest of the critics', in the units of the costs; rows broadcast."""
         state, target = self.state_inputs(observation), self.goal_inputs(goal)
-        return self._largest(critic.head(critic.embed(state), critic.embed(target)) for critic in self.critics)
+        return largest(critic.head(critic.embed(state), critic.embed(target)) for critic in self.critics)
 
     @torch.no_grad()
     def pairwise_distance(self, observations: Tensor, goals: Tensor) -> Tensor:
         """Distances (..., N, M) from each of N observations to each of M goals, by the head's pairwise kernel."""
         state, target = self.state_inputs(observations), self.goal_inputs(goals)
-        return self._largest(
-            every_pair(critic.head, critic.embed(state), critic.embed(target)) for critic in self.critics
-        )
+        return largest(every_pair(critic.head, critic.embed(state), critic.embed(target)) for critic in self.critics)
 
     @torch.no_grad()
     def plan(
@@ -404,7 +305,7 @@ class QRL:
         if mppi is not None:
             if self.discrete or candidate_actions is not None:
                 raise ValueError("QRL.plan: MPPI is for continuous actions, and takes no candidate_actions.")
-            cost = self._plan_cost(self.state_inputs(observation), self.goal_inputs(goal), mppi)
+            cost = plan_cost(self.critics, self.state_inputs(observation), self.goal_inputs(goal), mppi)
             return first_actions(
                 cost, self.actor.centre, self.actor.half_range, observation.shape[:-1], mppi, generator
             )
@@ -413,40 +314,12 @@ class QRL:
                 raise ValueError("QRL.plan: give candidate_actions, of which there is no finite set, or mppi.")
             candidate_actions = torch.arange(self.action_size, device=observation.device)
         inner = 1 if self.discrete else 2
-        count = candidate_actions.shape[-inner]
         candidates = candidate_actions.expand(*observation.shape[:-1], *candidate_actions.shape[-inner:])
-        state, target, actions = self.state_inputs(observation), self.goal_inputs(goal), self.action_inputs(candidates)
-
-        def after(critic: Critic) -> Tensor:
-            latent = critic.encoder(state).unsqueeze(-2)
-            reached = critic.projector(critic.dynamics(latent.expand(*latent.shape[:-2], count, -1), actions))
-            return critic.head(reached, critic.embed(target).unsqueeze(-2))
-
-        best = self._largest(after(critic) for critic in self.critics).argmin(dim=-1)
+        state, target = self.state_inputs(observation), self.goal_inputs(goal)
+        best = nearest_candidate(self.critics, state, target, self.action_inputs(candidates))
         if self.discrete:
             return candidates.gather(-1, best.unsqueeze(-1)).squeeze(-1)
         return candidates.gather(-2, best[..., None, None].expand(*best.shape, 1, self.action_size)).squeeze(-2)
-
-    def _plan_cost(self, state: Tensor, target: Tensor, mppi: MPPI) -> Callable[[Tensor], Tensor]:
-        """Plans (..., samples, horizon, action_size) to their costs (..., samples), states and goals embedded once."""
-        begun = [critic.encoder(state).unsqueeze(-2) for critic in self.critics]
-        goals = [critic.embed(target).unsqueeze(-2) for critic in self.critics]
-        compared = mppi.horizon if mppi.step_weight else 1
-
-        def along(critic: Critic, latent: Tensor, goal: Tensor, plans: Tensor) -> Tensor:
-            latent, passed = latent.expand(*plans.shape[:-2], -1), []
-            for action in plans.unbind(dim=-2):
-                latent = critic.dynamics(latent, action)
-                passed.append(latent)
-            reached = critic.projector(torch.cat(passed[-compared:], dim=-2))
-            return every_pair(critic.head, reached, goal).squeeze(-1).unflatten(-1, (compared, -1))
-
-        def cost(plans: Tensor) -> Tensor:
-            parts = zip(self.critics, begun, goals, strict=True)
-            distances = self._largest(along(critic, latent, goal, plans) for critic, latent, goal in parts)
-            return distances[..., -1, :] + mppi.step_weight * distances[..., :-1, :].sum(dim=-2)
-
-        return cost
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics, list[tuple[Tensor, Tensor]]]:
         """The critics' losses added; metrics; of each critic the detached latents of states and of their goals."""
@@ -496,7 +369,7 @@ class QRL:
                     target = torch.cat([target, critic.encoder(self.goal_inputs(batch["goal"]))])
                 target = critic.projector(target)
             distances.append(critic.head(critic.projector(critic.dynamics(state, action)), target))
-        distance = self._largest(distances).mean()
+        distance = largest(distances).mean()
         loss, metrics = config.actor_distance_weight * distance, {"actor/distance": distance.detach()}
         if config.adaptive_entropy:
             entropy, weight = policy.entropy(config.entropy_samples).mean(), self.actor.raw_entropy_weight.exp()
@@ -536,66 +409,37 @@ class QRL:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where the agent was that gave ``state``; ValueError where that was made of something else."""
-        here, there = self._made_of(), state.get("made_of", {})
-        different = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
-        if different:
-            listed = "; ".join(f"{name} is {there.get(name)!r} there, {here.get(name)!r} here" for name in different)
-            raise ValueError(f"QRL.load_state_dict: the checkpoint is of another agent: {listed}.")
+        checks.check_made_of("QRL", self._made_of(), state.get("made_of", {}))
         self.networks.load_state_dict(state["networks"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
 
     def _made_of(self) -> dict[str, Any]:
         sizes = {name: getattr(self, name) for name in ("observation_size", "action_size", "goal_size", "discrete")}
-        # Lists, not tuples: as they come back from JSON and other formats.
-        config = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()}
         bounds = {}
         if self.actor is not None:
             low, high = self.actor.centre - self.actor.half_range, self.actor.centre + self.actor.half_range
             bounds = {"action_low": low.tolist(), "action_high": high.tolist()}
-        return {**sizes, **bounds, **config, "head": repr(self.critics[0].head)}
+        return {**sizes, **bounds, **checks.plain(self.config), "head": repr(self.critics[0].head)}
 
     def _make_optimizers(self) -> dict[str, torch.optim.AdamW]:
         config, multipliers = self.config, [critic.raw_multiplier for critic in self.critics]
-        groups = {
-            "critics": [
-                {"params": _without(self.critics, multipliers), "lr": config.critic_learning_rate},
-                {"params": multipliers, "lr": config.multiplier_learning_rate},
-            ]
+        made = {
+            "critics": optimisation.adamw(
+                (optimisation.without(self.critics, multipliers), config.critic_learning_rate),
+                (multipliers, config.multiplier_learning_rate),
+            )
         }
         if self.actor is not None:
             weight = [self.actor.raw_entropy_weight]
-            groups["actor"] = [
-                {"params": _without(self.actor, weight), "lr": config.actor_learning_rate},
-                {"params": weight, "lr": config.entropy_learning_rate},
-            ]
-        # One pass over parameters, gradients and moments, where torch has that.
-        fused = next(self.networks.parameters()).device.type in ("cpu", "cuda")
-        return {name: torch.optim.AdamW(each, weight_decay=0.0, fused=fused) for name, each in groups.items()}
-
-    def _send(self, *modules: nn.Module) -> None:
-        """Gives a group's processes what the first of them has."""
-        if self.group is None:
-            return
-        for module in modules:
-            for value in module.state_dict().values():
-                torch.distributed.broadcast(value, torch.distributed.get_global_rank(self.group, 0), group=self.group)
+            made["actor"] = optimisation.adamw(
+                (optimisation.without(self.actor, weight), config.actor_learning_rate),
+                (weight, config.entropy_learning_rate),
+            )
+        return made
 
     def _policy(self, observation: Tensor, goal: Tensor) -> TanhNormal:
         return self.actor(self.observation_scale(observation), self.goal_scale(goal))
-
-    def _step(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.group is not None:
-            grads = [p.grad for each in optimizer.param_groups for p in each["params"] if p.grad is not None]
-            flat = torch.cat([grad.reshape(-1) for grad in grads])
-            torch.distributed.all_reduce(flat, group=self.group)
-            flat /= torch.distributed.get_world_size(self.group)
-            for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-                grad.copy_(mean.view_as(grad))
-        optimizer.step()
 
     def _check_batch(self, batch: Batch) -> None:
         """Names and shapes, before any network runs."""
@@ -608,33 +452,9 @@ class QRL:
             wanted["achieved_goal"] = (goal_size,)
         if self.actor is not None and (self.config.future_goals or self.config.behaviour_cloning_weight):
             wanted["goal"] = (goal_size,)
-        missing = [name for name in wanted if name not in batch]
-        if missing:
-            raise ValueError(f"QRL.update: the batch lacks {', '.join(missing)}; it has {', '.join(batch)}.")
-        size = len(batch["observation"])
-        for name, shape in wanted.items():
-            if tuple(batch[name].shape) != (size, *shape):
-                raise ValueError(f"QRL.update: {name} must be {(size, *shape)}, got {tuple(batch[name].shape)}.")
-
-    @staticmethod
-    def _largest(distances: Iterable[Tensor]) -> Tensor:
-        return torch.stack(list(distances)).amax(dim=0)
-
-
-def _without(module: nn.Module, others: list[nn.Parameter]) -> list[nn.Parameter]:
-    return [each for each in module.parameters() if all(each is not other for other in others)]
+        checks.check_batch("QRL", batch, wanted)
 
 
 def _expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
     leading = torch.broadcast_shapes(observation.shape[:-1], goal.shape[:-1])
     return observation.expand(*leading, -1), goal.expand(*leading, -1)
-
-
-@contextlib.contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """The module's parameters need no gradients within the block."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)

@@ -1,0 +1,48 @@
+"""Checks that agents make of their configurations, batches and checkpoints, before any network runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+
+def check_config(config: Any, *, positive: tuple[str, ...], at_least_zero: tuple[str, ...]) -> None:
+    """The numbers of a dataclass are in range; fields named ``*_sizes`` become tuples of positive ints."""
+    name_of_class = type(config).__name__
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name_of_class}: {name} must be positive, got {getattr(config, name)}.")
+    for name in at_least_zero:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name_of_class}: {name} must be at least 0, got {getattr(config, name)}.")
+    for name in vars(config):
+        if name.endswith("_sizes"):
+            object.__setattr__(config, name, tuple(getattr(config, name)))
+            if any(size < 1 for size in getattr(config, name)):
+                raise ValueError(f"{name_of_class}: {name} must be positive, got {getattr(config, name)}.")
+
+
+def check_batch(agent: str, batch: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> None:
+    """The batch has the wanted tensors, rows of the wanted shapes, as many of each as of the first."""
+    missing = [name for name in wanted if name not in batch]
+    if missing:
+        raise ValueError(f"{agent}.update: the batch lacks {', '.join(missing)}; it has {', '.join(batch)}.")
+    size = len(batch[next(iter(wanted))])
+    for name, shape in wanted.items():
+        if tuple(batch[name].shape) != (size, *shape):
+            raise ValueError(f"{agent}.update: {name} must be {(size, *shape)}, got {tuple(batch[name].shape)}.")
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A dataclass's fields, with lists for tuples: as they come back from JSON and other formats."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+
+
+def check_made_of(agent: str, here: dict[str, Any], there: dict[str, Any]) -> None:
+    """A checkpoint's agent was made of what this one is made of."""
+    different = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    if different:
+        listed = "; ".join(f"{name} is {there.get(name)!r} there, {here.get(name)!r} here" for name in different)
+        raise ValueError(f"{agent}.load_state_dict: the checkpoint is of another agent: {listed}.")

@@ -1,0 +1,80 @@
+"""The actor of a goal-conditioned agent: tanh of a normal variable, stretched to the range of the actions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .networks import multilayer_perceptron
+
+# Actions nearer than this to the end of their range share the probability of the whole tail.
+_TANH_THRESHOLD = 0.999
+
+
+def action_range(agent: str, size: int, low: Any, high: Any) -> tuple[Tensor, Tensor]:
+    """The ends of the actions' range, (size,) each, of numbers or one a value; ValueError unless finite."""
+    low, high = (torch.as_tensor(end, dtype=torch.float32) for end in (low, high))
+    low, high = low.expand(size).clone(), high.expand(size).clone()
+    if not (torch.isfinite(low) & torch.isfinite(high) & (low < high)).all():
+        raise ValueError(
+            f"{agent}: actions must have finite ranges, got from {low.tolist()} to {high.tolist()}; rescale them."
+        )
+    return low, high
+
+
+class TanhNormal:
+    """tanh of a normal variable, stretched to the range of the actions; (..., action_size) parameters."""
+
+    def __init__(self, mean: Tensor, raw_scale: Tensor, centre: Tensor, half_range: Tensor) -> None:
+        self.mean, self.scale = mean.float(), functional.softplus(raw_scale.float()) + 1e-4
+        self.centre, self.half_range = centre, half_range
+
+    @property
+    def mode(self) -> Tensor:
+        """tanh of the mean."""
+        return self.centre + self.half_range * self.mean.tanh()
+
+    def sample(self) -> Tensor:
+        """An action, with gradients for the parameters."""
+        return self.centre + self.half_range * (self.mean + self.scale * torch.randn_like(self.mean)).tanh()
+
+    def entropy(self, samples: int) -> Tensor:
+        """In nats, (...): that of the normal, and the mean of the samples' log-Jacobians."""
+        noise = torch.randn(samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+        normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.scale.log()
+        return (normal + self._log_jacobian(self.mean + self.scale * noise).mean(dim=0)).sum(dim=-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density (...); within a thousandth of an end of the range, the mean density of that tail."""
+        unit = (action - self.centre) / self.half_range
+        clipped = unit.clamp(-_TANH_THRESHOLD, _TANH_THRESHOLD)
+        raw = clipped.atanh()
+        standard = (raw - self.mean) / self.scale
+        inside = -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi) - self._log_jacobian(raw)
+        tail = torch.special.log_ndtr(-standard * clipped.sign())
+        tail = tail - math.log(1 - _TANH_THRESHOLD) - self.half_range.log()
+        return torch.where(unit.abs() >= _TANH_THRESHOLD, tail, inside).sum(dim=-1)
+
+    def _log_jacobian(self, raw: Tensor) -> Tensor:
+        """log of d action / d raw = half_range (1 - tanh^2), in a form that does not cancel."""
+        return self.half_range.log() + 2 * (math.log(2) - raw - functional.softplus(-2 * raw))
+
+
+class Actor(nn.Module):
+    """Observation and goal to a `TanhNormal`; at the start its mean is 0."""
+
+    def __init__(self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int]) -> None:
+        super().__init__()
+        self.network = multilayer_perceptron(input_size, *sizes, 2 * len(low), zero_output=True)
+        self.register_buffer("centre", (low + high) / 2)
+        self.register_buffer("half_range", (high - low) / 2)
+        self.raw_entropy_weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, observation: Tensor, goal: Tensor) -> TanhNormal:
+        mean, raw_scale = self.network(torch.cat([observation, goal], dim=-1)).chunk(2, dim=-1)
+        return TanhNormal(mean, raw_scale, self.centre, self.half_range)

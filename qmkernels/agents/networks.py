@@ -1,0 +1,37 @@
+"""Networks that agents share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def multilayer_perceptron(*sizes: int, zero_output: bool = False) -> nn.Sequential:
+    """Linear layers with ReLU between; Glorot-uniform weights, zero biases; an output of zeros where asked for."""
+    layers: list[nn.Module] = []
+    for size, following in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(size, following), nn.ReLU()]
+        nn.init.xavier_uniform_(layers[-2].weight)
+        nn.init.zeros_(layers[-2].bias)
+    if zero_output:
+        nn.init.zeros_(layers[-2].weight)
+    return nn.Sequential(*layers[:-1])
+
+
+class Standardise(nn.Module):
+    """(value - mean) / scale of each coordinate, 0 and 1 until `fit`. Not trained, but part of the state."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return (rows - self.mean) / self.scale
+
+    @torch.no_grad()
+    def fit(self, rows: Tensor) -> None:
+        """Mean and standard deviation of rows (N, size); what does not vary keeps its scale."""
+        scale, mean = torch.std_mean(rows.reshape(-1, rows.shape[-1]), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(scale > 1e-6, scale, 1.0))
