@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from qmkernels.agents import MPPI, QRL, QRLConfig
+from qmkernels.agents.latent_planning import plan_cost
 from qmkernels.agents.mppi import first_actions
 
 SMALL = dict(encoder_sizes=(9,), projector_sizes=(9,), dynamics_sizes=(9,), actor_sizes=(9,), embedding_size=16)
@@ -78,7 +79,7 @@ def test_costs_are_the_distances_along_the_way_with_the_last_in_full():
     for weight in (0.0, 0.25):
         settings = MPPI(horizon=3, step_weight=weight)
         with torch.no_grad():
-            found = agent._plan_cost(observation, goal, settings)(plans)
+            found = plan_cost(agent.critics, observation, goal, settings)(plans)
         for row in range(2):
             for sample in range(5):
                 latents, expected = [critic.encoder(observation[row]) for critic in agent.critics], 0.0

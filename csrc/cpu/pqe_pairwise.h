@@ -88,10 +88,9 @@ QMK_INLINE Exponential<T, Lanes<T>> pair_exponential(const T* row, const T* colu
     return pqe_exponential<T>(sum, share);
 }
 
-// Of the matrix b; null where there are none.
-template <class T>
-const T* weights_of(const T* weights, int64_t b, const PqePairwiseShape& shape) {
-    return weights ? weights + b / (shape.batch / shape.num_weights) * shape.num_components : nullptr;
+// Where the weights of matrix b begin.
+int64_t first_weight_of(int64_t b, const PqePairwiseShape& shape) {
+    return b / (shape.batch / shape.num_weights) * shape.num_components;
 }
 
 // Where an item of row i, column j and component c is: values[i * row_stride + j * column_stride + c *
@@ -134,24 +133,25 @@ void pair_distances(PqeSide<T> side, PackedColumns<T> columns, int64_t num_colum
         const int64_t first_row = task % num_tiles * rows_per_tile;
         const int num_rows = int(smaller(rows_per_tile, side.count - first_row));
         const int count = int(smaller(n, num_columns - block * n));
-        const T *rows = side.rows + (b * side.count + first_row) * dim, *own_weights = weights_of(weights, b, shape);
+        const T* rows = side.rows + (b * side.count + first_row) * dim;
+        const int64_t first_weight = first_weight_of(b, shape);
         T* to = out.values + b * out.batch_stride + first_row * out.row_stride + block * n * out.column_stride;
         Lanes<T> sums[rows_per_tile]{};
         for (int64_t c = 0; c < num_components; ++c) {
             const T* block_columns =
                 columns.values + ((b * num_components + c) * columns.num_blocks + block) * size * n;
-            const Lanes<T> weight = broadcast(own_weights ? own_weights[c] : T(1));
+            const Lanes<T> weight = broadcast(weights ? weights[first_weight + c] : T(1));
             for (int r = 0; r < num_rows; ++r) {
                 const T* row = rows + r * dim + c * size;
                 const auto component = pair_exponential<T, K, rows_are_x>(row, block_columns, size, share).one_minus();
-                if (own_weights)
+                if (weights)
                     sums[r] += weight * component;
                 else
                     store_items<T>(to + r * out.row_stride + c * out.component_stride, out.column_stride, component,
                                    count);
             }
         }
-        if (own_weights)
+        if (weights)
             for (int r = 0; r < num_rows; ++r)
                 store_items<T>(to + r * out.row_stride, out.column_stride, sums[r], count);
     });
@@ -206,8 +206,7 @@ void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_column
             if (partial) partial[(b * side.count + i) * num_components + c] = sum_of_lanes<T>(partial_sum);
         }
 
-        const T* own_weights = weights_of(weights, b, shape);
-        const T factor = (own_weights ? own_weights[c] * share : share) * T(rows_are_x ? 1 : -1);
+        const T factor = (weights ? weights[first_weight_of(b, shape) + c] * share : share) * T(rows_are_x ? 1 : -1);
         int64_t r = 0, k = 0;
         for (int64_t first = 0; first < num_totals; first += n) {
             const Lanes<T> sums = factor * sums_of_vectors<T>(tile_totals + first);
