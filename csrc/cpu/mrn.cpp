@@ -3,6 +3,7 @@
 #include "../ops/mrn.h"
 
 #include "mrn_pairwise.h"
+#include "mrn_pairwise_backward.h"
 
 namespace qmk::QMK_TARGET {
 

@@ -1,0 +1,356 @@
+// MRN of all pairs of rows: both sides' gradients. Included by mrn.cpp.
+//
+// Rows meet all lanes a panel at a time, in two steps. The first finds each pair's and component's slope and largest
+// difference. The second walks the values: one difference, times the slope, is added to the gradient of the lane, which
+// stays in a register for all rows of the panel, and to that of the row, a vector across lanes that is summed up at the
+// end. Each gradient is summed in one order, whatever the number of threads.
+//
+// Floor: 2 + 3 operations an element and pair, two and a half times the forward.
+#pragma once
+
+#include "mrn_pairwise.h"
+
+namespace qmk::QMK_TARGET {
+
+namespace {
+
+constexpr int64_t most_panel_rows = 48, rows_per_tile = 4, tiles_per_task = 4, blocks_per_tile = 3;
+
+// A strip of blocks sums up its own part of the rows' gradient.
+constexpr int64_t blocks_per_strip = 48, values_per_chunk = 16;
+
+// What the second step needs of the pairs of a panel: [component][block][row of the panel].
+template <class T>
+struct PairSlopes {
+    Lanes<T>* slope;       // times the upstream gradient
+    Lanes<T>* upstream;    // of the asymmetric part, 0 where the largest difference is not positive
+    IndexLanes<T>* where;  // of the first of the largest differences, in the component
+
+    QMK_INLINE PairSlopes at(int64_t pair) const { return {slope + pair, upstream + pair, where + pair}; }
+};
+
+// What a call needs. Gradients are of x here, those of y are their negatives.
+template <class T>
+struct BackwardMemory {
+    T* packed;
+    Lanes<T>* of_lanes;  // their gradient, laid out as they are
+    T* of_rows;          // the panel's, [strip][row of the panel][value]
+    PairSlopes<T> slopes;
+};
+
+// The sizes of a call's matrices and of their pieces.
+template <class T>
+struct PanelSizes {
+    int64_t batch, num_rows, num_lane_rows, dim, num_components, size, num_blocks, num_strips, panel_rows;
+
+    PanelSizes(const MrnPairwiseShape& shape, const MrnSettings& settings)
+        : batch(shape.batch),
+          num_rows(lanes_are_better_x<T>(shape) ? shape.num_y : shape.num_x),
+          num_lane_rows(lanes_are_better_x<T>(shape) ? shape.num_x : shape.num_y),
+          dim(shape.dim),
+          num_components(settings.num_components),
+          size(dim / num_components),
+          num_blocks(qmk::QMK_TARGET::num_blocks<T>(num_lane_rows)),
+          num_strips((num_blocks + blocks_per_strip - 1) / blocks_per_strip) {
+        // The slopes of small components would otherwise be many times as large as the inputs.
+        panel_rows = size / 2 < most_panel_rows ? size / 2 / rows_per_tile * rows_per_tile : most_panel_rows;
+        panel_rows = panel_rows > 2 * rows_per_tile ? panel_rows : 2 * rows_per_tile;
+        panel_rows = panel_rows < num_rows ? panel_rows : num_rows;
+    }
+    int64_t pairs() const { return num_components * num_blocks * panel_rows; }
+    int64_t packed() const { return num_blocks * dim; }
+    int64_t row_sums() const { return num_strips * panel_rows * dim; }
+
+    BackwardMemory<T> take(Workspace& workspace) const {
+        return {workspace.take<T>(batch * packed() * num_lanes<T>),
+                workspace.take<Lanes<T>>(batch * packed()),
+                workspace.take<T>(batch * row_sums()),
+                {workspace.take<Lanes<T>>(batch * pairs()), workspace.take<Lanes<T>>(batch * pairs()),
+                 workspace.take<IndexLanes<T>>(batch * pairs())}};
+    }
+};
+
+// The largest differences of R rows and V blocks in a part of a component, and where each first is.
+template <class T, int R, int V, bool lanes_are_x, bool finite>
+QMK_INLINE void find_places(const T* row, int64_t stride, const T* lanes, int64_t block_stride, MrnPart part,
+                            Lanes<T> (*largest)[R], IndexLanes<T> (*where)[R]) {
+    for (int64_t d = part.begin; d < part.end; ++d) {
+        const IndexLanes<T> here = in_register(int32_t(d) - IndexLanes<T>{});
+        for (int v = 0; v < V; ++v) {
+            const auto lane = load<Lanes<T>>(lanes + v * block_stride + d * num_lanes<T>);
+            for (int r = 0; r < R; ++r) {
+                const auto value = difference<T, lanes_are_x>(row + r * stride + d, lane);
+                const auto greater = finite ? value > largest[v][r] : !(value <= largest[v][r]);
+                where[v][r] = greater ? here : where[v][r];
+                largest[v][r] = greater ? value : largest[v][r];
+            }
+        }
+    }
+    if (finite) return;
+    for (int v = 0; v < V; ++v)
+        for (int r = 0; r < R; ++r) {  // a NaN after the largest: what was found last is not the largest
+            Lanes<T> again[1][1]{};
+            find_largest<T, 1, 1, lanes_are_x, false>(row + r * stride, stride, lanes + v * block_stride, 0, part,
+                                                      again);
+            largest[v][r] = again[0][0];
+        }
+}
+
+// The slopes of R rows and V blocks in one component, [block][row]; `blocks` of them are `slopes_stride` apart.
+template <class T, int R, int V, bool lanes_are_x, bool finite>
+void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_block, int64_t component,
+                    const MrnSettings& settings, const MrnRoot<T>& root, const T* grad_out, Strides strides,
+                    PairSlopes<T> slopes, int64_t slopes_stride) {
+    constexpr int n = num_lanes<T>;
+    const int64_t size = sides.dim / settings.num_components, block_stride = n * sides.dim;
+    const MrnPart asymmetric = mrn_asymmetric_part(settings, size), symmetric = mrn_symmetric_part(settings, size);
+    const T weight = mrn_component_weight<T>(settings);
+    const T* row = sides.rows + first_row * sides.dim + component * size;
+    const T* lanes = sides.lanes + first_block * block_stride + component * size * n;
+    Lanes<T> sums[R][V], largest[V][R];
+    IndexLanes<T> where[V][R];
+    for (int v = 0; v < V; ++v)
+        for (int r = 0; r < R; ++r) {
+            sums[r][v] = largest[v][r] = Lanes<T>{};
+            where[v][r] = IndexLanes<T>{};
+        }
+    sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, mrn_shift<T>(settings), sums);
+    constexpr int at_once = QMK_LANE_BYTES == 64 ? V : 1;  // as there are registers
+    for (int v = 0; v < V; v += at_once)
+        find_places<T, R, at_once, lanes_are_x, finite>(row, sides.dim, lanes + v * block_stride, block_stride,
+                                                        asymmetric, largest + v, where + v);
+    for (int v = 0; v < V; ++v)
+        for (int r = 0; r < R; ++r) {
+            const int64_t first_lane = (first_block + v) * n, at = v * slopes_stride + r;
+            const T* from = grad_out + (first_row + r) * strides.of_row + first_lane * strides.of_lane +
+                            (settings.reduction == MrnReduction::none ? component : 0);
+            const Lanes<T> upstream = load_lanes(from, strides.of_lane, sides.num_lane_rows - first_lane) * weight;
+            slopes.slope[at] = upstream * root.slope(sums[r][v]);
+            Lanes<T> of_largest = largest[v][r] > 0 ? upstream : Lanes<T>{};
+            if (!finite) of_largest = largest[v][r] != largest[v][r] ? largest[v][r] : of_largest;
+            slopes.upstream[at] = of_largest;
+            slopes.where[at] = where[v][r];
+        }
+}
+
+// The gradient that the symmetric part of the panel's rows and V blocks makes of `width` values: of the lanes, and of
+// the rows, [row][value], across the lanes of `counted`.
+template <class T, int V, int width, bool lanes_are_x, bool shifts>
+void add_symmetric(const T* rows, int64_t num_rows, int64_t dim, const T* lanes, const Lanes<T>* slopes,
+                   int64_t slopes_stride, T shift, IndexLanes<T> counted, Lanes<T>* of_lanes, Lanes<T>* of_rows) {
+    Lanes<T> lane[V][width], sums[V][width];
+    for (int v = 0; v < V; ++v)
+        for (int d = 0; d < width; ++d) {
+            lane[v][d] = load<Lanes<T>>(lanes + (v * dim + d) * num_lanes<T>);
+            sums[v][d] = of_lanes[v * dim + d];
+        }
+    for (int64_t r = 0; r < num_rows; ++r) {
+        Lanes<T> slope[V];
+        for (int v = 0; v < V; ++v) slope[v] = slopes[v * slopes_stride + r];
+        for (int d = 0; d < width; ++d) {
+            Lanes<T> total = of_rows[r * width + d];
+            for (int v = 0; v < V; ++v) {
+                Lanes<T> product =
+                    slope[v] * symmetric_difference<T, lanes_are_x, shifts>(rows + r * dim + d, lane[v][d], shift);
+                if (V == 1) product = counted ? product : Lanes<T>{};
+                if (v == 0) product = rounded(product);  // additions and multiply-adds then wait for each other less
+                total += product;
+                sums[v][d] += product;
+            }
+            of_rows[r * width + d] = total;
+        }
+    }
+    for (int v = 0; v < V; ++v)
+        for (int d = 0; d < width; ++d) of_lanes[v * dim + d] = sums[v][d];
+}
+
+// A panel of a matrix and a strip of its blocks.
+template <class T>
+struct Panel {
+    const T *rows, *lanes;
+    int64_t num_rows, num_blocks, last_lanes, dim;  // last_lanes: rows in the last block
+    PairSlopes<T> slopes;
+    int64_t slopes_stride;
+    Lanes<T>* of_lanes;
+    T* of_rows;
+};
+
+// `width` values from `value` on. The slopes are those of its component.
+template <class T, int width, bool lanes_are_x, bool shifts>
+void symmetric_values(const Panel<T>& panel, int64_t value, T shift) {
+    constexpr int n = num_lanes<T>, V = blocks_per_tile;
+    Lanes<T> totals[most_panel_rows * width + n];
+    for (int64_t i = 0; i < panel.num_rows * width + n; ++i) totals[i] = Lanes<T>{};
+    const auto add = [&](auto blocks, int64_t block) {
+        IndexLanes<T> counted{};
+        for (int lane = 0; lane < n; ++lane)
+            counted[lane] = block + 1 < panel.num_blocks || lane < panel.last_lanes ? -1 : 0;
+        const int64_t at = block * panel.dim + value;
+        add_symmetric<T, decltype(blocks)::value, width, lanes_are_x, shifts>(
+            panel.rows + value, panel.num_rows, panel.dim, panel.lanes + at * n,
+            panel.slopes.slope + block * panel.slopes_stride, panel.slopes_stride, shift, counted, panel.of_lanes + at,
+            totals);
+    };
+    const int64_t num_full = panel.num_blocks - (panel.last_lanes < n);
+    int64_t block = 0;
+    for (; block + V <= num_full; block += V) add(std::integral_constant<int, V>{}, block);
+    for (; block < panel.num_blocks; ++block) add(std::integral_constant<int, 1>{}, block);
+    T sums[most_panel_rows * width + n];
+    for (int64_t i = 0; i < panel.num_rows * width; i += n) store(sums + i, sums_of_vectors<T>(totals + i));
+    for (int64_t r = 0; r < panel.num_rows; ++r)
+        for (int d = 0; d < width; ++d) panel.of_rows[r * panel.dim + value + d] = sums[r * width + d];
+}
+
+template <class T, bool lanes_are_x, bool shifts>
+void add_symmetric_part(const Panel<T>& panel, int64_t begin, int64_t end, T shift) {
+    constexpr int width = QMK_LANE_BYTES == 64 ? 4 : 1;  // as there are registers
+    int64_t value = begin;
+    for (; value + width <= end; value += width) symmetric_values<T, width, lanes_are_x, shifts>(panel, value, shift);
+    for (; value < end; ++value) symmetric_values<T, 1, lanes_are_x, shifts>(panel, value, shift);
+}
+
+// The gradient of the largest differences of the component that begins with `value`.
+template <class T>
+void add_asymmetric_part(const Panel<T>& panel, int64_t value, MrnPart part) {
+    constexpr int n = num_lanes<T>;
+    for (int64_t r = 0; r < panel.num_rows; ++r)
+        for (int64_t d = part.begin; d < part.end; ++d) panel.of_rows[r * panel.dim + value + d] = T(0);
+    for (int64_t block = 0; block < panel.num_blocks; ++block) {
+        const int64_t count = block + 1 < panel.num_blocks ? n : panel.last_lanes;
+        const PairSlopes<T> slopes = panel.slopes.at(block * panel.slopes_stride);
+        T* of_lanes = reinterpret_cast<T*>(panel.of_lanes + block * panel.dim + value);
+        for (int64_t r = 0; r < panel.num_rows; ++r) {
+            T* of_row = panel.of_rows + r * panel.dim + value;
+            for (int64_t lane = 0; lane < count; ++lane) {
+                const int64_t place = slopes.where[r][lane];
+                of_row[place] += slopes.upstream[r][lane];
+                of_lanes[place * n + lane] += slopes.upstream[r][lane];
+            }
+        }
+    }
+}
+
+template <class T, bool lanes_are_x, bool finite>
+void matrix_backward(const MrnPairwiseBackward<T>& call, int threads) {
+    constexpr int n = num_lanes<T>;
+    constexpr int R = rows_per_tile, V = blocks_per_tile;
+    const MrnSettings& settings = call.settings;
+    const PanelSizes<T> sizes(call.shape, settings);
+    const int64_t batch = sizes.batch, dim = sizes.dim, size = sizes.size, num_components = sizes.num_components;
+    const int64_t num_blocks = sizes.num_blocks, panel_rows = sizes.panel_rows, num_strips = sizes.num_strips;
+    const T *rows = lanes_are_x ? call.y : call.x, *lanes = lanes_are_x ? call.x : call.y;
+    T *grad_rows = lanes_are_x ? call.grad_y : call.grad_x, *grad_lanes = lanes_are_x ? call.grad_x : call.grad_y;
+    const int64_t values = settings.reduction == MrnReduction::none ? num_components : 1;
+    const int64_t of_x = call.shape.num_y * values, matrix = call.shape.num_x * of_x;
+    const Strides strides = lanes_are_x ? Strides{values, of_x} : Strides{of_x, values};
+    const MrnRoot<T> root(settings, size);
+    const MrnPart asymmetric = mrn_asymmetric_part(settings, size), symmetric = mrn_symmetric_part(settings, size);
+    const T shift = mrn_shift<T>(settings);
+
+    Workspace workspace{static_cast<char*>(call.scratch)};
+    const BackwardMemory<T> memory = sizes.take(workspace);
+    pack_lanes(lanes, batch, sizes.num_lane_rows, dim, memory.packed, threads);
+    for (int64_t i = 0; i < batch * sizes.packed(); ++i) memory.of_lanes[i] = Lanes<T>{};
+
+    for (int64_t first = 0; first < sizes.num_rows; first += panel_rows) {
+        const int64_t here = panel_rows < sizes.num_rows - first ? panel_rows : sizes.num_rows - first;
+        const int useful = threads_for(batch * here * sizes.num_lane_rows * dim, 1 << 17, threads);
+        const int64_t groups = (num_blocks + V - 1) / V,
+                      row_tasks = (here + R * tiles_per_task - 1) / (R * tiles_per_task);
+        parallel_for(batch * num_components * groups * row_tasks, useful, [&](int64_t task) {
+            const int64_t first_tile_row = task % row_tasks * R * tiles_per_task, group = task / row_tasks % groups;
+            const int64_t c = task / (row_tasks * groups) % num_components,
+                          b = task / (row_tasks * groups * num_components);
+            const Sides<T> sides{rows + b * sizes.num_rows * dim,
+                                 sizes.num_rows,
+                                 memory.packed + b * sizes.packed() * n,
+                                 sizes.num_lane_rows,
+                                 dim,
+                                 lanes_are_x};
+            const int64_t end_block = (group + 1) * V < num_blocks ? (group + 1) * V : num_blocks;
+            const int64_t end_row =
+                first_tile_row + R * tiles_per_task < here ? first_tile_row + R * tiles_per_task : here;
+            const auto find = [&](auto num_rows, auto blocks, int64_t row, int64_t block) {
+                slopes_of_tile<T, decltype(num_rows)::value, decltype(blocks)::value, lanes_are_x, finite>(
+                    sides, first + row, block, c, settings, root, call.grad_out + b * matrix, strides,
+                    memory.slopes.at(((b * num_components + c) * num_blocks + block) * panel_rows + row), panel_rows);
+            };
+            const auto find_blocks = [&](auto num_rows, int64_t row) {
+                int64_t block = group * V;
+                for (; block + V <= end_block; block += V) find(num_rows, std::integral_constant<int, V>{}, row, block);
+                for (; block < end_block; ++block) find(num_rows, std::integral_constant<int, 1>{}, row, block);
+            };
+            int64_t row = first_tile_row;
+            for (; row + R <= end_row; row += R) find_blocks(std::integral_constant<int, R>{}, row);
+            for (; row < end_row; ++row) find_blocks(std::integral_constant<int, 1>{}, row);
+        });
+
+        const int64_t chunks = (symmetric.end - symmetric.begin + values_per_chunk - 1) / values_per_chunk;
+        const int64_t parts = chunks + (asymmetric.end > asymmetric.begin);
+        parallel_for(batch * num_strips * num_components * parts, useful, [&](int64_t task) {
+            const int64_t part = task % parts, c = task / parts % num_components;
+            const int64_t strip = task / (parts * num_components) % num_strips,
+                          b = task / (parts * num_components * num_strips);
+            const int64_t first_block = strip * blocks_per_strip;
+            const int64_t end_block =
+                first_block + blocks_per_strip < num_blocks ? first_block + blocks_per_strip : num_blocks;
+            const int64_t left = sizes.num_lane_rows - (end_block - 1) * n;
+            const Panel<T> panel{rows + (b * sizes.num_rows + first) * dim,
+                                 memory.packed + (b * num_blocks + first_block) * dim * n,
+                                 here,
+                                 end_block - first_block,
+                                 left < n ? left : n,
+                                 dim,
+                                 memory.slopes.at(((b * num_components + c) * num_blocks + first_block) * panel_rows),
+                                 panel_rows,
+                                 memory.of_lanes + (b * num_blocks + first_block) * dim,
+                                 memory.of_rows + (b * num_strips + strip) * panel_rows * dim};
+            if (part == chunks) return add_asymmetric_part(panel, c * size, asymmetric);
+            const int64_t begin = symmetric.begin + part * values_per_chunk;
+            const int64_t end = begin + values_per_chunk < symmetric.end ? begin + values_per_chunk : symmetric.end;
+            const auto add =
+                shift == T(0) ? add_symmetric_part<T, lanes_are_x, false> : add_symmetric_part<T, lanes_are_x, true>;
+            add(panel, c * size + begin, c * size + end, shift);
+        });
+
+        parallel_for(batch * here, threads_for(batch * here * num_strips * dim, 1 << 15, threads), [&](int64_t task) {
+            const int64_t b = task / here, r = task % here;
+            T* to = grad_rows + (b * sizes.num_rows + first + r) * dim;
+            const T* from = memory.of_rows + (b * num_strips * panel_rows + r) * dim;
+            for (int64_t d = 0; d < dim; ++d) {
+                T sum = from[d];
+                for (int64_t strip = 1; strip < num_strips; ++strip) sum += from[strip * panel_rows * dim + d];
+                to[d] = lanes_are_x ? -sum : sum;
+            }
+        });
+    }
+    parallel_for(batch * num_blocks, threads_for(batch * sizes.num_lane_rows * dim, 1 << 15, threads),
+                 [&](int64_t task) {
+                     const int64_t b = task / num_blocks, first = task % num_blocks * n;
+                     const Lanes<T>* from = memory.of_lanes + task * dim;
+                     for (int64_t lane = 0; lane < n && first + lane < sizes.num_lane_rows; ++lane) {
+                         T* to = grad_lanes + (b * sizes.num_lane_rows + first + lane) * dim;
+                         for (int64_t d = 0; d < dim; ++d) to[d] = lanes_are_x ? from[d][lane] : -from[d][lane];
+                     }
+                 });
+}
+
+}  // namespace
+
+template <class T>
+int64_t mrn_pairwise_backward_scratch(const MrnPairwiseBackward<T>& call) {
+    Workspace workspace{nullptr};
+    PanelSizes<T>(call.shape, call.settings).take(workspace);
+    return workspace.used;
+}
+
+template <class T>
+void mrn_pairwise_backward(const MrnPairwiseBackward<T>& call, int threads) {
+    const bool finite = inputs_are_finite(call.x, call.y, call.shape, threads);
+    if (lanes_are_better_x<T>(call.shape))
+        (finite ? matrix_backward<T, true, true> : matrix_backward<T, true, false>)(call, threads);
+    else
+        (finite ? matrix_backward<T, false, true> : matrix_backward<T, false, false>)(call, threads);
+}
+
+}  // namespace qmk::QMK_TARGET
