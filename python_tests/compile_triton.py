@@ -48,8 +48,9 @@ def compile_kernel(kernel, constants: dict, num_warps: int, target: GPUTarget, d
         for place, name in enumerate(kernel.arg_names)
         if types[name].startswith("*") or name in MULTIPLES_OF_16
     }
-    source = ASTSource(kernel, types, constants, aligned)
-    triton.compile(source, target=target, options={"num_warps": num_warps})
+    options = {name: value for name, value in constants.items() if name not in types}
+    source = ASTSource(kernel, types, {name: constants[name] for name in constants.keys() - options}, aligned)
+    triton.compile(source, target=target, options={"num_warps": num_warps} | options)
     print("compiled", kernel.__name__, constants)
 
 
