@@ -1,7 +1,8 @@
 """What the pairwise losses make of a matrix of distances, in plain PyTorch: the definition of the op ``pair_loss``.
 
 d (..., N, M) are distances from states i to goals j, of which j = i + offset is the match of i; leading dimensions are
-an ensemble, over which all is averaged. The losses are written down in losses/contrastive.py, tmd.py and metric_rl.py.
+an ensemble, over which all is averaged. The losses are written down in losses/: contrastive.py, linex.py,
+tmd_critic.py and metric_contrastive.py.
 """
 
 from __future__ import annotations

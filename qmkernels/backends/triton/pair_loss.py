@@ -7,13 +7,17 @@ gradient. Bound by memory: forward reads one or two matrices, backward the same 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...definitions import pair_loss as definition
 from ...definitions.pair_loss import (
     EPS,
+    KINDS,
     PairLossSettings,
     PairLossStats,
     Softmaxes,
@@ -194,13 +198,13 @@ def pair_loss_backward_kernel(
 _LAUNCH = {"ROWS": ROWS, "COLUMNS": COLUMNS, "enable_fp_fusion": False}
 
 
-def forward_constants(settings: PairLossSettings) -> dict:
+def _forward_constants(settings: PairLossSettings) -> dict:
     """The constants of the forward kernel, and how it is compiled."""
     names = ("kind", "scale", "clip", "log_discount")
     return {name.upper(): getattr(settings, name) for name in names} | _LAUNCH
 
 
-def backward_constants(settings: PairLossSettings) -> dict:
+def _backward_constants(settings: PairLossSettings) -> dict:
     """Those of the backward kernel."""
     return {name.upper(): value for name, value in settings._asdict().items() if name != "offset"} | _LAUNCH
 
@@ -222,7 +226,7 @@ def pair_loss_forward(
     with torch.cuda.device_of(distance):
         pair_loss_forward_kernel[grid](
             distance, after, log_discounts, of_rows, of_columns, of_linex, batch, rows, columns,
-            **forward_constants(settings),
+            **_forward_constants(settings),
         )  # fmt: skip
     length = distance.diagonal(offset=settings.offset, dim1=1, dim2=2)
     loss, row_sums, column_sums = distance.new_zeros(()), distance.new_empty(0), distance.new_empty(0)
@@ -275,10 +279,19 @@ def pair_loss_backward(
 ) -> Tensor:
     settings = PairLossSettings(*settings)
     batch, rows, columns = distance.shape
-    grad_distance = torch.empty_like(distance)
+    grad_distance = definition.pair_loss_backward_outputs(grad_loss, distance)
     with torch.cuda.device_of(distance):
         pair_loss_backward_kernel[_grid(distance)](
             grad_loss, distance, after, log_discounts, row_sums, column_sums, grad_distance, rows, columns,
-            settings.offset, batch * rows, **backward_constants(settings),
+            settings.offset, batch * rows, **_backward_constants(settings),
         )  # fmt: skip
     return grad_distance
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    number, alone = {"log_discounts_ptr": None}, {"after_ptr": None, "log_discounts_ptr": None}
+    for kind, missing in (*((kind, {}) for kind in KINDS), ("backward", number), ("symmetric", alone)):
+        settings = PairLossSettings(kind, 0.05, 0.1, log_discount=-0.01)
+        yield pair_loss_forward_kernel, _forward_constants(settings) | missing
+        yield pair_loss_backward_kernel, _backward_constants(settings) | missing

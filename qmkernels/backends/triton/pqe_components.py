@@ -37,3 +37,14 @@ def gradient_by_x(
     """The gradient by x, of the shape of difference; by y it is the negative of that."""
     # A product, as in the reference: a NaN reaches every value of the component.
     return (weight * (tl.exp(mean) / K))[:, :, None] * (1 - (difference > 0).to(mean.dtype))
+
+
+_WITHOUT = {"weights_ptr": None, "grad_weights_ptr": None}
+# Components, values of each, and what is not there: what is compiled ahead of time.
+COMPILED = (
+    (128, 4, {}),
+    (128, 4, {"grad_weights_ptr": None}),
+    (7, 1, _WITHOUT),
+    (3, 33, _WITHOUT),
+    (1, 1024, {}),
+)

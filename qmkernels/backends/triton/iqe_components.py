@@ -1,4 +1,4 @@
-"""What IQE's Triton kernels share: reductions over components, finite inputs, tile sizes."""
+"""The arithmetic of IQE's components, on tiles: finite coordinates, and the reduction over components."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-NAN = tl.constexpr(tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -61,15 +59,6 @@ def reduced(total, greatest, max_weight_ptr, num_components, REDUCTION: tl.const
     return out
 
 
-def highest_of(tensor: Tensor) -> float:
-    return torch.finfo(tensor.dtype).max
-
-
 def finite(tensor: Tensor) -> Tensor:
-    highest = highest_of(tensor)
+    highest = torch.finfo(tensor.dtype).max
     return tensor.clamp(-highest, highest)
-
-
-def tile_for(size: int, at_most: int) -> int:
-    """The power of two that holds ``size``, but no more than ``at_most``."""
-    return min(triton.next_power_of_2(max(size, 1)), at_most)
