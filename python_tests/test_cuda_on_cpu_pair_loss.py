@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import far_rows
 import pytest
 import torch
 from backend_comparison import DTYPES, assert_alike
@@ -52,6 +53,11 @@ def test_forward_and_backward_return_what_the_reference_returns(shape, kind, ter
 @pytest.mark.parametrize("kind", ["backward", "forward", "symmetric"])
 def test_logits_far_apart_neither_overflow_nor_vanish(kind):
     _agree(_problem((2, 33, 150, 5), kind, "alone", torch.float32, scale=200.0))
+
+
+@pytest.mark.parametrize("kind, far, scale", far_rows.CASES)
+def test_one_row_that_is_far_from_all_costs_the_others_no_digits(kind, far, scale):
+    far_rows.check_kernels(native, kind, far, scale)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

@@ -1,10 +1,12 @@
 """Losses over a global batch: two gloo processes with half of the rows each against one process with all of them."""
 
+import far_rows
 import torch
 import torch.distributed as dist
 from processes import run_two
 
 import qmkernels as qm
+from qmkernels.definitions.pair_loss import SOFTMAXES
 
 STEPS, BATCH, DIM = 4, 12, 16
 
@@ -62,6 +64,31 @@ def test_two_processes_with_half_a_batch_each_learn_what_one_learns(tmp_path):
     train(alone, slice(None))
     torch.testing.assert_close(together, dict(alone.state_dict()), rtol=2e-5, atol=2e-6)
     assert all((value - start[name]).abs().max() > 1e-4 for name, value in together.items())
+
+
+def far_row_worker(rank):
+    """Each direction's loss, averaged over processes as DDP does with its gradients, and gradient by this half of x."""
+    x, y = far_rows.points(1e9)
+    half, found = slice(8 * rank, 8 * rank + 8), []
+    for kind in SOFTMAXES:
+        loss = qm.losses.contrastive(
+            far_rows.head, x[half], y, direction=kind, scale=0.3, offset=8 * rank, group=dist.group.WORLD
+        ).loss
+        (grad,) = torch.autograd.grad(loss, x)
+        loss = qm.distributed.gather_rows(loss.detach().reshape(1)).mean()
+        found.append((loss, grad[half] / 2))
+    return found
+
+
+def test_a_far_row_costs_the_other_processes_no_digits(tmp_path):
+    first, second = run_two(far_row_worker, tmp_path)
+    x, y = far_rows.points(1e9)
+    for kind, (loss, upper), (_, lower) in zip(SOFTMAXES, first, second, strict=True):
+        distance = far_rows.distances(x, y)
+        wanted, by_distance = far_rows.exact(distance, kind, 0.3)
+        torch.testing.assert_close(loss.double(), wanted, **far_rows.TOLERANCE)
+        (grad,) = torch.autograd.grad(distance, x, by_distance.float())
+        torch.testing.assert_close(torch.cat([upper, lower]), grad, **far_rows.TOLERANCE)
 
 
 def test_without_processes_rows_come_back_as_they_are():

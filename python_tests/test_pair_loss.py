@@ -1,13 +1,14 @@
 """Losses over a matrix of distances as one op: against torch's composition, on every backend, under torch."""
 
+import far_rows
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.backends import dispatch
 from qmkernels.definitions import pair_loss as definition
 from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
+from qmkernels.losses import tiles
 from qmkernels.ops.pair_loss import pair_loss
 
 # Ensemble, rows, columns, offset: one pair, less than a vector, tasks of rows left unfilled, strips of columns, columns
@@ -60,8 +61,9 @@ def test_loss_diagnostics_and_gradient_are_those_of_the_definition(shape, kind, 
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-@pytest.mark.parametrize("scale", [0.05, 1.0, 300.0])
-def test_float32_is_no_worse_than_plain_torch(scale, kind, backend):
+# At 300 the kernel sums columns from exponentials that are rounded up to 41 below their rows' largest logits.
+@pytest.mark.parametrize("scale, tolerance", [(0.05, 3e-7), (1.0, 3e-7), (300.0, 2e-6)])
+def test_float32_is_no_worse_than_plain_torch(scale, tolerance, kind, backend):
     """Of log-sum-exps over many terms, near each other and far apart."""
     arguments = problem((2, 300, 700, 11), kind, "alone", torch.float32, scale)
     truth = loss_and_gradient(definition.pair_loss, *in_double(*arguments))
@@ -69,7 +71,7 @@ def test_float32_is_no_worse_than_plain_torch(scale, kind, backend):
     ours = loss_and_gradient(pair_loss, *arguments)
     for one, other, exact in zip(ours, plain, truth, strict=True):
         error, plain_error = ((result.double() - exact).abs().max() for result in (one, other))
-        assert error <= plain_error + 3e-7 * exact.abs().max()
+        assert error <= plain_error + tolerance * exact.abs().max()
 
 
 @pytest.mark.parametrize("kind", ["backward", "forward", "symmetric"])
@@ -135,15 +137,19 @@ def test_a_symmetric_loss_measures_each_pair_once():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("far", [1e6, 1e9, 1e12])
-@pytest.mark.parametrize("direction", ["backward", "forward", "symmetric"])
-def test_one_row_that_is_far_from_all_costs_the_others_no_digits(direction, far):
-    if reason := dispatch.why_not("cpu", "pair_loss", "cpu"):
-        pytest.skip(reason)
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 16, 32, generator=generator)
-    x[3, 5] = -far
-    distance = qm.iqe_pairwise(x, y, 8)
-    loss = qm.losses.contrastive(lambda x, y: distance, x, y, direction=direction, scale=0.125, streaming=False).loss
-    exact, *_ = definition.pair_loss(distance.double(), None, None, PairLossSettings(direction, 0.125))
-    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind, far, scale", far_rows.CASES)
+def test_one_row_that_is_far_from_all_costs_the_others_no_digits(kind, far, scale, streaming, backend, monkeypatch):
+    monkeypatch.setitem(tiles._TILE_PAIRS, "cpu", 5 * 16)
+    x, y = far_rows.points(far)
+    loss = qm.losses.contrastive(far_rows.head, x, y, direction=kind, scale=scale, streaming=streaming).loss
+    far_rows.check_loss(loss, x, y, kind, scale)
+
+
+def test_tmd_critic_keeps_the_digits_beside_a_far_row(backend, monkeypatch):
+    monkeypatch.setitem(tiles._TILE_PAIRS, "cpu", 5 * 16)
+    x, y = far_rows.points(1e9)
+    wanted, _ = far_rows.exact(far_rows.distances(x, y), "backward", 0.3)
+    for streaming in (False, True):
+        found = qm.losses.tmd_critic(far_rows.head, x, x, x, y, scale=0.3, streaming=streaming)
+        torch.testing.assert_close(found.contrastive.double(), wanted, **far_rows.TOLERANCE)

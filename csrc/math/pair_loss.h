@@ -43,7 +43,7 @@ struct PairSums {
     T distance, outside, terms, divergence, difference;  // outside: distances to columns without a match
     T match_distance, match_steps, match_terms, match_divergence;
     T logsumexp[2], squares[2], hits[2];
-    T excess[2];  // of a log-sum-exp over its match's logit, row by row: both may be far larger than their difference
+    T excess[2];  // of a log-sum-exp over its match's logit
 };
 
 // The terms are sums of softplus, or of logarithms for `repulsion`.
@@ -53,6 +53,18 @@ constexpr int num_pair_sums = int(sizeof(PairSums<T>) / sizeof(T));
 }  // namespace qmk
 
 namespace qmk::QMK_TARGET {
+
+// A softmax: its largest logit, and the logarithm of the sum of exponentials below that. The two stay apart: beside 1e9
+// a float keeps no digit of the logarithm.
+template <class T>
+struct Softmax {
+    T largest, log_sum;
+
+    // A maximum may have left NaN out, a sum has not.
+    QMK_INLINE Softmax(T most, T log_sum) : largest(log_sum == log_sum ? most : log_sum), log_sum(log_sum) {}
+    QMK_INLINE T logsumexp() const { return largest + log_sum; }
+    QMK_INLINE T excess(T logit) const { return (largest - logit) + log_sum; }
+};
 
 // The divergence of one pair and its derivative by the distance; `grown` is discount * exp(min(delta, clip)).
 template <class V>

@@ -85,7 +85,7 @@ void the_kernels_equal_the_formula(Problem problem, double tolerance) {
     const T grad_loss = T(0.5);
     for (int threads : {1, 3}) {
         T loss;
-        std::vector<T> stats(num_pair_stats), row_sums(rows), column_sums(rows), grad(pairs);
+        std::vector<T> stats(num_pair_stats), row_sums(2 * rows), column_sums(2 * rows), grad(pairs);
         RUN_WITH_SCRATCH(pair_loss_forward, threads,
                          PairLossForward<T>{distance.data(), afters, log_discounts.data(), &loss, stats.data(),
                                             row_sums.data(), column_sums.data(), nullptr, shape, settings});

@@ -6,6 +6,7 @@ down in losses/latent_dynamics.py.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from .iqe import iqe, kept_outputs, weight_gradient_output, weights_of_rows
 from .shapes import empty
+
+# Loss, statistics, slopes, ends, largest and spread, as backends/reference/latent_dynamics.py says.
+Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class LatentDynamicsSettings(NamedTuple):
@@ -34,6 +38,26 @@ def distances(predicted: Tensor, target: Tensor, max_weight: Tensor | None, sett
 def loss_of(both: Tensor, power: int) -> Tensor:
     """Half the sum of the two directions' means: the mean of all."""
     return both.square().mean() if power == 2 else both.mean()
+
+
+def forward_with(
+    head: ModuleType, predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings
+) -> Kept:
+    """The kernels' results on a backend that has none for this op, from its functions of IQE, ``head``."""
+    both = torch.stack([predicted, target]), torch.stack([target, predicted])
+    distances, ends, largest, spread = head.iqe_forward(*both, max_weight, *settings[:3], True)
+    slopes = (distances if settings.power == 2 else torch.full_like(distances, 0.5)) / predicted.shape[0]
+    return loss_of(distances, settings.power), distances.mean(dim=1), slopes, ends, largest, spread
+
+
+def backward_with(
+    head: ModuleType, grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
+    max_weight: Tensor | None, *settings,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    of_from, of_to, of_weight = head.iqe_backward(
+        grad_loss * slopes, ends, largest, spread, max_weight, *settings, max_weight is not None
+    )
+    return of_from[0] + of_to[1], of_to[0] + of_from[1], of_weight
 
 
 def latent_dynamics_forward_outputs(

@@ -1,7 +1,8 @@
 """What the pairwise losses make of a matrix of distances, in plain PyTorch: the definition of the op ``pair_loss``.
 
 d (..., N, M) are distances from states i to goals j, of which j = i + offset is the match of i; leading dimensions are
-an ensemble, over which all is averaged. The losses are written down in losses/contrastive.py, tmd.py and metric_rl.py.
+an ensemble, over which all is averaged. The losses are written down in losses/: contrastive.py, linex.py,
+tmd_critic.py and metric_contrastive.py.
 """
 
 from __future__ import annotations
@@ -56,12 +57,17 @@ class PairLossStats(NamedTuple):
 
 
 class Softmaxes(NamedTuple):
-    """Of every softmax, (..., S): the matching logit, log-sum-exp, sum, largest and number of its logits."""
+    """Of every softmax, (..., S): the matching logit, the largest, the logarithm of the sum of their exponentials below
+    the largest, their sum and their number.
+
+    The log-sum-exp is largest + log_sum. They stay apart because float32 keeps no digit of log_sum beside 1e9: what is
+    compared with the log-sum-exp is taken from the largest first.
+    """
 
     positive: Tensor
-    logsumexp: Tensor
-    total: Tensor
     largest: Tensor
+    log_sum: Tensor
+    total: Tensor
     count: int
 
 
@@ -87,23 +93,44 @@ def matching(matrix: Tensor, first: int, dim: int) -> Tensor:
 
 
 def over(logits: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp, sum and largest of logits along ``dim``; the last two detached."""
+    """Largest, log_sum and total of the softmaxes along ``dim``; log_sum alone is differentiable."""
     detached = logits.detach()
-    return logits.logsumexp(dim=dim), detached.sum(dim=dim), detached.amax(dim=dim)
+    largest = detached.amax(dim=dim)
+    log_sum = (logits - _finite(largest).unsqueeze(dim)).logsumexp(dim=dim)
+    return largest, log_sum, detached.sum(dim=dim)
+
+
+def together(largest: Tensor, log_sum: Tensor, total: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `over` finds, of softmaxes whose logits are in parts: of the parts, which are along ``dim``."""
+    whole = largest.amax(dim=dim)
+    below = _finite(largest) - _finite(whole).unsqueeze(dim)
+    return whole, (log_sum + below).logsumexp(dim=dim), total.sum(dim=dim)
+
+
+def _finite(largest: Tensor) -> Tensor:
+    """Infinities as the largest numbers, so that exponentials below them are those of no infinity less another."""
+    highest = torch.finfo(largest.dtype).max
+    return largest.clamp(-highest, highest)
 
 
 def softplus_over_goals(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with the sum of softplus in place of the log-sum-exp."""
+    """As `over`, with the sum of softplus in place of log_sum."""
     detached = logits.detach()
-    return functional.softplus(logits).sum(dim=-1), detached.sum(dim=-1), detached.amax(dim=-1)
+    return detached.amax(dim=-1), functional.softplus(logits).sum(dim=-1), detached.sum(dim=-1)
 
 
 def contrast(softmaxes: Softmaxes, logsumexp_weight: float) -> Contrast:
     """Softmaxes' mean cross-entropy with the matches."""
-    positive, logsumexp, total, largest, count = softmaxes
-    loss = (logsumexp - positive).mean()
+    positive, largest, log_sum, *_ = softmaxes
+    logsumexp = largest + log_sum
+    loss = (largest - positive + log_sum).mean()
     if logsumexp_weight:
         loss = loss + logsumexp_weight * logsumexp.square().mean()
+    return _with_diagnostics(loss, softmaxes, logsumexp)
+
+
+def _with_diagnostics(loss: Tensor, softmaxes: Softmaxes, logsumexp: Tensor) -> Contrast:
+    positive, largest, _, total, count = softmaxes
     with torch.no_grad():
         negative = (total - positive).mean() / max(1, count - 1)
         accuracy = (positive >= largest).to(loss.dtype).mean()
@@ -117,10 +144,10 @@ def contrast_of_sides(sides: list[Softmaxes], logsumexp_weight: float) -> Contra
 
 
 def contrast_of_sigmoids(rows: Softmaxes) -> Contrast:
-    """Binary cross-entropy; ``rows.logsumexp`` are sums of softplus."""
-    found = contrast(rows, 0.0)
+    """Binary cross-entropy; ``rows.log_sum`` are sums of softplus."""
     # softplus(-l) = softplus(l) - l
-    return found._replace(loss=found.loss / rows.count, logsumexp=torch.zeros_like(found.logsumexp))
+    loss = (rows.log_sum - rows.positive).mean() / rows.count
+    return _with_diagnostics(loss, rows, torch.zeros_like(rows.largest))
 
 
 def divergence(distance: Tensor, after: Tensor, log_discount: Tensor | float, clip: float) -> Tensor:
@@ -138,8 +165,8 @@ def log_distance(distance: Tensor) -> Tensor:
 def pair_loss(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, settings: PairLossSettings
 ) -> tuple[Tensor, PairLossStats, Tensor, Tensor]:
-    """The loss, its diagnostics, and the log-sum-exps over rows (..., N) and over matching columns (..., N), empty
-    where no softmax is.
+    """The loss, its diagnostics, and largest and log_sum of the softmaxes over rows (2, ..., N) and over matching
+    columns (2, ..., N), empty where no softmax is.
 
     ``after`` are distances (..., N, M) one step on, held fixed; ``log_discounts`` one a row, (..., N).
     """
@@ -156,11 +183,11 @@ def pair_loss(
         else:
             if settings.kind != "backward":
                 sides.append(Softmaxes(positive, *over(logits, -1), columns))
-                row_sums = sides[-1].logsumexp
+                row_sums = torch.stack(sides[-1][1:3])
             if settings.kind != "forward":
                 own = logits[..., settings.offset : settings.offset + count]
                 sides.append(Softmaxes(positive, *over(own, -2), count))
-                column_sums = sides[-1].logsumexp
+                column_sums = torch.stack(sides[-1][1:3])
             found = contrast_of_sides(sides, settings.logsumexp_weight)
         loss = found.loss
         stats = stats._replace(
@@ -195,7 +222,7 @@ def gradient(
     column_sums: Tensor,
     settings: PairLossSettings,
 ) -> Tensor:
-    """grad_loss times the derivative of the loss by ``distance``, from the log-sum-exps that `pair_loss` returned."""
+    """grad_loss times the derivative of the loss by ``distance``, from what `pair_loss` found of the softmaxes."""
     *_, count, columns = distance.shape
     num_rows = distance.shape[:-1].numel()
     grad = torch.zeros_like(distance)
@@ -206,13 +233,11 @@ def gradient(
             -settings.scale / num_rows / (2 if settings.kind == "symmetric" else 1),
         )
         if settings.kind != "backward":
-            sums = row_sums.unsqueeze(-1)
-            grad += share * (1 + 2 * settings.logsumexp_weight * sums) * (logits - sums).exp()
+            grad += share * _softmax_slope(logits, row_sums.unsqueeze(-1), settings)
             of_matches -= share
         if settings.kind != "forward":
-            sums, matched = column_sums.unsqueeze(-2), slice(settings.offset, settings.offset + count)
-            slope = share * (1 + 2 * settings.logsumexp_weight * sums)
-            grad[..., matched] += slope * (logits[..., matched] - sums).exp()
+            matched = slice(settings.offset, settings.offset + count)
+            grad[..., matched] += share * _softmax_slope(logits[..., matched], column_sums.unsqueeze(-2), settings)
             of_matches -= share
     elif settings.kind == "sigmoid":
         share = -settings.scale / (num_rows * columns)
@@ -232,15 +257,21 @@ def gradient(
     return grad_loss * grad
 
 
+def _softmax_slope(logits: Tensor, sums: Tensor, settings: PairLossSettings) -> Tensor:
+    """The derivative of the log-sum-exps, and of their weighted squares, by the logits."""
+    largest, log_sum = sums
+    return (1 + 2 * settings.logsumexp_weight * (largest + log_sum)) * (logits - largest - log_sum).exp()
+
+
 def pair_loss_forward_outputs(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    kind, rows = settings[0], distance.shape[:2]
+    kind, sums = settings[0], (2, *distance.shape[:2])
     return (
         empty(distance),
         empty(distance, len(PairLossStats._fields)),
-        empty(distance, *(rows if kind in ("forward", "symmetric") else (0,))),
-        empty(distance, *(rows if kind in ("backward", "symmetric") else (0,))),
+        empty(distance, *(sums if kind in ("forward", "symmetric") else (0,))),
+        empty(distance, *(sums if kind in ("backward", "symmetric") else (0,))),
     )
 
 

@@ -6,6 +6,7 @@ distances are those of definitions/iqe.py; the loss is written down in losses/qr
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,9 @@ MULTIPLIERS = ("softplus", "exp")
 
 # Where among the statistics the derivative of the loss by the raw multiplier is, which backward reads.
 SLOPE_OF_RAW = 5
+
+# Loss, statistics, slopes, ends, largest and spread, as backends/reference/qrl_critic.py says.
+Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class QrlCriticSettings(NamedTuple):
@@ -63,6 +67,39 @@ def loss_of(push: Tensor, violation: Tensor, multiplier: Tensor, threshold: floa
     """push + multiplier * (violation - threshold); its derivative by the multiplier has the opposite sign."""
     excess, fixed = violation - threshold, multiplier.detach()
     return push + fixed * excess - (multiplier - fixed) * excess.detach()
+
+
+def forward_with(
+    head: ModuleType, x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, raw: Tensor, cost: Tensor,
+    settings: QrlCriticSettings,
+) -> Kept:  # fmt: skip
+    """The kernels' results on a backend that has none for this op, from its functions of IQE, ``head``."""
+    to = torch.stack([y.roll(1, dims=0) if goal is None else goal, y])
+    distances, ends, largest, spread = head.iqe_forward(
+        x.expand_as(to).contiguous(), to, max_weight, *settings[:3], True
+    )
+    to_goal, local = distances
+    push, violation, multiplier = terms(to_goal, local, raw, cost, settings)
+    excess = violation - settings.threshold
+    of_raw = torch.sigmoid(raw) if settings.multiplier == "softplus" else multiplier
+    stats = torch.stack([push, violation, multiplier, to_goal.mean(), local.mean(), -of_raw * excess])
+    of_goal = -torch.sigmoid(settings.softplus_beta * (settings.softplus_offset - to_goal))
+    of_local = 2 * multiplier * (local - cost).relu()
+    slopes = torch.stack([of_goal, of_local]) / x.shape[0]
+    return push + multiplier * excess, stats, slopes, ends, largest, spread
+
+
+def backward_with(
+    head: ModuleType, grad_loss: Tensor, stats: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
+    max_weight: Tensor | None, has_goal: bool, *settings,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    of_x, of_to, of_weight = head.iqe_backward(
+        grad_loss * slopes, ends, largest, spread, max_weight, *settings, max_weight is not None
+    )
+    grad_y, grad_goal = of_to[1], of_to[0]
+    if not has_goal:
+        grad_y, grad_goal = grad_y + grad_goal.roll(-1, dims=0), slopes.new_empty(0)
+    return of_x.sum(dim=0), grad_y, grad_goal, of_weight, grad_loss * stats[SLOPE_OF_RAW]
 
 
 def qrl_critic_forward_outputs(

@@ -17,6 +17,7 @@ from ..definitions.pair_loss import (
     matching,
     over,
     softplus_over_goals,
+    together,
 )
 from ..distributed import gather_rows
 from ..ops.broadcasting import every_pair
@@ -138,15 +139,13 @@ def _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, grou
         of_goals = (one.unsqueeze(-1) for one in over(logits, -2)) if kind == "symmetric" else ()
         return positive, *over(logits, -1), *of_goals
 
-    positive, logsumexp, total, largest, *of_goals = tiles.by_tiles(part, (x,), (y,), columns, streaming)
-    rows = Softmaxes(positive, logsumexp, total, largest, columns)
+    positive, largest, log_sum, total, *of_goals = tiles.by_tiles(part, (x,), (y,), columns, streaming)
+    rows = Softmaxes(positive, largest, log_sum, total, columns)
     if kind == "sigmoid":
         return contrast_of_sigmoids(rows)
     if kind == "forward":
         return contrast_of_sides([rows], logsumexp_weight)
-    # What every tile of states knows of the goals.
-    logsumexp, total, largest = of_goals
-    goals = logsumexp.logsumexp(dim=-1), total.sum(dim=-1), largest.amax(dim=-1)
+    goals = together(*of_goals, dim=-1)  # of what every tile of states knows of them
     if group is None:
         goals = (one[..., offset : offset + count] for one in goals)
     return contrast_of_sides([rows, _everywhere(Softmaxes(positive, *goals, count), group)], logsumexp_weight)
@@ -160,13 +159,10 @@ def over_processes(local: Softmaxes, group) -> Softmaxes:
     """Softmaxes over the states of all processes from those over the states of each, for all goals alike; of the
     matching logits each process has its own."""
 
-    def gathered(part: Tensor) -> Tensor:
-        return gather_rows(part.unsqueeze(0), dim=0, group=group)
-
-    positive = gather_rows(local.positive, dim=-1, group=group)
-    largest, total = gathered(local.largest).amax(dim=0), gathered(local.total).sum(dim=0)
-    logsumexp = gathered(local.logsumexp)
-    return Softmaxes(positive, logsumexp.logsumexp(dim=0), total, largest, local.count * logsumexp.shape[0])
+    positive, *parts, count = local
+    parts = [gather_rows(part.unsqueeze(0), dim=0, group=group) for part in parts]
+    positive = gather_rows(positive, dim=-1, group=group)
+    return Softmaxes(positive, *together(*parts, dim=0), count * len(parts[0]))
 
 
 def check_pairs(loss: str, x: Tensor, y: Tensor, offset: int) -> None:

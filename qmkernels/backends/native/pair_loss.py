@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...definitions import pair_loss as definition
@@ -32,7 +31,7 @@ def pair_loss_backward(
     column_sums: Tensor,
     *settings,
 ) -> Tensor:
-    grad_distance = torch.empty_like(distance)
+    grad_distance = definition.pair_loss_backward_outputs(grad_loss, distance)
     batch, rows, columns = distance.shape
     core.kernels.pair_loss_backward(
         grad_loss=grad_loss, distance=distance, after=after, log_discounts=log_discounts,

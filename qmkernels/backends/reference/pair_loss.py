@@ -7,8 +7,9 @@ not needed is returned empty, of shape (0,).
 
 ``loss``         0-d.
 ``stats``        (12,): the fields of ``definitions.pair_loss.PairLossStats``.
-``row_sums``     (B, N): the log-sum-exp of each row's logits; for "forward" and "symmetric".
-``column_sums``  (B, N): that of the column of each row's match; for "backward" and "symmetric".
+``row_sums``     (2, B, N): each row's largest logit, and the logarithm of the sum of exponentials below that; for
+                 "forward" and "symmetric".
+``column_sums``  (2, B, N): those of the column of each row's match; for "backward" and "symmetric".
 """
 
 from __future__ import annotations

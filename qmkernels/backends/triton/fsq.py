@@ -7,14 +7,14 @@ tensors and writes one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...definitions.fsq import constants
+from ...definitions import fsq as definition
 
 TILE_VALUES = 1024
 
@@ -40,7 +40,7 @@ def fsq_forward_kernel(
     codes_ptr,  # (num_groups, NUM_LEVELS)
     indices_ptr,  # int64 (num_groups), -1: a value is NaN
     num_groups,
-    SHIFT: tl.constexpr,  # the constants of reference.fsq.constants
+    SHIFT: tl.constexpr,  # the constants of definitions/fsq.py
     HALF: tl.constexpr,
     OFFSET: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -101,15 +101,15 @@ def fsq_backward_kernel(
     tl.store(grad_z_ptr + here, grad * slope, mask=mask)
 
 
-def forward_constants(levels: Sequence[int]) -> dict:
+def _forward_constants(levels: Sequence[int]) -> dict:
     """The constants of the forward kernel but its pointers and the number of groups."""
-    shift, half, offset, width, place = zip(*constants(levels), strict=True)
+    shift, half, offset, width, place = zip(*definition.constants(levels), strict=True)
     return {"SHIFT": shift, "HALF": half, "OFFSET": offset, "WIDTH": width, "PLACE": place, **_tile(levels)}
 
 
-def backward_constants(levels: Sequence[int]) -> dict:
+def _backward_constants(levels: Sequence[int]) -> dict:
     """Those of the backward kernel."""
-    parts = constants(levels)
+    parts = definition.constants(levels)
     gain = tuple(4 * one.half / one.width for one in parts)
     return {"SHIFT": tuple(one.shift for one in parts), "GAIN": gain, **_tile(levels)}
 
@@ -120,10 +120,9 @@ def _tile(levels: Sequence[int]) -> dict[str, int]:
 
 
 def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    codes = torch.empty_like(z)
-    indices = torch.empty((*z.shape[:-1], z.shape[-1] // len(levels)), dtype=torch.int64, device=z.device)
+    codes, indices = definition.fsq_forward_outputs(z, levels)
     if z.numel() > 0:
-        given = forward_constants(levels)
+        given = _forward_constants(levels)
         with torch.cuda.device_of(z):
             fsq_forward_kernel[(triton.cdiv(indices.numel(), given["ROWS"]),)](
                 z, codes, indices, indices.numel(), **given
@@ -132,10 +131,17 @@ def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def fsq_backward(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
-    grad_z = torch.empty_like(z)
+    grad_z = definition.fsq_backward_outputs(grad_codes, z, levels)
     if z.numel() > 0:
-        given = backward_constants(levels)
+        given = _backward_constants(levels)
         num_groups = z.numel() // len(levels)
         with torch.cuda.device_of(z):
             fsq_backward_kernel[(triton.cdiv(num_groups, given["ROWS"]),)](grad_codes, z, grad_z, num_groups, **given)
     return grad_z
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    for levels in ([8, 8], [8, 5, 3], [1000] * 6, [2] * 62):
+        yield fsq_forward_kernel, _forward_constants(levels) | {"indices_ptr": torch.int64}
+        yield fsq_backward_kernel, _backward_constants(levels)

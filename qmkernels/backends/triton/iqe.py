@@ -12,14 +12,17 @@ Cost, for D = C * K values a row:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from .iqe_common import finite_or_nan, highest_of, reduced, tile_for, weights_and_run, weights_of
+from .iqe_components import finite_or_nan, reduced, weights_and_run, weights_of
 from .iqe_pairwise import iqe_pairwise_backward, iqe_pairwise_forward
+from .tiles import tile_for
 
 __all__ = ["iqe_backward", "iqe_forward", "iqe_pairwise_backward", "iqe_pairwise_forward"]
 
@@ -194,11 +197,17 @@ def iqe_backward_kernel(
     tl.store(grad_y_ptr + here, tl.where((right != 0) | has_nan, weight, 0.0), mask=exists)
 
 
-def forward_tile(num_components: int, dim_per_component: int) -> tuple[int, int, int]:
-    """Rows, components and values a program: about 1024 numbers, 8 a thread."""
+def _constants(num_components: int, dim_per_component: int, reduction: str) -> dict:
+    """Of either kernel. A program takes about 1024 numbers, 8 a thread."""
     block_k = triton.next_power_of_2(dim_per_component)
     block_c = tile_for(num_components, max(1024 // block_k, 1))
-    return max(1024 // (block_k * block_c), 1), block_c, block_k
+    return {
+        "K": dim_per_component,
+        "REDUCTION": reduction,
+        "ROWS": max(1024 // (block_k * block_c), 1),
+        "BLOCK_C": block_c,
+        "BLOCK_K": block_k,
+    }
 
 
 def iqe_forward(
@@ -218,9 +227,9 @@ def iqe_forward(
     if num_rows * num_components == 0:
         return out, ends, largest, spread
     weights, rows_per_weight = weights_and_run(max_weight, weight_link, num_rows)
-    block_rows, block_c, block_k = forward_tile(num_components, dim_per_component)
+    constants = _constants(num_components, dim_per_component, reduction)
     with torch.cuda.device_of(x):
-        iqe_forward_kernel[(triton.cdiv(num_rows, block_rows),)](
+        iqe_forward_kernel[(triton.cdiv(num_rows, constants["ROWS"]),)](
             x,
             y,
             weights,
@@ -231,13 +240,9 @@ def iqe_forward(
             num_rows,
             rows_per_weight,
             num_components,
-            HIGHEST=highest_of(x),
-            K=dim_per_component,
-            REDUCTION=reduction,
+            HIGHEST=torch.finfo(x.dtype).max,
             KEEP=keep,
-            ROWS=block_rows,
-            BLOCK_C=block_c,
-            BLOCK_K=block_k,
+            **constants,
         )
     return out, ends, largest, spread
 
@@ -261,9 +266,10 @@ def iqe_backward(
     if num_rows * size == 0:
         return grad_x, grad_y, grad_max_weight.zero_()
     weights, rows_per_weight = weights_and_run(max_weight, weight_link, num_rows)
-    block_rows, block_c, block_k = forward_tile(num_components, dim_per_component)
+    constants = _constants(num_components, dim_per_component, reduction)
+    blocks = triton.cdiv(num_rows, constants["ROWS"]), triton.cdiv(num_components, constants["BLOCK_C"])
     with torch.cuda.device_of(grad_out):
-        iqe_backward_kernel[(triton.cdiv(num_rows, block_rows), triton.cdiv(num_components, block_c))](
+        iqe_backward_kernel[blocks](
             grad_out,
             ends,
             largest,
@@ -273,12 +279,19 @@ def iqe_backward(
             num_rows,
             rows_per_weight,
             num_components,
-            K=dim_per_component,
-            REDUCTION=reduction,
-            ROWS=block_rows,
-            BLOCK_C=block_c,
-            BLOCK_K=block_k,
+            **constants,
         )
     if need_weight:
         grad_max_weight = definition.weight_gradient(grad_out, spread, max_weight, weight_link)
     return grad_x, grad_y, grad_max_weight
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    for dim_per_component, num_components in ((1, 7), (5, 3), (16, 32), (1024, 1)):
+        for reduction in ("maxmean", "none"):
+            given = _constants(num_components, dim_per_component, reduction)
+            given |= {"ends_ptr": torch.uint8, "largest_ptr": torch.int32}
+            given["weights_ptr"] = dtype if reduction == "maxmean" else None
+            yield iqe_backward_kernel, given
+            yield iqe_forward_kernel, given | {"HIGHEST": torch.finfo(dtype).max, "KEEP": reduction == "maxmean"}

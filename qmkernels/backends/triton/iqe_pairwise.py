@@ -12,13 +12,16 @@ Cost, for N and M points, D = C * K values a point:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from .iqe_common import NAN, finite, highest_of, reduced, tile_for, weights_and_run, weights_of
+from .iqe_components import finite, reduced, weights_and_run, weights_of
+from .tiles import tile_for
 
 
 @triton.jit
@@ -66,8 +69,8 @@ def iqe_pairwise_forward_kernel(
             line = (position.to(tl.int64) if WIDE else position) * padded_y
             y = tl.load(first_line + (line[:, None] + j[None, :]))
             # begin_k = max(x_k, furthest),  furthest = max(begin_k, y_k),  length += furthest - begin_k
-            begin = tl.maximum(furthest, x[:, None], propagate_nan=NAN)
-            furthest = tl.maximum(begin, y, propagate_nan=NAN)
+            begin = tl.maximum(furthest, x[:, None], propagate_nan=tl.PropagateNan.ALL)
+            furthest = tl.maximum(begin, y, propagate_nan=tl.PropagateNan.ALL)
             length += furthest - begin
         first_line += K * padded_y.to(tl.int64)
 
@@ -158,12 +161,12 @@ def iqe_pairwise_backward_kernel(
     tl.store(grad_ptr + x_row[:, None] + position, grad * SIGN, mask=mask)
 
 
-def pairwise_forward_tile(num_x: int, num_y: int, item_size: int) -> tuple[int, int]:
+def _forward_tile(num_x: int, num_y: int, item_size: int) -> tuple[int, int]:
     """Points of x and of y a program: 64 bytes of each number of a pair a thread, more would spill."""
     return tile_for(num_x, 64 // item_size), max(tile_for(num_y, 128), 16)
 
 
-def pairwise_backward_tile(num_x: int, num_y: int, dim_per_component: int, item_size: int) -> tuple[int, int]:
+def _backward_tile(num_x: int, num_y: int, dim_per_component: int, item_size: int) -> tuple[int, int]:
     """Points of x a program and of y at a time. 128 y are one warp's 32 times 4: their sum needs no shared memory."""
     block_k = triton.next_power_of_2(dim_per_component)
     return tile_for(num_x, max(min(32 // item_size, 1024 // block_k), 1)), max(tile_for(num_y, 128), 16)
@@ -204,7 +207,7 @@ def iqe_pairwise_forward(
     keep = keep and definition.keeps_largest(reduction)
     if out.numel() == 0:
         return out, largest
-    block_x, block_y = pairwise_forward_tile(num_x, num_y, x.element_size())
+    block_x, block_y = _forward_tile(num_x, num_y, x.element_size())
     sorted_x, position = _sorted_points(finite(x), num_components)
     y_by_point = _by_point(finite(y), block_y)
     weights, matrices_per_weight = weights_and_run(max_weight, weight_link, batch)
@@ -221,7 +224,7 @@ def iqe_pairwise_forward(
             num_y,
             y_by_point.shape[-1],
             num_components,
-            HIGHEST=highest_of(x),
+            HIGHEST=torch.finfo(x.dtype).max,
             K=dim_per_component,
             REDUCTION=reduction,
             KEEP=keep,
@@ -249,7 +252,7 @@ def _pairwise_gradient(
     if batch * num_x * num_y * size == 0:
         return torch.zeros_like(x)
     num_components = size // dim_per_component
-    block_x, block_y = pairwise_backward_tile(num_x, num_y, dim_per_component, x.element_size())
+    block_x, block_y = _backward_tile(num_x, num_y, dim_per_component, x.element_size())
     grad = torch.empty_like(x)
     weights, matrices_per_weight = weights_and_run(max_weight, weight_link, batch)
     sorted_x, position = _sorted_points(x, num_components)
@@ -269,7 +272,7 @@ def _pairwise_gradient(
             y_by_point.shape[-1],
             num_components,
             *strides,
-            HIGHEST=highest_of(x),
+            HIGHEST=torch.finfo(x.dtype).max,
             SIGN=sign,
             K=dim_per_component,
             REDUCTION=reduction,
@@ -306,3 +309,21 @@ def iqe_pairwise_backward(
         parts = grad_out.double(), spread, max_weight
         grad_max_weight = definition.weight_gradient(*parts, weight_link).to(x.dtype)
     return grad_x, grad_y, grad_max_weight
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    for dim_per_component in (1, 5, 16, 1024):
+        for reduction in ("maxmean", "none"):
+            given = {
+                "position_ptr": torch.int32, "largest_ptr": torch.int32, "padded_y": 1024,
+                "weights_ptr": dtype if reduction == "maxmean" else None,
+                "HIGHEST": torch.finfo(dtype).max, "K": dim_per_component, "REDUCTION": reduction,
+            }  # fmt: skip
+            block_x, block_y = _forward_tile(1000, 1000, dtype.itemsize)
+            forward = {"KEEP": reduction == "maxmean", "WIDE": False, "BLOCK_X": block_x, "BLOCK_Y": block_y}
+            yield iqe_pairwise_forward_kernel, given | forward
+            block_x, block_y = _backward_tile(1000, 1000, dim_per_component, dtype.itemsize)
+            backward = {"SIGN": 1, "stride_x": 1, "WIDE": True, "BLOCK_X": block_x, "BLOCK_Y": block_y}
+            backward["BLOCK_K"] = triton.next_power_of_2(dim_per_component)
+            yield iqe_pairwise_backward_kernel, given | backward

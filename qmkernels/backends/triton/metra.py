@@ -7,10 +7,14 @@ three tensors and writes two, or three where the skills have a gradient. Sums ov
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from ...definitions import metra as definition
 
 TILE_VALUES = 1024
 SUM_BLOCK = 1024
@@ -127,7 +131,7 @@ def metra_backward_kernel(
             tl.store(grad_skill_ptr + at, -share * step, mask=mask)
 
 
-def tile(dim: int) -> dict[str, int]:
+def _tile(dim: int) -> dict[str, int]:
     """The constants that say how many rows and coordinates a program takes at a time."""
     block_d = min(triton.next_power_of_2(dim), TILE_VALUES)
     return {"ROWS": TILE_VALUES // block_d, "BLOCK_D": block_d}
@@ -136,9 +140,9 @@ def tile(dim: int) -> dict[str, int]:
 def metra_forward(
     phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, slack: float, norm: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    loss, stats, reward = phi.new_empty(()), phi.new_empty(3), phi.new_empty(phi.shape[:-1])
-    slopes, num_rows, dim = torch.empty_like(reward), reward.numel(), phi.shape[-1]
-    scratch, constants = phi.new_empty(2, num_rows), tile(dim)
+    loss, reward, stats, slopes = definition.metra_forward_outputs(phi, phi_next, skill, log_multiplier, slack, norm)
+    num_rows, dim = reward.numel(), phi.shape[-1]
+    scratch, constants = phi.new_empty(2, num_rows), _tile(dim)
     with torch.cuda.device_of(phi):
         metra_forward_kernel[(triton.cdiv(num_rows, constants["ROWS"]),)](
             phi, phi_next, skill, log_multiplier, reward, slopes, scratch, num_rows, dim, phi.new_full((), slack),
@@ -157,14 +161,23 @@ def metra_backward(
     slopes: Tensor,
     needs_skill: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_phi, grad_next = torch.empty_like(phi), torch.empty_like(phi)
-    grad_skill = torch.empty_like(phi) if needs_skill else None
-    grad_log_multiplier, num_rows, dim = torch.empty_like(grad_loss), slopes.numel(), phi.shape[-1]
-    constants = tile(dim)
+    grads = definition.metra_backward_outputs(grad_loss, phi, phi_next, skill, stats, slopes, needs_skill)
+    grad_phi, grad_next, grad_skill, grad_log_multiplier = grads
+    num_rows, dim = slopes.numel(), phi.shape[-1]
+    constants = _tile(dim)
     with torch.cuda.device_of(phi):
         metra_backward_kernel[(triton.cdiv(num_rows, constants["ROWS"]),)](
-            grad_loss, phi, phi_next, skill, stats, slopes, grad_phi, grad_next, grad_skill, grad_log_multiplier,
-            num_rows, dim, **constants,
+            grad_loss, phi, phi_next, skill, stats, slopes, grad_phi, grad_next, grad_skill if needs_skill else None,
+            grad_log_multiplier, num_rows, dim, **constants,
         )  # fmt: skip
-    grad_skill = phi.new_empty(0) if grad_skill is None else grad_skill
-    return grad_phi, grad_next, grad_skill, grad_log_multiplier
+    return grads
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    yield metra_sums_kernel, {"BLOCK": SUM_BLOCK}
+    for dim, norm, sizes in ((1, "mean", {"num_rows": 1, "dim": 1}), (507, "mean", {}), (2048, "sum", {})):
+        given = _tile(dim) | sizes
+        yield metra_forward_kernel, given | {"NORM": norm}
+        yield metra_backward_kernel, given
+        yield metra_backward_kernel, given | {"grad_skill_ptr": None}

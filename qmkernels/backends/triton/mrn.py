@@ -8,6 +8,8 @@ Cost: forward reads x and y once and writes one number a row; backward reads bot
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
@@ -15,9 +17,9 @@ from torch import Tensor
 
 from ...definitions import mrn as definition
 from ...definitions.mrn import MrnSettings
-from .component_tiles import component_offsets, component_tile
-from .mrn_common import constants, gradient_by_x, split_sums, symmetric_part
+from .mrn_components import COMPILED, constants, gradient_by_x, split_sums, symmetric_part
 from .mrn_pairwise import mrn_pairwise_backward, mrn_pairwise_forward
+from .tiles import component_offsets, component_tile
 
 __all__ = ["mrn_backward", "mrn_forward", "mrn_pairwise_backward", "mrn_pairwise_forward"]
 
@@ -121,10 +123,7 @@ def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
             num_rows,
             num_components,
             **constants(settings, size),
-            ROWS=tile.rows,
-            BLOCK_C=tile.block_c,
-            BLOCK_S=tile.block_s,
-            num_warps=tile.num_warps,
+            **tile.constants("BLOCK_S"),
         )
     return out
 
@@ -132,7 +131,7 @@ def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
 def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     settings = MrnSettings(*settings)
     num_rows, num_components = x.shape[:-1].numel(), settings.num_components
-    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
     if num_rows == 0:
         return grad_x, grad_y
     size = x.shape[-1] // num_components
@@ -147,9 +146,15 @@ def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Ten
             num_rows,
             num_components,
             **constants(settings, size),
-            ROWS=tile.rows,
-            BLOCK_C=tile.block_c,
-            BLOCK_S=tile.block_s,
-            num_warps=tile.num_warps,
+            **tile.constants("BLOCK_S"),
         )
     return grad_x, grad_y
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    for settings, size in COMPILED:
+        tile = component_tile(settings.num_components, size)
+        given = constants(settings, size) | tile.constants("BLOCK_S")
+        yield mrn_forward_kernel, given
+        yield mrn_backward_kernel, given

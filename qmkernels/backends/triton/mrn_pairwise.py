@@ -12,6 +12,8 @@ Cost, for N and M points of D values:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
@@ -19,9 +21,8 @@ from torch import Tensor
 
 from ...definitions import mrn as definition
 from ...definitions.mrn import MrnSettings
-from .component_tiles import ROWS_A_PART, component_offsets, own_rows, own_tile, pair_tile, pairs_of_program
-from .iqe_common import NAN
-from .mrn_common import constants, gradient_by_x, symmetric_part
+from .mrn_components import COMPILED, constants, gradient_by_x, symmetric_part
+from .tiles import ROWS_A_PART, component_offsets, own_rows, own_tile, pair_tile, pairs_of_program
 
 VALUES_A_PART = tl.constexpr(32)
 
@@ -80,7 +81,7 @@ def mrn_pairwise_forward_kernel(
         for s in range(FIRST_A, END_A):
             x = tl.load(x_line + s * wide_x, mask=i_exists, other=0)[:, None]
             y = tl.load(y_line + s * wide_y, mask=j_exists, other=0)[None, :]
-            asymmetric = tl.maximum(asymmetric, x - y, propagate_nan=NAN)
+            asymmetric = tl.maximum(asymmetric, x - y, propagate_nan=tl.PropagateNan.ALL)
         part = asymmetric + symmetric
         x_line += S * wide_x
         y_line += S * wide_y
@@ -171,12 +172,20 @@ def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     return out
 
 
-def _gradient(grad_out: Tensor, strides: tuple[int, int], own: Tensor, other: Tensor, settings: MrnSettings, sign: int):
+def _write_gradient(
+    grad: Tensor,
+    grad_out: Tensor,
+    strides: tuple[int, int],
+    own: Tensor,
+    other: Tensor,
+    settings: MrnSettings,
+    sign: int,
+) -> None:
     """The gradient by x (own, sign 1) or by y (own, sign -1); strides of pairs along own and other points."""
     batch, num_own, num_other = own.shape[0], own.shape[1], other.shape[1]
     if batch * num_own * num_other == 0:
-        return torch.zeros_like(own)
-    grad = torch.empty_like(own)
+        grad.zero_()
+        return
     size = own.shape[-1] // settings.num_components
     tile = own_tile(num_own, settings.num_components, size)
     num_programs = batch * triton.cdiv(num_own, tile.rows) * triton.cdiv(settings.num_components, tile.block_c)
@@ -192,15 +201,23 @@ def _gradient(grad_out: Tensor, strides: tuple[int, int], own: Tensor, other: Te
             *strides,
             SIGN=sign,
             **constants(settings, size),
-            ROWS=tile.rows,
-            BLOCK_C=tile.block_c,
-            BLOCK_S=tile.block_s,
-            num_warps=tile.num_warps,
+            **tile.constants("BLOCK_S"),
         )
-    return grad
 
 
 def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
+    grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
     settings, num_y = MrnSettings(*settings), y.shape[1]
-    grad_x = _gradient(grad_out, (num_y, 1), x, y, settings, sign=1)
-    return grad_x, _gradient(grad_out, (1, num_y), y, x, settings, sign=-1)
+    _write_gradient(grad_x, grad_out, (num_y, 1), x, y, settings, sign=1)
+    _write_gradient(grad_y, grad_out, (1, num_y), y, x, settings, sign=-1)
+    return grad_x, grad_y
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    block_x, block_y = pair_tile(1000, 1000, dtype.itemsize)
+    for settings, size in COMPILED:
+        given = constants(settings, size)
+        yield mrn_pairwise_forward_kernel, given | {"BLOCK_X": block_x, "BLOCK_Y": block_y}
+        tile = own_tile(1000, settings.num_components, size)
+        yield mrn_pairwise_backward_kernel, given | {"SIGN": -1, "stride_own": 1} | tile.constants("BLOCK_S")

@@ -8,12 +8,15 @@ Beyond MOST_IN_KERNEL places torch sorts instead. Nothing waits for the GPU.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .iqe_common import tile_for
+from ...definitions import nearest as definition
+from .tiles import tile_for
 
 MOST_IN_KERNEL = 1024
 
@@ -109,7 +112,7 @@ def nearest_merge(distances: Tensor, values: Tensor, indices: Tensor, first: int
     if k > MOST_IN_KERNEL:
         merged_values, merged_indices = _merged_by_sorting(distances, values, indices, first)
         return merged_values[:, :k].contiguous(), merged_indices[:, :k].contiguous()
-    merged_values, merged_indices = torch.empty_like(values), torch.empty_like(indices)
+    merged_values, merged_indices = definition.nearest_merge_outputs(distances, values, indices, first)
     if merged_values.numel() > 0:
         with torch.cuda.device_of(distances):
             nearest_merge_kernel[(num_rows,)](
@@ -124,3 +127,10 @@ def nearest_merge(distances: Tensor, values: Tensor, indices: Tensor, first: int
                 BLOCK=tile_for(num_columns, 1024),
             )
     return merged_values, merged_indices
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    indices = {"indices_ptr": torch.int64, "merged_indices_ptr": torch.int64}
+    yield nearest_merge_kernel, indices | {"BLOCK": 1024}
+    yield nearest_merge_kernel, indices | {"BLOCK": 16, "k": 1}

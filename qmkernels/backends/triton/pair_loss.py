@@ -1,25 +1,30 @@
 """Losses over a matrix of distances in Triton: the functions of backends/reference/pair_loss.py, and in the same order.
 
-A program has a tile of one matrix. Forward it writes the log-sum-exp, sum and largest of its logits over each of its
-rows and columns, as far as the form needs them, and three sums over each row, which torch puts together; backward it
-writes its part of the gradient. Bound by memory: forward reads one or two matrices, backward the same and writes one.
+A program has a tile of one matrix. Forward it writes what `over` finds of each of its rows and columns, as far as the
+form needs it, and two sums over each row for LINEX, which torch puts together; backward it writes its part of the
+gradient. Bound by memory: forward reads one or two matrices, backward the same and writes one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...definitions import pair_loss as definition
 from ...definitions.pair_loss import (
     EPS,
+    KINDS,
     PairLossSettings,
     PairLossStats,
     Softmaxes,
     contrast_of_sides,
     contrast_of_sigmoids,
     divergence,
+    together,
 )
 
 ROWS, COLUMNS = 32, 128
@@ -39,9 +44,18 @@ def _grown(distance, after, log_discount, CLIP: tl.constexpr):
 
 
 @triton.jit
-def _logsumexp(logits, most, AXIS: tl.constexpr):
+def _over(logits, AXIS: tl.constexpr):
+    """The largest logit and the logarithm of the sum of exponentials below it."""
+    most = tl.max(logits, axis=AXIS)
     shift = tl.where(tl.abs(most) == float("inf"), 0.0, most)
-    return tl.log(tl.sum(tl.exp(logits - tl.expand_dims(shift, AXIS)), axis=AXIS)) + shift
+    log_sum = tl.log(tl.sum(tl.exp(logits - tl.expand_dims(shift, AXIS)), axis=AXIS))
+    # The maximum leaves NaN out, the sum does not.
+    return tl.where(log_sum == log_sum, most, log_sum), log_sum
+
+
+@triton.jit
+def _softmax_slope(logits, largest, log_sum, LOGSUMEXP_WEIGHT: tl.constexpr):
+    return (1 + (largest + log_sum) * (2 * LOGSUMEXP_WEIGHT)) * tl.exp(logits - largest - log_sum)
 
 
 @triton.jit
@@ -49,8 +63,8 @@ def pair_loss_forward_kernel(
     distance_ptr,  # (B, N, M)
     after_ptr,  # (B, N, M), None without the LINEX term
     log_discounts_ptr,  # (B, N), None for one number
-    of_rows_ptr,  # (3, tiles across, B, N): log-sum-exp or sum of softplus or of logarithms, largest, sum of logits
-    of_columns_ptr,  # (3, tiles down, B, M): the same down the columns
+    of_rows_ptr,  # (3, tiles across, B, N): largest; log_sum, or the sum of softplus or of logarithms; total
+    of_columns_ptr,  # (3, tiles down, B, M): largest, log_sum, total
     of_linex_ptr,  # (2, tiles across, B, N): sums of divergences and of differences
     batch,
     num_rows,
@@ -78,25 +92,23 @@ def pair_loss_forward_kernel(
     part = tl.num_programs(1) * rows_in_all
     if KIND == "repulsion":
         logs = tl.where(mask, tl.log(distance + EPSILON), 0.0)
-        tl.store(of_rows_ptr + line, tl.sum(logs, axis=1), mask=row < num_rows)
+        tl.store(of_rows_ptr + part + line, tl.sum(logs, axis=1), mask=row < num_rows)
     elif KIND != "none":
-        most = tl.max(below, axis=1)
+        largest, terms = _over(below, 1)
         if KIND == "sigmoid":
-            total = tl.sum(tl.where(mask, _softplus(logits), 0.0), axis=1)
-        else:
-            total = _logsumexp(below, most, 1)
-        tl.store(of_rows_ptr + line, total, mask=row < num_rows)
-        tl.store(of_rows_ptr + part + line, tl.sum(logits, axis=1), mask=row < num_rows)
-        tl.store(of_rows_ptr + 2 * part + line, most, mask=row < num_rows)
+            terms = tl.sum(tl.where(mask, _softplus(logits), 0.0), axis=1)
+        tl.store(of_rows_ptr + line, largest, mask=row < num_rows)
+        tl.store(of_rows_ptr + part + line, terms, mask=row < num_rows)
+        tl.store(of_rows_ptr + 2 * part + line, tl.sum(logits, axis=1), mask=row < num_rows)
     if KIND == "backward" or KIND == "symmetric":
         columns_in_all = batch.to(tl.int64) * num_columns
         column_line = tl.program_id(0) * columns_in_all + sample * num_columns + column
         column_part = tl.num_programs(0) * columns_in_all
-        most_down = tl.max(below, axis=0)
         exists = column < num_columns
-        tl.store(of_columns_ptr + column_line, _logsumexp(below, most_down, 0), mask=exists)
-        tl.store(of_columns_ptr + column_part + column_line, tl.sum(logits, axis=0), mask=exists)
-        tl.store(of_columns_ptr + 2 * column_part + column_line, most_down, mask=exists)
+        largest, log_sum = _over(below, 0)
+        tl.store(of_columns_ptr + column_line, largest, mask=exists)
+        tl.store(of_columns_ptr + column_part + column_line, log_sum, mask=exists)
+        tl.store(of_columns_ptr + 2 * column_part + column_line, tl.sum(logits, axis=0), mask=exists)
     if after_ptr is not None:
         after = tl.load(after_ptr + here, mask=mask, other=0)
         discount = tl.zeros([ROWS, 1], dtype) + LOG_DISCOUNT
@@ -114,8 +126,8 @@ def pair_loss_backward_kernel(
     distance_ptr,  # (B, N, M)
     after_ptr,  # (B, N, M), None without the LINEX term
     log_discounts_ptr,  # (B, N), None for one number
-    row_sums_ptr,  # (B, N)
-    column_sums_ptr,  # (B, N)
+    row_sums_ptr,  # (2, B, N)
+    column_sums_ptr,  # (2, B, N)
     grad_distance_ptr,  # (B, N, M)
     num_rows,
     num_columns,
@@ -148,15 +160,18 @@ def pair_loss_backward_kernel(
     of_pair = of_row / num_columns.to(dtype)
     of_softmax = of_row * (-SCALE / 2 if KIND == "symmetric" else -SCALE)
     if KIND == "forward" or KIND == "symmetric":
-        sums = tl.load(row_sums_ptr + at_row, mask=row < num_rows, other=0)[:, None]
-        grad += of_softmax * (1 + sums * (2 * LOGSUMEXP_WEIGHT)) * tl.exp(logits - sums)
+        largest = tl.load(row_sums_ptr + at_row, mask=row < num_rows, other=0)[:, None]
+        log_sum = tl.load(row_sums_ptr + all_rows + at_row, mask=row < num_rows, other=0)[:, None]
+        grad += of_softmax * _softmax_slope(logits, largest, log_sum, LOGSUMEXP_WEIGHT)
         grad -= tl.where(match, of_softmax, 0.0)
     if KIND == "backward" or KIND == "symmetric":
         place = column - offset
         has_match = (place >= 0) & (place < num_rows)
-        sums = tl.load(column_sums_ptr + sample * num_rows + place, mask=has_match, other=0)[None, :]
-        slope = of_softmax * (1 + sums * (2 * LOGSUMEXP_WEIGHT)) * tl.exp(logits - sums)
-        grad += tl.where(has_match[None, :], slope, 0.0)
+        at_match = sample * num_rows + place
+        largest = tl.load(column_sums_ptr + at_match, mask=has_match, other=0)[None, :]
+        log_sum = tl.load(column_sums_ptr + all_rows + at_match, mask=has_match, other=0)[None, :]
+        slope = _softmax_slope(logits, largest, log_sum, LOGSUMEXP_WEIGHT)
+        grad += tl.where(has_match[None, :], of_softmax * slope, 0.0)
         grad -= tl.where(match, of_softmax, 0.0)
     if KIND == "sigmoid":
         e = tl.exp(-tl.abs(logits))
@@ -178,20 +193,20 @@ def pair_loss_backward_kernel(
     tl.store(grad_distance_ptr + here, grad.to(dtype), mask=mask)
 
 
-def forward_constants(settings: PairLossSettings) -> dict:
-    """The constants of the forward kernel."""
-    return {
-        "KIND": settings.kind, "SCALE": settings.scale, "CLIP": settings.clip, "LOG_DISCOUNT": settings.log_discount,
-        "ROWS": ROWS, "COLUMNS": COLUMNS,
-    }  # fmt: skip
+# Of either kernel. A logit is rounded before the largest is taken from it, as that is: inside a multiply-add it would
+# not be, which makes a difference of several units in the exponent of a logit of 1e9.
+_LAUNCH = {"ROWS": ROWS, "COLUMNS": COLUMNS, "enable_fp_fusion": False}
 
 
-def backward_constants(settings: PairLossSettings) -> dict:
+def _forward_constants(settings: PairLossSettings) -> dict:
+    """The constants of the forward kernel, and how it is compiled."""
+    names = ("kind", "scale", "clip", "log_discount")
+    return {name.upper(): getattr(settings, name) for name in names} | _LAUNCH
+
+
+def _backward_constants(settings: PairLossSettings) -> dict:
     """Those of the backward kernel."""
-    return {name.upper(): value for name, value in settings._asdict().items() if name != "offset"} | {
-        "ROWS": ROWS,
-        "COLUMNS": COLUMNS,
-    }
+    return {name.upper(): value for name, value in settings._asdict().items() if name != "offset"} | _LAUNCH
 
 
 def _grid(distance: Tensor) -> tuple[int, int, int]:
@@ -211,31 +226,31 @@ def pair_loss_forward(
     with torch.cuda.device_of(distance):
         pair_loss_forward_kernel[grid](
             distance, after, log_discounts, of_rows, of_columns, of_linex, batch, rows, columns,
-            **forward_constants(settings),
+            **_forward_constants(settings),
         )  # fmt: skip
     length = distance.diagonal(offset=settings.offset, dim1=1, dim2=2)
     loss, row_sums, column_sums = distance.new_zeros(()), distance.new_empty(0), distance.new_empty(0)
     stats = PairLossStats(*(loss,) * len(PairLossStats._fields))._replace(length=length.mean())
     if settings.kind == "repulsion":
-        others = of_rows[0].sum(dim=0) - (length + EPS).log()
+        others = of_rows[1].sum(dim=0) - (length + EPS).log()
         steps, repulsion = (length - settings.step).square().mean(), -others.mean() / max(1, columns - 1)
         loss = steps + settings.repulsion_weight * repulsion
         stats = stats._replace(steps=steps, repulsion=repulsion)
     elif settings.kind != "none":
-        positive, sums, total = -settings.scale * length, of_rows[0], of_rows[1].sum(dim=0)
-        largest = of_rows[2].amax(dim=0)
+        positive, sides = -settings.scale * length, []
         if settings.kind == "sigmoid":
-            found = contrast_of_sigmoids(Softmaxes(positive, sums.sum(dim=0), total, largest, columns))
+            largest, terms, total = of_rows
+            found = contrast_of_sigmoids(
+                Softmaxes(positive, largest.amax(dim=0), terms.sum(dim=0), total.sum(dim=0), columns)
+            )
         else:
-            sides = []
             if settings.kind != "backward":
-                row_sums = sums.logsumexp(dim=0)
-                sides.append(Softmaxes(positive, row_sums, total, largest, columns))
+                sides.append(Softmaxes(positive, *together(*of_rows, dim=0), columns))
+                row_sums = torch.stack(sides[-1][1:3])
             if settings.kind != "forward":
                 of_matches = of_columns[..., settings.offset : settings.offset + rows]
-                column_sums = of_matches[0].logsumexp(dim=0)
-                total, largest = of_matches[1].sum(dim=0), of_matches[2].amax(dim=0)
-                sides.append(Softmaxes(positive, column_sums, total, largest, rows))
+                sides.append(Softmaxes(positive, *together(*of_matches, dim=0), rows))
+                column_sums = torch.stack(sides[-1][1:3])
             found = contrast_of_sides(sides, settings.logsumexp_weight)
         loss = found.loss
         stats = stats._replace(
@@ -264,10 +279,19 @@ def pair_loss_backward(
 ) -> Tensor:
     settings = PairLossSettings(*settings)
     batch, rows, columns = distance.shape
-    grad_distance = torch.empty_like(distance)
+    grad_distance = definition.pair_loss_backward_outputs(grad_loss, distance)
     with torch.cuda.device_of(distance):
         pair_loss_backward_kernel[_grid(distance)](
             grad_loss, distance, after, log_discounts, row_sums, column_sums, grad_distance, rows, columns,
-            settings.offset, batch * rows, **backward_constants(settings),
+            settings.offset, batch * rows, **_backward_constants(settings),
         )  # fmt: skip
     return grad_distance
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    number, alone = {"log_discounts_ptr": None}, {"after_ptr": None, "log_discounts_ptr": None}
+    for kind, missing in (*((kind, {}) for kind in KINDS), ("backward", number), ("symmetric", alone)):
+        settings = PairLossSettings(kind, 0.05, 0.1, log_discount=-0.01)
+        yield pair_loss_forward_kernel, _forward_constants(settings) | missing
+        yield pair_loss_backward_kernel, _backward_constants(settings) | missing

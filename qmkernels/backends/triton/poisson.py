@@ -19,11 +19,16 @@ Cost: some 400 double operations an element for the series or the integral; both
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...definitions import poisson as definition
+
+BLOCK = 256
 LARGEST_SERIES_ARGUMENT = tl.constexpr(24.0)
 NUM_TERMS = tl.constexpr(48)  # for sums of powers of rates up to 12 = 24 / 2
 NUM_POINTS = tl.constexpr(13)
@@ -192,11 +197,8 @@ def poisson_backward_kernel(
     tl.store(grad_b_ptr + here, (grad_out * by_b).to(dtype), mask=mask)
 
 
-BLOCK = 256
-
-
 def poisson_forward(a: Tensor, b: Tensor, comparison: str) -> Tensor:
-    out = torch.empty_like(a)
+    out = definition.poisson_forward_outputs(a, b, comparison)
     if a.numel() > 0:
         with torch.cuda.device_of(a):
             poisson_forward_kernel[(triton.cdiv(a.numel(), BLOCK),)](a, b, out, a.numel(), FORM=comparison, BLOCK=BLOCK)
@@ -204,10 +206,17 @@ def poisson_forward(a: Tensor, b: Tensor, comparison: str) -> Tensor:
 
 
 def poisson_backward(grad_out: Tensor, a: Tensor, b: Tensor, comparison: str) -> tuple[Tensor, Tensor]:
-    grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
+    grad_a, grad_b = definition.poisson_backward_outputs(grad_out, a, b, comparison)
     if a.numel() > 0:
         with torch.cuda.device_of(a):
             poisson_backward_kernel[(triton.cdiv(a.numel(), BLOCK),)](
                 grad_out, a, b, grad_a, grad_b, a.numel(), FORM=comparison, BLOCK=BLOCK
             )
     return grad_a, grad_b
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    for comparison in definition.COMPARISONS:
+        for kernel in (poisson_forward_kernel, poisson_backward_kernel):
+            yield kernel, {"FORM": comparison, "BLOCK": BLOCK}

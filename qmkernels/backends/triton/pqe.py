@@ -8,15 +8,17 @@ Cost: forward reads x and y once and writes one number a row; backward reads bot
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...definitions import pqe as definition
-from .component_tiles import component_offsets, component_tile
-from .pqe_common import component_of, gradient_by_x, mean_exceeding, rows_of_program
+from .pqe_components import COMPILED, component_of, gradient_by_x, mean_exceeding, rows_of_program
 from .pqe_pairwise import pqe_pairwise_backward, pqe_pairwise_forward
+from .tiles import component_offsets, component_tile
 
 __all__ = ["pqe_backward", "pqe_forward", "pqe_pairwise_backward", "pqe_pairwise_forward"]
 
@@ -112,10 +114,7 @@ def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component:
             num_weights,
             num_components,
             K=dim_per_component,
-            ROWS=tile.rows,
-            BLOCK_C=tile.block_c,
-            BLOCK_K=tile.block_s,
-            num_warps=tile.num_warps,
+            **tile.constants("BLOCK_K"),
         )
     return out
 
@@ -124,7 +123,9 @@ def pqe_backward(
     grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_rows, num_components = x.shape[:-1].numel(), x.shape[-1] // dim_per_component
-    grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
+    grad_x, grad_y, grad_weights = definition.pqe_backward_outputs(
+        grad_out, x, y, weights, dim_per_component, need_weights
+    )
     num_weights = definition.num_weights(weights)
     tile = component_tile(num_components, dim_per_component)
     programs_per_run = triton.cdiv(num_rows // num_weights, tile.rows)
@@ -143,9 +144,16 @@ def pqe_backward(
                 num_weights,
                 num_components,
                 K=dim_per_component,
-                ROWS=tile.rows,
-                BLOCK_C=tile.block_c,
-                BLOCK_K=tile.block_s,
-                num_warps=tile.num_warps,
+                **tile.constants("BLOCK_K"),
             )
-    return grad_x, grad_y, x.new_empty(0) if shares is None else shares.sum(dim=-2, dtype=torch.float64).to(x.dtype)
+    if shares is not None:
+        grad_weights.copy_(shares.sum(dim=-2, dtype=torch.float64))
+    return grad_x, grad_y, grad_weights
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    for num_components, size, given in COMPILED:
+        given = {"K": size} | given | component_tile(num_components, size).constants("BLOCK_K")
+        yield pqe_backward_kernel, given
+        yield pqe_forward_kernel, {name: value for name, value in given.items() if name != "grad_weights_ptr"}

@@ -12,15 +12,16 @@ Cost, for N and M points of D values:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...definitions import pqe as definition
-from .component_tiles import ROWS_A_PART, component_offsets, own_rows, own_tile, pair_tile, pairs_of_program
-from .iqe_common import NAN
-from .pqe_common import component_of, gradient_by_x, mean_exceeding
+from .pqe_components import COMPILED, component_of, gradient_by_x, mean_exceeding
+from .tiles import ROWS_A_PART, component_offsets, own_rows, own_tile, pair_tile, pairs_of_program
 
 
 @triton.jit
@@ -55,7 +56,7 @@ def pqe_pairwise_forward_kernel(
         for _ in range(K):
             x = tl.load(x_line, mask=i_exists, other=0)[:, None]
             y = tl.load(y_line, mask=j_exists, other=0)[None, :]
-            exceeding += tl.minimum(y - x, zero, propagate_nan=NAN)
+            exceeding += tl.minimum(y - x, zero, propagate_nan=tl.PropagateNan.ALL)
             x_line += num_x
             y_line += num_y
         part = component_of(exceeding / K)
@@ -156,24 +157,28 @@ def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_c
     return out
 
 
-def _gradient(
+def _write_gradient(
+    grad: Tensor,
+    grad_weights: Tensor,
     grad_out: Tensor,
     strides: tuple[int, int],
     own: Tensor,
     other: Tensor,
     weights: Tensor | None,
     dim_per_component: int,
-    need_weights: bool,
     sign: int,
-) -> tuple[Tensor, Tensor]:
-    """The gradient by x (own, sign 1) or by y (own, sign -1), and by the weights; strides of pairs along both sides."""
+) -> None:
+    """The gradient by x (own, sign 1) or by y (own, sign -1), and by the weights where there is room for it; strides of
+    pairs along both sides."""
     batch, num_own, num_other = own.shape[0], own.shape[1], other.shape[1]
     num_components = own.shape[-1] // dim_per_component
     if batch * num_own * num_other == 0:
-        return torch.zeros_like(own), torch.zeros_like(weights) if need_weights else own.new_empty(0)
-    grad = torch.empty_like(own)
+        grad.zero_()
+        grad_weights.zero_()
+        return
     tile = own_tile(num_own, num_components, dim_per_component)
     samples_per_run, blocks = batch // definition.num_weights(weights), triton.cdiv(num_own, tile.rows)
+    need_weights = grad_weights.numel() > 0
     shares = own.new_empty(*weights.shape[:-1], samples_per_run * blocks, num_components) if need_weights else None
     with torch.cuda.device_of(own):
         pqe_pairwise_backward_kernel[(batch * blocks * triton.cdiv(num_components, tile.block_c),)](
@@ -190,18 +195,29 @@ def _gradient(
             *strides,
             SIGN=sign,
             K=dim_per_component,
-            ROWS=tile.rows,
-            BLOCK_C=tile.block_c,
-            BLOCK_K=tile.block_s,
-            num_warps=tile.num_warps,
+            **tile.constants("BLOCK_K"),
         )
-    return grad, own.new_empty(0) if shares is None else shares.sum(dim=-2, dtype=torch.float64).to(own.dtype)
+    if shares is not None:
+        grad_weights.copy_(shares.sum(dim=-2, dtype=torch.float64))
 
 
 def pqe_pairwise_backward(
     grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_y, rest = y.shape[1], (weights, dim_per_component)
-    grad_x, grad_weights = _gradient(grad_out, (num_y, 1), x, y, *rest, need_weights, sign=1)
-    grad_y, _ = _gradient(grad_out, (1, num_y), y, x, *rest, False, sign=-1)
+    grad_x, grad_y, grad_weights = definition.pqe_backward_outputs(grad_out, x, y, *rest, need_weights)
+    _write_gradient(grad_x, grad_weights, grad_out, (num_y, 1), x, y, *rest, sign=1)
+    _write_gradient(grad_y, x.new_empty(0), grad_out, (1, num_y), y, x, *rest, sign=-1)
     return grad_x, grad_y, grad_weights
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    block_x, block_y = pair_tile(1000, 1000, dtype.itemsize)
+    for num_components, size, given in COMPILED:
+        given = {name: value for name, value in given.items() if name != "num_weights"}
+        forward = {name: value for name, value in given.items() if name != "grad_weights_ptr"}
+        yield pqe_pairwise_forward_kernel, {"K": size, "BLOCK_X": block_x, "BLOCK_Y": block_y} | forward
+        tile = own_tile(1000, num_components, size)
+        backward = {"K": size, "SIGN": 1, "stride_other": 1} | given | tile.constants("BLOCK_K")
+        yield pqe_pairwise_backward_kernel, backward

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...definitions.qrl_critic import QrlCriticSettings
-from ..reference.qrl_critic import backward_with, forward_with
+from ...definitions import qrl_critic as definition
+from ...definitions.qrl_critic import Kept, QrlCriticSettings
 from . import iqe
 
 
 def qrl_critic_forward(
     x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, raw: Tensor, cost: Tensor, *settings
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return forward_with(iqe, x, y, goal, max_weight, raw, cost, QrlCriticSettings(*settings))
+) -> Kept:
+    return definition.forward_with(iqe, x, y, goal, max_weight, raw, cost, QrlCriticSettings(*settings))
 
 
 def qrl_critic_backward(grad_loss: Tensor, *kept) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return backward_with(iqe, grad_loss, *kept)
+    return definition.backward_with(iqe, grad_loss, *kept)

@@ -8,12 +8,14 @@ both once more and writes the gradient.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...definitions.temporal_consistency import EPS, step_weights
+from ...definitions import temporal_consistency as definition
 
 TILE_VALUES = 1024
 
@@ -121,7 +123,7 @@ def temporal_consistency_backward_kernel(
     tl.store(grad_predicted_ptr + here, grad, mask=exists)
 
 
-def tile(size: int) -> dict[str, int]:
+def _tile(size: int) -> dict[str, int]:
     """Rows and values of a row that a program holds at once."""
     block = min(triton.next_power_of_2(size), TILE_VALUES)
     return {"ROWS": TILE_VALUES // block, "BLOCK": block}
@@ -131,12 +133,22 @@ def temporal_consistency_forward(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     steps, batch, size = predicted.shape
-    loss, similarity = predicted.new_empty(()), predicted.new_empty(steps)
-    slopes, cosines = predicted.new_empty(2, steps, batch), predicted.new_empty(steps, batch)
-    weights, given = step_weights(discount, predicted), tile(size)
+    loss, similarity, slopes = definition.temporal_consistency_forward_outputs(predicted, target, mask, discount)
+    cosines = predicted.new_empty(steps, batch)
+    weights, given = definition.step_weights(discount, predicted), _tile(size)
     with torch.cuda.device_of(predicted):
         temporal_consistency_forward_kernel[(triton.cdiv(steps * batch, given["ROWS"]),)](
-            predicted, target, mask, weights, cosines, slopes, steps * batch, batch, size, EPS=EPS, **given
+            predicted,
+            target,
+            mask,
+            weights,
+            cosines,
+            slopes,
+            steps * batch,
+            batch,
+            size,
+            EPS=definition.EPS,
+            **given,
         )
         temporal_consistency_sums_kernel[(1,)](
             cosines, mask, weights, loss, similarity, steps, batch, BLOCK=min(triton.next_power_of_2(batch), 1024)
@@ -145,11 +157,20 @@ def temporal_consistency_forward(
 
 
 def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
-    grad_predicted = torch.empty_like(predicted)
+    grad_predicted = definition.temporal_consistency_backward_outputs(grad_loss, slopes, predicted, target)
     num_rows, size = slopes.numel() // 2, predicted.shape[-1]
-    given = tile(size)
+    given = _tile(size)
     with torch.cuda.device_of(predicted):
         temporal_consistency_backward_kernel[(triton.cdiv(num_rows, given["ROWS"]), triton.cdiv(size, given["BLOCK"]))](
             grad_loss, slopes, predicted, target, grad_predicted, num_rows, size, **given
         )
     return grad_predicted
+
+
+def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
+    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    for size, block in ((5, 16), (512, 256), (3000, 256)):
+        yield temporal_consistency_backward_kernel, _tile(size)
+        for given in ({}, {"mask_ptr": None}):
+            yield temporal_consistency_forward_kernel, {"EPS": definition.EPS} | _tile(size) | given
+            yield temporal_consistency_sums_kernel, {"BLOCK": block} | given

@@ -1,4 +1,4 @@
-"""Tiles of whole components, (ROWS, BLOCK_C, BLOCK_S) numbers a program, which MRN's and PQE's kernels share."""
+"""What a program takes: sizes of tiles, and where a tile of whole components, (ROWS, BLOCK_C, BLOCK_S), stands."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
-
-from .iqe_common import tile_for
 
 # Sums over the other side are taken by so many rows at a time: float32 loses fewer digits than in one long sum.
 ROWS_A_PART = tl.constexpr(32)
@@ -60,6 +58,11 @@ def pairs_of_program(
     return sample, i, j
 
 
+def tile_for(size: int, at_most: int) -> int:
+    """The power of two that holds ``size``, but no more than ``at_most``."""
+    return min(triton.next_power_of_2(max(size, 1)), at_most)
+
+
 class ComponentTile(NamedTuple):
     """Rows and components a program, values a component (a power of two), and warps for so many numbers."""
 
@@ -70,6 +73,10 @@ class ComponentTile(NamedTuple):
     @property
     def num_warps(self) -> int:
         return max(4, min(16, self.rows * self.block_c * self.block_s // 512))
+
+    def constants(self, block: str) -> dict[str, int]:
+        """What a launch is given; ``block`` is the kernel's name of block_s."""
+        return {"ROWS": self.rows, "BLOCK_C": self.block_c, block: self.block_s, "num_warps": self.num_warps}
 
 
 def component_tile(num_components: int, size: int) -> ComponentTile:

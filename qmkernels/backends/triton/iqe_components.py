@@ -1,4 +1,4 @@
-"""What IQE's Triton kernels share: reductions over components, finite inputs, tile sizes."""
+"""The arithmetic of IQE's components, on tiles: finite coordinates, and the reduction over components."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ...definitions.iqe import WEIGHT_LINKS
-
-NAN = tl.constexpr(tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -71,15 +69,6 @@ def weights_and_run(max_weight: Tensor | None, weight_link: str, num_rows: int) 
     return WEIGHT_LINKS[weight_link].weight(max_weight), num_rows // max_weight.numel()
 
 
-def highest_of(tensor: Tensor) -> float:
-    return torch.finfo(tensor.dtype).max
-
-
 def finite(tensor: Tensor) -> Tensor:
-    highest = highest_of(tensor)
+    highest = torch.finfo(tensor.dtype).max
     return tensor.clamp(-highest, highest)
-
-
-def tile_for(size: int, at_most: int) -> int:
-    """The power of two that holds ``size``, but no more than ``at_most``."""
-    return min(triton.next_power_of_2(max(size, 1)), at_most)

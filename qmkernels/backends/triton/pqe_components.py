@@ -51,3 +51,16 @@ def gradient_by_x(
     """The gradient by x, of the shape of difference; by y it is the negative of that."""
     # A product, as in the reference: a NaN reaches every value of the component.
     return (weight * (tl.exp(mean) / K))[:, :, None] * (1 - (difference > 0).to(mean.dtype))
+
+
+_ONE = {"num_weights": 1}
+_WITHOUT = {"weights_ptr": None, "grad_weights_ptr": None, **_ONE}
+# Components, values of each, and what is not there or one: what is compiled ahead of time.
+COMPILED = (
+    (128, 4, {}),
+    (128, 4, _ONE),
+    (128, 4, {"grad_weights_ptr": None, **_ONE}),
+    (7, 1, _WITHOUT),
+    (3, 33, _WITHOUT),
+    (1, 1024, _ONE),
+)

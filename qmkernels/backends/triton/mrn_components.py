@@ -128,3 +128,12 @@ def constants(settings: MrnSettings, size: int) -> dict[str, int | float | str]:
         "EXPONENT": float(settings.exponent),
         "BY_COMPONENT": settings.reduction == "none",
     }
+
+
+# Settings, and values a component, that cover the branches of the kernels: what is compiled ahead of time.
+COMPILED = (
+    (MrnSettings(8, eps=1e-6, reduction="mean"), 64),
+    (MrnSettings(asymmetric="second", squares="mean", eps=1e-12, eps_form="max", reduction="none"), 512),
+    (MrnSettings(100, "none", exponent=2.0, eps=1e-8, eps_form="difference"), 1),
+    (MrnSettings(exponent=1.5), 2047),
+)
