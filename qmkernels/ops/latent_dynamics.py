@@ -19,7 +19,9 @@ def _composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *set
 
 def _backward(run, grad_loss, saved, settings, needs):
     _, _, max_weight, *kept = saved
-    grad_predicted, grad_target, grad_max_weight = run(grad_loss, *kept, max_weight, *settings[:2])
+    grad_predicted, grad_target, grad_max_weight = run(
+        grad_loss, *kept, max_weight, settings.dim_per_component, settings.reduction
+    )
     return grad_predicted, grad_target, None if max_weight is None else grad_max_weight
 
 

@@ -26,7 +26,7 @@ def _backward(run, grad_loss, saved, settings, needs):
     """Of all but cost, which has none."""
     _, _, goal, max_weight, _, _, *kept = saved
     grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(
-        grad_loss, *kept, max_weight, goal is not None, *settings[:2]
+        grad_loss, *kept, max_weight, goal is not None, settings.dim_per_component, settings.reduction
     )
     grad_goal = None if goal is None else grad_goal
     return grad_x, grad_y, grad_goal, None if max_weight is None else grad_max_weight, grad_raw, None
