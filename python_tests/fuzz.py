@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import op_cases
 import torch
 from torch import Tensor
 
@@ -508,6 +509,31 @@ def temporal_consistency(draw: Draw) -> Case:
     )  # fmt: skip
 
 
+# --- Ops that nothing above draws: any of their rows of op_cases.py.
+
+
+def _row_of(op: str) -> Callable[[Draw], Case]:
+    rows = [row for row in op_cases.CASES if row.op == op]
+
+    def draw_row(draw: Draw) -> Case:
+        row, size = draw.choice(rows), draw.choice((1, 2, 3, 5, 8, 16, 33))
+        draw.content = "normal"
+        tensors = row.make(draw.generator, draw.rows(100, least=2), size)
+        tensors = [one.to(row.dtype_of(i, draw.dtype)) for i, one in enumerate(tensors)]
+        tensors = [draw.layout(one) if one.dim() else one for one in tensors]
+        places = [*row.with_gradient, *row.no_gradient]  # in the order in which the call gets them
+
+        def call(*given):
+            return row.at(size)(*(one for _, one in sorted(zip(places, given, strict=True), key=lambda pair: pair[0])))
+
+        return Case(
+            call, [tensors[i] for i in row.with_gradient], {"row": row.name, "size": size}, TOLERANCE["loss"],
+            constants=[tensors[i] for i in row.no_gradient],
+        )  # fmt: skip
+
+    return draw_row
+
+
 OPS: dict[str, Callable[[Draw], Case]] = {
     op.__name__: op
     for op in (
@@ -515,6 +541,9 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         contrastive, linex, tmd_critic, metric_contrastive, qrl_critic, latent_dynamics, metra, temporal_consistency,
     )
 }  # fmt: skip
+DRAWN_BY_LOSSES = {"pair_loss"}
+DRAWN_BY_ROWS = sorted({row.op for row in op_cases.CASES} - set(OPS) - DRAWN_BY_LOSSES)
+OPS |= {op: _row_of(op) for op in DRAWN_BY_ROWS}
 
 
 # --- Running and comparing.

@@ -3,6 +3,7 @@
 import inspect
 
 import fuzz
+import op_cases
 import pytest
 
 import qmkernels as qm
@@ -34,4 +35,12 @@ def test_every_public_op_loss_and_head_is_drawn():
     assert set(qm.losses.__all__) <= set(fuzz.OPS)
     assert all(f'"{head}"' in source for head in set(qm.nn.__all__) - modules)
     ops = {name for name in qm.__all__ if inspect.isfunction(getattr(qm, name))} - {"use_backend"}
-    assert all(f"qm.{op}" in source for op in ops), ops
+    in_rows = {row.name for row in op_cases.CASES if row.op in fuzz.DRAWN_BY_ROWS}
+    assert all(f"qm.{op}" in source for op in ops - in_rows), ops
+
+
+@pytest.mark.parametrize("op", ["mrn", "qrl_critic", "pair_loss"])
+def test_an_op_without_a_drawing_of_its_own_is_drawn_from_its_rows(op, monkeypatch):
+    monkeypatch.setattr(fuzz, "OPS", {op: fuzz._row_of(op)})
+    for number in range(8):
+        assert fuzz.run_case(seed=1, number=number) == op
