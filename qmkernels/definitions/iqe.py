@@ -8,7 +8,6 @@ empty. Infinite coordinates count as the largest finite number of the dtype; NaN
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .shapes import empty
+from .shapes import empty, of_rows
 
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean", "spread")
 
@@ -109,12 +108,7 @@ def slopes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 def weights_of_rows(max_weight: Tensor | None, weight_link: str, rows: Sequence[int]) -> Tensor | None:
     """The weight of the maximum in each of ``rows``, broadcast against them. ``max_weight`` is one number, 0-d, or one
     for each of G equal runs of neighbouring rows, (G,)."""
-    if max_weight is None:
-        return None
-    weights = WEIGHT_LINKS[weight_link].weight(max_weight)
-    if weights.dim() == 0:
-        return weights
-    return weights.unsqueeze(1).expand(-1, math.prod(rows) // weights.shape[0]).reshape(rows)
+    return None if max_weight is None else of_rows(WEIGHT_LINKS[weight_link].weight(max_weight), rows)
 
 
 def reduce(lengths: Tensor, reduction: str, weights: Tensor | float | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .shapes import empty
+from .shapes import empty, of_rows
 
 
 def components(x: Tensor, y: Tensor, dim_per_component: int) -> Tensor:
@@ -27,7 +27,7 @@ def pqe(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) ->
     Weights are (C,), for all rows, or (G, C): the rows, in their order, are G equal runs, each with its own.
     """
     parts = components(x, y, dim_per_component)
-    return parts if weights is None else (parts * _of_rows(weights, parts.shape[:-1])).sum(dim=-1)
+    return parts if weights is None else (parts * of_rows(weights, parts.shape[:-1], 1)).sum(dim=-1)
 
 
 def gradient(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
@@ -37,7 +37,7 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim
     """
     difference = (y - x).unflatten(-1, (-1, dim_per_component))
     slope = difference.clamp(max=0).mean(dim=-1).exp() / dim_per_component
-    grad = grad_out if weights is None else grad_out.unsqueeze(-1) * _of_rows(weights, grad_out.shape)
+    grad = grad_out if weights is None else grad_out.unsqueeze(-1) * of_rows(weights, grad_out.shape, 1)
     return ((grad * slope).unsqueeze(-1) * ~(difference > 0)).flatten(-2)
 
 
@@ -45,14 +45,6 @@ def gradient_of_weights(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor,
     """The derivative of (grad_out * pqe(x, y)).sum() by weights, of their shape."""
     parts = grad_out.unsqueeze(-1) * components(x, y, dim_per_component)
     return parts.reshape(*weights.shape[:-1], -1, weights.shape[-1]).sum(dim=-2)
-
-
-def _of_rows(weights: Tensor, rows: torch.Size) -> Tensor:
-    """Weights that broadcast over (*rows, C)."""
-    if weights.dim() == 1:
-        return weights
-    runs, num_components = weights.shape
-    return weights.unsqueeze(1).expand(-1, rows.numel() // runs, -1).reshape(*rows, num_components)
 
 
 # --- What the kernels take and return: empty tensors of the right shapes.

@@ -1,6 +1,9 @@
-"""How the outputs of kernels are made."""
+"""Shapes that the definitions share: the outputs of kernels, and parameters of runs of rows."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,3 +14,12 @@ def empty(like: Tensor, *sizes: int, dtype: torch.dtype | None = None) -> Tensor
     if not sizes:
         return like.new_empty((), dtype=dtype)
     return like.new_empty(*sizes) if dtype is None else like.new_empty(*sizes, dtype=dtype)
+
+
+def of_rows(parameter: Tensor, rows: Sequence[int], own_dims: int = 0) -> Tensor:
+    """A parameter of ``own_dims`` dimensions as it is, and those of G equal runs of neighbouring rows, (G, ...), as one
+    for each of the rows, (*rows, ...)."""
+    if parameter.dim() == own_dims:
+        return parameter
+    runs, *own = parameter.shape
+    return parameter.unsqueeze(1).expand(-1, math.prod(rows) // runs, *own).reshape(*rows, *own)
