@@ -267,3 +267,55 @@ def test_actions_are_held_against_their_space():
     ]:
         with pytest.raises(ValueError, match="actions"):
             check_actions(actions, space)
+
+
+def _ogbench_file(path, lengths=(4, 1, 3), **changes):
+    """As OGBench writes them: episodes one after another, the last state of each flagged, with an action of no use."""
+    size = sum(lengths)
+    terminals = numpy.zeros(size, numpy.float32)
+    terminals[numpy.cumsum(lengths) - 1] = 1
+    arrays = {
+        "observations": numpy.arange(2 * size, dtype=numpy.float32).reshape(size, 2),
+        "actions": numpy.linspace(-1, 1, size, dtype=numpy.float32)[:, None],
+        "terminals": terminals,
+        "qpos": numpy.zeros((size, 5)),
+    }
+    arrays |= changes
+    numpy.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return arrays
+
+
+def test_an_ogbench_file_becomes_transitions_within_its_episodes(tmp_path):
+    rewards = numpy.arange(8, dtype=numpy.float32)
+    arrays = _ogbench_file(tmp_path / "maze.npz", rewards=rewards)
+    data = Dataset.from_ogbench(tmp_path / "maze.npz")
+    begun = [0, 1, 2, 5, 6]  # an episode of a single state has no transition
+    assert numpy.array_equal(data.arrays["observation"], arrays["observations"][begun])
+    assert numpy.array_equal(data.arrays["next_observation"], arrays["observations"][numpy.add(begun, 1)])
+    assert numpy.array_equal(data.arrays["action"], arrays["actions"][begun])
+    assert numpy.array_equal(data.arrays["reward"], rewards[begun])
+    assert data.arrays["truncated"].tolist() == [False, False, True, False, True]
+    assert not data.arrays["terminated"].any() and data.num_episodes == 2
+
+
+def test_an_ogbench_file_that_stops_within_an_episode_is_read_to_its_end(tmp_path):
+    terminals = numpy.array([0, 0, 1, 0, 0])
+    _ogbench_file(tmp_path / "maze.npz", (3, 2), terminals=terminals)
+    data = Dataset.from_ogbench(tmp_path / "maze.npz")
+    assert len(data) == 3 and data.arrays["truncated"].tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"actions": None}, "lacks actions; it has observations, terminals, qpos"),
+        ({"terminals": numpy.ones(3)}, "differ in their numbers of rows: .*'terminals': 3"),
+        ({"terminals": numpy.zeros(8)}, "flags no row as terminal"),
+        ({"observations": numpy.zeros((8, 4, 4, 3), numpy.uint8)}, r"must be vectors, \(N, size\), got \(8, 4, 4, 3\)"),
+        ({"observations": numpy.full((8, 2), numpy.nan)}, "observation has values that are not finite"),
+    ],
+)
+def test_what_is_wrong_with_an_ogbench_file_is_said(tmp_path, changes, message):
+    _ogbench_file(tmp_path / "maze.npz", **changes)
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_ogbench(tmp_path / "maze.npz")

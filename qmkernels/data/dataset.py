@@ -120,6 +120,48 @@ class Dataset:
         arrays = {name: numpy.concatenate(values) for name, values in parts.items()}
         return cls(**arrays, action_space=dataset.action_space if check_space else None)
 
+    @classmethod
+    def from_ogbench(cls, path: str | Path, *, action_space: Any = None) -> Dataset:
+        """An OGBench file, the ``.npz`` of a dataset or its ``-val``: rows of observations, actions and terminals.
+
+        The last row of an episode, which is flagged terminal, is a state without an action; the transition before it is
+        truncated, for the episodes of OGBench end by time. Goals are observations. ``rewards``, where the file has
+        them, are read too; other arrays are not.
+
+        Raises ValueError as `Dataset` does, and for a file without one of the three arrays, whose rows differ in
+        number, or whose observations are images.
+
+        Source: Park et al. 2024, arXiv 2410.20092, and the loader of its package.
+        """
+        with numpy.load(path) as file:
+            missing = [name for name in ("observations", "actions", "terminals") if name not in file]
+            if missing:
+                raise ValueError(f"Dataset.from_ogbench: {path} lacks {', '.join(missing)}; it has {', '.join(file)}.")
+            names = [name for name in ("observations", "actions", "terminals", "rewards") if name in file]
+            rows = {name: file[name] for name in names}
+        sizes = {name: len(array) for name, array in rows.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"Dataset.from_ogbench: arrays of {path} differ in their numbers of rows: {sizes}.")
+        observations = rows["observations"]
+        if observations.ndim != 2:
+            raise ValueError(
+                f"Dataset.from_ogbench: observations must be vectors, (N, size), got {observations.shape}; images are "
+                "not read."
+            )
+        is_last = rows["terminals"].astype(bool)
+        if not is_last.any():
+            raise ValueError(f"Dataset.from_ogbench: {path} flags no row as terminal.")
+        is_last[-1:] = True  # the file's last state has no next one, flagged or not
+        begun = numpy.flatnonzero(~is_last)
+        return cls(
+            observations[begun],
+            rows["actions"][begun],
+            observations[begun + 1],
+            reward=rows["rewards"][begun] if "rewards" in rows else None,
+            truncated=is_last[begun + 1],
+            action_space=action_space,
+        )
+
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` file that `load` reads; an earlier one is replaced when the new one is whole."""
         path = Path(path)
