@@ -5,7 +5,10 @@
 // stays in a register for all rows of the panel, and to that of the row, a vector across lanes that is summed up at the
 // end. Each gradient is summed in one order, whatever the number of threads.
 //
-// Floor: 2 + 3 operations an element and pair, two and a half times the forward.
+// Floor: 2 + 3 operations an element and pair of the symmetric part, two and a half times the forward. The three are a
+// subtraction and two multiply-adds, one in three of which is taken apart: processors that add and multiply in
+// different units (Zen 4) then keep both busy, for 1 2/3 cycles a vector after 1 for the slopes. The asymmetric part is
+// searched once, in four operations to the forward's two.
 #pragma once
 
 #include "mrn_pairwise.h"
