@@ -1,8 +1,7 @@
 // MRN of all pairs of rows. One side's rows are laid out as lanes, the other's are broadcast to them, value by value.
 //
-// Floor: two operations an element and pair forward (a subtraction and a maximum or multiply-add). Backward finds the
-// slopes and the largest differences again, for tiles of pairs that stay in the cache, and spends two more operations
-// on each symmetric element; it runs once for each side, so that each gradient is summed in one place in a fixed order.
+// Floor: two operations an element and pair forward, a subtraction and a maximum or multiply-add. Backward:
+// mrn_pairwise_backward.h.
 #pragma once
 
 #include "../ops/mrn.h"

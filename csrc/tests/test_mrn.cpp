@@ -50,7 +50,7 @@ static double component(const double* x, const double* y, int64_t size, const Mr
 template <class T>
 static void kernels_equal_the_formula(const MrnSettings& settings, int64_t num_x, int64_t num_y, int64_t size,
                                       double tolerance) {
-    const int64_t dim = settings.num_components * size;
+    const int64_t dim = settings.num_components * size, matching = num_x < num_y ? num_x : num_y;
     std::mt19937 random{unsigned(size)};
     std::normal_distribution<T> normal;
     std::vector<T> x(num_x * dim), y(num_y * dim), grad_out(num_x * num_y);
@@ -58,7 +58,7 @@ static void kernels_equal_the_formula(const MrnSettings& settings, int64_t num_x
         for (auto& value : *values) value = normal(random);
     std::copy(x.begin(), x.begin() + dim, y.begin());  // one pair of equal rows
 
-    std::vector<double> out(num_x * num_y), grad_x(num_x * dim), grad_y(num_y * dim), row_grad_x(num_x * dim),
+    std::vector<double> out(num_x * num_y), grad_x(num_x * dim), grad_y(num_y * dim), row_grad_x(matching * dim),
         grad(size);
     const double weight =
         settings.scale / (settings.reduction == MrnReduction::mean ? double(settings.num_components) : 1.0);
@@ -84,7 +84,7 @@ static void kernels_equal_the_formula(const MrnSettings& settings, int64_t num_x
     };
     for (int threads : {1, 3}) {
         const MrnPairwiseShape shape{1, num_x, num_y, dim};
-        std::vector<T> results(num_x * num_y), of_x(num_x * dim), of_y(num_y * dim), rows(num_x), diagonal(num_x);
+        std::vector<T> results(num_x * num_y), of_x(num_x * dim), of_y(num_y * dim), rows(matching), diagonal(matching);
         RUN_WITH_SCRATCH(mrn_pairwise_forward, threads,
                          MrnPairwiseForward<T>{x.data(), y.data(), results.data(), nullptr, shape, settings});
         RUN_WITH_SCRATCH(mrn_pairwise_backward, threads,
@@ -94,14 +94,15 @@ static void kernels_equal_the_formula(const MrnSettings& settings, int64_t num_x
         near(of_x, grad_x, "pairwise gradient of x");
         near(of_y, grad_y, "pairwise gradient of y");
 
-        std::vector<double> diagonal_out(num_x);
-        for (int64_t i = 0; i < num_x; ++i) {
+        std::vector<double> diagonal_out(matching);
+        for (int64_t i = 0; i < matching; ++i) {
             diagonal[i] = grad_out[i * num_y + i];
             diagonal_out[i] = out[i * num_y + i];
         }
-        mrn_forward<T>(MrnForward<T>{x.data(), y.data(), rows.data(), num_x, dim, settings}, threads);
+        of_x.resize(matching * dim);
+        mrn_forward<T>(MrnForward<T>{x.data(), y.data(), rows.data(), matching, dim, settings}, threads);
         mrn_backward<T>(
-            MrnBackward<T>{diagonal.data(), x.data(), y.data(), of_x.data(), of_y.data(), num_x, dim, settings},
+            MrnBackward<T>{diagonal.data(), x.data(), y.data(), of_x.data(), of_y.data(), matching, dim, settings},
             threads);
         near(rows, diagonal_out, "forward");
         near(of_x, row_grad_x, "gradient of x");
@@ -129,6 +130,9 @@ int main(int, char** arguments) {
             both(settings, 100, 130, size);
         }
         both(settings, 107, 109, 12);
+        both(settings, 50, 53, 101);  // more rows than the largest panel
+        both(settings, 9, 800, 5);    // more lanes than a strip
+        both(settings, 130, 7, 13);   // x is laid out as lanes
     }
     return report();
 }
