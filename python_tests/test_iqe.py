@@ -429,3 +429,28 @@ def test_vmap_of_grad_over_single_pairs_gives_per_sample_gradients(backend):
     per_sample = torch.vmap(torch.func.grad(lambda a, b: qm.iqe(a, b, 5)))(x, y)
     leaf = x.clone().requires_grad_()
     torch.testing.assert_close(per_sample, torch.autograd.grad(qm.iqe(leaf, y, 5).sum(), leaf)[0])
+
+
+@pytest.mark.parametrize("backend", ("cpu", "reference"))
+@pytest.mark.parametrize("shape", ((4,), (0, 1), (1, 4), (0, 4)))
+def test_weights_of_an_empty_ensemble_get_a_gradient_of_zeros(shape, backend):
+    x, weight = torch.zeros(0, 4, 16, requires_grad=True), torch.ones(shape, requires_grad=True)
+    out = qm.iqe(x, x, 8, max_weight=weight, backend=backend)
+    assert out.shape == (0, 4)
+    _, grad = torch.autograd.grad(out.sum(), (x, weight))
+    assert torch.equal(grad, torch.zeros(shape))
+
+
+@pytest.mark.parametrize("backend", ("cpu", "reference"))
+def test_weights_broadcast_against_the_distances(backend):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 3, 5, 16, generator=generator, dtype=torch.float64)
+    pairs = x.unsqueeze(-2), torch.randn(3, 1, 9, 16, generator=generator, dtype=torch.float64)
+    for rows, shapes in (((x, y), ((), (5,), (3, 1), (3, 5))), (pairs, ((), (1, 1), (3, 1, 1)))):
+        mean, largest = (qm.iqe(*rows, 8, reduction=name, backend=backend) for name in ("mean", "max"))
+        for shape in shapes:
+            weight = torch.rand(shape, generator=generator, dtype=torch.float64)
+            out = qm.iqe(*rows, 8, max_weight=weight, backend=backend)
+            torch.testing.assert_close(out, mean + weight * (largest - mean))
+    with pytest.raises(ValueError, match=r"weights of \(5, 1\) differ within a matrix of pairs, \(3, 5, 9\)"):
+        qm.iqe(*pairs, 8, max_weight=torch.rand(5, 1), backend=backend)

@@ -111,6 +111,8 @@ class DistanceForms(NamedTuple):
             raise ValueError(
                 f"{op}: weights of {tuple(parameter.shape)} differ within a matrix of pairs, {tuple(shape)} distances."
             )
+        if 0 in shape:  # no distances, and so no runs of them
+            return parameter.sum(dim=tuple(range(len(sizes)))), *others
         parameter = parameter.reshape(*(padded[d] for d in order), *own)
         while parameter.dim() > len(own) and parameter.shape[-len(own) - 1] == 1:
             parameter = parameter.squeeze(-len(own) - 1)
