@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,27 @@ class NoGoals(Walk):
         self.observation_space = self.observation_space["observation"]
 
 
+class Broken(Walk):
+    """From its 100th step on a part of what it returns is of no use."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.part, self.num_steps = part, 0
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        self.num_steps += 1
+        if self.num_steps >= 100 and self.part == "reward":
+            reward = numpy.inf
+        elif self.num_steps >= 100:
+            observation[self.part] = numpy.full(3 if self.part == "achieved_goal" else 2, numpy.nan, numpy.float32)
+        return observation, reward, *rest
+
+
 ENVIRONMENTS = {"Walk-v0": {}, "WalkDiscrete-v0": {"discrete": True}}
+for part in ("observation", "achieved_goal", "reward"):
+    if f"Broken-{part}-v0" not in gymnasium.registry:
+        gymnasium.register(f"Broken-{part}-v0", Broken, max_episode_steps=12, kwargs={"part": part})
 for name, arguments in ENVIRONMENTS.items():
     if name not in gymnasium.registry:
         gymnasium.register(name, Walk, max_episode_steps=12, kwargs=arguments)
@@ -320,6 +341,34 @@ def test_a_finished_run_can_be_made_longer_and_restarted(tmp_path, capsys):
         printed = capsys.readouterr().out
         assert ("Going on" in printed) if said else ("Going on" not in printed)
         assert checkpoint_of(tmp_path)["step"] == int(steps)
+
+
+def test_a_restarted_run_that_ends_before_its_first_save_leaves_nothing_to_go_on_from(tmp_path, monkeypatch):
+    assert train(tmp_path, "--steps", "8") == 0
+
+    def ended(*_):
+        raise Killed
+
+    monkeypatch.setattr(training.Trainer, "_train", ended)
+    with pytest.raises(Killed):
+        train(tmp_path, "--steps", "8", "--restart")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("observation", r"observation after step \d+ of an episode is not finite: \[nan nan\]"),
+        ("achieved_goal", r"achieved_goal after step \d+ of an episode must be \(2,\), as its space says, got \(3,\)"),
+        ("reward", r"the reward after step \d+ of an episode is inf"),
+    ],
+)
+def test_a_broken_environment_ends_the_run_at_once_and_the_last_checkpoint_stays(tmp_path, capsys, part, said):
+    # Three episodes to begin with and twice two evaluated ones are 84 steps: it breaks some updates later.
+    assert train(tmp_path, "--steps", "50", "--checkpoint-interval", "1", env=f"Broken-{part}-v0") == 2
+    assert re.search(f"Broken-{part}-v0: {said}", capsys.readouterr().err)
+    networks = checkpoint_of(tmp_path)["agent"]["networks"]
+    assert all(value.isfinite().all() for value in networks.values())
 
 
 def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, capsys):

@@ -78,16 +78,33 @@ class Step(NamedTuple):
 def episode(
     environment: gymnasium.Env, policy: Policy, seed: int, *, options: dict | None = None, stop_at_success: bool = False
 ) -> list[Step]:
-    """One whole episode."""
+    """One whole episode; ValueError for an observation or reward that is not finite or not as its space says."""
     observation, _ = environment.reset(seed=seed, options=options)
     steps: list[Step] = []
+    _check(environment, observation, 0.0, "after reset")
     while not steps or not (steps[-1].terminated or steps[-1].truncated or (stop_at_success and steps[-1].success)):
         action = policy(observation)
         following, reward, terminated, truncated, info = environment.step(action)
+        _check(environment, following, reward, f"after step {len(steps) + 1}")
         success = is_success(info) or (terminated and "success" not in info and "is_success" not in info)
         steps.append(Step(observation, action, float(reward), following, terminated, truncated, success))
         observation = following
     return steps
+
+
+def _check(environment: gymnasium.Env, observation: dict[str, numpy.ndarray], reward: float, when: str) -> None:
+    """Before anything of it is kept: networks that have seen one NaN are NaN."""
+    for name, space in environment.observation_space.spaces.items():
+        value = numpy.asarray(observation[name])
+        if value.shape != space.shape:
+            raise ValueError(
+                f"{environment.spec.id}: {name} {when} of an episode must be {space.shape}, as its space says, got "
+                f"{value.shape}."
+            )
+        if not numpy.isfinite(value).all():
+            raise ValueError(f"{environment.spec.id}: {name} {when} of an episode is not finite: {value}.")
+    if not numpy.isfinite(reward):
+        raise ValueError(f"{environment.spec.id}: the reward {when} of an episode is {reward}.")
 
 
 def collect_dataset(

@@ -285,6 +285,8 @@ class Trainer:
 
     def _resume(self) -> None:
         path = self.settings.out / CHECKPOINT_NAME
+        if self.settings.restart and self.processes.is_first:
+            path.unlink(missing_ok=True)  # or a crash before the first save would go on from it
         if self.settings.restart or not path.exists():
             return
         state = checkpoint.load(path)
