@@ -75,6 +75,8 @@ class Broken(Walk):
     def step(self, action):
         observation, reward, *rest = super().step(action)
         self.num_steps += 1
+        if self.num_steps >= 100 and self.part == "error":
+            raise RuntimeError("the simulator has lost its way")
         if self.num_steps >= 100 and self.part == "reward":
             reward = numpy.inf
         elif self.num_steps >= 100:
@@ -83,7 +85,7 @@ class Broken(Walk):
 
 
 ENVIRONMENTS = {"Walk-v0": {}, "WalkDiscrete-v0": {"discrete": True}}
-for part in ("observation", "achieved_goal", "reward"):
+for part in ("observation", "achieved_goal", "reward", "error"):
     if f"Broken-{part}-v0" not in gymnasium.registry:
         gymnasium.register(f"Broken-{part}-v0", Broken, max_episode_steps=12, kwargs={"part": part})
 for name, arguments in ENVIRONMENTS.items():
@@ -369,6 +371,18 @@ def test_a_broken_environment_ends_the_run_at_once_and_the_last_checkpoint_stays
     assert re.search(f"Broken-{part}-v0: {said}", capsys.readouterr().err)
     networks = checkpoint_of(tmp_path)["agent"]["networks"]
     assert all(value.isfinite().all() for value in networks.values())
+
+
+def test_what_was_learned_before_the_environment_raised_is_saved_and_goes_on(tmp_path, capsys):
+    often = ["--steps", "20", "--checkpoint-interval", "1000"]
+    with pytest.raises(RuntimeError, match="lost its way"):
+        train(tmp_path, *often, env="Broken-error-v0")
+    state = checkpoint_of(tmp_path)
+    assert state["step"] == 10 and state["episodes"] == 4
+    assert state["of_processes"][0]["buffer"]["num_added"] == 4 * 12
+    # Its 100 steps begin anew: two evaluations and an episode for seven updates do not reach them.
+    assert train(tmp_path, *often, env="Broken-error-v0") == 0
+    assert "Going on from step 10" in capsys.readouterr().out
 
 
 def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, capsys):

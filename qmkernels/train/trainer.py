@@ -103,31 +103,43 @@ class Trainer:
             total=settings.steps, initial=self.step, unit="step", mininterval=0.5, dynamic_ncols=True,
             disable=not is_first,
         )  # fmt: skip
-        last, saved = time.perf_counter(), -1
         with contextlib.closing(writer) if writer else contextlib.nullcontext(), bar:
-            while self.step < settings.steps and not self.processes.total(stop.is_set()):
-                if self.buffer is not None and self.step > 0 and self.step % settings.updates_per_cycle == 0:
-                    self._collect(settings.episodes_per_cycle)
-                metrics = self.agent.update(self._batch())
-                self.step += 1
-                bar.update()
-                if writer and self.step % settings.log_interval == 0:
-                    for name, value in metrics.items():
-                        writer.add_scalar(name, value.item(), self.step)
-                    writer.add_scalar("environment_steps", self.environment_steps, self.step)
-                if self.step % settings.evaluation_interval == 0 or self.step == settings.steps:
-                    self._evaluate()
-                    if writer:
-                        for name, value in self.curve[-1].items():
-                            writer.add_scalar(f"evaluation/{name}", value, self.step)
-                        bar.set_postfix(success=f"{self.curve[-1]['success']:.2f}", refresh=False)
-                now = time.perf_counter()
-                self.seconds, last = self.seconds + now - last, now
-                if self.step % settings.checkpoint_interval == 0:
+            try:
+                self._train_on(stop, writer, bar)
+            except Exception:
+                # Not of several processes: the others would wait for this one.
+                if self.processes.count == 1 and all(
+                    each.isfinite().all() for each in self.agent.networks.parameters()
+                ):
                     self._save()
-                    saved = self.step
-            if saved != self.step:
+                raise
+
+    def _train_on(self, stop: threading.Event, writer: SummaryWriter | None, bar: tqdm) -> None:
+        settings = self.settings
+        last, saved = time.perf_counter(), -1
+        while self.step < settings.steps and not self.processes.total(stop.is_set()):
+            if self.buffer is not None and self.step > 0 and self.step % settings.updates_per_cycle == 0:
+                self._collect(settings.episodes_per_cycle)
+            metrics = self.agent.update(self._batch())
+            self.step += 1
+            bar.update()
+            if writer and self.step % settings.log_interval == 0:
+                for name, value in metrics.items():
+                    writer.add_scalar(name, value.item(), self.step)
+                writer.add_scalar("environment_steps", self.environment_steps, self.step)
+            if self.step % settings.evaluation_interval == 0 or self.step == settings.steps:
+                self._evaluate()
+                if writer:
+                    for name, value in self.curve[-1].items():
+                        writer.add_scalar(f"evaluation/{name}", value, self.step)
+                    bar.set_postfix(success=f"{self.curve[-1]['success']:.2f}", refresh=False)
+            now = time.perf_counter()
+            self.seconds, last = self.seconds + now - last, now
+            if self.step % settings.checkpoint_interval == 0:
                 self._save()
+                saved = self.step
+        if saved != self.step:
+            self._save()
 
     def act(self, observation: dict[str, numpy.ndarray], deterministic: bool) -> numpy.ndarray:
         """The agent's action as the environment takes it."""
@@ -215,12 +227,12 @@ class Trainer:
     def _collect(self, count: int, random: bool = False) -> None:
         """``count`` episodes of each process, no two of the same number."""
         policy = (lambda _: self._random_action(self.generator)) if random else self._exploring_action
-        before = self.buffer.num_added
+        before, begun = self.buffer.num_added, self.episodes
         for number in range(self.processes.rank, count * self.processes.count, self.processes.count):
-            seed = episode_seed(self.settings.seed, COLLECTION, self.episodes + number)
+            seed = episode_seed(self.settings.seed, COLLECTION, begun + number)
             for step in episode(self.environment, policy, seed):
                 self.buffer.add(*step[:6])
-        self.episodes += count * self.processes.count
+            self.episodes += self.processes.count
         added = self.processes.total(self.buffer.num_added - before)
         self.environment_steps += added * self.settings.action_repeat
 
