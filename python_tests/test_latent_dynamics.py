@@ -52,7 +52,7 @@ def test_tied_ends_add_up_to_the_reference_subgradient(size, backend):
     # Few values: intervals of both directions that begin, end and touch at the same places, and empty ones.
     x, y = torch.randint(0, 5, (2, 57, 2 * size), generator=generator).double()
     kernels = dispatch.resolve("latent_dynamics", "cpu", backend).module
-    loss, _, _, ends, *_ = kernels.latent_dynamics_forward(x, y, None, size, "sum", 1)
+    loss, _, _, ends, *_ = kernels.latent_dynamics_forward(x, y, None, size, "sum", "identity", 1)
     kept = [side.bool() for side in unpack_ends(ends, size)]
     there, back = (iqe_definition.components(*pair, size).sum(dim=-1) for pair in ((x, y), (y, x)))
     torch.testing.assert_close(loss, 0.5 * (there + back).mean())

@@ -108,10 +108,6 @@ template <class T, int width>
 __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
     const unsigned size = task.dim_per_component, groups = size / width;  // groups of coordinates a component
     const unsigned groups_in_row = groups * task.num_components, num_bytes = (2 * size + 7) / 8;
-    const auto weights_of_row = [&](int64_t row) {
-        return reduction_weights(task.reduction, task.num_components, weight_of_row(task.max, row, task.rows));
-    };
-    const auto of_all = weights_of_row(0);
     const bool by_component = task.reduction == Reduction::none;
     for (int64_t tile = blockIdx.x; tile < task.tiles; tile += gridDim.x) {
         const int64_t first_row = tile * task.rows_per_tile, rows_left = task.rows - first_row;
@@ -124,7 +120,8 @@ __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
             if (by_component) {
                 grad = task.grad_out[component];
             } else {
-                const auto weights = task.max.num_weights == 1 ? of_all : weights_of_row(first_row + r);
+                const T weight = weight_of_row(task.max, first_row + r, task.rows);
+                const auto weights = reduction_weights(task.reduction, task.num_components, weight);
                 const bool is_largest = task.largest && task.largest[first_row + r] == in_tile % task.num_components;
                 grad = task.grad_out[first_row + r] * (is_largest ? weights.every + weights.largest : weights.every);
             }

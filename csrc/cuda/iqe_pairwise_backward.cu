@@ -56,8 +56,8 @@ struct PairGradients {
     }
 
     // The gradient by the length of one component.
-    __device__ __forceinline__ void weigh(const PairwiseBackward<T>& task, ReductionWeights<T> weights, int i, int j,
-                                          int component, T (&by_length)[V]) const {
+    __device__ __forceinline__ void weigh(const PairwiseBackward<T>& task, const ReductionWeights<T>& weights, int i,
+                                          int j, int component, T (&by_length)[V]) const {
         const auto& sides = task.sides;
         if constexpr (given == Given::length_gradients) {
 #pragma unroll
@@ -111,6 +111,7 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
     constexpr int V = Pack<T>::size, G = values_at_once / K;
     __shared__ int4 staged_ends[32 * values_at_once];
     __shared__ Begin<T> staged_begins[warps_per_block * values_at_once];
+    __shared__ ReductionWeights<T> weights;
     const auto& sides = task.sides;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
@@ -120,8 +121,8 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
         const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
         const int first = int(tile / tiles_x % groups) * G, sample = int(tile / tiles_x / groups);
         const int count = sides.num_components - first < G ? sides.num_components - first : G;
-        const auto weights = task.weights_of(sample);
         __syncthreads();
+        if (threadIdx.x == 0) weights = task.weights_of(sample);
         stage_begins(sides, sample, first_row, warps_per_block, first, G, staged_begins);
         T sums[values_at_once], spreads[G];
 #pragma unroll
@@ -183,18 +184,18 @@ __global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_backward_a
     const auto& sides = task.sides;
     const int size = sides.dim_per_component, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     auto* staged_begins = reinterpret_cast<Begin<T>*>(dynamic_shared + 32 * size);
+    __shared__ ReductionWeights<T> weights;
     const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
     for (int64_t tile = blockIdx.x; tile < int64_t(sides.batch) * sides.num_components * tiles_x; tile += gridDim.x) {
         const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
         const int component = int(tile / tiles_x % sides.num_components);
         const int sample = int(tile / tiles_x / sides.num_components);
-        const auto weights = task.weights_of(sample);
+        __syncthreads();
+        if (threadIdx.x == 0) weights = task.weights_of(sample);
         const T* lines = sides.component_lines(sample, component);
         const int64_t row = sides.first_in_row(sample, i, component);
-        if constexpr (staged) {
-            __syncthreads();
-            stage_begins(sides, sample, first_row, warps_per_block, component, 1, staged_begins);
-        }
+        if constexpr (staged) stage_begins(sides, sample, first_row, warps_per_block, component, 1, staged_begins);
+        __syncthreads();
         T spread = T(0);
         for (int first_column = 0; first_column < sides.num_y; first_column += tile_columns<T>) {
             const int j = first_column + lane * V;
