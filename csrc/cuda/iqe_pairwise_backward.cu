@@ -15,16 +15,12 @@ struct PairwiseBackward {
     Prepared<T> sides;
     const T* grad_out;
     const int32_t* largest;
-    MaxWeight<T> max;
-    T* grad;            // (batch, num_x, C, K)
-    T* partial_spread;  // null or (batch, C, num_x): parts of the gradient of the weights
+    const ReductionWeights<T>* weights;  // (batch)
+    T* grad;                             // (batch, num_x, C, K)
+    T* partial_spread;                   // null or (batch, C, num_x): parts of the gradient of the weights
     T sign;
     int stride_x, stride_y;  // pairs from one row to the next in grad_out and largest
     Reduction reduction;
-
-    __device__ __forceinline__ ReductionWeights<T> weights_of(int sample) const {
-        return reduction_weights(reduction, sides.num_components, weight_of_row(max, sample, sides.batch));
-    }
 };
 
 // What backward has a gradient of: every length (reduction none), or the distance of a pair; and whether the gradient
@@ -56,8 +52,8 @@ struct PairGradients {
     }
 
     // The gradient by the length of one component.
-    __device__ __forceinline__ void weigh(const PairwiseBackward<T>& task, const ReductionWeights<T>& weights, int i,
-                                          int j, int component, T (&by_length)[V]) const {
+    __device__ __forceinline__ void weigh(const PairwiseBackward<T>& task, ReductionWeights<T> weights, int i, int j,
+                                          int component, T (&by_length)[V]) const {
         const auto& sides = task.sides;
         if constexpr (given == Given::length_gradients) {
 #pragma unroll
@@ -111,7 +107,6 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
     constexpr int V = Pack<T>::size, G = values_at_once / K;
     __shared__ int4 staged_ends[32 * values_at_once];
     __shared__ Begin<T> staged_begins[warps_per_block * values_at_once];
-    __shared__ ReductionWeights<T> weights;
     const auto& sides = task.sides;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
@@ -122,7 +117,7 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
         const int first = int(tile / tiles_x % groups) * G, sample = int(tile / tiles_x / groups);
         const int count = sides.num_components - first < G ? sides.num_components - first : G;
         __syncthreads();
-        if (threadIdx.x == 0) weights = task.weights_of(sample);
+        const auto weights = task.weights[sample];
         stage_begins(sides, sample, first_row, warps_per_block, first, G, staged_begins);
         T sums[values_at_once], spreads[G];
 #pragma unroll
@@ -184,18 +179,18 @@ __global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_backward_a
     const auto& sides = task.sides;
     const int size = sides.dim_per_component, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     auto* staged_begins = reinterpret_cast<Begin<T>*>(dynamic_shared + 32 * size);
-    __shared__ ReductionWeights<T> weights;
     const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
     for (int64_t tile = blockIdx.x; tile < int64_t(sides.batch) * sides.num_components * tiles_x; tile += gridDim.x) {
         const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
         const int component = int(tile / tiles_x % sides.num_components);
         const int sample = int(tile / tiles_x / sides.num_components);
-        __syncthreads();
-        if (threadIdx.x == 0) weights = task.weights_of(sample);
+        const auto weights = task.weights[sample];
         const T* lines = sides.component_lines(sample, component);
         const int64_t row = sides.first_in_row(sample, i, component);
-        if constexpr (staged) stage_begins(sides, sample, first_row, warps_per_block, component, 1, staged_begins);
-        __syncthreads();
+        if constexpr (staged) {
+            __syncthreads();
+            stage_begins(sides, sample, first_row, warps_per_block, component, 1, staged_begins);
+        }
         T spread = T(0);
         for (int first_column = 0; first_column < sides.num_y; first_column += tile_columns<T>) {
             const int j = first_column + lane * V;
@@ -247,6 +242,14 @@ struct NanInputs {
     T *grad_x, *grad_y;
     int batch, num_x, num_y, num_components, dim_per_component;
 };
+
+// Those of each matrix. Found by the kernels that need them, they would take registers that these have not.
+template <class T>
+__global__ void __launch_bounds__(256) matrix_weights_kernel(MaxWeight<T> max, Reduction reduction, int num_components,
+                                                             int batch, ReductionWeights<T>* weights) {
+    for (int sample = blockIdx.x * 256 + threadIdx.x; sample < batch; sample += gridDim.x * 256)
+        weights[sample] = reduction_weights(reduction, num_components, weight_of_row(max, sample, batch));
+}
 
 // A block a component of a matrix. A NaN makes NaN the gradients of every pair that its component is in: those of the
 // component's coordinates in its own row and in all rows of the other side.
@@ -315,21 +318,31 @@ void launch_gradient(const PairwiseBackward<T>& task, Context context) {
     launch_pairwise_backward_any<T, false>(task, context);
 }
 
+// What both gradients need: the weights of every matrix, and room for parts of their gradient where that is wanted.
 template <class T>
-T* take_partial_spread(Workspace& workspace, const IqePairwiseBackward<T>& call) {
-    if (!call.grad_max_weight) return nullptr;
-    return static_cast<T*>(workspace.take(call.shape.batch * call.shape.num_components * call.shape.num_x * sizeof(T)));
+struct BothSides {
+    ReductionWeights<T>* weights;
+    T* partial_spread;
+};
+
+template <class T>
+BothSides<T> take_both_sides(Workspace& workspace, const IqePairwiseBackward<T>& call) {
+    const auto& shape = call.shape;
+    auto* weights = workspace.take(shape.batch * sizeof(ReductionWeights<T>));
+    const int64_t parts = call.grad_max_weight ? shape.batch * shape.num_components * shape.num_x : 0;
+    auto* partial_spread = static_cast<T*>(workspace.take(parts * sizeof(T)));
+    return {static_cast<ReductionWeights<T>*>(weights), parts ? partial_spread : nullptr};
 }
 
 }  // namespace
 
-// The two gradients, one after the other, share the memory of the larger, behind the parts of the weights' gradient.
+// The two gradients, one after the other, share the memory of the larger, behind what is of both.
 template <class T>
 int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
     const auto [batch, num_x, num_y, num_components, size] = call.shape;
     Workspace for_x{nullptr}, for_y{nullptr};
-    take_partial_spread(for_x, call);
-    take_partial_spread(for_y, call);
+    take_both_sides(for_x, call);
+    take_both_sides(for_y, call);
     take_sides<T>(for_x, batch, num_x, num_y, num_components * size);
     take_sides<T>(for_y, batch, num_y, num_x, num_components * size);
     return std::max(for_x.used, for_y.used);
@@ -349,19 +362,21 @@ void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, Context context) 
     if (batch * num_x * num_y * num_components == 0) return;
     const DeviceGuard guard(context.device, op);
     Workspace for_x{static_cast<char*>(memory)}, for_y = for_x;
-    T* partial_spread = take_partial_spread(for_x, call);
-    take_partial_spread(for_y, call);
+    const BothSides<T> both = take_both_sides(for_x, call);
+    take_both_sides(for_y, call);
+    launch(op, matrix_weights_kernel<T>, divide_up(batch, 256), 256, 0, context, call.max, reduction,
+           int(num_components), int(batch), both.weights);
     launch_gradient<T>({prepare(op, for_x, x, y, T(1), batch, num_x, num_y, num_components, size, context), grad_out,
-                        largest, call.max, grad_x, partial_spread, T(-1), int(num_y), 1, reduction},
+                        largest, both.weights, grad_x, both.partial_spread, T(-1), int(num_y), 1, reduction},
                        context);
     // The mirrored problem, in the same memory: launches on a stream run one after the other.
     launch_gradient<T>({prepare(op, for_y, y, x, T(-1), batch, num_y, num_x, num_components, size, context), grad_out,
-                        largest, call.max, grad_y, nullptr, T(1), 1, int(num_y), reduction},
+                        largest, both.weights, grad_y, nullptr, T(1), 1, int(num_y), reduction},
                        context);
     const NanInputs<T> inputs{x, y, grad_x, grad_y, int(batch), int(num_x), int(num_y), int(num_components), int(size)};
     launch(op, iqe_pairwise_nan_kernel<T>, batch * num_components, pair_block_threads, 0, context, inputs);
     launch_weight_gradient<T>(
-        op, {call.max, nullptr, partial_spread, nullptr, call.grad_max_weight, batch * num_components * num_x},
+        op, {call.max, nullptr, both.partial_spread, nullptr, call.grad_max_weight, batch * num_components * num_x},
         context);
 }
 
