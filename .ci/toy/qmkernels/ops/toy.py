@@ -26,8 +26,7 @@ _toy = Op(
 
 def toy(x: Tensor, y: Tensor, factor: float = 1.0, *, backend: str | None = None) -> Tensor:
     """``factor * |x - y|_1``, (...) of x and y (..., D), whose leading dimensions broadcast."""
-    arguments.check_embeddings("toy", x, y)
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    x, y = arguments.embeddings("toy", x, y)
     shape = broadcasting.broadcast_shape("toy", x, y)
     x, y = (rows.expand(*shape, rows.shape[-1]) for rows in (x, y))
     return _toy((x, y), ToySettings(float(factor)), dispatch.requested(backend))
