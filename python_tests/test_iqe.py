@@ -452,5 +452,10 @@ def test_weights_broadcast_against_the_distances(backend):
             weight = torch.rand(shape, generator=generator, dtype=torch.float64)
             out = qm.iqe(*rows, 8, max_weight=weight, backend=backend)
             torch.testing.assert_close(out, mean + weight * (largest - mean))
+    one, weight = x[0], torch.tensor([[0.4]], dtype=torch.float64)  # a single matrix, without a batch
+    torch.testing.assert_close(
+        qm.iqe_pairwise(one, one, 8, max_weight=weight, backend=backend),
+        qm.iqe_pairwise(one, one, 8, max_weight=0.4, backend=backend),
+    )
     with pytest.raises(ValueError, match=r"weights of \(5, 1\) differ within a matrix of pairs, \(3, 5, 9\)"):
         qm.iqe(*pairs, 8, max_weight=torch.rand(5, 1), backend=backend)

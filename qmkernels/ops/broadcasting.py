@@ -113,7 +113,7 @@ class DistanceForms(NamedTuple):
             )
         if 0 in shape:  # no distances, and so no runs of them
             return parameter.sum(dim=tuple(range(len(sizes)))), *others
-        parameter = parameter.reshape(*(padded[d] for d in order), *own)
+        parameter = parameter.reshape((*(padded[d] for d in order), *own))
         while parameter.dim() > len(own) and parameter.shape[-len(own) - 1] == 1:
             parameter = parameter.squeeze(-len(own) - 1)
         if parameter.dim() > len(own):
