@@ -347,7 +347,7 @@ class QRL:
             dynamics = latent_dynamics(critic.head, predicted, next_y)
             losses.append(found.loss + config.dynamics_weight * dynamics.loss)
             latents.append((state.detach(), (goal[0] if goal else following).detach()))
-            for name, value in found._asdict().items():
+            for name, value in zip(found._fields, found, strict=True):  # torch.compile of torch 2.6 knows no _asdict
                 metrics[f"critic_{number}/{name}"] = value.detach()
             metrics[f"critic_{number}/dynamics"] = dynamics.loss.detach()
         return torch.stack(losses).sum(), metrics, latents

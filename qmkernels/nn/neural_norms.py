@@ -373,8 +373,9 @@ class WideNorm(NormHead):
         return mrn.with_settings(x, y, settings)
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
-        pairs = super()._pairs(x, y)
-        return pairs._replace(values_per_pair=max(2 * self.input_size, len(self.w.weight)))
+        # Not by _replace, which torch.compile of torch 2.6 does not trace.
+        x, y, compare, _ = super()._pairs(x, y)
+        return Pairs(x, y, compare, max(2 * self.input_size, len(self.w.weight)))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nsymmetric={self.symmetric}"
