@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..losses import latent_dynamics, qrl_critic
+from ..losses.qrl_critic import QRLCritic
 from ..nn import IQE
 from ..ops.broadcasting import every_pair
 from . import checks, optimisation
@@ -26,6 +27,9 @@ from .networks import Standardise, multilayer_perceptron
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
+
+# A constant, because torch.compile of torch 2.6 does not trace named tuples' _fields and _asdict.
+_MEASURES = QRLCritic._fields
 
 
 @dataclass(frozen=True)
@@ -347,7 +351,7 @@ class QRL:
             dynamics = latent_dynamics(critic.head, predicted, next_y)
             losses.append(found.loss + config.dynamics_weight * dynamics.loss)
             latents.append((state.detach(), (goal[0] if goal else following).detach()))
-            for name, value in zip(found._fields, found, strict=True):  # torch.compile of torch 2.6 knows no _asdict
+            for name, value in zip(_MEASURES, found, strict=True):
                 metrics[f"critic_{number}/{name}"] = value.detach()
             metrics[f"critic_{number}/dynamics"] = dynamics.loss.detach()
         return torch.stack(losses).sum(), metrics, latents
