@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import iqe_gradients
 import pytest
 import torch
 from backend_comparison import DTYPES, assert_alike
@@ -21,15 +22,6 @@ def _max_weight(dtype: torch.dtype) -> torch.Tensor:
     return torch.tensor(0.3, dtype=dtype, device=DEVICE)
 
 
-def _two_weights(dtype: torch.dtype, reduction: str) -> torch.Tensor | None:
-    return torch.tensor([0.3, -0.9], dtype=dtype, device=DEVICE) if reduction == "maxmean" else None
-
-
-def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    inputs = tuple(value.detach().requires_grad_() for value in inputs)
-    return torch.autograd.grad(function(*inputs), inputs, grad)
-
-
 @pytest.mark.parametrize("keep", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", definition.REDUCTIONS)
@@ -45,18 +37,7 @@ def test_forward_returns_what_the_reference_returns(dim_per_component, reduction
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = points(8, size=3 * dim_per_component, dtype=dtype)
-    max_weight, settings = _two_weights(dtype, reduction), (dim_per_component, reduction, "sigmoid")
-    out, *kept = reference.iqe_forward(x, y, max_weight, *settings, True)
-    grad_out, learned = torch.randn_like(out), reduction == "maxmean"
-    got = kernels.iqe_backward(grad_out, *kept, max_weight, *settings, learned)
-
-    def distance(x, y, max_weight=None):
-        weights = definition.weights_of_rows(max_weight, "sigmoid", x.shape[:-1])
-        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weights)
-
-    inputs = (x, y, max_weight) if learned else (x, y)
-    assert_alike(got[: len(inputs)], _differentiated(distance, *inputs, grad=grad_out))
-    assert learned or got[2].shape == (0,)
+    iqe_gradients.check_rows(kernels, x, y, dim_per_component, reduction)
 
 
 @pytest.mark.parametrize("keep", (False, True))
@@ -74,25 +55,7 @@ def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, 
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = pair_points(5, 7, 3 * dim_per_component, dtype)
-    max_weight, settings = _two_weights(dtype, reduction), (dim_per_component, reduction, "sigmoid")
-    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, *settings, True)
-    grad_out, learned = torch.randn_like(out), reduction == "maxmean"
-    grad_x, grad_y, grad_max_weight = kernels.iqe_pairwise_backward(
-        grad_out, x, y, largest, max_weight, *settings, learned
-    )
-
-    def distance(x, y, max_weight=None):
-        weights = definition.weights_of_rows(max_weight, "sigmoid", (2, 1, 1))
-        x, y = x.unsqueeze(-2), y.unsqueeze(-3)
-        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weights)
-
-    inputs = (x, y, max_weight) if learned else (x, y)
-    of_x, of_y, *of_weight = _differentiated(distance, *inputs, grad=grad_out)
-    assert_alike((grad_x, grad_y), (of_x, of_y))
-    if learned:  # a sum over all pairs, of either sign: its error is that of its largest terms
-        torch.testing.assert_close(grad_max_weight, of_weight[0], rtol=1e-5, atol=1e-4)
-    else:
-        assert grad_max_weight.shape == (0,)
+    iqe_gradients.check_pairs(kernels, x, y, dim_per_component, reduction)
 
 
 @pytest.mark.parametrize("num_x, num_y", ((1, 1), (1, 33), (33, 1), (17, 131), (131, 17)))

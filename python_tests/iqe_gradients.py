@@ -1,0 +1,60 @@
+"""What the tests of a backend's IQE functions share: their gradients against those of the definition."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from backend_comparison import assert_alike
+
+from qmkernels.backends.reference import iqe as reference
+from qmkernels.definitions import iqe as definition
+
+
+def _differentiated(function, *inputs: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    inputs = tuple(value.detach().requires_grad_() for value in inputs)
+    return torch.autograd.grad(function(*inputs), inputs, grad)
+
+
+def _two_weights(like: torch.Tensor, reduction: str) -> torch.Tensor | None:
+    """Of two equal runs of rows, or of two matrices; None where the reduction has none."""
+    return like.new_tensor([0.3, -0.9]) if reduction == "maxmean" else None
+
+
+def check_rows(kernels: ModuleType, x: torch.Tensor, y: torch.Tensor, dim_per_component: int, reduction: str) -> None:
+    """Of an even number of matching rows."""
+    max_weight, settings = _two_weights(x, reduction), (dim_per_component, reduction, "sigmoid")
+    out, *kept = reference.iqe_forward(x, y, max_weight, *settings, True)
+    grad_out, learned = torch.randn_like(out), reduction == "maxmean"
+    got = kernels.iqe_backward(grad_out, *kept, max_weight, *settings, learned)
+
+    def distance(x, y, max_weight=None):
+        weights = definition.weights_of_rows(max_weight, "sigmoid", x.shape[:-1])
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weights)
+
+    inputs = (x, y, max_weight) if learned else (x, y)
+    assert_alike(got[: len(inputs)], _differentiated(distance, *inputs, grad=grad_out))
+    assert learned or got[2].shape == (0,)
+
+
+def check_pairs(kernels: ModuleType, x: torch.Tensor, y: torch.Tensor, dim_per_component: int, reduction: str) -> None:
+    """Of two matrices of pairs."""
+    max_weight, settings = _two_weights(x, reduction), (dim_per_component, reduction, "sigmoid")
+    out, largest = reference.iqe_pairwise_forward(x, y, max_weight, *settings, True)
+    grad_out, learned = torch.randn_like(out), reduction == "maxmean"
+    grad_x, grad_y, grad_max_weight = kernels.iqe_pairwise_backward(
+        grad_out, x, y, largest, max_weight, *settings, learned
+    )
+
+    def distance(x, y, max_weight=None):
+        weights = definition.weights_of_rows(max_weight, "sigmoid", (2, 1, 1))
+        x, y = x.unsqueeze(-2), y.unsqueeze(-3)
+        return definition.iqe(x, y, dim_per_component, reduction=reduction, max_weight=weights)
+
+    inputs = (x, y, max_weight) if learned else (x, y)
+    of_x, of_y, *of_weight = _differentiated(distance, *inputs, grad=grad_out)
+    assert_alike((grad_x, grad_y), (of_x, of_y))
+    if learned:  # a sum over all pairs, of either sign: its error is that of its largest terms
+        torch.testing.assert_close(grad_max_weight, of_weight[0], rtol=1e-5, atol=1e-4)
+    else:
+        assert grad_max_weight.shape == (0,)
