@@ -23,9 +23,12 @@ def pair_points(num_x: int, num_y: int, size: int, dtype: torch.dtype, *, batch:
     return x[:, :num_x].contiguous(), y[:, :num_y].contiguous()
 
 
-def assert_alike(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> None:
-    """Of the same shapes and dtypes; equal, floats within TOLERANCE."""
+def assert_alike(got: tuple[torch.Tensor | None, ...], wanted: tuple[torch.Tensor | None, ...]) -> None:
+    """Of the same shapes and dtypes; equal, floats within TOLERANCE; None in the same places."""
     for one, other in zip(got, wanted, strict=True):
+        if other is None:
+            assert one is None
+            continue
         assert one.shape == other.shape
         assert one.dtype == other.dtype
         if one.is_floating_point():

@@ -28,8 +28,8 @@ def triton_interpreter(monkeypatch):
     """Its variable holds for parts of triton that are imported at the first launch, and for the choice of backends."""
     if not torch.cuda.is_available():
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for function in (dispatch.why_not, dispatch.resolve):
+    for function in (dispatch.why_not, dispatch.resolve, dispatch.functions):
         function.cache_clear()
     yield
-    for function in (dispatch.why_not, dispatch.resolve):
+    for function in (dispatch.why_not, dispatch.resolve, dispatch.functions):
         function.cache_clear()

@@ -17,6 +17,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from qmkernels.backends import dispatch
 from qmkernels.backends.native import core
 
 CSRC = Path(__file__).parents[1] / "csrc"
@@ -48,7 +49,7 @@ def _build(op: str, folder: Path) -> ModuleType:
     command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3", "-DQMK_CUDA_ON_CPU"]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
     command += [f"-I{CSRC / 'tests' / 'cuda_on_cpu'}", f"-I{folder}", f"-I{sysconfig.get_paths()['include']}"]
-    files = [folder / "kernels.cpp", CSRC / "bindings" / "module.cpp", CSRC / "bindings" / "arguments.cpp"]
+    files = [folder / "kernels.cpp", *(CSRC / "bindings").glob("*.cpp")]
     subprocess.run([*command, *files, "-o", folder / "_core.so"], check=True)
     spec = importlib.util.spec_from_file_location("_core", folder / "_core.so")
     module = importlib.util.module_from_spec(spec)
@@ -71,7 +72,10 @@ def kernels(op: str) -> Callable:
         torch.use_deterministic_algorithms(True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(core, "kernels", module.kernels)
+            patch.setattr(core, "replayed", lambda function: function)
+            dispatch.functions.cache_clear()
             yield
+        dispatch.functions.cache_clear()
         torch.use_deterministic_algorithms(False)
 
     return use_kernels

@@ -2,8 +2,10 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
+#include <stdexcept>
 
 namespace qmk::python {
 
@@ -59,6 +61,20 @@ int64_t whole(PyObject* value) {
 void fail(PyObject* kind, const std::string& message) {
     PyErr_SetString(kind, message.c_str());
     throw ErrorIsSet();
+}
+
+PyObject* translated_error() {
+    try {
+        throw;
+    } catch (const ErrorIsSet&) {
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::invalid_argument& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
 }
 
 void Signature::add(const char* name, const Slot& slot, const char* tuple) {
@@ -152,6 +168,7 @@ void* Signature::address(int field, PyObject* value, const Slot& slot, std::vect
     const Object dtype = attribute(value, "dtype", name_of_dtype);
     const std::string wanted = dtype.get() == python.dtypes[int(slot.dtype)] ? "" : dtype_names[int(slot.dtype)];
     if (dtype.get() == nullptr) wrong(field, "a tensor of " + wanted + " or None", value);
+    if (!wanted.empty() && whole(called(value, "numel", name_of_numel).get()) == 0) return nullptr;
     if (!wanted.empty())
         fail(PyExc_TypeError, std::string(function_) + ": " + fields_[field].name + " must be a tensor of " + wanted +
                                   ", got one of " + text_of(dtype.get()) + ".");

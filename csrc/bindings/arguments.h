@@ -12,6 +12,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../signature.h"
@@ -22,6 +23,8 @@ namespace qmk::python {
 struct ErrorIsSet {};
 
 [[noreturn]] void fail(PyObject* kind, const std::string& message);
+// Of an exception that is being handled; null.
+PyObject* translated_error();
 
 // A reference that is given back.
 class Object {
@@ -29,7 +32,10 @@ class Object {
     explicit Object(PyObject* owned) : object_(owned) {}
     ~Object() { Py_XDECREF(object_); }
     Object(Object&& other) noexcept : object_(other.object_) { other.object_ = nullptr; }
-    Object& operator=(Object&&) = delete;
+    Object& operator=(Object&& other) noexcept {
+        std::swap(object_, other.object_);
+        return *this;
+    }
     PyObject* get() const { return object_; }
 
   private:
@@ -38,11 +44,14 @@ class Object {
 
 // What the core asks Python for; given once, by `connect`.
 struct Python {
-    PyObject* dtypes[5];               // torch's, in the order of Dtype
-    PyObject* num_threads = nullptr;   // () to the number of threads of a CPU kernel
-    PyObject* stream = nullptr;        // (device) to the address of the stream that is current there
-    PyObject* scratch = nullptr;       // (bytes, device) to a tensor of so many bytes
-    PyObject* materialised = nullptr;  // of a tensor without memory one with memory, or a TypeError
+    PyObject* dtypes[5];                               // torch's, in the order of Dtype
+    PyObject* num_threads = nullptr;                   // () to the number of threads of a CPU kernel
+    PyObject* stream = nullptr;                        // (device) to the address of the stream that is current there
+    PyObject* scratch = nullptr;                       // (bytes, device) to a tensor of so many bytes
+    PyObject* materialised = nullptr;                  // of a tensor without memory one with memory, or a TypeError
+    PyObject *tensor = nullptr, *parameter = nullptr;  // the types
+    PyObject* prototype = nullptr;                     // of a tensor one of its shape without its memory
+    PyObject* empty = nullptr;                         // of a prototype an uninitialised tensor like it
 };
 extern Python python;
 

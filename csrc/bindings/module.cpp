@@ -1,10 +1,6 @@
 // The Python module qmkernels._core: what was built, and a function for every kernel of every op.
-#include <exception>
-#include <new>
-#include <stdexcept>
-
-#include "arguments.h"
 #include "ops.h"  // made by the build from csrc/ops.cmake
+#include "replay.h"
 
 namespace qmk::python {
 
@@ -21,12 +17,11 @@ class WithoutTheGil {
     PyThreadState* state_;
 };
 
+// Launches a kernel on the device of `tensor`.
 template <class Kernel, class T>
-void run(const Signature& signature, PyObject* const* values, PyObject* tensor) {
+void launch(void* memory, PyObject* tensor) {
     using Call = typename Kernel::template Arguments<T>;
-    Call call{};
-    std::vector<Object> kept;
-    signature.read(values, Slots(call), kept);
+    Call& call = *static_cast<Call*>(memory);
     [[maybe_unused]] Scratch scratch;
 #if defined(QMK_CUDA_ON_CPU)
     if constexpr (needs_scratch<Call>)
@@ -53,18 +48,16 @@ void run(const Signature& signature, PyObject* const* values, PyObject* tensor) 
 #endif
 }
 
-PyObject* translated_error() {
-    try {
-        throw;
-    } catch (const ErrorIsSet&) {
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    } catch (const std::invalid_argument& error) {
-        PyErr_SetString(PyExc_ValueError, error.what());
-    } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_RuntimeError, error.what());
-    }
-    return nullptr;
+template <class Kernel, class T>
+void run(const Signature& signature, PyObject* const* values, PyObject* tensor) {
+    using Call = typename Kernel::template Arguments<T>;
+    static_assert(sizeof(Call) <= largest_call && std::is_trivially_copyable_v<Call>);
+    Call call{};
+    std::vector<Object> kept;
+    const Slots slots(call);
+    signature.read(values, slots, kept);
+    note({&call, sizeof(Call), launch<Kernel, T>, slots, values});
+    launch<Kernel, T>(&call, tensor);
 }
 
 template <class Kernel>
@@ -107,15 +100,21 @@ PyMethodDef* methods_of(Kernels<Kernel...>) {
 
 PyObject* connect(PyObject*, PyObject* arguments) {
     PyObject* dtypes[5];
-    PyObject *num_threads, *stream, *scratch, *materialised;
-    if (!PyArg_ParseTuple(arguments, "(OOOOO)OOOO", &dtypes[0], &dtypes[1], &dtypes[2], &dtypes[3], &dtypes[4],
-                          &num_threads, &stream, &scratch, &materialised))
+    PyObject *num_threads, *stream, *scratch, *materialised, *exchange, *tensor, *parameter, *prototype, *empty;
+    if (!PyArg_ParseTuple(arguments, "(OOOOO)OOOO(OOOOO)", &dtypes[0], &dtypes[1], &dtypes[2], &dtypes[3], &dtypes[4],
+                          &num_threads, &stream, &scratch, &materialised, &exchange, &tensor, &parameter, &prototype,
+                          &empty) ||
+        !connect_exchange(exchange))
         return nullptr;
     for (int i = 0; i < 5; ++i) python.dtypes[i] = Py_NewRef(dtypes[i]);
     python.num_threads = Py_NewRef(num_threads);
     python.stream = Py_NewRef(stream);
     python.scratch = Py_NewRef(scratch);
     python.materialised = Py_NewRef(materialised);
+    python.tensor = Py_NewRef(tensor);
+    python.parameter = Py_NewRef(parameter);
+    python.prototype = Py_NewRef(prototype);
+    python.empty = Py_NewRef(empty);
     return Py_NewRef(Py_None);
 }
 
@@ -156,13 +155,18 @@ PyObject* build_info(PyObject*, PyObject*) {
 
 #endif
 
-PyMethodDef module_methods[] = {{"connect", connect, METH_VARARGS,
-                                 "(float32, float64, uint8, int32, int64), num_threads, stream, scratch, materialised"},
+PyMethodDef module_methods[] = {
+    {"connect", connect, METH_VARARGS,
+     "(float32, float64, uint8, int32, int64), num_threads, stream, scratch, materialised, "
+     "(exchange API, Tensor, Parameter, prototype, empty)"},
+    {"are_embeddings", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(are_embeddings)), METH_FASTCALL,
+     "Whether x and y are float tensors that a kernel compares."},
+    {"replayed", replayed, METH_O, "(function) to one that is recorded and repeated."},
 #if !defined(QMK_CUDA_ON_CPU)
-                                {"isa_in_use", isa_in_use, METH_NOARGS, "The instruction set of the CPU kernels."},
-                                {"build_info", build_info, METH_NOARGS, "What the core was built with."},
+    {"isa_in_use", isa_in_use, METH_NOARGS, "The instruction set of the CPU kernels."},
+    {"build_info", build_info, METH_NOARGS, "What the core was built with."},
 #endif
-                                {nullptr, nullptr, 0, nullptr}};
+    {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_core", nullptr, -1, module_methods, nullptr, nullptr, nullptr, nullptr};

@@ -14,10 +14,12 @@ import importlib.util
 import logging
 import os
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from types import ModuleType
 from typing import NamedTuple
+
+import torch
 
 from . import reference
 from .native import core
@@ -109,6 +111,13 @@ def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
             return _load(name, op)
         _log.debug("%s: backend %r passed over: %s", op, name, reason)
     raise AssertionError("unreachable: the reference runs everywhere")
+
+
+@cache
+def functions(op: str, names: tuple[str, ...], device: torch.device, backend: str) -> tuple[Callable, ...]:
+    """The functions of ``op`` with such names, of the backend that runs it on ``device``; errors as of `resolve`."""
+    module = resolve(op, device.type, backend).module
+    return tuple(core.replayed(getattr(module, name)) for name in names)
 
 
 _backend_in_use = check_name(os.environ.get("QMKERNELS_BACKEND", "auto"))

@@ -13,8 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .shapes import empty
-
 # With more levels the bound, a thousandth beyond the outermost level, would round to one that does not exist.
 MOST_LEVELS = 1000
 
@@ -86,7 +84,7 @@ def codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def fsq_forward_outputs(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
     *rows, size = z.shape
-    return torch.empty_like(z), empty(z, *rows, size // len(levels), dtype=torch.int64)
+    return torch.empty_like(z), z.new_empty(*rows, size // len(levels), dtype=torch.int64)
 
 
 def fsq_backward_outputs(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:

@@ -195,56 +195,49 @@ def weight_gradient(grad_out: Tensor, spread: Tensor, max_weight: Tensor, weight
     return total * link.slope(link.weight(max_weight))
 
 
-# --- What the kernels return: empty tensors of the right shapes, (0,) for those that are not needed.
+# --- What the kernels return: empty tensors of the right shapes, None for those that are not wanted.
 
 
 def iqe_forward_outputs(
     x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, weight_link: str,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     *rows, size = x.shape
     num_components = size // dim_per_component
-    out = empty(x, *rows, num_components) if reduction == "none" else empty(x, *rows)
+    out = x.new_empty(*rows, num_components) if reduction == "none" else empty(x, *rows)
     if not keep:
-        return out, empty(x, 0, dtype=torch.uint8), empty(x, 0, dtype=torch.int32), empty(x, 0)
-    return out, *kept_outputs(x, rows, num_components, dim_per_component, reduction)
+        return out, None, None, None
+    ends = x.new_empty(*rows, num_components, (2 * dim_per_component + 7) // 8, dtype=torch.uint8)
+    return out, ends, *kept_of_reduction(out, reduction)
 
 
-def kept_outputs(
-    x: Tensor, rows: Sequence[int], num_components: int, dim_per_component: int, reduction: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``ends``, ``largest`` and ``spread`` of distances of shape ``rows``."""
-    return (
-        empty(x, *rows, num_components, (2 * dim_per_component + 7) // 8, dtype=torch.uint8),
-        empty(x, *(rows if keeps_largest(reduction) else (0,)), dtype=torch.int32),
-        empty(x, *(rows if reduction == "maxmean" else (0,))),
-    )
-
-
-def weight_gradient_output(like: Tensor, max_weight: Tensor | None, need_weight: bool) -> Tensor:
-    return torch.empty_like(max_weight) if need_weight else empty(like, 0)
+def kept_of_reduction(out: Tensor, reduction: str) -> tuple[Tensor | None, Tensor | None]:
+    """``largest`` and ``spread`` of distances shaped like ``out``."""
+    if not keeps_largest(reduction):
+        return None, None
+    return torch.empty_like(out, dtype=torch.int32), torch.empty_like(out) if reduction == "maxmean" else None
 
 
 def iqe_backward_outputs(
-    grad_out: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
+    grad_out: Tensor, ends: Tensor, largest: Tensor | None, spread: Tensor | None, max_weight: Tensor | None,
     dim_per_component: int, reduction: str, weight_link: str, need_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     *rows, num_components, _ = ends.shape
-    grad_x = empty(grad_out, *rows, num_components * dim_per_component)
-    return grad_x, torch.empty_like(grad_x), weight_gradient_output(grad_out, max_weight, need_weight)
+    grad_x = grad_out.new_empty(*rows, num_components * dim_per_component)
+    return grad_x, torch.empty_like(grad_x), torch.empty_like(max_weight) if need_weight else None
 
 
 def iqe_pairwise_forward_outputs(
     x: Tensor, y: Tensor, max_weight: Tensor | None, dim_per_component: int, reduction: str, weight_link: str,
     keep: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     pairs = x.shape[0], x.shape[1], y.shape[1]
-    out = empty(x, *pairs, x.shape[-1] // dim_per_component) if reduction == "none" else empty(x, *pairs)
-    return out, empty(x, *(pairs if keep and keeps_largest(reduction) else (0,)), dtype=torch.int32)
+    out = x.new_empty(*pairs, x.shape[-1] // dim_per_component) if reduction == "none" else x.new_empty(*pairs)
+    return out, x.new_empty(*pairs, dtype=torch.int32) if keep and keeps_largest(reduction) else None
 
 
 def iqe_pairwise_backward_outputs(
-    grad_out: Tensor, x: Tensor, y: Tensor, largest: Tensor, max_weight: Tensor | None, dim_per_component: int,
+    grad_out: Tensor, x: Tensor, y: Tensor, largest: Tensor | None, max_weight: Tensor | None, dim_per_component: int,
     reduction: str, weight_link: str, need_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(x), torch.empty_like(y), weight_gradient_output(x, max_weight, need_weight)
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    return torch.empty_like(x), torch.empty_like(y), torch.empty_like(max_weight) if need_weight else None

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .iqe import iqe, kept_outputs, weight_gradient_output, weights_of_rows
-from .shapes import empty
+from .iqe import iqe, kept_of_reduction, weights_of_rows
 
 # Loss, statistics, slopes, ends, largest and spread, as backends/reference/latent_dynamics.py says.
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -65,14 +64,15 @@ def latent_dynamics_forward_outputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dim_per_component, reduction, *_ = settings
     rows, size = predicted.shape
-    kept = kept_outputs(predicted, (2, rows), size // dim_per_component, dim_per_component, reduction)
-    return empty(predicted), empty(predicted, 2), empty(predicted, 2, rows), *kept
+    slopes = predicted.new_empty(2, rows)
+    ends = predicted.new_empty(2, rows, size // dim_per_component, (2 * dim_per_component + 7) // 8, dtype=torch.uint8)
+    return predicted.new_empty(()), predicted.new_empty(2), slopes, ends, *kept_of_reduction(slopes, reduction)
 
 
 def latent_dynamics_backward_outputs(
     grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
     dim_per_component: int, reduction: str, weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    grad_predicted = empty(slopes, slopes.shape[1], ends.shape[2] * dim_per_component)
-    grad_max_weight = weight_gradient_output(slopes, max_weight, max_weight is not None)
+    grad_predicted = slopes.new_empty(slopes.shape[1], ends.shape[2] * dim_per_component)
+    grad_max_weight = None if max_weight is None else torch.empty_like(max_weight)
     return grad_predicted, torch.empty_like(grad_predicted), grad_max_weight

@@ -52,5 +52,5 @@ def metra_forward_outputs(
 def metra_backward_outputs(
     grad_loss: Tensor, phi: Tensor, phi_next: Tensor, skill: Tensor, stats: Tensor, slopes: Tensor, needs_skill: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_skill = torch.empty_like(phi) if needs_skill else empty(phi, 0)
+    grad_skill = torch.empty_like(phi) if needs_skill else None
     return torch.empty_like(phi), torch.empty_like(phi), grad_skill, empty(phi)

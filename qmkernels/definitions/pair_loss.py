@@ -174,7 +174,7 @@ def pair_loss(
     length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
     zero = distance.new_zeros(())
     stats = PairLossStats(*(zero,) * len(PairLossStats._fields))._replace(length=length.detach().mean())
-    row_sums = column_sums = distance.new_empty(0)
+    row_sums = column_sums = None
     loss = zero
     if settings.kind in (*SOFTMAXES, "sigmoid"):
         logits, positive, sides = -settings.scale * distance, -settings.scale * length, []
@@ -270,8 +270,8 @@ def pair_loss_forward_outputs(
     return (
         empty(distance),
         empty(distance, len(PairLossStats._fields)),
-        empty(distance, *(sums if kind in ("forward", "symmetric") else (0,))),
-        empty(distance, *(sums if kind in ("backward", "symmetric") else (0,))),
+        distance.new_empty(*sums) if kind in ("forward", "symmetric") else None,
+        distance.new_empty(*sums) if kind in ("backward", "symmetric") else None,
     )
 
 

@@ -69,4 +69,4 @@ def pqe_backward_outputs(
     grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of both forms."""
-    return torch.empty_like(x), torch.empty_like(y), torch.empty_like(weights) if need_weights else empty(x, 0)
+    return torch.empty_like(x), torch.empty_like(y), torch.empty_like(weights) if need_weights else None

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .iqe import iqe, kept_outputs, weight_gradient_output, weights_of_rows
-from .shapes import empty
+from .iqe import iqe, kept_of_reduction, weights_of_rows
 
 MULTIPLIERS = ("softplus", "exp")
 
@@ -98,7 +97,7 @@ def backward_with(
     )
     grad_y, grad_goal = of_to[1], of_to[0]
     if not has_goal:
-        grad_y, grad_goal = grad_y + grad_goal.roll(-1, dims=0), slopes.new_empty(0)
+        grad_y, grad_goal = grad_y + grad_goal.roll(-1, dims=0), None
     return of_x.sum(dim=0), grad_y, grad_goal, of_weight, grad_loss * stats[SLOPE_OF_RAW]
 
 
@@ -107,15 +106,16 @@ def qrl_critic_forward_outputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dim_per_component, reduction, *_ = settings
     rows, size = x.shape
-    kept = kept_outputs(x, (2, rows), size // dim_per_component, dim_per_component, reduction)
-    return empty(x), empty(x, 6), empty(x, 2, rows), *kept
+    slopes = x.new_empty(2, rows)
+    ends = x.new_empty(2, rows, size // dim_per_component, (2 * dim_per_component + 7) // 8, dtype=torch.uint8)
+    return torch.empty_like(raw), x.new_empty(6), slopes, ends, *kept_of_reduction(slopes, reduction)
 
 
 def qrl_critic_backward_outputs(
     grad_loss: Tensor, stats: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
     max_weight: Tensor | None, has_goal: bool, dim_per_component: int, reduction: str, weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grad_x = empty(slopes, slopes.shape[1], ends.shape[2] * dim_per_component)
-    grad_goal = torch.empty_like(grad_x) if has_goal else empty(slopes, 0)
-    grad_max_weight = weight_gradient_output(slopes, max_weight, max_weight is not None)
-    return grad_x, torch.empty_like(grad_x), grad_goal, grad_max_weight, empty(slopes)
+    grad_x = slopes.new_empty(slopes.shape[1], ends.shape[2] * dim_per_component)
+    grad_goal = torch.empty_like(grad_x) if has_goal else None
+    grad_max_weight = None if max_weight is None else torch.empty_like(max_weight)
+    return grad_x, torch.empty_like(grad_x), grad_goal, grad_max_weight, torch.empty_like(grad_loss)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
-def empty(like: Tensor, *sizes: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Uninitialised, on like's device. Sizes one by one: torch reads a tuple or ``torch.Size`` a microsecond slower."""
-    if not sizes:
-        return like.new_empty((), dtype=dtype)
-    return like.new_empty(*sizes) if dtype is None else like.new_empty(*sizes, dtype=dtype)
+def empty(like: Tensor, *sizes: int) -> Tensor:
+    """Uninitialised, as ``like``. Sizes one by one: torch reads a tuple or ``torch.Size`` a microsecond slower."""
+    return like.new_empty(*sizes) if sizes else like.new_empty(())
 
 
 def of_rows(parameter: Tensor, rows: Sequence[int], own_dims: int = 0) -> Tensor:

@@ -37,7 +37,7 @@ def _nothing_is_wrong(like: Tensor, *others: Tensor) -> bool:
         return False
     shape, dtype, device = like.shape, like.dtype, like.device
     for value in others:
-        if not (is_float(value) and value.shape == shape and value.dtype == dtype and value.device == device):
+        if not (is_float(value) and value.shape == shape and value.dtype is dtype and value.device == device):
             return False
     return True
 
@@ -64,6 +64,8 @@ def per_row(loss: str, name: str, value: Tensor | float, like: Tensor) -> Tensor
 
 def check_multiplier(loss: str, name: str, value: Tensor, like: Tensor) -> None:
     """A 0-d float tensor on the embeddings' device."""
+    if is_float(value) and value.dim() == 0 and value.device == like.device:
+        return
     check_float(loss, name, value)
     if value.dim() != 0:
         raise ValueError(f"{loss}: {name} must be a tensor without dimensions, got {tuple(value.shape)}.")

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..backends import dispatch
 from ..definitions.qrl_critic import MULTIPLIERS, QrlCriticSettings, loss_of, terms
 from ..nn.iqe import FusedIqe
-from ..ops.arguments import constant, in_compute_dtype
+from ..ops.arguments import check_choice, constant, in_compute_dtype, tensor_like
 from ..ops.qrl_critic import qrl_critic as by_kernel
 from . import checks
 from .fused_head import fused_iqe
@@ -109,22 +109,24 @@ def _by_kernel(
     x, y = in_compute_dtype(x), in_compute_dtype(y)
     goal = None if goal is None else in_compute_dtype(goal)
     cost = cost.reshape(-1).to(x.dtype) if isinstance(cost, Tensor) else constant(float(cost), x, 1)
-    max_weight = None if fused.max_weight is None else fused.max_weight.to(x.dtype)
-    settings = QrlCriticSettings(*fused.settings, *lagrangian)
-    tensors = x, y, goal, max_weight, raw.to(x.dtype), cost
+    settings, max_weight = fused
+    if max_weight is not None:
+        max_weight = tensor_like("qrl_critic", "max_weight", max_weight, x)
+    raw = raw if raw.dtype is x.dtype else raw.to(x.dtype)
+    settings = QrlCriticSettings(*settings, *lagrangian)
+    tensors = x, y, goal, max_weight, raw, cost
     loss, stats = by_kernel(*tensors, settings, dispatch.requested(None))
     return QRLCritic(loss, *stats.unbind()[:5])
 
 
 def _check_critic(head, x, y, raw_multiplier, goal, multiplier, threshold) -> None:
     checks.check_head("qrl_critic", head)
-    checks.check_rows("qrl_critic", x=x, y=y, **({} if goal is None else {"goal": goal}))
+    if goal is None:
+        checks.check_rows("qrl_critic", x=x, y=y)
+    else:
+        checks.check_rows("qrl_critic", x=x, y=y, goal=goal)
     checks.check_multiplier("qrl_critic", "raw_multiplier", raw_multiplier, x)
     if goal is None and x.shape[-2] == 1:
         raise ValueError("qrl_critic: a batch of one has no other row to be its goal; give goal.")
-    for name, value, choices in (
-        ("multiplier", multiplier, MULTIPLIERS),
-        ("threshold", threshold, _THRESHOLDS),
-    ):
-        if value not in choices:
-            raise ValueError(f"qrl_critic: {name} must be one of {', '.join(choices)}, got {value!r}.")
+    check_choice("qrl_critic", "multiplier", multiplier, MULTIPLIERS)
+    check_choice("qrl_critic", "threshold", threshold, _THRESHOLDS)

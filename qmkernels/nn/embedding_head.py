@@ -8,19 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..backends import dispatch
+from ..backends.native import core
 from ..ops import arguments, broadcasting
 from ..ops.broadcasting import BothWays, DistanceForms
+from ..ops.torch_internals import has_plain_tensors
 from .quasimetric_base import QuasimetricBase
 from .reductions import FusedReduction, fused_reduction
 
-
-class FusedDistance(NamedTuple):
-    """A distance that one kernel computes of embedded rows: its forms, what they take after x and y, and what makes the
-    module's result of theirs, where that is something else."""
-
-    forms: DistanceForms
-    settings: tuple
-    finish: Callable[[Tensor], Tensor] | None
+# A distance that one kernel computes of embedded rows: its forms, their parameters and settings, and what makes the
+# module's result of theirs, where that is something else. A plain tuple, because it is made on every call.
+FusedDistance = tuple[DistanceForms, tuple[Tensor | None, ...], tuple, Callable[[Tensor], Tensor] | None]
 
 
 class Pairs(NamedTuple):
@@ -65,7 +63,7 @@ class EmbeddingHead(QuasimetricBase):
         """How embedded rows (B, N, size) and (B, M, size) are compared in pairs."""
         return Pairs(x, y, self._compare, x.shape[-1])
 
-    def _fused_reduction(self, *known: str) -> FusedReduction | None:
+    def _fused_reduction(self, known: tuple[str, ...]) -> FusedReduction | None:
         """How a kernel that knows the reductions ``known`` reduces as this head does; None where it cannot."""
         modules = self._modules  # as attributes of a module they take as long as a small kernel
         return None if modules["transforms"]._modules else fused_reduction(modules["reduction"], known)
@@ -78,14 +76,12 @@ class EmbeddingHead(QuasimetricBase):
         """The distance from x to y, ``(...)``; leading dimensions broadcast."""
         if self._own_components:
             return super().forward(x, y)
-        self._check_sizes(x, y)
         return self._distance(broadcasting.elementwise, x, y, bidirectional=False)
 
     def bidirectional(self, x: Tensor, y: Tensor) -> BothWays:
         """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
         if self._own_components or self._own_forward:
             return super().bidirectional(x, y)
-        self._check_sizes(x, y)
         return self._distance(broadcasting.elementwise, x, y, bidirectional=True)
 
     def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Tensor | BothWays:
@@ -124,15 +120,19 @@ class EmbeddingHead(QuasimetricBase):
 
     def _distance(self, pairing: Callable, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
         name = type(self).__name__
-        arguments.check_floats(name, x=x, y=y)
+        if not (has_plain_tensors() and core.are_embeddings(x, y)) or x.shape[-1] != self.input_size:
+            self._check_sizes(x, y)
+            arguments.check_floats(name, x=x, y=y)
+            x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
         if self._embeds:
             x, y = self._embedded(x, y)
-        x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+            x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
         fused = self._fused(x)
         if fused is None:
-            return pairing(name, DistanceForms(self._rows, self._blocks), x, y, bidirectional=bidirectional)
-        forms, settings, finish = fused
-        out = pairing(name, forms, x, y, *settings, bidirectional=bidirectional)
+            composed = DistanceForms(lambda rows, *_: self._rows(*rows), lambda rows, *_: self._blocks(*rows))
+            return pairing(name, composed, x, y, (), (), "", bidirectional)
+        forms, parameters, settings, finish = fused
+        out = pairing(name, forms, x, y, parameters, settings, dispatch.requested(None), bidirectional)
         if finish is None:
             return out
         return BothWays(*map(finish, out)) if bidirectional else finish(out)

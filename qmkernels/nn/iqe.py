@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import dispatch
-from ..definitions.iqe import IqeSettings
+from ..definitions.iqe import WEIGHT_LINKS, IqeSettings
 from ..ops import arguments
 from ..ops.iqe import FORMS, iqe
 from .embedding_head import EmbeddingHead, FusedDistance
@@ -126,27 +125,32 @@ class IQE(EmbeddingHead):
             discount=discount,
         )
         self.latent_2d_shape = torch.Size([num_components, dim_per_component])
+        fused = ((name, link) for name in _REDUCTIONS for link in WEIGHT_LINKS)
+        self._settings_of = {reduction: IqeSettings(dim_per_component, *reduction) for reduction in fused}
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         return iqe(x, y, self.latent_2d_shape[1], reduction="none")
 
     def _fused(self, x: Tensor) -> FusedDistance | None:
-        fused = self._fused_reduction(*_REDUCTIONS)
+        fused = self._fused_reduction(_REDUCTIONS)
         if fused is None:
             return None
         name, weight, link, finish = fused
         if weight is not None:
             weight = arguments.tensor_like("IQE", "max_weight", weight, x)
-        settings = IqeSettings(self.latent_2d_shape[1], name, link)
-        return FusedDistance(FORMS, (weight, settings, dispatch.requested(None)), finish)
+        return FORMS, (weight,), self._settings_of[name, link], finish
 
     def fused_iqe(self, x: Tensor, y: Tensor) -> FusedIqe | None:
         """With what a fused loss computes this distance from x to y; None where the distance is not that of one kernel,
         and losses are composed of calls of this module."""
-        self._check_sizes(x, y)
+        if x.shape[-1] != self.input_size or y.shape[-1] != self.input_size:
+            self._check_sizes(x, y)
         if self._own_components or self._own_forward or self.discount is not None:
             return None
-        fused = self._fused_reduction(*_REDUCTIONS)
-        if fused is None or (fused.parameter is not None and fused.parameter.dim()):
+        fused = self._fused_reduction(_REDUCTIONS)
+        if fused is None:
             return None
-        return FusedIqe(IqeSettings(self.latent_2d_shape[1], fused.name, fused.link), fused.parameter)
+        name, weight, link, _ = fused
+        if weight is not None and weight.dim():
+            return None
+        return FusedIqe(self._settings_of[name, link], weight)

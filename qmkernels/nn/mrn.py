@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..backends import dispatch
 from ..ops import mrn as op
 from ..ops.mrn import MrnSettings
 from .embedding_head import EmbeddingHead, FusedDistance
@@ -171,12 +170,13 @@ class MRN(EmbeddingHead):
         return torch.stack([symmetric, asymmetric.to(symmetric.dtype)], dim=-1)
 
     def _fused(self, x: Tensor) -> FusedDistance | None:
-        reduction = self._fused_reduction("sum", "mean")
+        reduction = self._fused_reduction(("sum", "mean"))
         if reduction is None:
             return None
         # One component of two parts, whose sum the kernel takes: half of it is their mean.
-        settings = self._settings(asymmetric="second", scale=1.0 if reduction.name == "sum" else 0.5)
-        return FusedDistance(op.FORMS, (settings, dispatch.requested(None)), reduction.finish)
+        name, _, _, finish = reduction
+        settings = self._settings(asymmetric="second", scale=1.0 if name == "sum" else 0.5)
+        return op.FORMS, (), settings, finish
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nsym_p={self.sym_p:g}"
@@ -349,11 +349,11 @@ class LatentMRN(EmbeddingHead):
         return op.with_settings(x, y, self.settings)
 
     def _fused(self, x: Tensor) -> FusedDistance | None:
-        reduction = self._fused_reduction("sum", "mean")
+        reduction = self._fused_reduction(("sum", "mean"))
         if reduction is None:
             return None
-        settings = self._settings_of[reduction.name]
-        return FusedDistance(op.FORMS, (settings, dispatch.requested(None)), reduction.finish)
+        name, _, _, finish = reduction
+        return op.FORMS, (), self._settings_of[name], finish
 
     def extra_repr(self) -> str:
         settings = self.settings

@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..backends import dispatch
 from ..ops.pqe import FORMS, equal_weights, pqe
 from .embedding_head import EmbeddingHead, FusedDistance, Pairs
 from .pqe_measures import GaussianBasedMeasure, LebesgueMeasure, MeasureBase
@@ -151,12 +150,13 @@ class PQE(EmbeddingHead):
     def _fused(self, x: Tensor) -> FusedDistance | None:
         if not self._is_half_line():
             return None
-        fused = self._fused_reduction("sum", "mean", "weighted_sum")
+        fused = self._fused_reduction(("sum", "mean", "weighted_sum"))
         if fused is None:
             return None
         num_components, size = self.latent_2d_shape
-        weights = equal_weights(x, num_components, fused.name) if fused.parameter is None else fused.parameter
-        return FusedDistance(FORMS, (weights.to(x.dtype), (size,), dispatch.requested(None)), fused.finish)
+        name, weights, _, finish = fused
+        weights = equal_weights(x, num_components, name) if weights is None else weights
+        return FORMS, (weights.to(x.dtype),), (size,), finish
 
 
 class PQELH(PQE):

@@ -134,10 +134,11 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
         """
         self._check_rows(x, y)
 
-        def pairs(x: Tensor, y: Tensor) -> Tensor:
-            return self._in_row_blocks(lambda x, y: self(x.unsqueeze(-2), y.unsqueeze(-3)), x, y, self.input_size)
+        def pairs(rows: tuple[Tensor, Tensor], *_) -> Tensor:
+            return self._in_row_blocks(lambda x, y: self(x.unsqueeze(-2), y.unsqueeze(-3)), *rows, self.input_size)
 
-        return broadcasting.pairwise(type(self).__name__, DistanceForms(self, pairs), x, y, bidirectional=bidirectional)
+        forms = DistanceForms(lambda rows, *_: self(*rows), pairs)
+        return broadcasting.pairwise(type(self).__name__, forms, x, y, (), (), "", bidirectional)
 
     def _reduced(self, components: Tensor) -> Tensor:
         return self.reduction(self.transforms(components))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Collection
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -194,14 +193,9 @@ def make_reduction(kind: str, input_num_components: int, discount: float | None 
     return REDUCTIONS[kind](input_num_components, discount)
 
 
-class FusedReduction(NamedTuple):
-    """A reduction as a kernel does it, its parameter, the link that makes a weight of it, and what makes the module's
-    result of the kernel's, where that is something else."""
-
-    name: str
-    parameter: Tensor | None
-    link: str
-    finish: Callable[[Tensor], Tensor] | None
+# A reduction as a kernel does it: its name, its parameter, the link that makes a weight of that, and what makes the
+# module's result of the kernel's, where that is something else. A plain tuple, because it is made on every call.
+FusedReduction = tuple[str, Tensor | None, str, Callable[[Tensor], Tensor] | None]
 
 
 # Exact classes: a subclass may reduce in another way.
@@ -226,10 +220,12 @@ def fused_reduction(reduction: ReductionBase, known: Collection[str]) -> FusedRe
         return None
     discount = reduction.discount
     if name == "weighted_sum" and discount is not None:
-        return FusedReduction(name, reduction.log_discounts(), link, torch.exp)
+        return name, reduction.log_discounts(), link, torch.exp
     parameter = None
     if name == "maxmean":
-        parameter = reduction.raw_alpha
+        # As an attribute of a module it takes as long as a small kernel; it is none where it is parametrised.
+        parameter = reduction._parameters.get("raw_alpha")
+        parameter = reduction.raw_alpha if parameter is None else parameter
     elif name == "weighted_sum":
         parameter = reduction.weights()
-    return FusedReduction(name, parameter, link, None if discount is None else (lambda distance: discount**distance))
+    return name, parameter, link, None if discount is None else (lambda distance: discount**distance)

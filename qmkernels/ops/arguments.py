@@ -7,7 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .torch_internals import is_ordinary
+from ..backends.native import core
+from .torch_internals import has_plain_tensors, is_plain
 
 _COMPUTE_DTYPES = (torch.float32, torch.float64)
 _FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -64,8 +65,10 @@ def _are_alike(x: object, y: object) -> bool:
 def embeddings(op: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """x and y in the dtype of computation; they are float tensors of one dtype and device with the same last size, at
     least 1."""
+    if has_plain_tensors() and core.are_embeddings(x, y):
+        return x, y
     if _are_alike(x, y) and x.dim() and y.dim() and x.shape[-1] == y.shape[-1] != 0:
-        return in_compute_dtype(x), in_compute_dtype(y)
+        return (x, y) if x.dtype in _COMPUTE_DTYPES else (x.to(torch.float32), y.to(torch.float32))
     check_floats(op, x=x, y=y)
     for name, value in (("x", x), ("y", y)):
         if value.dim() == 0:
@@ -77,6 +80,8 @@ def embeddings(op: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_count(op: str, name: str, count: int, divides: int) -> None:
     """count is a positive int that divides the last size."""
+    if type(count) is int and count > 0 and divides % count == 0:
+        return
     if isinstance(count, bool) or not isinstance(count, (int, torch.SymInt)):
         raise TypeError(f"{op}: {name} must be an int, got {type(count).__name__}.")
     if count < 1:
@@ -95,15 +100,17 @@ def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tens
     """value, a number or a tensor, as a tensor of like's dtype and device; a tensor keeps its gradient."""
     if not isinstance(value, Tensor):
         return constant(float(value), like)
+    if value.dtype is like.dtype and value.device == like.device:
+        return value
     if value.device != like.device:
         raise RuntimeError(f"{op}: {name} must be on {like.device} as x is, got {value.device}.")
-    return value if value.dtype == like.dtype else value.to(like.dtype)
+    return value.to(like.dtype)
 
 
 def constant(value: float, like: Tensor, *shape: int) -> Tensor:
     """A number as a tensor, of like's dtype and device; on a CPU one is made once, because it costs as much as a small
     kernel."""
-    if torch.compiler.is_compiling() or not like.is_cpu or not is_ordinary((like,)):
+    if not like.is_cpu or not is_plain(like) or torch.compiler.is_compiling():
         return like.new_full(shape, value)
     return _constant(value, like.dtype, shape)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch.autograd import Function
 
 from ..backends import dispatch
 from .registration import Kernel
-from .torch_internals import direct_apply, in_function_transform, is_ordinary
+from .torch_internals import direct_apply, in_function_transform, is_ordinary, is_ordinary_gradient
 
 Tensors = tuple[Tensor | None, ...]
 
@@ -32,17 +31,9 @@ Tensors = tuple[Tensor | None, ...]
 _VALUES_AT_ONCE = 2**21
 
 
-class Call(NamedTuple):
-    """What a Function needs beside tensors. Without a ``module`` the op runs through torch's dispatcher."""
-
-    op: Any
-    module: Any
-    backend: str
-    settings: tuple
-
-
-def _forward(run: Callable, tensors: Tensors, settings: tuple, keep: bool):
-    return run(*tensors, *settings)
+# What a Function needs beside tensors: the op, its forward and backward function on the backend (None: the ops run
+# through torch's dispatcher), settings, and the backend's name.
+Call = tuple["Op", tuple[Callable, Callable] | None, tuple, str]
 
 
 def _backward(run: Callable, grad: Tensor, saved: Tensors, settings: tuple, needs: tuple[bool, ...]):
@@ -62,8 +53,8 @@ class Op:
     gradient           ``(grad, *saved, *settings)`` to one gradient a tensor, in plain PyTorch; a gradient of what may
                        be None is then None. Linear in ``grad``.
     plain              in place of it: ``(*tensors, *settings)`` to the results, in plain PyTorch.
-    forward            ``(run, tensors, settings, keep)`` to the kernel's outputs: the results, of which the first is
-                       differentiable, and what is kept for backward, with ``keep``.
+    keeps              whether the forward kernel has a last argument ``keep``: what is kept for backward, which follows
+                       the results among its outputs, is wanted. The first result is differentiable.
     saved              ``(tensors, outputs)`` to what backward needs; else the tensors.
     backward           ``(run, grad, saved, settings, needs)`` to one gradient a tensor, None where the tensor is None.
     num_results        how many of the outputs are returned.
@@ -81,15 +72,16 @@ class Op:
     backward_kernel: Kernel
     gradient: Callable | None = None
     plain: Callable | None = None
-    forward: Callable = _forward
     saved: Callable = _inputs
     backward: Callable = _backward
     num_results: int = 1
+    keeps: bool = False
     parameter: int | None = None
     parameter_dims: int = 0
     pairwise: bool = False
     kept_derivative: int | None = None
     kept_gradient: Callable | None = None
+    _names: tuple[str, str] = field(init=False)
     _recorded: type[Function] = field(init=False)
     _apply_recorded: Callable = field(init=False)
     _transformed: type[Function] | None = field(init=False)
@@ -97,30 +89,28 @@ class Op:
     def __post_init__(self) -> None:
         backward = None if self.gradient is None else _backward_function(self)
         recorded = _recorded_function(self, backward)
+        object.__setattr__(self, "_names", (self.forward_kernel.name, self.backward_kernel.name))
         object.__setattr__(self, "_recorded", recorded)
         object.__setattr__(self, "_apply_recorded", direct_apply(recorded))
         object.__setattr__(self, "_transformed", None if backward is None else _transformed_function(self, backward))
 
     def __call__(self, tensors: Tensors, settings: tuple, backend: str):
-        module, apply = None, self._apply_recorded
+        functions, apply = None, self._apply_recorded
         if torch.compiler.is_compiling():
             apply = self._recorded.apply
         elif is_ordinary(tensors):
-            module = dispatch.resolve(self.forward_kernel.op, tensors[0].device.type, backend).module
+            functions = dispatch.functions(self.forward_kernel.op, self._names, tensors[0].device, backend)
         elif in_function_transform():
             if self._transformed is None:
                 return self.plain(*tensors, *settings)
-            return self._results(self._transformed.apply(Call(self, None, backend, settings), *tensors))
-        call = Call(self, module, backend, settings)
+            return self._results(self._transformed.apply((self, None, settings, backend), *tensors))
+        call = self, functions, settings, backend
         if torch.is_grad_enabled():
             for tensor in tensors:
                 if tensor is not None and tensor.requires_grad:
-                    return self._results(apply(call, *tensors))
-        return self._results(self._run_forward(call, tensors, keep=False))
-
-    def _run_forward(self, call: Call, tensors: Tensors, keep: bool) -> Tensor | tuple[Tensor, ...]:
-        run = self.forward_kernel.through(call.module, call.backend)
-        return self.forward(run, _contiguous(tensors), call.settings, keep)
+                    outputs = apply(call, *tensors)
+                    return self._results(outputs) if type(outputs) is tuple else outputs
+        return self._results(_run_forward(call, tensors, keep=False))
 
     def _results(self, outputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         if type(outputs) is not tuple:
@@ -128,8 +118,18 @@ class Op:
         return outputs[0] if self.num_results == 1 else outputs[: self.num_results]
 
 
-def _contiguous(tensors: Tensors) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+def _run_forward(call: Call, tensors: Tensors, keep: bool) -> Tensor | tuple[Tensor, ...]:
+    op, functions, settings, backend = call
+    run = op.forward_kernel.through_torch(backend) if functions is None else functions[0]
+    tensors = _contiguous(tensors)
+    return run(*tensors, *settings, keep) if op.keeps else run(*tensors, *settings)
+
+
+def _contiguous(tensors: Tensors) -> Sequence[Tensor | None]:
+    for tensor in tensors:
+        if tensor is not None and not tensor.is_contiguous():
+            return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+    return tensors
 
 
 def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -142,8 +142,8 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
     class Recorded(Function):
         @staticmethod
         def forward(ctx, call, *tensors):
-            op = call.op  # not of the closure: torch.compile of older torch does not trace objects from there
-            outputs = op._run_forward(call, tensors, keep=True)
+            op = call[0]  # not of the closure: torch.compile of older torch does not trace objects from there
+            outputs = _run_forward(call, tensors, True)
             ctx.call = call
             if type(outputs) is not tuple:
                 ctx.save_for_backward(*op.saved(tensors, (outputs,)))
@@ -163,21 +163,24 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
 
         @staticmethod
         def backward(ctx, grad, *grads_of_others):
-            call, saved, needs = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
-            op = call.op
-            is_ordinary_grad = not torch.compiler.is_compiling() and grad is not None and is_ordinary((grad,))
+            op, functions, settings, backend = call = ctx.call
+            saved, needs = ctx.saved_tensors, ctx.needs_input_grad[1:]
             of_kept = op.kept_derivative is not None and grads_of_others and grads_of_others[-1] is not None
-            if of_kept or torch.is_grad_enabled() or (not is_ordinary_grad and in_function_transform()):
+            if of_kept or torch.is_grad_enabled():
+                return None, *differentiated(call, saved, needs, grad, *grads_of_others)
+            if functions is not None and grad is not None and is_ordinary_gradient(grad):
+                return None, *op.backward(functions[1], grad.contiguous(), _contiguous(saved), settings, needs)
+            if in_function_transform():
                 return None, *differentiated(call, saved, needs, grad, *grads_of_others)
             if grad is None:
                 return None, *(None,) * len(needs)
-            run = op.backward_kernel.through(call.module if is_ordinary_grad else None, call.backend)
-            return None, *op.backward(run, grad.contiguous(), _contiguous(saved), call.settings, needs)
+            run = op.backward_kernel.through_torch(backend)
+            return None, *op.backward(run, grad.contiguous(), _contiguous(saved), settings, needs)
 
     def differentiated(call, saved, needs, grad, *grads_of_others):
         """The gradients as functions of what they depend on, for their own derivatives."""
         if op.plain is not None:
-            return _of_plain(op, call.settings, saved, needs, grad)
+            return _of_plain(op, call[2], saved, needs, grad)
         return _of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
 
     return type(op.name, (Recorded,), {})
@@ -198,11 +201,12 @@ def _of_formula(
     op: Op, backward: type[Function], call: Call, saved: Tensors, needs: tuple[bool, ...], grad: Tensor | None, *others
 ) -> list[Tensor | None]:
     """The gradients from those of the result and, where it is differentiable, of a kept output, the last of others."""
+    _, _, settings, backend_name = call
     grads: list[Tensor | None] = [None] * len(needs)
     if grad is not None:
-        grads = list(backward.apply(call._replace(module=None), needs, grad, *saved))
+        grads = list(backward.apply((op, None, settings, backend_name), needs, grad, *saved))
     if op.kept_derivative is not None and others and others[-1] is not None:
-        more = op.kept_gradient(others[-1], *saved, *call.settings)
+        more = op.kept_gradient(others[-1], *saved, *settings)
         grads = [b if a is None else a if b is None else a + b for a, b in zip(grads, more, strict=True)]
     return [grad if need else None for grad, need in zip(grads, needs, strict=True)]
 
@@ -213,8 +217,7 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
     class Transformed(Function):
         @staticmethod
         def forward(call, *tensors):
-            run = op.forward_kernel.through(None, call.backend)
-            return _as_tuple(op.forward(run, tensors, call.settings, True))
+            return _as_tuple(_run_forward(call, tensors, keep=True))
 
         @staticmethod
         def setup_context(ctx, inputs, outputs):
@@ -236,7 +239,7 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
 
         @staticmethod
         def jvp(ctx, _, *tangents):
-            settings, parameter = ctx.call.settings, op.parameter
+            settings, parameter = ctx.call[2], op.parameter
 
             def tangent_of(gradient, block):
                 saved = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(ctx.saved_tensors)]
@@ -293,8 +296,9 @@ def _backward_function(op: Op) -> type[Function]:
     class Backward(Function):
         @staticmethod
         def forward(call, needs, grad, *saved):
-            run = op.backward_kernel.through(None, call.backend)
-            grads = _as_tuple(op.backward(run, grad, saved, call.settings, needs))
+            _, _, settings, backend = call
+            run = op.backward_kernel.through_torch(backend)
+            grads = _as_tuple(op.backward(run, grad, saved, settings, needs))
             return tuple(grad.new_zeros(0) if each is None else each for each in grads)
 
         @staticmethod
@@ -360,7 +364,7 @@ def _formula(op: Op, ctx, block: slice | None) -> tuple[Callable, list[int], lis
     """The gradient formula, for a block of rows of x, as a function of the float tensors among (grad, *saved), their
     places, and they."""
     tensors = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(ctx.saved_tensors, start=-1)]
-    settings, needs = ctx.call.settings, ctx.needs
+    settings, needs = ctx.call[2], ctx.needs
     places = [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()]
 
     def formula(*floats):

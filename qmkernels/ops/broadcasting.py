@@ -4,7 +4,7 @@ that every distance has, rows against matching rows and every row against every 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,23 +85,25 @@ class BothWays(NamedTuple):
 
 
 class DistanceForms(NamedTuple):
-    """A distance's two forms, ``(x, y, *settings)``: of matching rows, x and y of one shape (..., D), and of every row
-    with every row, (B, N, D) and (B, M, D) to (B, N, M).
+    """A distance's two forms, ``(tensors, settings, backend)``, such as two `autograd.Op`: of matching rows, x and y of
+    one shape (..., D), and of every row with every row, (B, N, D) and (B, M, D) to (B, N, M).
 
-    With ``parameter_dims`` the first of the settings is a parameter, or None. One of more dimensions broadcasts by them
+    The tensors are x and y, and with ``parameter_dims`` a parameter, or None. One of more dimensions broadcasts by them
     against the distances; the forms get it as one for each of equal runs of rows, or of matrices.
     """
 
-    rows: Callable[..., Tensor]
-    pairs: Callable[..., Tensor]
+    rows: Callable[[tuple[Tensor | None, ...], tuple, str], Tensor]
+    pairs: Callable[[tuple[Tensor | None, ...], tuple, str], Tensor]
     parameter_dims: int | None = None
 
-    def in_runs(self, op: str, settings: tuple, shape: tuple[int, ...], order: tuple[int, ...]) -> tuple:
-        """The settings with the parameter for distances of ``shape``, whose dimensions in ``order`` are those of the
-        rows, or of the matrices; along the others it must not differ."""
-        if self.parameter_dims is None or settings[0] is None or settings[0].dim() == self.parameter_dims:
-            return settings
-        parameter, *others = settings
+    def in_runs(
+        self, op: str, parameters: tuple[Tensor | None, ...], shape: tuple[int, ...], order: Sequence[int]
+    ) -> tuple[Tensor | None, ...]:
+        """The parameter, in a tuple as it came, for distances of ``shape``, whose dimensions in ``order`` are those of
+        the rows, or of the matrices; along the others it must not differ."""
+        if not parameters or parameters[0] is None or parameters[0].dim() == self.parameter_dims:
+            return parameters
+        (parameter,) = parameters
         own = parameter.shape[parameter.dim() - self.parameter_dims :]
         sizes = parameter.shape[: parameter.dim() - self.parameter_dims]
         padded = (1,) * (len(shape) - len(sizes)) + sizes
@@ -112,58 +114,74 @@ class DistanceForms(NamedTuple):
                 f"{op}: weights of {tuple(parameter.shape)} differ within a matrix of pairs, {tuple(shape)} distances."
             )
         if 0 in shape:  # no distances, and so no runs of them
-            return parameter.sum(dim=tuple(range(len(sizes)))), *others
+            return (parameter.sum(dim=tuple(range(len(sizes)))),)
         parameter = parameter.reshape((*(padded[d] for d in order), *own))
         while parameter.dim() > len(own) and parameter.shape[-len(own) - 1] == 1:
             parameter = parameter.squeeze(-len(own) - 1)
         if parameter.dim() > len(own):
             run_sizes = [shape[d] for d in order[: parameter.dim() - len(own)]]
             parameter = parameter.expand(*run_sizes, *own).reshape(-1, *own)
-        return parameter, *others
+        return (parameter,)
 
 
 def elementwise(
-    op: str, forms: DistanceForms, x: Tensor, y: Tensor, *settings, bidirectional: bool = False
+    op: str,
+    forms: DistanceForms,
+    x: Tensor,
+    y: Tensor,
+    parameters: tuple[Tensor | None, ...],
+    settings: tuple,
+    backend: str,
+    bidirectional: bool = False,
 ) -> Tensor | BothWays:
     """Runs a distance on x and y, whose leading dimensions broadcast, in the form that this makes of them."""
     if x.shape == y.shape:
         stacks = bidirectional and x.numel() < _LARGEST_STACK
-        if forms.parameter_dims is not None:
+        if parameters and parameters[0] is not None and parameters[0].dim() != forms.parameter_dims:
             shape = (2, *x.shape[:-1]) if stacks else x.shape[:-1]
-            settings = forms.in_runs(op, settings, shape, tuple(range(len(shape))))
+            parameters = forms.in_runs(op, parameters, shape, range(len(shape)))
         if not bidirectional:
-            return forms.rows(x, y, *settings)
+            return forms.rows((x, y, *parameters), settings, backend)
         if stacks:
-            return BothWays(*forms.rows(torch.stack([x, y]), torch.stack([y, x]), *settings).unbind(0))
-        return BothWays(forms.rows(x, y, *settings), forms.rows(y, x, *settings))
+            both = torch.stack([x, y]), torch.stack([y, x]), *parameters
+            return BothWays(*forms.rows(both, settings, backend).unbind(0))
+        there, back = (x, y, *parameters), (y, x, *parameters)
+        return BothWays(forms.rows(there, settings, backend), forms.rows(back, settings, backend))
     shape = broadcast_shape(op, x, y)
     plan = matrix_plan(x, y, shape)
     if plan is None:
         x, y = x.expand(*shape, x.shape[-1]), y.expand(*shape, y.shape[-1])
-        return elementwise(op, forms, x, y, *settings, bidirectional=bidirectional)
-    settings = forms.in_runs(op, settings, shape, plan.shared)
-    rows_of_x, rows_of_y = plan.rows_of_x(x), plan.rows_of_y(y)
-    out = plan.unfold(forms.pairs(rows_of_x, rows_of_y, *settings))
+        return elementwise(op, forms, x, y, parameters, settings, backend, bidirectional)
+    parameters = forms.in_runs(op, parameters, shape, plan.shared)
+    x, y = plan.rows_of_x(x), plan.rows_of_y(y)
+    out = plan.unfold(forms.pairs((x, y, *parameters), settings, backend))
     if not bidirectional:
         return out
-    return BothWays(out, plan.unfold(forms.pairs(rows_of_y, rows_of_x, *settings).transpose(1, 2)))
+    return BothWays(out, plan.unfold(forms.pairs((y, x, *parameters), settings, backend).transpose(1, 2)))
 
 
 def pairwise(
-    op: str, forms: DistanceForms, x: Tensor, y: Tensor, *settings, bidirectional: bool = False
+    op: str,
+    forms: DistanceForms,
+    x: Tensor,
+    y: Tensor,
+    parameters: tuple[Tensor | None, ...],
+    settings: tuple,
+    backend: str,
+    bidirectional: bool = False,
 ) -> Tensor | BothWays:
     """Runs a distance on every pair of x (*b, N, D) and y (*b, M, D)."""
     if x.dim() < 2 or y.dim() < 2:
         raise ValueError(f"{op}: x and y must be (*b, N, D) and (*b, M, D), got {tuple(x.shape)} and {tuple(y.shape)}.")
     batch = broadcast_shape(op, x, y, trailing=2)
-    settings = forms.in_runs(op, settings, (*batch, x.shape[-2], y.shape[-2]), tuple(range(len(batch))))
+    parameters = forms.in_runs(op, parameters, (*batch, x.shape[-2], y.shape[-2]), range(len(batch)))
     x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])
     y = y.expand(*batch, *y.shape[-2:]).reshape(math.prod(batch), *y.shape[-2:])
-    out = forms.pairs(x, y, *settings)
+    out = forms.pairs((x, y, *parameters), settings, backend)
     out = out.reshape(*batch, *out.shape[1:])
     if not bidirectional:
         return out
-    back = forms.pairs(y, x, *settings).transpose(1, 2)
+    back = forms.pairs((y, x, *parameters), settings, backend).transpose(1, 2)
     return BothWays(out, back.reshape(*batch, *back.shape[1:]))
 
 

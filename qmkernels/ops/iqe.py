@@ -25,10 +25,6 @@ _SETTINGS = schema_of(IqeSettings)
 _FORWARD = f"(Tensor x, Tensor y, Tensor? max_weight, {_SETTINGS}, bool keep, str backend)"
 
 
-def _forward(run, tensors, settings, keep):
-    return run(*tensors, *settings, keep)
-
-
 # Between matching rows backward keeps the ends, two bits a value, and never x and y.
 
 
@@ -63,7 +59,7 @@ _ROWS = Op(
         definition.iqe_backward_outputs,
     ),
     gradient=_gradient,
-    forward=_forward,
+    keeps=True,
     saved=lambda tensors, outputs: (outputs[1], outputs[2], tensors[2], outputs[3]),
     backward=_backward,
     parameter=2,
@@ -100,18 +96,14 @@ _PAIRS = Op(
         definition.iqe_pairwise_backward_outputs,
     ),
     gradient=every_pair_gradient(_pairwise_gradient),
-    forward=_forward,
+    keeps=True,
     saved=lambda tensors, outputs: (*tensors, outputs[1]),
     backward=_pairwise_backward,
     parameter=2,
     pairwise=True,
 )
-# Of embeddings and weight in the dtype of computation: ``(x, y, max_weight, settings, backend)``.
-FORMS = broadcasting.DistanceForms(
-    rows=lambda x, y, max_weight, settings, backend: _ROWS((x, y, max_weight), settings, backend),
-    pairs=lambda x, y, max_weight, settings, backend: _PAIRS((x, y, max_weight), settings, backend),
-    parameter_dims=0,
-)
+# Of embeddings and max_weight in the dtype of computation.
+FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=0)
 
 # --- The public functions.
 
@@ -185,8 +177,8 @@ def iqe(
         tensor([3., 1.])
     """
     x, y, max_weight = _prepared("iqe", x, y, dim_per_component, reduction, max_weight)
-    settings = max_weight, IqeSettings(dim_per_component, reduction), dispatch.requested(backend)
-    return broadcasting.elementwise("iqe", FORMS, x, y, *settings, bidirectional=bidirectional)
+    settings, backend = IqeSettings(dim_per_component, reduction), dispatch.requested(backend)
+    return broadcasting.elementwise("iqe", FORMS, x, y, (max_weight,), settings, backend, bidirectional)
 
 
 def iqe_pairwise(
@@ -226,5 +218,5 @@ def iqe_pairwise(
                 [1.]])
     """
     x, y, max_weight = _prepared("iqe_pairwise", x, y, dim_per_component, reduction, max_weight)
-    settings = max_weight, IqeSettings(dim_per_component, reduction), dispatch.requested(backend)
-    return broadcasting.pairwise("iqe_pairwise", FORMS, x, y, *settings, bidirectional=bidirectional)
+    settings, backend = IqeSettings(dim_per_component, reduction), dispatch.requested(backend)
+    return broadcasting.pairwise("iqe_pairwise", FORMS, x, y, (max_weight,), settings, backend, bidirectional)

@@ -53,11 +53,8 @@ _PAIRS = Op(
     gradient=every_pair_gradient(_gradient),
     pairwise=True,
 )
-# Of embeddings in the dtype of computation: ``(x, y, settings, backend)``.
-FORMS = broadcasting.DistanceForms(
-    rows=lambda x, y, settings, backend: _ROWS((x, y), settings, backend),
-    pairs=lambda x, y, settings, backend: _PAIRS((x, y), settings, backend),
-)
+# Of embeddings in the dtype of computation.
+FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS)
 
 # --- The public functions.
 
@@ -173,7 +170,7 @@ def mrn(
     x, y = arguments.embeddings("mrn", x, y)
     settings = resolved_settings("mrn", x.shape[-1], preset, settings)
     backend = dispatch.requested(backend)
-    return broadcasting.elementwise("mrn", FORMS, x, y, settings, backend, bidirectional=bidirectional)
+    return broadcasting.elementwise("mrn", FORMS, x, y, (), settings, backend, bidirectional)
 
 
 def mrn_pairwise(
@@ -223,7 +220,7 @@ def mrn_pairwise(
     x, y = arguments.embeddings("mrn_pairwise", x, y)
     settings = resolved_settings("mrn_pairwise", x.shape[-1], preset, settings)
     backend = dispatch.requested(backend)
-    return broadcasting.pairwise("mrn_pairwise", FORMS, x, y, settings, backend, bidirectional=bidirectional)
+    return broadcasting.pairwise("mrn_pairwise", FORMS, x, y, (), settings, backend, bidirectional)
 
 
 def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
@@ -250,10 +247,10 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
     """
     x, y = arguments.embeddings("euclidean_pairwise", x, y)
     settings = MrnSettings(asymmetric="none")
-    return broadcasting.pairwise("euclidean_pairwise", FORMS, x, y, settings, dispatch.requested(backend))
+    return broadcasting.pairwise("euclidean_pairwise", FORMS, x, y, (), settings, dispatch.requested(backend))
 
 
 def with_settings(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
     """`mrn` with settings that are resolved already, for heads."""
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
-    return broadcasting.elementwise("mrn", FORMS, x, y, settings, dispatch.requested(None))
+    return broadcasting.elementwise("mrn", FORMS, x, y, (), settings, dispatch.requested(None))

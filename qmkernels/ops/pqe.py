@@ -53,12 +53,8 @@ _PAIRS = Op(
     parameter_dims=1,
     pairwise=True,
 )
-# Of embeddings and weights in the dtype of computation: ``(x, y, weights, (dim_per_component,), backend)``.
-FORMS = broadcasting.DistanceForms(
-    rows=lambda x, y, weights, settings, backend: _ROWS((x, y, weights), settings, backend),
-    pairs=lambda x, y, weights, settings, backend: _PAIRS((x, y, weights), settings, backend),
-    parameter_dims=1,
-)
+# Of embeddings and weights in the dtype of computation; the settings are ``(dim_per_component,)``.
+FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=1)
 
 
 def _prepared(
@@ -138,8 +134,8 @@ def pqe(
         tensor([0.3935, 0.6321])
     """
     x, y, weights = _prepared("pqe", x, y, dim_per_component, weights, reduction)
-    settings = weights, (dim_per_component,), dispatch.requested(backend)
-    return broadcasting.elementwise("pqe", FORMS, x, y, *settings, bidirectional=bidirectional)
+    settings, backend = (dim_per_component,), dispatch.requested(backend)
+    return broadcasting.elementwise("pqe", FORMS, x, y, (weights,), settings, backend, bidirectional)
 
 
 def pqe_pairwise(
@@ -172,5 +168,5 @@ def pqe_pairwise(
     Source: as for `pqe`.
     """
     x, y, weights = _prepared("pqe_pairwise", x, y, dim_per_component, weights, reduction)
-    settings = weights, (dim_per_component,), dispatch.requested(backend)
-    return broadcasting.pairwise("pqe_pairwise", FORMS, x, y, *settings, bidirectional=bidirectional)
+    settings, backend = (dim_per_component,), dispatch.requested(backend)
+    return broadcasting.pairwise("pqe_pairwise", FORMS, x, y, (weights,), settings, backend, bidirectional)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, get_type_hints
 
 import torch
@@ -29,7 +28,7 @@ class Kernel:
         _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         _library.impl(self.name, self._on_backend, "CompositeExplicitAutograd")
         torch.library.register_fake(
-            f"qmkernels::{self.name}", lambda *arguments: outputs(*arguments[:-1]), lib=_library
+            f"qmkernels::{self.name}", lambda *arguments: _whole(outputs(*arguments[:-1]), arguments[0]), lib=_library
         )
         self._torch_op = getattr(torch.ops.qmkernels, self.name).default
 
@@ -40,18 +39,22 @@ class Kernel:
             return self._torch_op(*arguments)
         return self._on_backend(*arguments)
 
-    def through(self, module: ModuleType | None, backend: str) -> Callable:
-        """What takes all arguments but the backend, tensors contiguous: a backend's own function, for ordinary
-        tensors, or without a module the op, for torch to see."""
-        if module is not None:
-            return getattr(module, self.name)
+    def through_torch(self, backend: str) -> Callable:
+        """What takes all arguments but the backend and runs the op, for torch to see."""
         return lambda *arguments: self._torch_op(*arguments, backend)
 
     def _on_backend(self, *arguments: Any):
         *arguments, backend = arguments
         arguments = [value.contiguous() if isinstance(value, Tensor) else value for value in arguments]
-        module = dispatch.resolve(self.op, arguments[0].device.type, backend).module
-        return getattr(module, self.name)(*arguments)
+        (function,) = dispatch.functions(self.op, (self.name,), arguments[0].device, backend)
+        return _whole(function(*arguments), arguments[0])
+
+
+def _whole(outputs: Any, like: Tensor):
+    """The outputs of an op, which are tensors: what is not wanted, None, is empty, of shape (0,)."""
+    if isinstance(outputs, tuple):
+        return tuple(like.new_empty(0) if each is None else each for each in outputs)
+    return outputs
 
 
 def schema_of(settings: type) -> str:

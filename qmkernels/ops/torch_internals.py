@@ -25,7 +25,7 @@ _num_dispatch_modes = _found(torch._C, "_len_torch_dispatch_stack")
 _profiler = profiler if hasattr(profiler, "_is_profiler_enabled") else None
 _forward_ad = forward_ad if hasattr(forward_ad, "_current_level") else None
 _function_base = super(Function, Function) if hasattr(super(Function, Function), "apply") else None
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 
 
 def in_function_transform() -> bool:
@@ -37,10 +37,20 @@ def in_function_transform() -> bool:
     return _functorch_level() is not None or _forward_ad._current_level >= 0
 
 
+def has_plain_tensors() -> bool:
+    """Whether tensors are what they seem: neither does torch.compile trace nor torch.func transform them."""
+    return not torch.compiler.is_compiling() and _functorch_level is not None and _functorch_level() is None
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor is of no subclass, such as a fake tensor, which does not mix with others."""
+    return type(tensor) in _PLAIN_TYPES
+
+
 def is_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether a kernel may run on the tensors at once, because no mode, transform, subclass or profiler has to see it.
 
-    Spelled out: it is on every call's way, and the dispatcher's way to an op written in Python costs some 5 us.
+    It is on every call's way, and the dispatcher's way to an op written in Python costs some 5 us.
     """
     if _num_dispatch_modes is None or _profiler is None or _functorch_level is None or _forward_ad is None:
         return False
@@ -48,14 +58,17 @@ def is_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
         return False
     if _functorch_level() is not None or _forward_ad._current_level >= 0:
         return False
-    if _is_functorch_wrapped is None or _is_legacy_batched is None:
-        return False
     for tensor in tensors:
-        if tensor is not None and (
-            type(tensor) not in _PLAIN_TYPES or _is_functorch_wrapped(tensor) or _is_legacy_batched(tensor)
-        ):
+        if type(tensor) not in _PLAIN_TYPES:
             return False
     return True
+
+
+def is_ordinary_gradient(grad: Tensor) -> bool:
+    """The same of a gradient, which autograd may have batched: torch.autograd.grad with is_grads_batched."""
+    if _is_functorch_wrapped is None or _is_legacy_batched is None:
+        return False
+    return is_ordinary((grad,)) and not _is_functorch_wrapped(grad) and not _is_legacy_batched(grad)
 
 
 def records_derivative(*tensors: Tensor | None) -> bool:

@@ -47,14 +47,45 @@ def _materialised(tensor: Tensor) -> Tensor:
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
 
+def _prototype(tensor: Tensor) -> Tensor:
+    """One item, of which ``torch.empty_like`` makes a contiguous tensor of this one's shape."""
+    return tensor.new_empty(()).expand(tensor.shape)
+
+
 def connect(core: ModuleType, scratch: Callable[[int, torch.device], Tensor] = _scratch) -> None:
     """Tells a core torch's dtypes, and whom to ask for the number of threads, a device's stream and memory."""
     dtypes = (torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64)
-    core.connect(dtypes, torch.get_num_threads, _stream, scratch, _materialised)
+    exchange = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    replaying = exchange, Tensor, torch.nn.Parameter, _prototype, torch.empty_like
+    core.connect(dtypes, torch.get_num_threads, _stream, scratch, _materialised, replaying)
 
 
 if _core is not None:
     connect(_core)
+
+
+def _cannot_say(x: object, y: object) -> bool:
+    return False
+
+
+# (x, y) of any objects: True for dense tensors of one dtype, float32 or float64, on one device, with the same last
+# size, at least 1; False for others, and where this core cannot say.
+are_embeddings = _cannot_say if _core is None else _core.are_embeddings
+
+
+def replayable(function: Callable) -> Callable:
+    """Marks a function of a backend whose launch may be recorded and then repeated without Python
+    (csrc/bindings/replay.h): all it does is to allocate its results, uninitialised, and to launch one kernel, as the
+    shapes, dtypes, device and settings of its arguments say. Where it launches nothing it is called each time."""
+    function.is_replayable = True
+    return function
+
+
+def replayed(function: Callable) -> Callable:
+    """What runs in place of ``function``: one that records and repeats it, where it is `replayable`."""
+    if _core is None or not getattr(function, "is_replayable", False):
+        return function
+    return _core.replayed(function)
 
 
 def build_info() -> dict[str, Any] | None:

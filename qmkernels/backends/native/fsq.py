@@ -10,6 +10,7 @@ from ...definitions import fsq as definition
 from . import core
 
 
+@core.replayable
 def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
     codes, indices = definition.fsq_forward_outputs(z, levels)
     if z.numel():
@@ -17,6 +18,7 @@ def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
     return codes, indices
 
 
+@core.replayable
 def fsq_backward(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
     grad_z = definition.fsq_backward_outputs(grad_codes, z, levels)
     if z.numel():

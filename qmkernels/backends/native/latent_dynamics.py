@@ -10,6 +10,7 @@ from ...definitions.latent_dynamics import LatentDynamicsSettings
 from . import core
 
 
+@core.replayable
 def latent_dynamics_forward(
     predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -26,6 +27,7 @@ def latent_dynamics_forward(
     return loss, stats, slopes, ends, largest, spread
 
 
+@core.replayable
 def latent_dynamics_backward(
     grad_loss: Tensor,
     slopes: Tensor,

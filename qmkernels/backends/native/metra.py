@@ -9,6 +9,7 @@ from ...definitions.metra import MetraSettings
 from . import core
 
 
+@core.replayable
 def metra_forward(
     phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -21,6 +22,7 @@ def metra_forward(
     return loss, reward, stats, slopes
 
 
+@core.replayable
 def metra_backward(
     grad_loss: Tensor,
     phi: Tensor,

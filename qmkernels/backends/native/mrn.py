@@ -10,6 +10,7 @@ from ...definitions.mrn import MrnSettings
 from . import core
 
 
+@core.replayable
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     rows, out = x.shape[:-1], definition.mrn_forward_outputs(x, y, *settings)
     if out.numel():
@@ -17,6 +18,7 @@ def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     return out
 
 
+@core.replayable
 def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
     if x.numel():
@@ -27,6 +29,7 @@ def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Ten
     return grad_x, grad_y
 
 
+@core.replayable
 def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     out = definition.mrn_pairwise_forward_outputs(x, y, *settings)
     if out.numel():
@@ -37,6 +40,7 @@ def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     return out
 
 
+@core.replayable
 def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     if not grad_out.numel():
         return torch.zeros_like(x), torch.zeros_like(y)

@@ -9,6 +9,7 @@ from ...definitions.pair_loss import PairLossSettings
 from . import core
 
 
+@core.replayable
 def pair_loss_forward(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -22,6 +23,7 @@ def pair_loss_forward(
     return loss, stats, row_sums, column_sums
 
 
+@core.replayable
 def pair_loss_backward(
     grad_loss: Tensor,
     distance: Tensor,

@@ -8,6 +8,7 @@ from ...definitions import poisson as definition
 from . import core
 
 
+@core.replayable
 def poisson_forward(a: Tensor, b: Tensor, comparison: str) -> Tensor:
     out = definition.poisson_forward_outputs(a, b, comparison)
     if out.numel():
@@ -15,6 +16,7 @@ def poisson_forward(a: Tensor, b: Tensor, comparison: str) -> Tensor:
     return out
 
 
+@core.replayable
 def poisson_backward(grad_out: Tensor, a: Tensor, b: Tensor, comparison: str) -> tuple[Tensor, Tensor]:
     grad_a, grad_b = definition.poisson_backward_outputs(grad_out, a, b, comparison)
     if a.numel():

@@ -13,6 +13,7 @@ _MOST_GROUPS = {"cpu": 64, "cuda": 8192}
 _FEWEST_ROWS_PER_GROUP = 4
 
 
+@core.replayable
 def pqe_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
     out = definition.pqe_forward_outputs(x, y, weights, dim_per_component)
@@ -30,7 +31,7 @@ def pqe_backward(
     rows, num_components = x.shape[:-1].numel(), x.shape[-1] // dim_per_component
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
     if not x.numel():
-        return grad_x, grad_y, torch.zeros_like(weights) if need_weights else x.new_empty(0)
+        return grad_x, grad_y, torch.zeros_like(weights) if need_weights else None
     num_weights = definition.num_weights(weights)
     rows_per_group = max(-(-rows // _MOST_GROUPS[x.device.type]), _FEWEST_ROWS_PER_GROUP)
     groups_per_run = -(-(rows // num_weights) // rows_per_group)
@@ -40,9 +41,10 @@ def pqe_backward(
         rows_per_group=rows_per_group, rows=rows, num_weights=num_weights, num_components=num_components,
         dim_per_component=dim_per_component,
     )  # fmt: skip
-    return grad_x, grad_y, _summed(partial, x)
+    return grad_x, grad_y, _summed(partial)
 
 
+@core.replayable
 def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
     pairs, num_components = (x.shape[0], x.shape[1], y.shape[1]), x.shape[-1] // dim_per_component
     out = definition.pqe_pairwise_forward_outputs(x, y, weights, dim_per_component)
@@ -60,7 +62,7 @@ def pqe_pairwise_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, num_x, num_components = x.shape[0], x.shape[1], x.shape[-1] // dim_per_component
     if not grad_out.numel():
-        no_weights = torch.zeros_like(weights) if need_weights else x.new_empty(0)
+        no_weights = torch.zeros_like(weights) if need_weights else None
         return torch.zeros_like(x), torch.zeros_like(y), no_weights
     grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
     num_weights = definition.num_weights(weights)
@@ -70,9 +72,9 @@ def pqe_pairwise_backward(
         batch=batch, num_x=num_x, num_y=y.shape[1], num_weights=num_weights, num_components=num_components,
         dim_per_component=dim_per_component,
     )  # fmt: skip
-    return grad_x, grad_y, _summed(partial, x)
+    return grad_x, grad_y, _summed(partial)
 
 
-def _summed(partial: Tensor | None, like: Tensor) -> Tensor:
-    """Partial sums added up in double, in a fixed order; empty where there are none."""
-    return like.new_empty(0) if partial is None else partial.sum(dim=-2, dtype=torch.float64).to(like.dtype)
+def _summed(partial: Tensor | None) -> Tensor | None:
+    """Partial sums added up in double, in a fixed order; None where there are none."""
+    return None if partial is None else partial.sum(dim=-2, dtype=torch.float64).to(partial.dtype)

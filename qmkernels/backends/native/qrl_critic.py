@@ -9,6 +9,7 @@ from ...definitions.qrl_critic import QrlCriticSettings
 from . import core
 
 
+@core.replayable
 def qrl_critic_forward(
     x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, raw: Tensor, cost: Tensor, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -24,6 +25,7 @@ def qrl_critic_forward(
     return loss, stats, slopes, ends, largest, spread
 
 
+@core.replayable
 def qrl_critic_backward(
     grad_loss: Tensor,
     stats: Tensor,

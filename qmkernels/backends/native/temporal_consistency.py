@@ -8,6 +8,7 @@ from ...definitions import temporal_consistency as definition
 from . import core
 
 
+@core.replayable
 def temporal_consistency_forward(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,6 +21,7 @@ def temporal_consistency_forward(
     return loss, similarity, slopes
 
 
+@core.replayable
 def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
     grad_predicted = definition.temporal_consistency_backward_outputs(grad_loss, slopes, predicted, target)
     core.kernels.temporal_consistency_backward(

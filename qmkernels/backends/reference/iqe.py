@@ -1,7 +1,7 @@
 """IQE on the reference backend, and the definition of what every backend's IQE functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64. K is ``dim_per_component``, C = D / K, ``reduction`` one
-of ``definitions.iqe.REDUCTIONS``. A tensor that is not needed is returned empty, of shape (0,).
+of ``definitions.iqe.REDUCTIONS``. In place of a tensor that is not needed stands None.
 
 ``max_weight`` is what ``weight_link``, one of ``definitions.iqe.WEIGHT_LINKS``, makes the weight of the maximum of,
 None unless the reduction is maxmean: one number for all rows, 0-d, or (G,), one for each of G equal runs of
@@ -34,12 +34,12 @@ def iqe_forward(
     reduction: str,
     weight_link: str,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``out`` (...) or (..., C) of x, y (..., D), then ``ends``, ``largest``, ``spread``: empty unless ``keep``."""
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """``out`` (...) or (..., C) of x, y (..., D), then ``ends``, ``largest``, ``spread``: None unless ``keep``."""
     lengths = definition.components(x, y, dim_per_component)
     weights = definition.weights_of_rows(max_weight, weight_link, x.shape[:-1])
     out = definition.reduce(lengths, reduction, weights)
-    ends, largest, spread = x.new_empty(0, dtype=torch.uint8), x.new_empty(0, dtype=torch.int32), x.new_empty(0)
+    ends = largest = spread = None
     if keep:
         ends = definition.pack_ends(*definition.ends(x, y, dim_per_component))
         if definition.keeps_largest(reduction):
@@ -52,20 +52,20 @@ def iqe_forward(
 def iqe_backward(
     grad_out: Tensor,
     ends: Tensor,
-    largest: Tensor,
-    spread: Tensor,
+    largest: Tensor | None,
+    spread: Tensor | None,
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
     weight_link: str,
     need_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """``grad_x`` and ``grad_y`` (..., D) from what forward kept, and where asked for the gradient by ``max_weight``."""
     left, right = definition.unpack_ends(ends, dim_per_component)
     weights = definition.weights_of_rows(max_weight, weight_link, ends.shape[:-2])
     grads = definition.gradient(grad_out, left, right, largest, weights, reduction)
     if not need_weight:
-        return *grads, grad_out.new_empty(0)
+        return *grads, None
     return *grads, definition.weight_gradient(grad_out, spread, max_weight, weight_link)
 
 
@@ -77,7 +77,7 @@ def iqe_pairwise_forward(
     reduction: str,
     weight_link: str,
     keep: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """``out`` (B, N, M) or (B, N, M, C) of x (B, N, D) and y (B, M, D), and ``largest`` (B, N, M), row by row."""
     out, largest = definition.iqe_pairwise_forward_outputs(
         x, y, max_weight, dim_per_component, reduction, weight_link, keep
@@ -86,7 +86,7 @@ def iqe_pairwise_forward(
     for i in range(x.shape[1]):
         lengths = definition.components(x[:, i : i + 1], y, dim_per_component)
         out[:, i] = definition.reduce(lengths, reduction, weights)
-        if largest.numel():
+        if largest is not None:
             largest[:, i] = lengths.argmax(dim=-1)
     return out, largest
 
@@ -95,16 +95,16 @@ def iqe_pairwise_backward(
     grad_out: Tensor,
     x: Tensor,
     y: Tensor,
-    largest: Tensor,
+    largest: Tensor | None,
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
     weight_link: str,
     need_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """``grad_x`` (B, N, D), ``grad_y`` (B, M, D) and where asked for the gradient by ``max_weight``; row by row."""
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
-    grad_max_weight = torch.zeros_like(max_weight) if need_weight else x.new_empty(0)
+    grad_max_weight = torch.zeros_like(max_weight) if need_weight else None
     weights = definition.weights_of_rows(max_weight, weight_link, (x.shape[0], 1))
     for i in range(x.shape[1]):
         row = x[:, i : i + 1]

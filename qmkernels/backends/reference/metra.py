@@ -41,9 +41,9 @@ def metra_backward(
     slopes: Tensor,
     needs_skill: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``grad_phi, grad_phi_next, grad_skill`` (..., D), the third empty, of shape (0,), where it is not needed, and
+    """``grad_phi, grad_phi_next, grad_skill`` (..., D), the third None where it is not needed, and
     ``grad_log_multiplier``, 0-d."""
     step, share = phi_next - phi, grad_loss / slopes.numel()
     grad_next = (grad_loss * slopes).unsqueeze(-1) * step - share * skill
-    grad_skill = -share * step if needs_skill else phi.new_empty(0)
+    grad_skill = -share * step if needs_skill else None
     return -grad_next, grad_next, grad_skill, grad_loss * stats[0]

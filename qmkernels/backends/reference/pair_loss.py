@@ -3,7 +3,7 @@
 All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
 ``definitions.pair_loss.PairLossSettings`` in their order. ``distance`` is (B, N, M), N <= M and none of them 0;
 ``after``, where the LINEX term is, of its shape; ``log_discounts`` (B, N), where there is one a row. A tensor that is
-not needed is returned empty, of shape (0,).
+not needed is None.
 
 ``loss``         0-d.
 ``stats``        (12,): the fields of ``definitions.pair_loss.PairLossStats``.

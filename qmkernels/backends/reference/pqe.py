@@ -4,7 +4,7 @@ All tensors are contiguous, on one device, float32 or float64. K is ``dim_per_co
 the result is the weighted sum of components, without (None) it is the components. Weights are (C,), for all rows, or
 (G, C): the rows are G equal runs of neighbouring rows, and run g has ``weights[g]``; in pairwise functions the batch is
 G equal runs of samples. Backward needs nothing of forward but its inputs. ``grad_weights`` is of weights' shape, each
-run's a sum over its rows alone; where there are no weights or it is not needed it is empty, of shape (0,).
+run's a sum over its rows alone; where there are no weights or it is not needed there is None.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def pqe_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``grad_x`` and ``grad_y`` (..., D), ``grad_weights``."""
     grad_x = definition.gradient(grad_out, x, y, weights, dim_per_component)
-    grad_weights = x.new_empty(0)
+    grad_weights = None
     if need_weights:
         grad_weights = definition.gradient_of_weights(grad_out, x, y, weights, dim_per_component)
     return grad_x, -grad_x, grad_weights
@@ -45,7 +45,7 @@ def pqe_pairwise_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``grad_x`` (B, N, D), ``grad_y`` (B, M, D), ``grad_weights``; row by row."""
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
-    grad_weights = torch.zeros_like(weights) if need_weights else x.new_empty(0)
+    grad_weights = torch.zeros_like(weights) if need_weights else None
     for i in range(x.shape[1]):
         row = x[:, i : i + 1]
         grad = definition.gradient(grad_out[:, i], row, y, weights, dim_per_component)

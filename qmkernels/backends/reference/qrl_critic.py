@@ -3,7 +3,7 @@
 All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
 ``definitions.qrl_critic.QrlCriticSettings`` in their order. x, y and goal are (B, D); without a goal (None) row i's is
 row i - 1 of y, the first row's the last. ``max_weight`` is 0-d, as for IQE, None unless the reduction is maxmean;
-``raw`` is 0-d; ``cost`` is (B,) or (1,). A tensor that is not needed is returned empty, of shape (0,). In what is kept
+``raw`` is 0-d; ``cost`` is (B,) or (1,). In place of a tensor that is not needed stands None. In what is kept
 for backward, pair 0 is to the goals and pair 1 to y.
 
 ``loss``     0-d.
@@ -40,7 +40,7 @@ def qrl_critic_backward(
     has_goal: bool,
     *settings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``grad_x, grad_y, grad_goal`` (B, D), the third empty without a goal; ``grad_max_weight``, empty without one, and
+    """``grad_x, grad_y, grad_goal`` (B, D), the third None without a goal; ``grad_max_weight``, None without one, and
     ``grad_raw``, both 0-d."""
     return definition.backward_with(
         iqe, grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, *settings

@@ -250,8 +250,8 @@ def iqe_forward(
 def iqe_backward(
     grad_out: Tensor,
     ends: Tensor,
-    largest: Tensor,
-    spread: Tensor,
+    largest: Tensor | None,
+    spread: Tensor | None,
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
@@ -264,7 +264,7 @@ def iqe_backward(
         grad_out, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link, need_weight
     )
     if num_rows * size == 0:
-        return grad_x, grad_y, grad_max_weight.zero_()
+        return grad_x, grad_y, grad_max_weight.zero_() if need_weight else None
     weights, rows_per_weight = weights_and_run(max_weight, weight_link, num_rows)
     constants = _constants(num_components, dim_per_component, reduction)
     blocks = triton.cdiv(num_rows, constants["ROWS"]), triton.cdiv(num_components, constants["BLOCK_C"])

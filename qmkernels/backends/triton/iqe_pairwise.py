@@ -240,7 +240,7 @@ def _pairwise_gradient(
     strides: tuple[int, int],
     x: Tensor,
     y: Tensor,
-    largest: Tensor,
+    largest: Tensor | None,
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
@@ -288,7 +288,7 @@ def iqe_pairwise_backward(
     grad_out: Tensor,
     x: Tensor,
     y: Tensor,
-    largest: Tensor,
+    largest: Tensor | None,
     max_weight: Tensor | None,
     dim_per_component: int,
     reduction: str,
@@ -303,7 +303,7 @@ def iqe_pairwise_backward(
     nan_x, nan_y = (one.isnan().unflatten(-1, (-1, dim_per_component)).any(dim=-1, keepdim=True) for one in (x, y))
     for grad, nan, other in ((grad_x, nan_x, nan_y), (grad_y, nan_y, nan_x)):
         grad.unflatten(-1, (-1, dim_per_component)).masked_fill_(nan | other.any(dim=1, keepdim=True), torch.nan)
-    grad_max_weight = x.new_empty(0)
+    grad_max_weight = None
     if need_weight:
         spread, _ = iqe_pairwise_forward(x, y, None, dim_per_component, "spread", weight_link, False)
         parts = grad_out.double(), spread, max_weight

@@ -229,7 +229,7 @@ def pair_loss_forward(
             **_forward_constants(settings),
         )  # fmt: skip
     length = distance.diagonal(offset=settings.offset, dim1=1, dim2=2)
-    loss, row_sums, column_sums = distance.new_zeros(()), distance.new_empty(0), distance.new_empty(0)
+    loss, row_sums, column_sums = distance.new_zeros(()), None, None
     stats = PairLossStats(*(loss,) * len(PairLossStats._fields))._replace(length=length.mean())
     if settings.kind == "repulsion":
         others = of_rows[1].sum(dim=0) - (length + EPS).log()

@@ -159,7 +159,7 @@ def pqe_pairwise_forward(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_c
 
 def _write_gradient(
     grad: Tensor,
-    grad_weights: Tensor,
+    grad_weights: Tensor | None,
     grad_out: Tensor,
     strides: tuple[int, int],
     own: Tensor,
@@ -168,18 +168,20 @@ def _write_gradient(
     dim_per_component: int,
     sign: int,
 ) -> None:
-    """The gradient by x (own, sign 1) or by y (own, sign -1), and by the weights where there is room for it; strides of
+    """The gradient by x (own, sign 1) or by y (own, sign -1), and by the weights where it is wanted; strides of
     pairs along both sides."""
     batch, num_own, num_other = own.shape[0], own.shape[1], other.shape[1]
     num_components = own.shape[-1] // dim_per_component
     if batch * num_own * num_other == 0:
         grad.zero_()
-        grad_weights.zero_()
+        if grad_weights is not None:
+            grad_weights.zero_()
         return
     tile = own_tile(num_own, num_components, dim_per_component)
     samples_per_run, blocks = batch // definition.num_weights(weights), triton.cdiv(num_own, tile.rows)
-    need_weights = grad_weights.numel() > 0
-    shares = own.new_empty(*weights.shape[:-1], samples_per_run * blocks, num_components) if need_weights else None
+    shares = None
+    if grad_weights is not None:
+        shares = own.new_empty(*weights.shape[:-1], samples_per_run * blocks, num_components)
     with torch.cuda.device_of(own):
         pqe_pairwise_backward_kernel[(batch * blocks * triton.cdiv(num_components, tile.block_c),)](
             grad_out,
@@ -207,7 +209,7 @@ def pqe_pairwise_backward(
     num_y, rest = y.shape[1], (weights, dim_per_component)
     grad_x, grad_y, grad_weights = definition.pqe_backward_outputs(grad_out, x, y, *rest, need_weights)
     _write_gradient(grad_x, grad_weights, grad_out, (num_y, 1), x, y, *rest, sign=1)
-    _write_gradient(grad_y, x.new_empty(0), grad_out, (1, num_y), y, x, *rest, sign=-1)
+    _write_gradient(grad_y, None, grad_out, (1, num_y), y, x, *rest, sign=-1)
     return grad_x, grad_y, grad_weights
 
 

@@ -9,6 +9,7 @@ from ...definitions.toy import ToySettings
 from . import core
 
 
+@core.replayable
 def toy_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     out = definition.toy_forward_outputs(x, y, *settings)
     if out.numel():
@@ -16,6 +17,7 @@ def toy_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     return out
 
 
+@core.replayable
 def toy_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     grad_x, grad_y = definition.toy_backward_outputs(grad_out, x, y, *settings)
     if x.numel():

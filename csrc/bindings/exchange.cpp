@@ -1,0 +1,70 @@
+#include "exchange.h"
+
+namespace qmk::python {
+
+namespace {
+
+// Version 1 of the API.
+struct Exchange {
+    struct {
+        uint32_t major, minor;
+        void* previous;
+    } header;
+    void *allocate, *managed_from_object, *object_from_managed;
+    int (*tensor_from_object)(void* object, TensorView* out);
+    void* current_work_stream;
+};
+
+const Exchange* exchange = nullptr;
+
+constexpr uint8_t floating_point = 2;
+
+}  // namespace
+
+bool connect_exchange(PyObject* capsule) {
+    exchange = nullptr;
+    if (capsule == Py_None) return true;
+    const void* pointer = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+    if (pointer == nullptr) return false;
+    const auto* given = static_cast<const Exchange*>(pointer);
+    if (given->header.major == 1 && given->tensor_from_object != nullptr) exchange = given;
+    return true;
+}
+
+bool can_read_tensors() {
+    return exchange != nullptr;
+}
+
+bool is_tensor(PyObject* object) {
+    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+    return type == python.tensor || type == python.parameter;
+}
+
+bool read_tensor(PyObject* tensor, TensorView& view) {
+    if (exchange->tensor_from_object(tensor, &view) != 0) {
+        PyErr_Clear();
+        return false;
+    }
+    view.data = static_cast<char*>(view.data) + view.byte_offset;
+    return true;
+}
+
+bool is_contiguous(const TensorView& view) {
+    int64_t expected = 1;
+    for (int d = view.ndim - 1; d >= 0; --d) {
+        if (view.strides && view.shape[d] != 1 && view.strides[d] != expected) return false;
+        expected *= view.shape[d];
+    }
+    return true;
+}
+
+PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    TensorView x, y;
+    const bool are = exchange != nullptr && count == 2 && is_tensor(values[0]) && is_tensor(values[1]) &&
+                     read_tensor(values[0], x) && read_tensor(values[1], y) && x.is_alike(y) &&
+                     x.code == floating_point && (x.bits == 32 || x.bits == 64) && x.lanes == 1 && x.ndim > 0 &&
+                     y.ndim > 0 && x.shape[x.ndim - 1] == y.shape[y.ndim - 1] && x.shape[x.ndim - 1] > 0;
+    return Py_NewRef(are ? Py_True : Py_False);
+}
+
+}  // namespace qmk::python
