@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..backends.native import core
 from ..ops.arguments import check_float, is_float
+from ..ops.torch_internals import has_plain_tensors
 
 Head = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,6 +35,13 @@ def check_rows(loss: str, **tensors: Tensor) -> None:
 
 def _nothing_is_wrong(like: Tensor, *others: Tensor) -> bool:
     """All that `check_rows` checks, without a message: every loss asks it on every call."""
+    if others and has_plain_tensors() and core.are_embeddings(like, others[0]):
+        if like.dim() < 2 or like.numel() == 0 or others[0].shape != like.shape:
+            return False
+        for value in others[1:]:
+            if not core.are_embeddings(like, value) or value.shape != like.shape:
+                return False
+        return True
     if not (is_float(like) and like.dim() >= 2 and like.numel() > 0):
         return False
     shape, dtype, device = like.shape, like.dtype, like.device

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..backends import dispatch
 from ..definitions.latent_dynamics import LatentDynamicsSettings, loss_of
-from ..ops.arguments import in_compute_dtype
+from ..ops.arguments import in_compute_dtype, tensor_like
 from ..ops.latent_dynamics import latent_dynamics as by_kernel
 from . import checks
 from .fused_head import fused_iqe
@@ -47,9 +47,13 @@ def latent_dynamics(head: checks.Head, predicted: Tensor, target: Tensor, *, pow
         raise ValueError(f"latent_dynamics: power must be 1 or 2, got {power!r}.")
     fused = fused_iqe(head, predicted, target)
     if fused is not None:
-        predicted, target = (in_compute_dtype(side).flatten(0, -2) for side in (predicted, target))
-        max_weight = None if fused.max_weight is None else fused.max_weight.to(predicted.dtype)
-        settings = LatentDynamicsSettings(*fused.settings, int(power))
+        predicted, target = in_compute_dtype(predicted), in_compute_dtype(target)
+        if predicted.dim() > 2:
+            predicted, target = predicted.flatten(0, -2), target.flatten(0, -2)
+        settings, max_weight = fused
+        if max_weight is not None:
+            max_weight = tensor_like("latent_dynamics", "max_weight", max_weight, predicted)
+        settings = LatentDynamicsSettings(*settings, int(power))
         loss, stats = by_kernel(predicted, target, max_weight, settings, dispatch.requested(None))
         return LatentDynamics(loss, *stats.unbind())
     own = getattr(head, "bidirectional", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +15,8 @@ from .embedding_head import EmbeddingHead, FusedDistance
 _REDUCTIONS = ("sum", "mean", "max", "maxmean")
 
 
-class FusedIqe(NamedTuple):
-    """An IQE as a fused loss takes it: settings, and what the maximum's weight is made of."""
-
-    settings: IqeSettings
-    max_weight: Tensor | None
+# An IQE as a fused loss takes it: settings, and what the maximum's weight is made of.
+FusedIqe = tuple[IqeSettings, Tensor | None]
 
 
 class IQE(EmbeddingHead):
@@ -153,4 +149,4 @@ class IQE(EmbeddingHead):
         name, weight, link, _ = fused
         if weight is not None and weight.dim():
             return None
-        return FusedIqe(self._settings_of[name, link], weight)
+        return self._settings_of[name, link], weight
