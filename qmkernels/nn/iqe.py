@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ..definitions.iqe import WEIGHT_LINKS, IqeSettings
+from ..definitions.iqe import IqeSettings
 from ..ops import arguments
 from ..ops.iqe import FORMS, iqe
 from .embedding_head import EmbeddingHead, FusedDistance
@@ -121,8 +121,6 @@ class IQE(EmbeddingHead):
             discount=discount,
         )
         self.latent_2d_shape = torch.Size([num_components, dim_per_component])
-        fused = ((name, link) for name in _REDUCTIONS for link in WEIGHT_LINKS)
-        self._settings_of = {reduction: IqeSettings(dim_per_component, *reduction) for reduction in fused}
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         return iqe(x, y, self.latent_2d_shape[1], reduction="none")
@@ -134,7 +132,7 @@ class IQE(EmbeddingHead):
         name, weight, link, finish = fused
         if weight is not None:
             weight = arguments.tensor_like("IQE", "max_weight", weight, x)
-        return FORMS, (weight,), self._settings_of[name, link], finish
+        return FORMS, (weight,), IqeSettings(self.latent_2d_shape[1], name, link), finish
 
     def fused_iqe(self, x: Tensor, y: Tensor) -> FusedIqe | None:
         """With what a fused loss computes this distance from x to y; None where the distance is not that of one kernel,
@@ -149,4 +147,4 @@ class IQE(EmbeddingHead):
         name, weight, link, _ = fused
         if weight is not None and weight.dim():
             return None
-        return self._settings_of[name, link], weight
+        return IqeSettings(self.latent_2d_shape[1], name, link), weight
