@@ -101,15 +101,24 @@ SMALL = [
     *("--batch-size", "32", "--prefill-episodes", "3", "--updates-per-cycle", "7", "--episodes-per-cycle", "1"),
     *("--evaluation-interval", "10", "--evaluation-episodes", "2", "--checkpoint-interval", "8", "--log-interval", "5"),
     *("--collect-steps", "100", "--buffer-capacity", "60", "--device", "cpu"),
-    *("--agent.encoder-sizes", "16", "--agent.latent-size", "8", "--agent.projector-sizes", "16"),
-    *("--agent.embedding-size", "32", "--agent.dim-per-component", "8", "--agent.dynamics-sizes", "16"),
-    *("--agent.actor-sizes", "16", "--agent.entropy-samples", "4"),
 ]
+AGENTS = {
+    "qrl": [
+        *("--agent.encoder-sizes", "16", "--agent.latent-size", "8", "--agent.projector-sizes", "16"),
+        *("--agent.embedding-size", "32", "--agent.dim-per-component", "8", "--agent.dynamics-sizes", "16"),
+        *("--agent.actor-sizes", "16", "--agent.entropy-samples", "4"),
+    ],
+    "tmd": [
+        *("--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"),
+        *("--agent.num-components", "2"),
+    ],
+    "gcbc": ["--agent.actor-sizes", "16"],
+}
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
 
 
-def train(out: Path, *arguments: str, env: str = "Walk-v0") -> int:
-    return run(["qrl", "--env", env, "--out", str(out), *SMALL, *arguments])
+def train(out: Path, *arguments: str, env: str = "Walk-v0", method: str = "qrl") -> int:
+    return run([method, "--env", env, "--out", str(out), *SMALL, *AGENTS[method], *arguments])
 
 
 def checkpoint_of(out: Path) -> dict:
@@ -398,13 +407,41 @@ def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, capsys):
 
 
 def test_the_checkpoint_of_another_method_is_refused_in_one_sentence(tmp_path, capsys):
-    assert train(tmp_path, "--steps", "8") == 0
-    state = checkpoint_of(tmp_path)
-    torch.save({**state, "method": "other"}, tmp_path / "checkpoint.pt")
+    assert train(tmp_path, "--steps", "8", method="gcbc") == 0
+    before = (tmp_path / "checkpoint.pt").read_bytes()
     capsys.readouterr()
-    assert train(tmp_path, "--steps", "9") == 2
+    assert train(tmp_path, "--steps", "8", method="tmd") == 2
     said = capsys.readouterr().err
-    assert "is of a run of other, not of qrl. Give another --out, or --restart" in said and said.count("\n") == 1
+    assert "is of a run of gcbc, not of tmd. Give another --out, or --restart" in said and said.count("\n") == 1
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("goals", ["set", "observation"])
+@pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "qrl"])
+def test_every_method_runs_and_goes_on_after_a_kill_to_the_same_bits(tmp_path, monkeypatch, method, online, goals):
+    arguments = ["--steps", "20", "--goals", goals, *(["--no-offline"] if online else [])]
+    assert train(tmp_path / "whole", *arguments, method=method) == 0
+    found = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert found["method"] == method and [entry["step"] for entry in found["curve"]] == [0, 10, 20]
+    assert (found["environment_steps"] > 0) == online and found["settings"]["action_repeat"] == 5
+    assert (tmp_path / "whole" / "success.png").read_bytes().startswith(b"\x89PNG")
+    agent_class = experiment_of(method).agent_class
+    update, count = agent_class.update, 0
+
+    def deadly(agent, batch):
+        nonlocal count
+        count += 1
+        if count == 14:
+            raise Killed
+        return update(agent, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(agent_class, "update", deadly)
+        train(tmp_path / "killed", *arguments, method=method)
+    torch.manual_seed(12345)
+    assert train(tmp_path / "killed", *arguments, method=method) == 0
+    assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, capsys):
@@ -485,6 +522,12 @@ def test_help_shows_the_methods_own_options_and_presets(monkeypatch, capsys, met
     presets = typing.get_type_hints(type(experiment_of(method).defaults("")))["preset"]
     assert typing.get_args(presets) == ("auto", *experiment_of(method).presets)
     assert "--preset {" + ",".join(typing.get_args(presets)) + "}" in said and METHODS[method] in said
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "qrl"])
+def test_a_method_of_continuous_actions_says_so_of_discrete_ones(tmp_path, capsys, method):
+    assert train(tmp_path, method=method, env="WalkDiscrete-v0") == 2
+    assert f"WalkDiscrete-v0 has discrete actions; {method.upper()} needs a Box" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NEEDED)

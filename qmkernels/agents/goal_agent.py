@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -120,7 +121,8 @@ class GoalAgent:
         checks.check_made_of(type(self).__name__, self.made_of(), state.get("made_of", {}))
         self.networks.load_state_dict(state["networks"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            # A copy: torch's optimizers would go on in the tensors of the state that they were given.
+            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))
 
 
 def expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:

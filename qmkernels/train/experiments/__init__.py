@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 METHODS = {
     "qrl": "quasimetric RL: a distance that local costs bound, pushed apart everywhere else",
+    "tmd": "temporal metric distillation: a contrastive distance that is made consistent along transitions",
+    "gcbc": "goal-conditioned behaviour cloning: actions of the data, towards what they led to",
 }
 
 
