@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -535,6 +536,24 @@ def test_a_missing_extra_is_one_sentence(name, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, None)
     assert run(["qrl"]) == 1
     assert capsys.readouterr().err == f'qmkernels train needs {name}: pip install "qmkernels[agents]"\n'
+
+
+@pytest.mark.parametrize(
+    ("method", "preset"),
+    [(method, preset) for method in METHODS for preset in ("auto", *experiment_of(method).presets)],
+)
+def test_every_preset_is_a_whole_command_by_its_name(monkeypatch, tmp_path, method, preset):
+    seen = []
+    monkeypatch.setattr(
+        training.Trainer, "__init__", lambda self, experiment, settings, together: seen.append(settings)
+    )
+    monkeypatch.setattr(training.Trainer, "run", lambda self: (_ for _ in ()).throw(ValueError("enough")))
+    monkeypatch.chdir(tmp_path)
+    assert run([method, "--env", "PointMaze_UMaze-v3", "--preset", preset, "--steps", "7"]) == 2
+    (found,) = seen
+    expected = experiment_of(method).defaults("PointMaze_UMaze-v3", preset=preset)
+    assert found == dataclasses.replace(expected, steps=7) and found.out == Path(f"qmkernels_{method}")
+    assert found.preset == preset and found.plain()["agent.actor_learning_rate"] > 0
 
 
 def test_presets_are_chosen_by_name():

@@ -15,12 +15,14 @@ from .networks import Standardise
 
 
 class GoalAgent:
-    """An agent makes networks and optimizers, and gives the networks to `has_networks`.
+    """A subclass makes its networks, gives them to `has_networks`, and makes ``optimizers``, by name.
 
     Goals are observations, or with ``goal_size`` vectors of their own, which stand for the sets of states that achieve
     them: then rows of the critics have room for both and an indicator (Wang et al. 2023, appendix A).
     """
 
+    config: Any
+    optimizers: dict[str, torch.optim.Optimizer]
     actor: Actor | None
 
     def __init__(
