@@ -99,8 +99,6 @@ class Actor(nn.Module):
         self.register_buffer("centre", (low + high) / 2)
         self.register_buffer("half_range", (high - low) / 2)
         self.unit = unit
-        if not unit:
-            self.raw_entropy_weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, observation: Tensor, goal: Tensor) -> Policy:
         found = self.network(torch.cat([observation, goal], dim=-1))

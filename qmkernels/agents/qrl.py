@@ -182,6 +182,7 @@ class QRL(GoalAgent):
         self.actor = None
         if not discrete:
             self.actor = Actor(self.actor_input_size, self.action_low, self.action_high, config.actor_sizes)
+            self.actor.raw_entropy_weight = nn.Parameter(torch.zeros(()))
             self.target_entropy = -float((self.action_high - self.action_low).sum()) / 2
         self.has_networks(device, critics=self.critics, actor=self.actor)
         multipliers = [critic.raw_multiplier for critic in self.critics], config.multiplier_learning_rate
