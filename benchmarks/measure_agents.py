@@ -22,30 +22,30 @@ from comparison import HERE, commit
 
 from qmkernels.info import cpu_model
 
-_CLONING = "--agent.actor-distance-weight 0 --agent.behaviour-cloning-weight 1"
-# Name of the folder to the command's options.
+# Name of the folder to the method and the command's options.
 EXPERIMENTS = {
-    "umaze_qrl": "--env PointMaze_UMaze-v3 --steps 1500",
-    "umaze_cloning": f"--env PointMaze_UMaze-v3 --steps 1500 {_CLONING}",
-    "umaze_planning": "--env PointMaze_UMaze-v3 --steps 1500 --evaluation-interval 1500 "
+    "umaze_qrl": "qrl --env PointMaze_UMaze-v3 --steps 1500",
+    "umaze_planning": "qrl --env PointMaze_UMaze-v3 --steps 1500 --evaluation-interval 1500 "
     "--evaluate-with actor greedy mppi",
-    "fetchreach_qrl": "--env FetchReach-v4 --preset small --steps 2000",
-    "fetchreach_not_standardised": "--env FetchReach-v4 --preset small --steps 2000 --no-standardise",
-    "medium_qrl": "--env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",
+    "umaze_tmd": "tmd --env PointMaze_UMaze-v3",
+    "umaze_gcbc": "gcbc --env PointMaze_UMaze-v3 --steps 1500",
+    "fetchreach_qrl": "qrl --env FetchReach-v4 --preset small --steps 2000",
+    "fetchreach_not_standardised": "qrl --env FetchReach-v4 --preset small --steps 2000 --no-standardise",
+    "medium_qrl": "qrl --env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="experiments whose name holds this text")
+    parser.add_argument("--only", default="", help="experiments whose name holds this text, such as a method")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs, with checkpoints")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "agents", help="folder of what is kept")
     options = parser.parse_args()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name in (name for name in EXPERIMENTS if options.only in name):
         for seed in options.seeds:
-            arguments = ["train", "qrl", *shlex.split(EXPERIMENTS[name]), "--seed", str(seed)]
+            arguments = ["train", *shlex.split(EXPERIMENTS[name]), "--seed", str(seed)]
             folder = options.runs / f"{name}_{seed}"
             command = [sys.executable, "-m", "qmkernels.cli", *arguments, "--out", str(folder)]
             status = subprocess.run(command, env=environment).returncode

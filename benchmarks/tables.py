@@ -171,7 +171,8 @@ def seeds_of(folder: Path) -> list[dict]:
 
 def agents_row(seeds: list[dict]) -> str:
     first = seeds[0]
-    ways = {way: "" if number == 0 else f"_{way}" for number, way in enumerate(first["settings"]["evaluate_with"])}
+    evaluated = first["settings"].get("evaluate_with", ["actor"])
+    ways = {way: "" if number == 0 else f"_{way}" for number, way in enumerate(evaluated)}
 
     def each(part: str, key: str) -> str:
         return " / ".join(f"{seed[part][key]:.2f}" for seed in seeds if key in seed[part])
@@ -196,9 +197,10 @@ def agents_provenance(seeds: list[dict]) -> str:
     first = seeds[0]
     versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("gymnasium-robotics", "mujoco", "torch"))
     numbers = ", ".join(str(seed["settings"]["seed"]) for seed in seeds)
+    command = " ".join(first["command"].split()[:3])
     return (
-        f"Run at commit {first['commit']} with `--seed` {numbers} by `benchmarks/measure_agents.py`, one thread on "
-        f"{first['machine']}, {versions}."
+        f"`{command}` run at commit {first['commit']} with `--seed` {numbers} by `benchmarks/measure_agents.py`, one "
+        f"thread on {first['machine']}, {versions}."
     )
 
 

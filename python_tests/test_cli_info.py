@@ -246,7 +246,7 @@ def test_the_table_of_agents_has_every_seed_and_every_way_to_act(tmp_path):
     text = tables.agents_table(tmp_path)
     success = "actor 0.50 / 0.75; mppi 1.00 / 1.00"
     assert f"| `qmkernels train qrl --env Some-v0` | {success} |  | 0.25 / 0.25 | 4,000 | 1,500 | 1.5 |" in text
-    assert "Run at commit abc with `--seed` 0, 1 by" in text
+    assert "`qmkernels train qrl` run at commit abc with `--seed` 0, 1 by" in text
 
 
 def test_the_table_of_overheads_has_the_last_run_of_every_commit(tmp_path):

@@ -97,6 +97,26 @@ def test_the_same_generator_gives_the_same_goals():
     numpy.testing.assert_array_equal(one, two)
 
 
+def test_goals_of_several_names_are_each_drawn_by_their_own_sampler():
+    goals = {"goal": GoalSampler(geometric=0.0, current=1.0), "actor_goal": GoalSampler(geometric=0.0, random=1.0)}
+    buffer = ReplayBuffer(goal_environment(), 20)
+    fill(buffer, [7, 9, 8])
+    for data in (episodes_of([50, 50]), buffer):
+        batch = data.sample(500, goals, numpy.random.default_rng(0))
+        following = batch.get("achieved_goal", batch["next_observation"])
+        assert torch.equal(batch["goal"], following)
+        assert (batch["actor_goal"] // 1000 != following // 1000).any()
+        assert numpy.isin(batch["actor_goal"].numpy(), following.numpy()).all()
+
+
+def test_one_sampler_draws_what_it_draws_under_the_name_goal():
+    data = episodes_of([50, 50])
+    alone, named = (
+        data.sample(99, goals, numpy.random.default_rng(5)) for goals in (GoalSampler(), {"goal": GoalSampler()})
+    )
+    assert alone.keys() == named.keys() and all(torch.equal(alone[name], named[name]) for name in alone)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),

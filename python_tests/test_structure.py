@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qmkernels.backends import dispatch
+from qmkernels.train.experiments import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qmkernels"
@@ -86,6 +87,32 @@ def test_the_python_and_the_native_side_list_the_same_ops():
 )  # fmt: skip
 def test_an_op_has_a_file_of_its_name_in_every_layer(op, path):
     assert (ROOT / path.format(op)).is_file()
+
+
+def words_of_code(path):
+    """Names, attributes and strings of a file, but for its docstrings and comments."""
+    tree = ast.parse(path.read_text())
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if id(node) not in documentation:
+            value = getattr(node, "id", None) or getattr(node, "attr", None) or getattr(node, "value", None)
+            names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else [value]
+            yield from (word for name in names if isinstance(name, str) for word in re.split(r"\W+|_", name.lower()))
+
+
+def test_the_training_frame_names_no_method():
+    assert METHODS.keys() == {path.stem for path in (PACKAGE / "train" / "experiments").glob("[!_]*.py")}
+    for path in (PACKAGE / "train").glob("*.py"):
+        assert not set(METHODS) & set(words_of_code(path)), path
+    assert "qrl" in set(words_of_code(PACKAGE / "train" / "experiments" / "qrl.py"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_one_short_agent_and_one_short_experiment(method):
+    for folder, most in (("agents", 300), ("train/experiments", 150)):
+        path = PACKAGE / folder / f"{method}.py"
+        assert len(path.read_text().splitlines()) <= most, path
+    assert (ROOT / "python_tests" / f"test_agent_{method}.py").is_file()
 
 
 def test_only_native_touches_addresses():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import pytest
@@ -23,10 +25,11 @@ for needed in NEEDED:
 import gymnasium  # noqa: E402
 import numpy  # noqa: E402
 
+from qmkernels.agents import QRL  # noqa: E402
 from qmkernels.train import checkpoint, mazes  # noqa: E402
 from qmkernels.train import trainer as training  # noqa: E402
 from qmkernels.train.environments import ActionRepeat, episode_seed, make_environment  # noqa: E402
-from qmkernels.train.presets import PRESETS, defaults  # noqa: E402
+from qmkernels.train.experiments import METHODS, experiment_of  # noqa: E402
 
 
 class Walk(gymnasium.Env):
@@ -99,15 +102,24 @@ SMALL = [
     *("--batch-size", "32", "--prefill-episodes", "3", "--updates-per-cycle", "7", "--episodes-per-cycle", "1"),
     *("--evaluation-interval", "10", "--evaluation-episodes", "2", "--checkpoint-interval", "8", "--log-interval", "5"),
     *("--collect-steps", "100", "--buffer-capacity", "60", "--device", "cpu"),
-    *("--agent.encoder-sizes", "16", "--agent.latent-size", "8", "--agent.projector-sizes", "16"),
-    *("--agent.embedding-size", "32", "--agent.dim-per-component", "8", "--agent.dynamics-sizes", "16"),
-    *("--agent.actor-sizes", "16", "--agent.entropy-samples", "4"),
 ]
+AGENTS = {
+    "qrl": [
+        *("--agent.encoder-sizes", "16", "--agent.latent-size", "8", "--agent.projector-sizes", "16"),
+        *("--agent.embedding-size", "32", "--agent.dim-per-component", "8", "--agent.dynamics-sizes", "16"),
+        *("--agent.actor-sizes", "16", "--agent.entropy-samples", "4"),
+    ],
+    "tmd": [
+        *("--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"),
+        *("--agent.num-components", "2"),
+    ],
+    "gcbc": ["--agent.actor-sizes", "16"],
+}
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
 
 
-def train(out: Path, *arguments: str, env: str = "Walk-v0") -> int:
-    return run(["qrl", "--env", env, "--out", str(out), *SMALL, *arguments])
+def train(out: Path, *arguments: str, env: str = "Walk-v0", method: str = "qrl") -> int:
+    return run([method, "--env", env, "--out", str(out), *SMALL, *AGENTS[method], *arguments])
 
 
 def checkpoint_of(out: Path) -> dict:
@@ -181,7 +193,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("killed_at", [3, 21])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more, killed_at):
     assert train(tmp_path / "whole", "--steps", "30", *more, env=env) == 0
-    update, count = training.QRL.update, 0
+    update, count = QRL.update, 0
 
     def deadly(agent, batch):
         nonlocal count
@@ -191,7 +203,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more,
         return update(agent, batch)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training.QRL, "update", deadly)
+        patch.setattr(QRL, "update", deadly)
         train(tmp_path / "killed", "--steps", "30", *more, env=env)
     assert (tmp_path / "killed" / "checkpoint.pt").exists() == (killed_at > 8)
     torch.manual_seed(12345)
@@ -243,7 +255,7 @@ def test_a_process_ended_by_a_signal_leaves_a_checkpoint_to_go_on_from(tmp_path,
 
 @pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
 def test_two_processes_train_the_same_networks_on_batches_of_their_own(tmp_path, capsys, more):
-    update = training.QRL.update
+    update = QRL.update
 
     def worker(rank: int) -> list:
         agents, sums = set(), []
@@ -253,7 +265,7 @@ def test_two_processes_train_the_same_networks_on_batches_of_their_own(tmp_path,
             sums.append(batch["observation"].sum().item())
             return update(agent, batch)
 
-        training.QRL.update = watched
+        QRL.update = watched
         status = train(tmp_path / "run", "--steps", "12", *more)
         (agent,) = agents
         return [status, sums, agent.networks.state_dict()]
@@ -278,7 +290,7 @@ def test_two_processes_train_the_same_networks_on_batches_of_their_own(tmp_path,
 
 @pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
 def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, more):
-    update = training.QRL.update
+    update = QRL.update
 
     def worker(rank: int) -> list:
         count = 0
@@ -291,10 +303,10 @@ def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, more):
             return update(agent, batch)
 
         status = [train(tmp_path / "whole", "--steps", "20", *more)]
-        training.QRL.update = deadly
+        QRL.update = deadly
         with pytest.raises(Killed):
             train(tmp_path / "killed", "--steps", "20", *more)
-        training.QRL.update = update
+        QRL.update = update
         torch.manual_seed(12345)
         return [*status, train(tmp_path / "killed", "--steps", "20", *more)]
 
@@ -395,6 +407,44 @@ def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, capsys):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
+def test_the_checkpoint_of_another_method_is_refused_in_one_sentence(tmp_path, capsys):
+    assert train(tmp_path, "--steps", "8", method="gcbc") == 0
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    capsys.readouterr()
+    assert train(tmp_path, "--steps", "8", method="tmd") == 2
+    said = capsys.readouterr().err
+    assert "is of a run of gcbc, not of tmd. Give another --out, or --restart" in said and said.count("\n") == 1
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("goals", ["set", "observation"])
+@pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "qrl"])
+def test_every_method_runs_and_goes_on_after_a_kill_to_the_same_bits(tmp_path, monkeypatch, method, online, goals):
+    arguments = ["--steps", "20", "--goals", goals, *(["--no-offline"] if online else [])]
+    assert train(tmp_path / "whole", *arguments, method=method) == 0
+    found = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert found["method"] == method and [entry["step"] for entry in found["curve"]] == [0, 10, 20]
+    assert (found["environment_steps"] > 0) == online and found["settings"]["action_repeat"] == 5
+    assert (tmp_path / "whole" / "success.png").read_bytes().startswith(b"\x89PNG")
+    agent_class = experiment_of(method).agent_class
+    update, count = agent_class.update, 0
+
+    def deadly(agent, batch):
+        nonlocal count
+        count += 1
+        if count == 14:
+            raise Killed
+        return update(agent, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(agent_class, "update", deadly)
+        train(tmp_path / "killed", *arguments, method=method)
+    torch.manual_seed(12345)
+    assert train(tmp_path / "killed", *arguments, method=method) == 0
+    assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
+
+
 def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, capsys):
     (tmp_path / "checkpoint.pt").write_text("kept")
     assert train(tmp_path, "--steps", "8") == 2
@@ -442,8 +492,43 @@ def test_ways_to_act_are_evaluated_on_the_same_episodes_and_change_nothing_else(
 
 def test_an_agent_that_there_is_not_is_status_2(capsys):
     assert run(["nosuch"]) == 2
-    assert "usage: qmkernels train {qrl}" in capsys.readouterr().err
+    assert "no method 'nosuch'" in capsys.readouterr().err
     assert run(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {method} " in said for method in METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--env is missing: give the name"),
+        (["--env"], "argument --env: expected one argument"),
+        (["--env", "Walk-v0", "--preset", "nosuch"], "--preset nosuch: there is no such preset; there are auto, pub"),
+        (["--env", "nosuchmodule:Walk-v0"], "--env nosuchmodule:Walk-v0: No module named 'nosuchmodule'"),
+    ],
+)
+def test_a_command_without_what_it_needs_is_one_sentence(tmp_path, monkeypatch, capsys, method, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert run([method, *arguments]) == 2
+    found = capsys.readouterr().err
+    assert said in found and found.count("\n") == 1 and found.startswith("qmkernels train: ")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_shows_the_methods_own_options_and_presets(monkeypatch, capsys, method):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run([method, "--help"]) == 0
+    said = capsys.readouterr().out
+    presets = typing.get_type_hints(type(experiment_of(method).defaults("")))["preset"]
+    assert typing.get_args(presets) == ("auto", *experiment_of(method).presets)
+    assert "--preset {" + ",".join(typing.get_args(presets)) + "}" in said and METHODS[method] in said
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "qrl"])
+def test_a_method_of_continuous_actions_says_so_of_discrete_ones(tmp_path, capsys, method):
+    assert train(tmp_path, method=method, env="WalkDiscrete-v0") == 2
+    assert f"WalkDiscrete-v0 has discrete actions; {method.upper()} needs a Box" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -453,12 +538,31 @@ def test_a_missing_extra_is_one_sentence(name, monkeypatch, capsys):
     assert capsys.readouterr().err == f'qmkernels train needs {name}: pip install "qmkernels[agents]"\n'
 
 
+@pytest.mark.parametrize(
+    ("method", "preset"),
+    [(method, preset) for method in METHODS for preset in ("auto", *experiment_of(method).presets)],
+)
+def test_every_preset_is_a_whole_command_by_its_name(monkeypatch, tmp_path, method, preset):
+    seen = []
+    monkeypatch.setattr(
+        training.Trainer, "__init__", lambda self, experiment, settings, together: seen.append(settings)
+    )
+    monkeypatch.setattr(training.Trainer, "run", lambda self: (_ for _ in ()).throw(ValueError("enough")))
+    monkeypatch.chdir(tmp_path)
+    assert run([method, "--env", "PointMaze_UMaze-v3", "--preset", preset, "--steps", "7"]) == 2
+    (found,) = seen
+    expected = experiment_of(method).defaults("PointMaze_UMaze-v3", preset=preset)
+    assert found == dataclasses.replace(expected, steps=7) and found.out == Path(f"qmkernels_{method}")
+    assert found.preset == preset and found.plain()["agent.actor_learning_rate"] > 0
+
+
 def test_presets_are_chosen_by_name():
     for env, dataset, expected in (
         ("FetchReach-v4", "", "online"), ("PointMaze_UMaze-v3", "", "maze"), ("PointMaze_UMaze-v3", "some", "offline"),
     ):  # fmt: skip
-        found = defaults(env, dataset)
-        assert found.agent == PRESETS[expected](env).agent and found.dataset == dataset
+        qrl = experiment_of("qrl")
+        found = qrl.defaults(env, dataset)
+        assert found.agent == qrl.presets[expected](env).agent and found.dataset == dataset
 
 
 def test_episodes_depend_on_their_number_alone_and_no_two_share_a_seed():

@@ -33,7 +33,7 @@ def _bench(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "info": ("versions, build, devices, and which backend runs which op", _info),
     "demo": ("train a quasimetric value function on MountainCar and draw it beside the true one", _demo),
-    "train": ("train an agent on an environment with goals", _train),
+    "train": ("train an agent on an environment", _train),
     "bench": ("time IQE beside its plain PyTorch form at the published sizes", _bench),
 }
 

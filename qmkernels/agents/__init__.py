@@ -1,7 +1,10 @@
 """Agents, one file each: networks, losses, ``update(batch)`` and ``act(observation, goal)``; torch and numpy alone.
 Planning by MPPI is beside them."""
 
+from .agent import Agent
+from .gcbc import GCBC, GCBCConfig
 from .mppi import MPPI
 from .qrl import QRL, QRLConfig
+from .tmd import TMD, TMDConfig
 
-__all__ = ["MPPI", "QRL", "QRLConfig"]
+__all__ = ["GCBC", "MPPI", "TMD", "Agent", "GCBCConfig", "QRL", "QRLConfig", "TMD", "TMDConfig"]

@@ -8,20 +8,18 @@ from typing import Any
 from torch import Tensor
 
 
-def check_config(config: Any, *, positive: tuple[str, ...], at_least_zero: tuple[str, ...]) -> None:
-    """The numbers of a dataclass are in range; fields named ``*_sizes`` become tuples of positive ints."""
+def check_config(config: Any, *, at_least_zero: tuple[str, ...] = ()) -> None:
+    """A dataclass's numbers are positive, or at least 0; fields named ``*_sizes`` become tuples of positive ints."""
     name_of_class = type(config).__name__
-    for name in positive:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name_of_class}: {name} must be positive, got {getattr(config, name)}.")
-    for name in at_least_zero:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name_of_class}: {name} must be at least 0, got {getattr(config, name)}.")
-    for name in vars(config):
+    for name, value in vars(config).items():
         if name.endswith("_sizes"):
-            object.__setattr__(config, name, tuple(getattr(config, name)))
-            if any(size < 1 for size in getattr(config, name)):
-                raise ValueError(f"{name_of_class}: {name} must be positive, got {getattr(config, name)}.")
+            object.__setattr__(config, name, tuple(value))
+            if any(size < 1 for size in value):
+                raise ValueError(f"{name_of_class}: {name} must be positive, got {tuple(value)}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            if not (value >= 0 if name in at_least_zero else value > 0):
+                least = "at least 0" if name in at_least_zero else "positive"
+                raise ValueError(f"{name_of_class}: {name} must be {least}, got {value}.")
 
 
 def check_batch(agent: str, batch: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""The actor of a goal-conditioned agent: tanh of a normal variable, stretched to the range of the actions."""
+"""The actors of goal-conditioned agents, whose actions stay within a range."""
 
 from __future__ import annotations
 
@@ -65,16 +65,43 @@ class TanhNormal:
         return self.half_range.log() + 2 * (math.log(2) - raw - functional.softplus(-2 * raw))
 
 
-class Actor(nn.Module):
-    """Observation and goal to a `TanhNormal`; at the start its mean is 0."""
+class UnitNormal:
+    """Normal with deviation 1 around a mode within the range, in halves of the range; cut off at its ends."""
 
-    def __init__(self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int]) -> None:
+    def __init__(self, mean: Tensor, centre: Tensor, half_range: Tensor) -> None:
+        self.centre, self.half_range = centre, half_range
+        self.mode = centre + half_range * mean.float().tanh()
+
+    def sample(self) -> Tensor:
+        noisy = self.mode + self.half_range * torch.randn_like(self.mode)
+        return torch.minimum(torch.maximum(noisy, self.centre - self.half_range), self.centre + self.half_range)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density (...) but for a constant: minus half the squared distance to the mode in halves of the range."""
+        return -0.5 * ((action - self.mode) / self.half_range).square().sum(dim=-1)
+
+
+Policy = TanhNormal | UnitNormal
+
+
+class Actor(nn.Module):
+    """Observation and goal to a `TanhNormal`, or a `UnitNormal` where ``unit``; at the start its mean is 0.
+
+    ``network``: how the layers look, as for `multilayer_perceptron`.
+    """
+
+    def __init__(
+        self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int], unit: bool = False, **network: Any
+    ) -> None:
         super().__init__()
-        self.network = multilayer_perceptron(input_size, *sizes, 2 * len(low), zero_output=True)
+        outputs = len(low) if unit else 2 * len(low)
+        self.network = multilayer_perceptron(input_size, *sizes, outputs, zero_output=True, **network)
         self.register_buffer("centre", (low + high) / 2)
         self.register_buffer("half_range", (high - low) / 2)
-        self.raw_entropy_weight = nn.Parameter(torch.zeros(()))
+        self.unit = unit
 
-    def forward(self, observation: Tensor, goal: Tensor) -> TanhNormal:
-        mean, raw_scale = self.network(torch.cat([observation, goal], dim=-1)).chunk(2, dim=-1)
-        return TanhNormal(mean, raw_scale, self.centre, self.half_range)
+    def forward(self, observation: Tensor, goal: Tensor) -> Policy:
+        found = self.network(torch.cat([observation, goal], dim=-1))
+        if self.unit:
+            return UnitNormal(found, self.centre, self.half_range)
+        return TanhNormal(*found.chunk(2, dim=-1), self.centre, self.half_range)

@@ -1,22 +1,66 @@
 """Plans by the latent dynamics of critics: the best of candidate actions, and the costs of plans of several for MPPI.
 
 A critic has ``encoder``, ``dynamics``, ``projector``, ``embed`` and ``head``. Of several the largest distance counts.
+An agent has ``critics``, and gives the rows that they see of states, goals and actions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.broadcasting import every_pair
-from .mppi import MPPI
+from .mppi import MPPI, first_actions
 
 
 def largest(distances: Iterable[Tensor]) -> Tensor:
     """Of the critics' distances, of one shape each."""
     return torch.stack(list(distances)).amax(dim=0)
+
+
+def plan(
+    agent: Any,
+    observation: Tensor,
+    goal: Tensor,
+    candidate_actions: Tensor | None = None,
+    mppi: MPPI | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Of candidate actions the one after which the goal is nearest, by the latent dynamics; or the first action of a
+    plan of several.
+
+    Args:
+        agent: of continuous actions with an ``actor``, whose range plans keep to, or ``discrete``.
+        observation, goal: (..., size), of the same leading sizes.
+        candidate_actions: (N, action_size), or (..., N, action_size) with candidates of each row's own; with
+            ``discrete``, (N,) or (..., N) int64, and None stands for all.
+        mppi: plans so instead of by candidates; not with ``discrete``. A plan costs the sum of the distances to the
+            goal after each of its actions, all but the last times ``step_weight``.
+        generator: of MPPI's noise, on the agent's device: the same state gives the same actions.
+
+    Returns:
+        (..., action_size), or (...) int64 with ``discrete``: the first of the best.
+    """
+    name, critics = type(agent).__name__, agent.critics
+    state, target = agent.state_inputs(observation), agent.goal_inputs(goal)
+    if mppi is not None:
+        if agent.discrete or candidate_actions is not None:
+            raise ValueError(f"{name}.plan: MPPI is for continuous actions, and takes no candidate_actions.")
+        cost, actor = plan_cost(critics, state, target, mppi), agent.actor
+        return first_actions(cost, actor.centre, actor.half_range, observation.shape[:-1], mppi, generator)
+    if candidate_actions is None:
+        if not agent.discrete:
+            raise ValueError(f"{name}.plan: give candidate_actions, of which there is no finite set, or mppi.")
+        candidate_actions = torch.arange(agent.action_size, device=observation.device)
+    inner = 1 if agent.discrete else 2
+    candidates = candidate_actions.expand(*observation.shape[:-1], *candidate_actions.shape[-inner:])
+    best = nearest_candidate(critics, state, target, agent.action_inputs(candidates))
+    if agent.discrete:
+        return candidates.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+    return candidates.gather(-2, best[..., None, None].expand(*best.shape, 1, agent.action_size)).squeeze(-2)
 
 
 def nearest_candidate(critics: Sequence[nn.Module], state: Tensor, goal: Tensor, actions: Tensor) -> Tensor:

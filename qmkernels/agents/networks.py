@@ -6,16 +6,20 @@ import torch
 from torch import Tensor, nn
 
 
-def multilayer_perceptron(*sizes: int, zero_output: bool = False) -> nn.Sequential:
-    """Linear layers with ReLU between; Glorot-uniform weights, zero biases; an output of zeros where asked for."""
+def multilayer_perceptron(
+    *sizes: int, zero_output: bool = False, activation: type[nn.Module] = nn.ReLU, normalise: bool = False
+) -> nn.Sequential:
+    """Linear layers with an activation between, where asked for with a layer norm behind it; Glorot-uniform weights,
+    zero biases; an output of zeros where asked for."""
     layers: list[nn.Module] = []
     for size, following in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(size, following), nn.ReLU()]
-        nn.init.xavier_uniform_(layers[-2].weight)
-        nn.init.zeros_(layers[-2].bias)
+        linear = nn.Linear(size, following)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, activation(), *([nn.LayerNorm(following)] if normalise else [])]
     if zero_output:
-        nn.init.zeros_(layers[-2].weight)
-    return nn.Sequential(*layers[:-1])
+        nn.init.zeros_(linear.weight)
+    return nn.Sequential(*layers[: layers.index(linear) + 1])
 
 
 class Standardise(nn.Module):

@@ -15,17 +15,14 @@ from torch import Tensor, nn
 Group = torch.distributed.ProcessGroup
 
 
-def adamw(*groups: tuple[list[nn.Parameter], float]) -> torch.optim.AdamW:
-    """Of parameters with their learning rates, without weight decay."""
+def adamw(module: nn.Module, rate: float, *apart: tuple[list[nn.Parameter], float]) -> torch.optim.AdamW:
+    """Of a module's parameters, without weight decay; those in ``apart`` have learning rates of their own."""
+    others = {id(each) for parameters, _ in apart for each in parameters}
+    groups = [([each for each in module.parameters() if id(each) not in others], rate), *apart]
     # One pass over parameters, gradients and moments, where torch has that.
     fused = groups[0][0][0].device.type in ("cpu", "cuda")
     each = [{"params": parameters, "lr": rate} for parameters, rate in groups]
     return torch.optim.AdamW(each, weight_decay=0.0, fused=fused)
-
-
-def without(module: nn.Module, others: list[nn.Parameter]) -> list[nn.Parameter]:
-    """The module's parameters but for others."""
-    return [each for each in module.parameters() if all(each is not other for other in others)]
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor, group: Group | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from .goals import GoalSampler
+from .goals import Goals, sample_goals
 from .spaces import GOAL_KEYS, check_actions
 from .transitions import Arrays, batch_of, stored_dtype
 
@@ -182,10 +182,13 @@ class Dataset:
     def num_episodes(self) -> int:
         return len(numpy.unique(self.episode_end))
 
-    def sample(self, size: int, goals: GoalSampler, generator: numpy.random.Generator) -> dict[str, Tensor]:
-        """A batch of ``size`` transitions, uniform with replacement, on the CPU: the arrays' rows, and "goal"."""
+    def sample(self, size: int, goals: Goals, generator: numpy.random.Generator) -> dict[str, Tensor]:
+        """A batch of ``size`` transitions, uniform with replacement, on the CPU: the arrays' rows, and their goals.
+
+        ``goals`` draws "goal"; a dictionary of samplers draws one goal of each name, such as an actor's own.
+        """
         indices = generator.integers(len(self), size=size)
-        chosen = goals.sample(indices, self.episode_end[indices], (0, len(self)), generator)
+        chosen = sample_goals(goals, indices, self.episode_end[indices], (0, len(self)), generator)
         return batch_of(self.arrays, indices, chosen)
 
     def _check(self) -> None:

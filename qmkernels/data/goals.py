@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy
@@ -82,3 +83,14 @@ class GoalSampler:
         log_discount = numpy.log(self.discount)
         share = position * -numpy.expm1(remaining * log_discount)
         return numpy.floor(numpy.log1p(-share) / log_discount).astype(numpy.int64)
+
+
+Goals = GoalSampler | Mapping[str, GoalSampler]
+
+
+def sample_goals(
+    goals: Goals, indices: IntArray, episode_ends: IntArray, valid: tuple[int, int], generator: numpy.random.Generator
+) -> dict[str, IntArray]:
+    """Indices of goals by their names in a batch, drawn one after another; a sampler alone draws "goal"."""
+    named = {"goal": goals} if isinstance(goals, GoalSampler) else goals
+    return {name: each.sample(indices, episode_ends, valid, generator) for name, each in named.items()}

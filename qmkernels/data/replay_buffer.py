@@ -8,7 +8,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .goals import GoalSampler
+from .goals import Goals, sample_goals
 from .spaces import GOAL_KEYS, check_actions, check_goal_environment
 from .transitions import Arrays, batch_of
 
@@ -84,19 +84,21 @@ class ReplayBuffer:
         self._end[numpy.arange(first, self.num_added) % self.capacity] = self.num_added - 1
         self._in_episode, self._begin = False, self.num_added
 
-    def sample(self, size: int, goals: GoalSampler, generator: numpy.random.Generator) -> dict[str, Tensor]:
+    def sample(self, size: int, goals: Goals, generator: numpy.random.Generator) -> dict[str, Tensor]:
         """A batch of ``size`` transitions, uniform with replacement, on the CPU.
 
-        ``achieved_goal`` is what next_observation achieves, ``goal`` what `GoalSampler` draws among achieved goals, and
-        ``desired_goal`` what the environment wanted. Rewards are the environment's, for the desired goal.
+        ``achieved_goal`` is what next_observation achieves, ``goal``, or each name of a dictionary of samplers, what
+        `GoalSampler` draws among achieved goals, and ``desired_goal`` what the environment wanted. Rewards are the
+        environment's, for the desired goal.
         """
         if self.num_added == 0:
             raise ValueError("ReplayBuffer.sample: nothing was added yet.")
         oldest = self.num_added - len(self)
         indices = generator.integers(oldest, self.num_added, size=size)
         ends = numpy.minimum(self._end[indices % self.capacity], self.num_added - 1)
-        chosen = goals.sample(indices, ends, (oldest, self.num_added), generator)
-        return batch_of(self.arrays, indices % self.capacity, chosen % self.capacity)
+        chosen = sample_goals(goals, indices, ends, (oldest, self.num_added), generator)
+        places = {name: each % self.capacity for name, each in chosen.items()}
+        return batch_of(self.arrays, indices % self.capacity, places)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that was stored, as tensors and numbers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy
 import torch
 from torch import Tensor
@@ -9,15 +11,14 @@ from torch import Tensor
 Arrays = dict[str, numpy.ndarray]
 
 
-def batch_of(arrays: Arrays, places: numpy.ndarray, goal_places: numpy.ndarray) -> dict[str, Tensor]:
-    """Rows of the arrays as tensors on the CPU, and each row's goal: what transition ``goal_places`` achieved.
+def batch_of(arrays: Arrays, places: numpy.ndarray, goal_places: Mapping[str, numpy.ndarray]) -> dict[str, Tensor]:
+    """Rows of the arrays as tensors on the CPU, and of each row, by name, what other transitions achieved.
 
     Goals are ``achieved_goal`` where the arrays have it, otherwise ``next_observation``.
     """
     goals = arrays["achieved_goal"] if "achieved_goal" in arrays else arrays["next_observation"]
     batch = {name: torch.from_numpy(array[places]) for name, array in arrays.items()}
-    batch["goal"] = torch.from_numpy(goals[goal_places])
-    return batch
+    return batch | {name: torch.from_numpy(goals[chosen]) for name, chosen in goal_places.items()}
 
 
 def stored_dtype(array: numpy.ndarray) -> numpy.dtype:

@@ -1,4 +1,4 @@
-"""``qmkernels train AGENT --env ID``: trains an agent on a gymnasium environment with goals."""
+"""``qmkernels train METHOD --env ID``: trains an agent on a gymnasium environment."""
 
 from __future__ import annotations
 
@@ -6,11 +6,30 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .experiments import METHODS, experiment_of
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 # Of the extra qmkernels[agents], what every training imports.
 NEEDED = ("gymnasium", "matplotlib", "tensorboard", "tqdm", "tyro")
-AGENTS = ("qrl",)
 INTERRUPTED = 130
+
+DESCRIPTION = """{method} is {about}.
+
+The same command again goes on from the last checkpoint. Under torchrun the processes train together: gradients are
+averaged, and counts of transitions in a batch or a buffer and of episodes collected are each process's own. They share
+the folder of --out."""
+
+
+def usage() -> str:
+    lines = "\n".join(f"  {name:8}{about}" for name, about in METHODS.items())
+    return (
+        f"usage: qmkernels train METHOD --env ID [OPTIONS]\n\n{lines}\n\n"
+        "qmkernels train METHOD --help lists a method's options and presets."
+    )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -25,38 +44,47 @@ def run(argv: Sequence[str]) -> int:
     if missing:
         print(f'qmkernels train needs {", ".join(missing)}: pip install "qmkernels[agents]"', file=sys.stderr)
         return 1
-    if not argv or argv[0] not in AGENTS:
-        asked = bool(argv) and argv[0] in ("-h", "--help")
-        print(f"usage: qmkernels train {{{','.join(AGENTS)}}} --env ID [OPTIONS]", file=None if asked else sys.stderr)
-        return 0 if asked else 2
-    import tyro
-
+    if argv and argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if not argv or argv[0] not in METHODS:
+        print(f"qmkernels train: no method {argv[0]!r}.\n" if argv else "", usage(), sep="", file=sys.stderr)
+        return 2
+    method, arguments = argv[0], list(argv[1:])
     from . import processes, report
-    from .presets import PRESETS, defaults
-    from .settings import Settings
     from .trainer import Trainer
 
-    # The defaults that --help shows, and that options change, are those of the preset.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, choices in (("env", None), ("dataset", None), ("preset", ("auto", *PRESETS))):
-        first.add_argument(f"--{name}", default="", choices=choices)
+    experiment = experiment_of(method)
     try:
-        chosen, _ = first.parse_known_args(argv[1:])
-        begun = defaults(chosen.env, chosen.dataset, chosen.preset or "auto")
-        settings = tyro.cli(Settings, args=list(argv[1:]), prog=f"qmkernels train {argv[0]}", default=begun)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    except ValueError as error:
-        print(f"qmkernels train: {error}", file=sys.stderr)
-        return 2
-    try:
+        settings = _settings(method, arguments)
         with processes.joined(processes.device_of(settings.device)) as together:
-            trainer = Trainer(settings, together)
+            trainer = Trainer(experiment, settings, together)
             finished = trainer.run()
             if together.is_first:
                 report.write(trainer)
                 print(report.summary(trainer, finished), flush=True)
-    except (ValueError, ImportError, FileExistsError, NotADirectoryError) as error:
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except (ValueError, ImportError, FileExistsError, NotADirectoryError, argparse.ArgumentError) as error:
         print(f"qmkernels train: {error}", file=sys.stderr)
         return 2
     return 0 if finished else INTERRUPTED
+
+
+def _settings(method: str, arguments: list[str]) -> Settings:
+    """Of the command's arguments; SystemExit where it only asks for help, or tyro has said what is wrong."""
+    import tyro
+
+    # The defaults that --help shows, and that options change, are those of the preset.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("env", "dataset", "preset"):
+        first.add_argument(f"--{name}", default="")
+    chosen, _ = first.parse_known_args(arguments)
+    begun = experiment_of(method).defaults(chosen.env, chosen.dataset, chosen.preset or "auto")
+    settings = tyro.cli(
+        type(begun), args=arguments, prog=f"qmkernels train {method}", default=begun,
+        description=DESCRIPTION.format(method=method, about=METHODS[method]),
+    )  # fmt: skip
+    if not settings.env:
+        raise ValueError("--env is missing: give the name of a gymnasium environment.")
+    return settings

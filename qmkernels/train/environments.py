@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy
 
-from ..data import Dataset, check_goal_environment
+from ..data import Dataset
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
 
@@ -35,17 +35,16 @@ class ActionRepeat(gymnasium.Wrapper):
 
 
 def make_environment(name: str, action_repeat: int = 1) -> gymnasium.Env:
-    """An environment with goals and vectors of actions or Discrete ones; ValueError for any other."""
+    """An environment with vectors of actions or Discrete ones; ValueError for any other."""
     if importlib.util.find_spec("gymnasium_robotics") is not None:
         import gymnasium_robotics
 
         gymnasium.register_envs(gymnasium_robotics)
     try:
         environment = gymnasium.make(name)
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
         hint = "" if importlib.util.find_spec("gymnasium_robotics") else " Mazes and Fetch are in gymnasium-robotics."
         raise ValueError(f"--env {name}: {error}{hint}") from error
-    check_goal_environment(environment)
     space = environment.action_space
     if not isinstance(space, gymnasium.spaces.Discrete) and not (
         isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()

@@ -1,30 +1,20 @@
-"""The settings of a training run, which are also its command-line options."""
+"""The settings that training runs of all methods share, which are also their command-line options."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from ..agents import MPPI, QRLConfig
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Train QRL on a gymnasium environment with goals. The same command again goes on from the last checkpoint.
-
-    Under torchrun the processes train together: gradients are averaged, and counts of transitions in a batch or a
-    buffer and of episodes collected are each process's own. They share the folder of --out.
-    """
-
     env: str
-    """Name of a gymnasium environment whose observations have observation, achieved_goal and desired_goal."""
-    preset: Literal["auto", "online", "offline", "small", "maze"] = "auto"
-    """Where the defaults of all other options come from: the published online or offline setting, or one with small
-    networks for a CPU, online or, for mazes, offline. auto: maze for an environment of that name, offline with a
-    dataset, otherwise online."""
-    out: Path = Path("qmkernels_qrl")
+    """Name of a gymnasium environment; module:Env-v0 for one that importing a module registers."""
+    preset: str = "auto"
+    """Where the defaults of all other options come from."""
+    out: Path = Path("qmkernels_METHOD")
     """Folder for metrics.json, success.png, checkpoint.pt and the TensorBoard files; made where missing."""
     restart: bool = False
     """Begin anew, though there is a checkpoint."""
@@ -38,18 +28,6 @@ class Settings:
     """auto: the GPU where there is one; or a name that torch knows. Resumed runs are bit-exact on the CPU."""
     threads: int = 1
     """CPU threads."""
-    compile: bool = False
-    """Run the losses through torch.compile."""
-
-    goals: Literal["set", "observation"] = "set"
-    """set: a goal stands for all states that achieve it, with an input and links of its own. observation: a goal is an
-    observation, the goal's values where an observation begins and zeros behind; for environments whose observations
-    begin with what they achieve, such as positions before velocities."""
-    standardise: bool = True
-    """Observations and goals go into the networks less their mean and over their deviation, which are those of the
-    dataset, or of the episodes of random actions. The public code feeds them as they are."""
-    future_discount: float = 0.99
-    """Of the geometric distribution of the goals that future states are (QRL)."""
     action_repeat: int = 1
     """Environment steps for which an action is held: one step of the agent."""
 
@@ -80,19 +58,15 @@ class Settings:
     """Updates between two evaluations."""
     evaluation_episodes: int = 50
     """Episodes in an evaluation, the same in each; success is any step's (QRL: 50)."""
-    evaluate_with: tuple[Literal["actor", "greedy", "mppi"], ...] = ("actor",)
-    """One or more ways to act, compared on the same episodes; the first is "success", others have their name behind.
-    actor: the actor's mode. greedy: of 256 random actions, drawn once, the one after which the goal is nearest by the
-    latent dynamics. mppi: plans through them. Discrete agents have no actor, and are greedy over all actions."""
-    mppi: MPPI = field(default_factory=MPPI)
-    """Of plans."""
     checkpoint_interval: int = 2_000
     """Updates between two checkpoints."""
     log_interval: int = 250
     """Updates between two entries in TensorBoard."""
 
-    agent: QRLConfig = field(default_factory=QRLConfig)
-    """The agent's own settings."""
+    # What may differ between a checkpoint and the command that goes on from it.
+    free_to_change: ClassVar[frozenset[str]] = frozenset(
+        {"out", "restart", "steps", "device", "threads", "checkpoint_interval", "log_interval"}
+    )
 
     def __post_init__(self) -> None:
         positive = (
@@ -106,20 +80,14 @@ class Settings:
         for name in ("steps", "seed", "exploration", "noise_scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        if not self.evaluate_with or len(set(self.evaluate_with)) < len(self.evaluate_with):
-            raise ValueError(f"evaluate_with must be one or more ways, each once, got {self.evaluate_with}.")
-        if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: a transition's goal is another one's state.")
         if not 0 <= self.noise_reversion <= 1:
             raise ValueError(f"noise_reversion must be from 0 to 1, got {self.noise_reversion}.")
-        if not 0 <= self.future_discount <= 1:
-            raise ValueError(f"future_discount must be from 0 to 1, got {self.future_discount}.")
 
     def plain(self) -> dict[str, Any]:
-        """As numbers, strings and lists, those of parts as ``agent.NAME`` and ``mppi.NAME``."""
-        flat = dataclasses.asdict(self)
-        for part in ("mppi", "agent"):
-            flat |= {f"{part}.{name}": value for name, value in flat.pop(part).items()}
+        """As numbers, strings and lists, those of a part as ``PART.NAME``."""
+        flat: dict[str, Any] = {}
+        for name, value in dataclasses.asdict(self).items():
+            flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
         return {
             k: list(v) if isinstance(v, tuple) else v if isinstance(v, int | float) else str(v) for k, v in flat.items()
         }

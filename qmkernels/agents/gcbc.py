@@ -1,0 +1,109 @@
+"""GCBC, goal-conditioned behaviour cloning: the whole agent, without environment, buffer or logging.
+
+Source: Ghosh et al. 2021, "Learning to Reach Goals via Iterated Supervised Learning" (arXiv 1912.06088), without its
+iteration; sizes as in OGBench (Park et al. 2024, arXiv 2410.20092), where it is a baseline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checks, optimisation
+from .goal_actor import Actor
+from .goal_agent import GoalAgent
+
+Batch = dict[str, Tensor]
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class GCBCConfig:
+    """The defaults are `published`, in OGBench's numbers."""
+
+    actor_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of the actor: GELU
+    actor_learning_rate: float = 3e-4  # Adam's, without weight decay
+
+    def __post_init__(self) -> None:
+        checks.check_config(self)
+
+    @classmethod
+    def published(cls, **changes: Any) -> GCBCConfig:
+        """The published setting (OGBench; batches of 1024, 1,000,000 updates), with ``changes`` to it."""
+        return cls(**changes)
+
+    @classmethod
+    def small(cls, **changes: Any) -> GCBCConfig:
+        """A network of the size of the other agents' small ones, with ``changes`` to it."""
+        return cls(**{"actor_sizes": (256, 256), **changes})
+
+
+class GCBC(GoalAgent):
+    r"""Learns the actions by which the data came from s to g, whatever else they did.
+
+    .. math:: -\overline{\log \pi(a \mid s, g)}
+
+    of transitions (s, a) and states g later in their episodes; pi is tanh of a normal variable (OGBench's is normal
+    with deviation 1).
+
+    Args:
+        observation_size: values in an observation.
+        action_size: values in an action.
+        config: default `GCBCConfig.published()`.
+        goal_size: values in a goal; None: goals are observations.
+        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
+        device: of the network. Default: torch's.
+        group: processes that train together, of `torch.distributed`: gradients are averaged before each step.
+
+    A batch is a dictionary of tensors on ``device``; B rows each:
+        observation, next_observation: (B, observation_size).
+        action: (B, action_size) float.
+        goal: (B, goal_size or observation_size), achieved later in the same episode.
+
+    Example:
+        >>> agent = qm.agents.GCBC(4, 2, qm.agents.GCBCConfig.small())
+        >>> rows = {name: torch.randn(32, 4) for name in ("observation", "next_observation", "goal")}
+        >>> metrics = agent.update({**rows, "action": torch.rand(32, 2) * 2 - 1})
+        >>> agent.act(torch.zeros(4), torch.ones(4)).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: GCBCConfig | None = None,
+        *,
+        goal_size: int | None = None,
+        action_low: Any = -1.0,
+        action_high: Any = 1.0,
+        device: torch.device | str | None = None,
+        group: optimisation.Group | None = None,
+    ) -> None:
+        config = config or GCBCConfig.published()
+        super().__init__(
+            observation_size, action_size, config, goal_size=goal_size, action_low=action_low, action_high=action_high,
+            group=group,
+        )  # fmt: skip
+        self.actor = Actor(
+            self.actor_input_size, self.action_low, self.action_high, config.actor_sizes, activation=nn.GELU
+        )
+        self.has_networks(device, actor=self.actor)
+        self.optimizers = {"actor": optimisation.adamw(self.actor, config.actor_learning_rate)}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Minus the mean log-density of the data's actions, and the mean absolute error of the mode."""
+        policy = self.policy(batch["observation"], batch["goal"])
+        log_prob = policy.log_prob(batch["action"]).mean()
+        error = (policy.mode - batch["action"]).abs().mean()
+        return -log_prob, {"actor/log_prob": log_prob.detach(), "actor/error": error.detach()}
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of the actor; returns 0-d tensors, detached."""
+        self.check_batch(batch, "goal")
+        loss, metrics = self.loss(batch)
+        optimisation.step(self.optimizers["actor"], loss, self.group)
+        return metrics

@@ -1,0 +1,133 @@
+"""What agents that reach goals share: the rows that their networks see, acting, and the state that is saved."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from . import checks, optimisation
+from .goal_actor import Actor, Policy, action_range
+from .networks import Standardise
+
+
+class GoalAgent:
+    """A subclass makes its networks, gives them to `has_networks`, and makes ``optimizers``, by name.
+
+    Goals are observations, or with ``goal_size`` vectors of their own, which stand for the sets of states that achieve
+    them: then rows of the critics have room for both and an indicator (Wang et al. 2023, appendix A).
+    """
+
+    config: Any
+    optimizers: dict[str, torch.optim.Optimizer]
+    actor: Actor | None
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: Any,
+        *,
+        goal_size: int | None,
+        discrete: bool = False,
+        action_low: Any = -1.0,
+        action_high: Any = 1.0,
+        group: optimisation.Group | None = None,
+    ) -> None:
+        self.observation_size, self.action_size, self.config = observation_size, action_size, config
+        self.goal_size, self.discrete, self.group = goal_size, discrete, group
+        self.input_size = observation_size if goal_size is None else observation_size + goal_size + 1
+        self.actor_input_size = observation_size + (observation_size if goal_size is None else goal_size)
+        self.action_low, self.action_high = None, None
+        if not discrete:
+            name = type(self).__name__
+            self.action_low, self.action_high = action_range(name, action_size, action_low, action_high)
+        self.observation_scale = self.goal_scale = Standardise(observation_size)
+        if goal_size is not None:
+            self.goal_scale = Standardise(goal_size)
+
+    def has_networks(self, device: Any, **networks: nn.Module | None) -> None:
+        """Puts them on the device, and those of a group's first process everywhere."""
+        networks |= {"observation_scale": self.observation_scale, "goal_scale": self.goal_scale}
+        self.networks = nn.ModuleDict({name: network for name, network in networks.items() if network is not None})
+        optimisation.send(self.group, self.networks.to(device))
+
+    def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
+        """From now on the networks see observations and goals less the mean of these rows, over their deviation.
+
+        Once, before the first update, with rows of the data: (N, observation_size) and, with ``goal_size`` alone,
+        (N, goal_size). Where coordinates differ in size, or vary little about a large mean, as in Fetch tasks, nothing
+        is learned without. (No published code does so.) A group takes those of its first process.
+        """
+        self.observation_scale.fit(observation)
+        if self.goal_scale is not self.observation_scale:
+            if goal is None:
+                name = type(self).__name__
+                raise ValueError(f"{name}.standardise: give goals too; they are not observations here.")
+            self.goal_scale.fit(goal)
+        optimisation.send(self.group, self.observation_scale, self.goal_scale)
+
+    def state_inputs(self, observation: Tensor) -> Tensor:
+        """The critics' rows of states, (..., input_size)."""
+        observation = self.observation_scale(observation)
+        return observation if self.goal_size is None else functional.pad(observation, (0, self.goal_size + 1))
+
+    def goal_inputs(self, goal: Tensor) -> Tensor:
+        """The critics' rows of goals, (..., input_size)."""
+        goal = self.goal_scale(goal)
+        if self.goal_size is None:
+            return goal
+        return functional.pad(functional.pad(goal, (self.observation_size, 0)), (0, 1), value=1.0)
+
+    def policy(self, observation: Tensor, goal: Tensor) -> Policy:
+        """Of the actor, for rows of the same leading sizes."""
+        return self.actor(self.observation_scale(observation), self.goal_scale(goal))
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, goal: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions towards goals: (..., action_size) of (..., observation_size) and (..., goal_size), which broadcast.
+
+        A sample of the actor, or its mode where ``deterministic``.
+        """
+        policy = self.policy(*expanded(observation, goal))
+        return policy.mode if deterministic else policy.sample()
+
+    def check_batch(self, batch: dict[str, Tensor], *goals: str, **more: tuple[int, ...]) -> None:
+        """ValueError unless the batch has transitions, the named goals, and rows of the shapes in ``more``."""
+        size = (self.observation_size,)
+        wanted = {"observation": size, "next_observation": size, "action": () if self.discrete else (self.action_size,)}
+        of_goal = size if self.goal_size is None else (self.goal_size,)
+        checks.check_batch(type(self).__name__, batch, {**wanted, **more, **dict.fromkeys(goals, of_goal)})
+
+    def made_of(self) -> dict[str, Any]:
+        """What another agent must have in common to take this one's state."""
+        sizes = {name: getattr(self, name) for name in ("observation_size", "action_size", "goal_size", "discrete")}
+        bounds = {}
+        if not self.discrete:
+            bounds = {"action_low": self.action_low.tolist(), "action_high": self.action_high.tolist()}
+        return {**sizes, **bounds, **checks.plain(self.config)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `update` changes, and what the agent was made of."""
+        return {
+            "made_of": self.made_of(),
+            "networks": self.networks.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where the agent was that gave ``state``; ValueError where that was made of something else."""
+        checks.check_made_of(type(self).__name__, self.made_of(), state.get("made_of", {}))
+        self.networks.load_state_dict(state["networks"])
+        for name, optimizer in self.optimizers.items():
+            # A copy: torch's optimizers would go on in the tensors of the state that they were given.
+            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))
+
+
+def expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with the leading sizes to which they broadcast."""
+    leading = torch.broadcast_shapes(observation.shape[:-1], goal.shape[:-1])
+    return observation.expand(*leading, -1), goal.expand(*leading, -1)

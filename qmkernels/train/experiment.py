@@ -1,0 +1,120 @@
+"""What a method brings to a training run: one class a method, in a file of its name in experiments/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..agents.agent import Agent
+from ..data import Dataset, ReplayBuffer
+from .environments import Policy
+from .settings import Settings
+
+Panel = Callable[[Figure, Axes], None]
+Curve = Sequence[dict[str, float]]
+
+
+class Experiment:
+    """An agent in its environment: how a run makes it, feeds it, acts by it and measures it.
+
+    A method gives ``method``, ``presets``, `make_agent`, `batch`, `condition`, `measure` and `panels`, and replaces
+    what else differs with it. `goal_reaching.GoalExperiment` is the one for agents that reach goals.
+    """
+
+    method: ClassVar[str]
+    """Its name in commands and checkpoints."""
+    presets: ClassVar[dict[str, Callable[[str], Settings]]]
+    """By name: from an environment's name to settings."""
+
+    def __init__(self, settings: Any, environment: gymnasium.Env, device: torch.device, group: Any = None) -> None:
+        self.settings, self.environment, self.device = settings, environment, device
+        self.agent = self.make_agent(group)
+
+    @classmethod
+    def defaults(cls, env: str, dataset: str = "", preset: str = "auto") -> Settings:
+        """The settings of a preset; ValueError for one that there is not."""
+        if preset not in ("auto", *cls.presets):
+            raise ValueError(f"--preset {preset}: there is no such preset; there are auto, {', '.join(cls.presets)}.")
+        name = cls.automatic(env, dataset) if preset == "auto" else preset
+        return replace(cls.presets[name](env), preset=preset, dataset=dataset, out=Path(f"qmkernels_{cls.method}"))
+
+    @classmethod
+    def automatic(cls, env: str, dataset: str) -> str:
+        """The preset that "auto" stands for."""
+        return "small"
+
+    def make_agent(self, group: Any) -> Agent:
+        """The agent, for `environment`, on `device`; ``group``: the processes that it averages gradients over."""
+        raise NotImplementedError
+
+    def check_data(self, data: Dataset) -> None:
+        """ValueError where the agent cannot learn from a dataset that was given."""
+
+    def begin(self, data: Dataset | ReplayBuffer) -> None:
+        """Before the first update of a run, with what it learns from."""
+
+    def batch(
+        self, data: Dataset | ReplayBuffer, size: int, generator: numpy.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """What an update learns from, on the CPU."""
+        raise NotImplementedError
+
+    def condition(self, observation: dict[str, numpy.ndarray]) -> torch.Tensor:
+        """What the agent acts for, besides the observation: a goal, a skill."""
+        raise NotImplementedError
+
+    def measure(self, policies: dict[str, Policy]) -> dict[str, float]:
+        """Numbers of an evaluation by what stands behind each policy's; the same episodes in each evaluation."""
+        raise NotImplementedError
+
+    def panels(self, curve: Curve) -> list[Panel]:
+        """What is drawn of a run, beside each other."""
+        raise NotImplementedError
+
+    def policies(self) -> dict[str, Policy]:
+        """The ways to act that are measured, begun anew: the agent's most likely action alone."""
+        return {"": self.most_likely}
+
+    def most_likely(self, observation: dict[str, numpy.ndarray]) -> numpy.ndarray:
+        return self.act(observation, deterministic=True)
+
+    def act(self, observation: dict[str, numpy.ndarray], deterministic: bool) -> numpy.ndarray:
+        """The agent's action as the environment takes it."""
+        return self.taken(self.agent.act(self.state(observation), self.condition(observation), deterministic))
+
+    def explore(self, observation: dict[str, numpy.ndarray], generator: numpy.random.Generator) -> numpy.ndarray:
+        """The agent's action with noise on it or, of discrete ones, sometimes a random action instead."""
+        space, exploration = self.environment.action_space, self.settings.exploration
+        if isinstance(space, gymnasium.spaces.Discrete):
+            explores = generator.random() < exploration
+            return self.random(generator) if explores else self.most_likely(observation)
+        noise = exploration * (space.high - space.low) / 2 * generator.normal(size=space.shape)
+        return (self.act(observation, deterministic=False) + noise).clip(space.low, space.high).astype(space.dtype)
+
+    def random(self, generator: numpy.random.Generator) -> numpy.ndarray:
+        """Any action, all alike."""
+        space = self.environment.action_space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return int(generator.integers(space.n)) + int(space.start)
+        return generator.uniform(space.low, space.high).astype(space.dtype)
+
+    def state(self, observation: dict[str, numpy.ndarray]) -> torch.Tensor:
+        return self.as_tensor(observation["observation"])
+
+    def as_tensor(self, value: Any) -> torch.Tensor:
+        return torch.as_tensor(value, dtype=torch.float32, device=self.device)
+
+    def taken(self, action: torch.Tensor) -> numpy.ndarray:
+        """An agent's action as the environment takes it."""
+        space, action = self.environment.action_space, action.cpu().numpy()
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return int(action) + int(space.start)
+        return action.clip(space.low, space.high)

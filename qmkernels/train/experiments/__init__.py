@@ -1,0 +1,20 @@
+"""The methods that can be trained, a file each: its settings, its presets, and what differs in its run."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
+
+METHODS = {
+    "qrl": "quasimetric RL: a distance that local costs bound, pushed apart everywhere else",
+    "tmd": "temporal metric distillation: a contrastive distance that is made consistent along transitions",
+    "gcbc": "goal-conditioned behaviour cloning: actions of the data, towards what they led to",
+}
+
+
+def experiment_of(method: str) -> type[Experiment]:
+    """The class of a method's experiment, imported here and not before."""
+    return importlib.import_module(f".{method}", __name__).EXPERIMENT

@@ -1,0 +1,133 @@
+"""QRL's experiment: published and small settings, online and offline, and planning as a way to act."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from ...agents import MPPI, QRL, QRLConfig
+from ...data import GoalSampler
+from ..environments import Policy
+from ..goal_reaching import GoalExperiment, GoalSettings
+from ..settings import Settings
+
+NUM_CANDIDATES = 256
+
+
+@dataclass(frozen=True)
+class QRLSettings(GoalSettings):
+    """The settings of a run of QRL."""
+
+    preset: Literal["auto", "published", "online", "offline", "small", "maze"] = "auto"
+    """Where the defaults of all other options come from: the published online or offline setting, or one with small
+    networks for a CPU, online or, for mazes, offline. auto: maze for an environment of that name, offline with a
+    dataset, otherwise online. published: offline for an environment named maze, otherwise online."""
+    future_discount: float = 0.99
+    """Of the geometric distribution of the goals that future states are (QRL)."""
+    evaluate_with: tuple[Literal["actor", "greedy", "mppi"], ...] = ("actor",)
+    """One or more ways to act, compared on the same episodes; the first is "success", others have their name behind.
+    actor: the actor's mode. greedy: of 256 random actions, drawn once, the one after which the goal is nearest by the
+    latent dynamics. mppi: plans through them. Discrete agents have no actor, and are greedy over all actions."""
+    mppi: MPPI = field(default_factory=MPPI)
+    """Of plans."""
+    compile: bool = False
+    """Run the losses through torch.compile."""
+    agent: QRLConfig = field(default_factory=QRLConfig)
+    """The agent's own settings."""
+
+    free_to_change: ClassVar[frozenset[str]] = Settings.free_to_change | {"compile", "evaluate_with", "mppi"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.evaluate_with or len(set(self.evaluate_with)) < len(self.evaluate_with):
+            raise ValueError(f"evaluate_with must be one or more ways, each once, got {self.evaluate_with}.")
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be at least 2: a transition's goal is another one's state.")
+        if not 0 <= self.future_discount <= 1:
+            raise ValueError(f"future_discount must be from 0 to 1, got {self.future_discount}.")
+
+
+def _online(env: str) -> QRLSettings:
+    """Source: the public code of Wang et al. 2023."""
+    return QRLSettings(env)
+
+
+def _offline(env: str) -> QRLSettings:
+    """Source: the public code of Wang et al. 2023, its settings for maze2d."""
+    return QRLSettings(env, offline=True, steps=200_000, batch_size=4096, agent=QRLConfig.offline())
+
+
+# Networks and rates that learn in minutes on one core; ours.
+_SMALL = dict(
+    encoder_sizes=(256, 256), latent_size=64, projector_sizes=(256,), embedding_size=256, dim_per_component=16,
+    dynamics_sizes=(256, 256), actor_sizes=(256, 256), dynamics_weight=1.0, adaptive_entropy=False,
+    initial_multiplier=1.0, multiplier_learning_rate=0.05, critic_learning_rate=5e-4, actor_learning_rate=3e-4,
+)  # fmt: skip
+_OFTEN = dict(evaluation_interval=500, checkpoint_interval=500, log_interval=50)
+
+
+def _small(env: str) -> QRLSettings:
+    """Online with small networks and a strong multiplier: learns FetchReach in minutes on one core."""
+    return QRLSettings(env, steps=3000, agent=QRLConfig.online(**_SMALL), **_OFTEN)
+
+
+def _maze(env: str) -> QRLSettings:
+    """Offline with small networks and actions held for five steps: learns UMaze in a minute on one core.
+
+    With an action a step, the distances of single steps are below the error of the latent dynamics.
+    """
+    agent = QRLConfig.offline(**_SMALL, softplus_beta=0.1, softplus_offset=80.0, behaviour_cloning_weight=0.2)
+    return QRLSettings(env, offline=True, steps=4000, action_repeat=5, agent=agent, **_OFTEN)
+
+
+def _published(env: str) -> QRLSettings:
+    return _offline(env) if "maze" in env.lower() else _online(env)
+
+
+class QRLExperiment(GoalExperiment):
+    method: ClassVar = "qrl"
+    presets: ClassVar = {
+        "published": _published, "online": _online, "offline": _offline, "small": _small, "maze": _maze,
+    }  # fmt: skip
+    settings: QRLSettings
+    agent: QRL
+
+    @classmethod
+    def automatic(cls, env: str, dataset: str) -> str:
+        return "offline" if dataset else "maze" if "maze" in env.lower() else "online"
+
+    def make_agent(self, group: Any) -> QRL:
+        spaces, action = self.environment.observation_space.spaces, self.environment.action_space
+        discrete = hasattr(action, "n")
+        if discrete and "mppi" in self.settings.evaluate_with:
+            raise ValueError(f"--evaluate-with mppi: {self.settings.env} has discrete actions; use actor.")
+        bounds = {} if discrete else dict(action_low=action.low, action_high=action.high)
+        return QRL(
+            spaces["observation"].shape[0], int(action.n) if discrete else action.shape[0], self.settings.agent,
+            goal_size=self.goal_size, discrete=discrete, device=self.device, compile=self.settings.compile, group=group,
+            **bounds,
+        )  # fmt: skip
+
+    def goal_samplers(self) -> dict[str, GoalSampler]:
+        return {"goal": GoalSampler(geometric=1.0, discount=self.settings.future_discount)}
+
+    def policies(self) -> dict[str, Policy]:
+        """The ways of ``evaluate_with``: the first alone has no name behind its measures."""
+        ways = self.settings.evaluate_with
+        return {"" if number == 0 else f"_{way}": self._policy(way) for number, way in enumerate(ways)}
+
+    def _policy(self, way: str) -> Policy:
+        if way == "actor" or self.agent.discrete:
+            return self.most_likely
+        generator = torch.Generator(self.device).manual_seed(self.settings.seed)
+        how: dict[str, Any] = dict(mppi=self.settings.mppi, generator=generator)
+        if way == "greedy":
+            actor, size = self.agent.actor, (NUM_CANDIDATES, self.agent.action_size)
+            unit = 2 * torch.rand(size, generator=generator, device=self.device) - 1
+            how = dict(candidate_actions=actor.centre + actor.half_range * unit)
+        return lambda seen: self.taken(self.agent.plan(self.state(seen), self.condition(seen), **how))
+
+
+EXPERIMENT = QRLExperiment

@@ -1,0 +1,171 @@
+"""Experiments with agents that reach goals: success as the measure, and what a maze's figure shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..agents.agent import Agent
+from ..data import Dataset, GoalSampler, ReplayBuffer, check_goal_environment
+from . import mazes
+from .environments import EVALUATION, Policy, Step, episode, episode_seed
+from .experiment import Curve, Experiment, Panel
+from .settings import Settings
+
+# Whose mean and deviation the inputs are standardised by.
+STANDARDISED_ROWS = 20_000
+NUM_TRAJECTORIES = 4
+
+
+@dataclass(frozen=True)
+class GoalSettings(Settings):
+    """The settings that agents that reach goals share."""
+
+    goals: Literal["set", "observation"] = "set"
+    """set: a goal stands for all states that achieve it, with an input of its own. observation: a goal is an
+    observation, the goal's values where an observation begins and zeros behind; for environments whose observations
+    begin with what they achieve, such as positions before velocities."""
+    standardise: bool = True
+    """Observations and goals go into the networks less their mean and over their deviation, which are those of the
+    dataset, or of the episodes of random actions. No published code does so."""
+
+
+class GoalExperiment(Experiment):
+    """A method gives ``presets``, ``agent_class`` and, of its settings, `goal_samplers`; the agent's constructor takes
+    sizes, settings and ``goal_size``, ``action_low``, ``action_high``, ``device`` and ``group``."""
+
+    agent_class: ClassVar[type]
+    unit_of_distance: ClassVar[str] = "agent's steps"
+    settings: Any
+
+    def __init__(self, settings: GoalSettings, environment: Any, device: torch.device, group: Any = None) -> None:
+        check_goal_environment(environment)
+        self.maze = mazes.maze_of(environment)
+        super().__init__(settings, environment, device, group)
+        self.samplers = self.goal_samplers()
+
+    def goal_samplers(self) -> dict[str, GoalSampler]:
+        """Names of the goals in a batch to how they are drawn."""
+        raise NotImplementedError
+
+    def make_agent(self, group: Any, **more: Any) -> Agent:
+        spaces, action = self.environment.observation_space.spaces, self.environment.action_space
+        if hasattr(action, "n"):
+            raise ValueError(f"{self.settings.env} has discrete actions; {self.agent_class.__name__} needs a Box.")
+        return self.agent_class(
+            spaces["observation"].shape[0], action.shape[0], self.settings.agent, goal_size=self.goal_size,
+            action_low=action.low, action_high=action.high, device=self.device, group=group, **more,
+        )  # fmt: skip
+
+    @property
+    def goal_size(self) -> int | None:
+        """Values in a goal; None where goals are observations."""
+        return self.environment.observation_space["achieved_goal"].shape[0] if self.settings.goals == "set" else None
+
+    def check_data(self, data: Dataset) -> None:
+        if "achieved_goal" not in data.arrays and self.goal_size is not None:
+            raise ValueError(f"--dataset {self.settings.dataset} has no achieved_goal; use --goals observation.")
+
+    def begin(self, data: Dataset | ReplayBuffer) -> None:
+        """Standardises the agent's inputs, where asked for."""
+        if self.settings.standardise:
+            generator = numpy.random.default_rng(self.settings.seed)
+            rows = data.sample(STANDARDISED_ROWS, self.samplers, generator)
+            rows = {name: value.to(self.device) for name, value in rows.items()}
+            self.agent.standardise(rows["observation"], rows.get("achieved_goal"))
+
+    def batch(
+        self, data: Dataset | ReplayBuffer, size: int, generator: numpy.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        batch = data.sample(size, self.samplers, generator)
+        if "achieved_goal" in batch:
+            batch |= {name: self.as_goal(batch[name]) for name in self.samplers}
+        return batch
+
+    def condition(self, observation: dict[str, numpy.ndarray]) -> torch.Tensor:
+        return self.as_goal(self.as_tensor(observation["desired_goal"]))
+
+    def as_goal(self, goal: torch.Tensor) -> torch.Tensor:
+        """The environment's goals (..., g) as the agent takes them."""
+        if self.goal_size is not None:
+            return goal
+        size = self.environment.observation_space["observation"].shape[0]
+        return torch.nn.functional.pad(goal, (0, size - goal.shape[-1]))
+
+    def measure(self, policies: dict[str, Policy]) -> dict[str, float]:
+        """Shares of episodes with a success at any step, by kind of episode and policy.
+
+        success: from the environment's own starts to its goals. success_end_to_end: between the two ends of a maze.
+        """
+        count = self.settings.evaluation_episodes
+        kinds = {"success": False} if self.maze is None else {"success": False, "success_end_to_end": True}
+        return {
+            kind + name: sum(self.evaluation_episode(n, policy, end_to_end)[-1].success for n in range(count)) / count
+            for name, policy in policies.items()
+            for kind, end_to_end in kinds.items()
+        }
+
+    def evaluation_episode(self, number: int, policy: Policy, end_to_end: bool = False) -> list[Step]:
+        """The steps of an episode up to the first success."""
+        return episode(
+            self.environment,
+            policy,
+            episode_seed(self.settings.seed, EVALUATION, number),
+            options=mazes.end_to_end_options(self.maze, number) if end_to_end else None,
+            stop_at_success=True,
+        )
+
+    def panels(self, curve: Curve) -> list[Panel]:
+        """The success curve and, for mazes, learned distances to one end with trajectories towards it."""
+
+        def success(_: Figure, panel: Axes) -> None:
+            draw_success(panel, curve, f"{self.settings.env}, seed {self.settings.seed}")
+
+        has_maze = self.maze is not None and len(self.maze.maze_map) > 0
+        return [success, self._draw_maze] if has_maze else [success]
+
+    def _draw_maze(self, figure: Figure, panel: Axes) -> None:
+        positions, is_free = mazes.position_grid(self.maze)
+        _, end = mazes.opposite_ends(self.maze)
+        goal = self.maze.cell_rowcol_to_xy(numpy.array(end))
+        has_distance = hasattr(self.agent, "distance")
+        if has_distance:
+            # An observation begins with the position, and the rest are velocities or joints at rest.
+            observations = numpy.zeros((int(is_free.sum()), self.agent.observation_size), numpy.float32)
+            observations[:, :2] = positions[is_free]
+            found = self.agent.distance(self.as_tensor(observations), self.as_goal(self.as_tensor(goal)))
+            distance = numpy.full(is_free.shape, numpy.nan)
+            distance[is_free] = found.cpu().numpy()
+            shown = panel.pcolormesh(*positions.transpose(2, 0, 1), distance, cmap="viridis", rasterized=True)
+            figure.colorbar(shown, ax=panel, label=self.unit_of_distance)
+        else:
+            panel.pcolormesh(*positions.transpose(2, 0, 1), is_free, cmap="gray", vmin=-2, vmax=2, rasterized=True)
+        policy = self.policies()[""]
+        # Even episodes go to the end that the distances are drawn for.
+        for number in range(0, 2 * NUM_TRAJECTORIES, 2):
+            steps = self.evaluation_episode(number, policy, end_to_end=True)
+            passed = [steps[0].observation, *(step.next_observation for step in steps)]
+            path = numpy.stack([observation["achieved_goal"] for observation in passed])
+            panel.plot(*path.T, color="white" if steps[-1].success else "red", linewidth=1)
+        panel.plot(*goal, marker="*", color="white", markeredgecolor="black", markersize=12)
+        panel.set(aspect="equal", xlabel="x", ylabel="y", facecolor="0.85")
+        title = "Learned distance to the star, and trajectories" if has_distance else "Trajectories to the star"
+        panel.set_title(title, fontsize=11)
+
+
+def draw_success(panel: Axes, curve: Curve, title: str) -> None:
+    """Every measure of success by updates."""
+    kinds = {"success_end_to_end": "between opposite ends", "success": "starts and goals of the environment"}
+    for key in dict.fromkeys(name for entry in curve for name in entry if name.startswith("success")):
+        kind = next(kind for kind in kinds if key.startswith(kind))
+        points = [(entry["step"], entry[key]) for entry in curve if key in entry]
+        label = ", ".join([kinds[kind], key.removeprefix(kind).removeprefix("_")]).removesuffix(", ")
+        panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+    panel.set(xlabel="updates", ylabel="share of episodes with a success", ylim=(-0.03, 1.03))
+    panel.set_title(title, fontsize=11)
+    panel.legend(loc="lower right", fontsize=8)
