@@ -208,3 +208,20 @@ def test_wrong_tensors_are_refused_before_any_work(x, y, error, message):
 def test_pairwise_needs_two_dimensions():
     with pytest.raises(ValueError, match=r"x and y must be \(\*b, N, D\)"):
         qm.mrn_pairwise(torch.zeros(4), torch.zeros(2, 4))
+
+
+def test_pairwise_gradients_of_two_threads_are_those_of_one():
+    # Few positive differences: where there was none, 0 was added to a value that another thread was writing.
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(100, 1088, generator=generator), torch.randn(2, 1088, generator=generator)
+    grad_out, settings = torch.randn(1, 100, 2, generator=generator), MrnSettings(num_components=64, asymmetric="second")
+    kernels, threads = dispatch.resolve("mrn", "cpu", "cpu").module, torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = kernels.mrn_pairwise_backward(grad_out, x[None], y[None], *settings)
+        torch.set_num_threads(2)
+        for _ in range(200):
+            for one, two in zip(alone, kernels.mrn_pairwise_backward(grad_out, x[None], y[None], *settings), strict=True):
+                assert torch.equal(one, two)
+    finally:
+        torch.set_num_threads(threads)
