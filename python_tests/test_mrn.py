@@ -214,14 +214,15 @@ def test_pairwise_gradients_of_two_threads_are_those_of_one():
     # Few positive differences: where there was none, 0 was added to a value that another thread was writing.
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(100, 1088, generator=generator), torch.randn(2, 1088, generator=generator)
-    grad_out, settings = torch.randn(1, 100, 2, generator=generator), MrnSettings(num_components=64, asymmetric="second")
+    arguments = torch.randn(1, 100, 2, generator=generator), x[None], y[None]
+    settings = MrnSettings(num_components=64, asymmetric="second")
     kernels, threads = dispatch.resolve("mrn", "cpu", "cpu").module, torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = kernels.mrn_pairwise_backward(grad_out, x[None], y[None], *settings)
+        alone = kernels.mrn_pairwise_backward(*arguments, *settings)
         torch.set_num_threads(2)
         for _ in range(200):
-            for one, two in zip(alone, kernels.mrn_pairwise_backward(grad_out, x[None], y[None], *settings), strict=True):
-                assert torch.equal(one, two)
+            together = kernels.mrn_pairwise_backward(*arguments, *settings)
+            assert all(torch.equal(one, two) for one, two in zip(alone, together, strict=True))
     finally:
         torch.set_num_threads(threads)
