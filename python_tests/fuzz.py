@@ -612,7 +612,8 @@ def _assert_near(
 
 def _summed_where(tied: Tensor, values: Tensor) -> Tensor:
     """The sum over a component in place of each of its values, where ``tied``."""
-    values = values.unflatten(-1, (tied.shape[-2], -1))
+    count = tied.shape[-2]
+    values = values.unflatten(-1, (count, values.shape[-1] // max(count, 1)))
     return torch.where(tied, values.sum(dim=-1, keepdim=True), values).flatten(-2)
 
 
