@@ -37,6 +37,23 @@ def check_rows(kernels: ModuleType, x: torch.Tensor, y: torch.Tensor, dim_per_co
     assert learned or got[2] is None
 
 
+def check_infinite_upstream(kernels: ModuleType, x: torch.Tensor, y: torch.Tensor, dim_per_component: int) -> None:
+    """An infinite gradient of a maximum reaches what a gradient of 1 does, and the other components get 0. x and y
+    (B, N, D) are taken as rows and as matrices."""
+    settings = dim_per_component, "max", "identity"
+    out, *kept = reference.iqe_forward(x, y, None, *settings, True)
+    pairs, largest = reference.iqe_pairwise_forward(x, y, None, *settings, True)
+    calls = (
+        (out, lambda grad: kernels.iqe_backward(grad, *kept, None, *settings, False)),
+        (pairs, lambda grad: kernels.iqe_pairwise_backward(grad, x, y, largest, None, *settings, False)),
+    )
+    for like, backward in calls:
+        of_one, of_infinity = backward(torch.ones_like(like)), backward(torch.full_like(like, torch.inf))
+        for one, infinite in zip(of_one[:2], of_infinity[:2], strict=True):
+            assert (one != 0).any() and (one == 0).any()
+            assert torch.equal(infinite, torch.where(one == 0, 0.0, one * torch.inf))
+
+
 def check_pairs(kernels: ModuleType, x: torch.Tensor, y: torch.Tensor, dim_per_component: int, reduction: str) -> None:
     """Of two matrices of pairs."""
     max_weight, settings = _two_weights(x, reduction), (dim_per_component, reduction, "sigmoid")

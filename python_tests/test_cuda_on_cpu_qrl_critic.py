@@ -148,3 +148,15 @@ def test_two_runs_give_the_same_bits():
     inputs = _inputs(600, 3, _form(5), torch.float32, False, True)
     for one, other in zip(native.qrl_critic_forward(*inputs), native.qrl_critic_forward(*inputs), strict=True):
         assert torch.equal(one, other)
+
+
+@WITH_GOAL
+@pytest.mark.parametrize("dim_per_component", (4, 5))
+def test_an_infinite_slope_of_a_maximum_reaches_its_component_alone(dim_per_component, with_goal):
+    inputs = _inputs(5, 3, _form(dim_per_component, "max"), torch.float32, with_goal, False)
+    kept = list(reference.qrl_critic_forward(*inputs)[1:])
+    kept[1][1, 2] = torch.inf
+    arguments = torch.ones(()), *kept, None, with_goal, *inputs[6:9]
+    got = native.qrl_critic_backward(*arguments)
+    assert_alike(got, reference.qrl_critic_backward(*arguments))
+    assert got[0].isinf().any() and not got[0].isnan().any()

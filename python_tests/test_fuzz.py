@@ -18,6 +18,10 @@ def test_random_cases_agree_with_the_reference(op):
         assert fuzz.run_case(seed=1, number=number) == op
 
 
+def test_a_case_of_tied_values_may_have_weights_of_no_rows():
+    assert fuzz.run_case(seed=0, number=100073) == "iqe"
+
+
 def test_eight_threads_at_once_get_the_results_of_one():
     assert fuzz.run_threads(8, seconds=4, seed=2, num_cases=57) > 57
 

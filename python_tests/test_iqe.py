@@ -2,12 +2,15 @@
 
 import math
 
+import iqe_gradients
 import pytest
 import torch
+from backend_comparison import pair_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qmkernels as qm
+from qmkernels.backends import dispatch
 from qmkernels.definitions import iqe as definition
 
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
@@ -459,3 +462,10 @@ def test_weights_broadcast_against_the_distances(backend):
     )
     with pytest.raises(ValueError, match=r"weights of \(5, 1\) differ within a matrix of pairs, \(3, 5, 9\)"):
         qm.iqe(*pairs, 8, max_weight=torch.rand(5, 1), backend=backend)
+
+
+@pytest.mark.parametrize("dim_per_component", [1, 4, 8, 33])
+def test_an_infinite_gradient_of_a_maximum_reaches_its_component_alone(dim_per_component, backend):
+    x, y = pair_points(9, 9, 5 * dim_per_component, torch.float32)
+    kernels = dispatch.resolve("iqe", "cpu", backend).module
+    iqe_gradients.check_infinite_upstream(kernels, x, y, dim_per_component)

@@ -208,3 +208,21 @@ def test_wrong_tensors_are_refused_before_any_work(x, y, error, message):
 def test_pairwise_needs_two_dimensions():
     with pytest.raises(ValueError, match=r"x and y must be \(\*b, N, D\)"):
         qm.mrn_pairwise(torch.zeros(4), torch.zeros(2, 4))
+
+
+def test_pairwise_gradients_of_two_threads_are_those_of_one():
+    # Few positive differences: where there was none, 0 was added to a value that another thread was writing.
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(100, 1088, generator=generator), torch.randn(2, 1088, generator=generator)
+    arguments = torch.randn(1, 100, 2, generator=generator), x[None], y[None]
+    settings = MrnSettings(num_components=64, asymmetric="second")
+    kernels, threads = dispatch.resolve("mrn", "cpu", "cpu").module, torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = kernels.mrn_pairwise_backward(*arguments, *settings)
+        torch.set_num_threads(2)
+        for _ in range(200):
+            together = kernels.mrn_pairwise_backward(*arguments, *settings)
+            assert all(torch.equal(one, two) for one, two in zip(alone, together, strict=True))
+    finally:
+        torch.set_num_threads(threads)

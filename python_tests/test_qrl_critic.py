@@ -99,3 +99,21 @@ def test_float32_sums_over_many_rows_keep_their_digits(has_goal):
     assert len(single_numbers) == 8  # loss, five statistics, the gradients by raw and by the weight of the maximum
     for one, other in single_numbers:
         torch.testing.assert_close(one.detach().double(), other.detach(), rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("has_goal", [False, True], ids=["rolled", "goal"])
+@pytest.mark.parametrize("size", [4, 5, 33])
+def test_the_overflowing_slope_of_a_maximum_leaves_other_components_numbers(size, has_goal, backend):
+    # Violation and slope of row 2 are infinite; random cases found NaN at the ends of all its components.
+    head, (x, y, raw, options) = (
+        qm.nn.IQE(3 * size, size, reduction="max"),
+        problem(6, 3 * size, has_goal, torch.float32),
+    )
+    with torch.no_grad():
+        x[2, size] = -torch.inf
+    found = loss_and_gradients(head, x, y, raw, options)
+    assert found[0].isinf()
+    for grad in found[6:8]:
+        components = grad.unflatten(-1, (3, size))
+        assert components[:, [0, 2]].isfinite().all()
+    assert found[6][2, size] == -torch.inf

@@ -207,3 +207,10 @@ def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_componen
         kernels.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
     ):
         assert torch.equal(got.isnan(), wanted.isnan()) and got.isnan().any()
+
+
+@pytest.mark.parametrize("dim_per_component", (4, 5))
+def test_an_infinite_gradient_of_a_maximum_reaches_its_component_alone(dim_per_component):
+    iqe_gradients.check_infinite_upstream(
+        kernels, *pair_points(5, 5, 3 * dim_per_component, torch.float32), dim_per_component
+    )

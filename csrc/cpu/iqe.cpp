@@ -107,12 +107,13 @@ void iqe_backward(const IqeBackward<T>& call, int threads) {
                         components_backward(row_ends + c * bytes, grad_out[row * num_components + c], 1, size, places,
                                             to_x + c * size, to_y + c * size);
                 } else {
-                    components_backward(row_ends, grad_out[row] * weights.every, num_components, size, places, to_x,
-                                        to_y);
+                    components_backward(row_ends, weighted(grad_out[row], weights.every), num_components, size, places,
+                                        to_x, to_y);
                     if (largest && needs_largest(reduction)) {
                         const int64_t c = largest[row];
-                        components_backward(row_ends + c * bytes, grad_out[row] * (weights.every + weights.largest), 1,
-                                            size, places, to_x + c * size, to_y + c * size);
+                        components_backward(row_ends + c * bytes,
+                                            weighted(grad_out[row], weights.every + weights.largest), 1, size, places,
+                                            to_x + c * size, to_y + c * size);
                     }
                 }
                 if (has_nan) write_nan(row_ends, num_components, size, to_x, to_y);

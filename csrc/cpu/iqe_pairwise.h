@@ -177,11 +177,11 @@ QMK_INLINE void load_pair_gradients(const PairGradients<T>& pairs, int64_t row, 
     for (int v = 0; v < vectors; ++v) {
         const Lanes<T> g = load<Lanes<T>>(grad_out + v * n);
         if (!pairs.largest) {
-            grad[v] = g * every;
+            grad[v] = weighted(g, every);
             continue;
         }
         const auto is_largest = load_indices<T>(largest + v * n) == (int32_t(c) - IndexLanes<T>{});
-        grad[v] = g * (is_largest ? of_largest : every);
+        grad[v] = weighted(g, is_largest ? of_largest : every);
         spread_grad[v] = g * (is_largest ? broadcast(T(1) - share) : broadcast(-share));
     }
 }

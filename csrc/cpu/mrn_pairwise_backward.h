@@ -27,7 +27,7 @@ template <class T>
 struct PairSlopes {
     Lanes<T>* slope;       // times the upstream gradient
     Lanes<T>* upstream;    // of the asymmetric part, 0 where the largest difference is not positive
-    IndexLanes<T>* where;  // of the first of the largest differences, in the component
+    IndexLanes<T>* where;  // of the first of the largest differences, in the component's asymmetric part
 
     QMK_INLINE PairSlopes at(int64_t pair) const { return {slope + pair, upstream + pair, where + pair}; }
 };
@@ -115,7 +115,7 @@ void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_bloc
     for (int v = 0; v < V; ++v)
         for (int r = 0; r < R; ++r) {
             sums[r][v] = largest[v][r] = Lanes<T>{};
-            where[v][r] = IndexLanes<T>{};
+            where[v][r] = int32_t(asymmetric.begin) - IndexLanes<T>{};  // 0 is added there if none is positive
         }
     sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, mrn_shift<T>(settings), sums);
     constexpr int at_once = QMK_LANE_BYTES == 64 ? V : 1;  // as there are registers

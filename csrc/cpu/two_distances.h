@@ -85,8 +85,8 @@ struct KeptEnds {
     QMK_INLINE RowEnds<T> of(int pair, int64_t i, T sign) const {
         const int64_t at = pair * rows + i;
         const T upstream = sign * grad_loss * slopes[at];
-        return {ends + at * count * ends_bytes(size), upstream * weights.every,
-                largest ? upstream * weights.largest : T(0), largest ? int64_t(largest[at]) : 0};
+        return {ends + at * count * ends_bytes(size), weighted(upstream, weights.every),
+                largest ? weighted(upstream, weights.largest) : T(0), largest ? int64_t(largest[at]) : 0};
     }
     QMK_INLINE const uint8_t* ends_of(int pair, int64_t i) const {
         return ends + (pair * rows + i) * count * ends_bytes(size);

@@ -123,7 +123,8 @@ __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
                 const T weight = weight_of_row(task.max, first_row + r, task.rows);
                 const auto weights = reduction_weights(task.reduction, task.num_components, weight);
                 const bool is_largest = task.largest && task.largest[first_row + r] == in_tile % task.num_components;
-                grad = task.grad_out[first_row + r] * (is_largest ? weights.every + weights.largest : weights.every);
+                grad = weighted(task.grad_out[first_row + r],
+                                is_largest ? weights.every + weights.largest : weights.every);
             }
             const auto [left, right, worth] = end_bits<width>(task.ends + component * num_bytes, size, k, grad);
             const int64_t at = component * size + k;

@@ -65,7 +65,8 @@ struct PairGradients {
         } else {
 #pragma unroll
             for (int v = 0; v < V; ++v)
-                by_length[v] = grad[v] * (largest[v] == component ? weights.every + weights.largest : weights.every);
+                by_length[v] =
+                    weighted(grad[v], largest[v] == component ? weights.every + weights.largest : weights.every);
         }
     }
 

@@ -60,7 +60,7 @@ struct KeptEnds {
     __device__ __forceinline__ T by_length(int pair, int64_t i, unsigned c) const {
         const int64_t at = pair * rows + i;
         const bool is_largest = largest && largest[at] == c;
-        return grad_loss * slopes[at] * (is_largest ? weights.every + weights.largest : weights.every);
+        return weighted(grad_loss * slopes[at], is_largest ? weights.every + weights.largest : weights.every);
     }
     // Of the `width` coordinates from the k-th on.
     template <int width>

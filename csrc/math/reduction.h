@@ -51,6 +51,13 @@ struct ReductionWeights {
     T largest;
 };
 
+// The derivative by a component's length from that by the distance. A component without weight gets 0 from an infinite
+// one too, as those that are not the largest get from a maximum. V is a number or a vector of lanes.
+template <class V>
+QMK_INLINE V weighted(V upstream, V weight) {
+    return weight == V{} ? V{} : upstream * weight;
+}
+
 QMK_INLINE bool needs_largest(Reduction reduction) {
     return reduction == Reduction::max || reduction == Reduction::maxmean || reduction == Reduction::spread;
 }

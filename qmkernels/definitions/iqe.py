@@ -175,12 +175,15 @@ def gradient(
     """The derivatives of (grad_out * iqe(x, y)).sum() by x and by y, (..., D), from `slopes`, the largest and, for
     maxmean, `weights_of_rows`.
 
-    An upstream gradient that is not finite reaches the ends alone.
+    An upstream gradient that is not finite reaches the ends alone, and only those of components that have a weight.
     """
     num_components = left.shape[-2]
     if reduction != "none":
         by_length = component_weights(num_components, largest, weights, reduction, grad_out.dtype)
-        grad_out = (grad_out.unsqueeze(-1) * by_length).expand(*grad_out.shape, num_components)
+        weighted = grad_out.unsqueeze(-1) * by_length
+        if isinstance(by_length, Tensor):
+            weighted = weighted.masked_fill(by_length == 0, 0.0)
+        grad_out = weighted.expand(*grad_out.shape, num_components)
     grad = grad_out.unsqueeze(-1)
     return tuple(
         torch.where(slopes == 0, 0.0, sign * grad * slopes).flatten(-2) for sign, slopes in ((-1, left), (1, right))

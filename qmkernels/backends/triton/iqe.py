@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from .iqe_components import finite_or_nan, reduced, weights_and_run, weights_of
+from .iqe_components import finite_or_nan, reduced, weighted, weights_and_run, weights_of
 from .iqe_pairwise import iqe_pairwise_backward, iqe_pairwise_forward
 from .tiles import tile_for
 
@@ -179,9 +179,9 @@ def iqe_backward_kernel(
         weight = tl.load(grad_out_ptr + row, mask=row < num_rows, other=0)
         if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
             largest = tl.load(largest_ptr + row, mask=row < num_rows, other=0)
-            weight = weight * (every + tl.where(component == largest, on_top, 0.0))
+            weight = weighted(weight, every + tl.where(component == largest, on_top, 0.0))
         else:
-            weight = weight * every
+            weight = weighted(weight, every)
 
     # grad_x = -weight at left ends, grad_y = weight at right ends
     ends = ends_ptr + (row * num_components + component) * NUM_BYTES

@@ -46,6 +46,13 @@ def weights_of(
 
 
 @triton.jit
+def weighted(upstream, weight):
+    """The derivative by a length from that by the distance. A component without weight gets 0 from an infinite one too,
+    as those that are not the largest get from a maximum."""
+    return tl.where(weight == 0, 0.0, upstream * weight)
+
+
+@triton.jit
 def reduced(total, greatest, weights_ptr, place, num_components, REDUCTION: tl.constexpr):
     """The distance from the sum and the maximum of the lengths. A NaN length is in the sum, so it decides."""
     mean = total / (tl.zeros((), total.dtype) + num_components)

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from .iqe_components import finite, reduced, weights_and_run, weights_of
+from .iqe_components import finite, reduced, weighted, weights_and_run, weights_of
 from .tiles import tile_for
 
 
@@ -140,9 +140,9 @@ def iqe_pairwise_backward_kernel(
             weight = tl.load(grad_out_ptr + pair, mask=exists, other=0)
             if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
                 largest = tl.load(largest_ptr + pair, mask=exists, other=0)
-                weight = weight * (every + tl.where(component == largest, on_top, 0.0))
+                weight = weighted(weight, every + tl.where(component == largest, on_top, 0.0))
             else:
-                weight = weight * every
+                weight = weighted(weight, every)
 
         furthest = tl.full((BLOCK_X, BLOCK_Y), -HIGHEST, dtype)
         for k in range(K):
