@@ -576,6 +576,15 @@ def _run(case: Case, upstreams: list[Tensor], draw: Draw | None) -> Results:
     return Results(names, tuple(output.detach() for output in outputs), list(grads))
 
 
+def _assert_same_bits(op: str, one: Results, other: Results, when: str) -> None:
+    pairs = [*zip(one.outputs, other.outputs, strict=True)]
+    if op != "nearest":  # torch adds up the gradient of y[indices] in any order
+        pairs += zip(one.grads, other.grads, strict=True)
+    for a, b in pairs:
+        assert (a is None) == (b is None), f"{op}, {when}: a gradient is missing"
+        assert a is None or bool(_same(a, b).all()), f"{op}, {when}: other bits"
+
+
 def _assert_near(
     what: str, actual: Tensor, expected: Tensor, units: float, least_scale: float | Tensor, tied: Tensor | None = None,
     where_finite: bool = False, without_overflow: bool = False,
@@ -727,6 +736,7 @@ def run_case(seed: int, number: int) -> str:
         upstreams: list[Tensor] = []
         with qm.use_backend("cpu"):
             actual = _run(case, upstreams, draw)
+            _assert_same_bits(op, actual, _run(case, upstreams, None), "again")  # now its launches are repeated
         with qm.use_backend("reference"):
             expected = _run(case, upstreams, None)
         _compare(op, case, draw, actual, expected, upstreams)
@@ -754,12 +764,7 @@ def run_threads(num_threads: int, seconds: float, seed: int, num_cases: int = 20
             while time.monotonic() < end and not failures:
                 i = chance.randrange(len(cases))
                 again = _run(cases[i], upstreams[i], None)
-                pairs = [*zip(alone[i].outputs, again.outputs, strict=True)]
-                if ops[i] != "nearest":  # torch adds up the gradient of y[indices] in any order
-                    pairs += zip(alone[i].grads, again.grads, strict=True)
-                for a, b in pairs:
-                    assert (a is None) == (b is None), f"case {i}: a gradient is missing"
-                    assert a is None or bool(_same(a, b).all()), f"case {i}, {ops[i]}, differs in a thread"
+                _assert_same_bits(ops[i], alone[i], again, f"case {i} in a thread")
                 counts[thread] += 1
         except Exception:
             failures.append(traceback.format_exc())
