@@ -233,114 +233,173 @@ void add_asymmetric_part(const Panel<T>& panel, int64_t value, MrnPart part) {
     }
 }
 
+// A call in the terms of rows and lanes, and its memory.
+template <class T, bool lanes_are_x>
+struct MatrixBackward {
+    const MrnSettings& settings;
+    const PanelSizes<T>& sizes;
+    const BackwardMemory<T>& memory;
+    const T *grad_out, *rows;
+    T *grad_rows, *grad_lanes;
+    int64_t matrix;   // of grad_out
+    Strides strides;  // of grad_out
+    int threads;
+};
+
+// The rows of a panel in every matrix of the batch.
+struct PanelRows {
+    int64_t first, count;
+    int threads;
+};
+
+// The first step: the slopes of all pairs of a panel.
 template <class T, bool lanes_are_x, bool finite>
-void matrix_backward(const MrnPairwiseBackward<T>& call, int threads) {
-    constexpr int n = num_lanes<T>;
+void find_slopes(const MatrixBackward<T, lanes_are_x>& call, PanelRows panel) {
     constexpr int R = rows_per_tile, V = blocks_per_tile;
-    const MrnSettings& settings = call.settings;
-    const PanelSizes<T> sizes(call.shape, settings);
-    const int64_t batch = sizes.batch, dim = sizes.dim, size = sizes.size, num_components = sizes.num_components;
-    const int64_t num_blocks = sizes.num_blocks, panel_rows = sizes.panel_rows, num_strips = sizes.num_strips;
-    const T *rows = lanes_are_x ? call.y : call.x, *lanes = lanes_are_x ? call.x : call.y;
-    T *grad_rows = lanes_are_x ? call.grad_y : call.grad_x, *grad_lanes = lanes_are_x ? call.grad_x : call.grad_y;
-    const int64_t values = settings.reduction == MrnReduction::none ? num_components : 1;
-    const int64_t of_x = call.shape.num_y * values, matrix = call.shape.num_x * of_x;
-    const Strides strides = lanes_are_x ? Strides{values, of_x} : Strides{of_x, values};
-    const MrnRoot<T> root(settings, size);
-    const MrnPart asymmetric = mrn_asymmetric_part(settings, size), symmetric = mrn_symmetric_part(settings, size);
-    const T shift = mrn_shift<T>(settings);
+    const PanelSizes<T>& sizes = call.sizes;
+    const int64_t dim = sizes.dim, num_components = sizes.num_components, num_blocks = sizes.num_blocks;
+    const MrnRoot<T> root(call.settings, sizes.size);
+    const int64_t groups = (num_blocks + V - 1) / V,
+                  row_tasks = (panel.count + R * tiles_per_task - 1) / (R * tiles_per_task);
+    parallel_for(sizes.batch * num_components * groups * row_tasks, panel.threads, [&](int64_t task) {
+        const int64_t first_tile_row = task % row_tasks * R * tiles_per_task, group = task / row_tasks % groups;
+        const int64_t c = task / (row_tasks * groups) % num_components,
+                      b = task / (row_tasks * groups * num_components);
+        const Sides<T> sides{call.rows + b * sizes.num_rows * dim,
+                             sizes.num_rows,
+                             call.memory.packed + b * sizes.packed() * num_lanes<T>,
+                             sizes.num_lane_rows,
+                             dim,
+                             lanes_are_x};
+        const int64_t end_block = (group + 1) * V < num_blocks ? (group + 1) * V : num_blocks;
+        const int64_t end_row =
+            first_tile_row + R * tiles_per_task < panel.count ? first_tile_row + R * tiles_per_task : panel.count;
+        const auto find = [&](auto num_rows, auto blocks, int64_t row, int64_t block) {
+            slopes_of_tile<T, decltype(num_rows)::value, decltype(blocks)::value, lanes_are_x, finite>(
+                sides, panel.first + row, block, c, call.settings, root, call.grad_out + b * call.matrix, call.strides,
+                call.memory.slopes.at(((b * num_components + c) * num_blocks + block) * sizes.panel_rows + row),
+                sizes.panel_rows);
+        };
+        const auto find_blocks = [&](auto num_rows, int64_t row) {
+            int64_t block = group * V;
+            for (; block + V <= end_block; block += V) find(num_rows, std::integral_constant<int, V>{}, row, block);
+            for (; block < end_block; ++block) find(num_rows, std::integral_constant<int, 1>{}, row, block);
+        };
+        int64_t row = first_tile_row;
+        for (; row + R <= end_row; row += R) find_blocks(std::integral_constant<int, R>{}, row);
+        for (; row < end_row; ++row) find_blocks(std::integral_constant<int, 1>{}, row);
+    });
+}
 
-    Workspace workspace{static_cast<char*>(call.scratch)};
+// The second step: what the pairs of a panel add to the lanes' gradient, and each strip's part of the rows'. A task has
+// its own values of a component, in a strip: no other reads or writes these.
+template <class T, bool lanes_are_x>
+void add_panel(const MatrixBackward<T, lanes_are_x>& call, PanelRows rows_of_panel) {
+    constexpr int n = num_lanes<T>;
+    const PanelSizes<T>& sizes = call.sizes;
+    const BackwardMemory<T>& memory = call.memory;
+    const int64_t dim = sizes.dim, size = sizes.size, num_components = sizes.num_components;
+    const int64_t num_blocks = sizes.num_blocks, num_strips = sizes.num_strips, panel_rows = sizes.panel_rows;
+    const MrnPart asymmetric = mrn_asymmetric_part(call.settings, size),
+                  symmetric = mrn_symmetric_part(call.settings, size);
+    const T shift = mrn_shift<T>(call.settings);
+    const int64_t chunks = (symmetric.end - symmetric.begin + values_per_chunk - 1) / values_per_chunk;
+    const int64_t parts = chunks + (asymmetric.end > asymmetric.begin);
+    parallel_for(sizes.batch * num_strips * num_components * parts, rows_of_panel.threads, [&](int64_t task) {
+        const int64_t part = task % parts, c = task / parts % num_components;
+        const int64_t strip = task / (parts * num_components) % num_strips,
+                      b = task / (parts * num_components * num_strips);
+        const int64_t first_block = strip * blocks_per_strip;
+        const int64_t end_block =
+            first_block + blocks_per_strip < num_blocks ? first_block + blocks_per_strip : num_blocks;
+        const int64_t left = sizes.num_lane_rows - (end_block - 1) * n;
+        const Panel<T> panel{call.rows + (b * sizes.num_rows + rows_of_panel.first) * dim,
+                             memory.packed + (b * num_blocks + first_block) * dim * n,
+                             rows_of_panel.count,
+                             end_block - first_block,
+                             left < n ? left : n,
+                             dim,
+                             memory.slopes.at(((b * num_components + c) * num_blocks + first_block) * panel_rows),
+                             panel_rows,
+                             memory.of_lanes + (b * num_blocks + first_block) * dim,
+                             memory.of_rows + (b * num_strips + strip) * panel_rows * dim};
+        if (part == chunks) return add_asymmetric_part(panel, c * size, asymmetric);
+        const int64_t begin = symmetric.begin + part * values_per_chunk;
+        const int64_t end = begin + values_per_chunk < symmetric.end ? begin + values_per_chunk : symmetric.end;
+        const auto add =
+            shift == T(0) ? add_symmetric_part<T, lanes_are_x, false> : add_symmetric_part<T, lanes_are_x, true>;
+        add(panel, c * size + begin, c * size + end, shift);
+    });
+}
+
+// The gradient of a panel's rows: the sum of the strips' parts.
+template <class T, bool lanes_are_x>
+void write_rows(const MatrixBackward<T, lanes_are_x>& call, PanelRows panel) {
+    const PanelSizes<T>& sizes = call.sizes;
+    const int64_t dim = sizes.dim, num_strips = sizes.num_strips, panel_rows = sizes.panel_rows;
+    const int threads = threads_for(sizes.batch * panel.count * num_strips * dim, 1 << 15, call.threads);
+    parallel_for(sizes.batch * panel.count, threads, [&](int64_t task) {
+        const int64_t b = task / panel.count, r = task % panel.count;
+        T* to = call.grad_rows + (b * sizes.num_rows + panel.first + r) * dim;
+        const T* from = call.memory.of_rows + (b * num_strips * panel_rows + r) * dim;
+        for (int64_t strip = 0; strip < num_strips; ++strip, from += panel_rows * dim)
+            for (int64_t d = 0; d < dim; ++d) {
+                const T sum = lanes_are_x ? -from[d] : from[d];
+                to[d] = strip == 0 ? sum : to[d] + sum;
+            }
+    });
+}
+
+// The gradient of the lanes' rows, after the last panel.
+template <class T, bool lanes_are_x>
+void write_lanes(const MatrixBackward<T, lanes_are_x>& call) {
+    constexpr int n = num_lanes<T>;
+    const PanelSizes<T>& sizes = call.sizes;
+    const int64_t dim = sizes.dim, num_blocks = sizes.num_blocks;
+    const int threads = threads_for(sizes.batch * sizes.num_lane_rows * dim, 1 << 15, call.threads);
+    parallel_for(sizes.batch * num_blocks, threads, [&](int64_t task) {
+        const int64_t b = task / num_blocks, first = task % num_blocks * n;
+        const Lanes<T>* from = call.memory.of_lanes + task * dim;
+        for (int64_t d = 0; d < dim; d += n) {
+            const int64_t width = n < dim - d ? n : dim - d;
+            Lanes<T> columns[n];  // `width` values of each lane
+            load_columns(reinterpret_cast<const T*>(from + d), n, int(width) - 1, n, columns);
+            for (int64_t lane = 0; lane < n && first + lane < sizes.num_lane_rows; ++lane) {
+                T* to = call.grad_lanes + (b * sizes.num_lane_rows + first + lane) * dim + d;
+                store_lanes(to, 1, width, lanes_are_x ? columns[lane] : -columns[lane]);
+            }
+        }
+    });
+}
+
+template <class T, bool lanes_are_x, bool finite>
+void matrix_backward(const MrnPairwiseBackward<T>& given, int threads) {
+    const PanelSizes<T> sizes(given.shape, given.settings);
+    const int64_t values = given.settings.reduction == MrnReduction::none ? sizes.num_components : 1;
+    const int64_t of_x = given.shape.num_y * values;
+    Workspace workspace{static_cast<char*>(given.scratch)};
     const BackwardMemory<T> memory = sizes.take(workspace);
-    pack_lanes(lanes, batch, sizes.num_lane_rows, dim, memory.packed, threads);
-    for (int64_t i = 0; i < batch * sizes.packed(); ++i) memory.of_lanes[i] = Lanes<T>{};
-
-    for (int64_t first = 0; first < sizes.num_rows; first += panel_rows) {
-        const int64_t here = panel_rows < sizes.num_rows - first ? panel_rows : sizes.num_rows - first;
-        const int useful = threads_for(batch * here * sizes.num_lane_rows * dim, 1 << 17, threads);
-        const int64_t groups = (num_blocks + V - 1) / V,
-                      row_tasks = (here + R * tiles_per_task - 1) / (R * tiles_per_task);
-        parallel_for(batch * num_components * groups * row_tasks, useful, [&](int64_t task) {
-            const int64_t first_tile_row = task % row_tasks * R * tiles_per_task, group = task / row_tasks % groups;
-            const int64_t c = task / (row_tasks * groups) % num_components,
-                          b = task / (row_tasks * groups * num_components);
-            const Sides<T> sides{rows + b * sizes.num_rows * dim,
-                                 sizes.num_rows,
-                                 memory.packed + b * sizes.packed() * n,
-                                 sizes.num_lane_rows,
-                                 dim,
-                                 lanes_are_x};
-            const int64_t end_block = (group + 1) * V < num_blocks ? (group + 1) * V : num_blocks;
-            const int64_t end_row =
-                first_tile_row + R * tiles_per_task < here ? first_tile_row + R * tiles_per_task : here;
-            const auto find = [&](auto num_rows, auto blocks, int64_t row, int64_t block) {
-                slopes_of_tile<T, decltype(num_rows)::value, decltype(blocks)::value, lanes_are_x, finite>(
-                    sides, first + row, block, c, settings, root, call.grad_out + b * matrix, strides,
-                    memory.slopes.at(((b * num_components + c) * num_blocks + block) * panel_rows + row), panel_rows);
-            };
-            const auto find_blocks = [&](auto num_rows, int64_t row) {
-                int64_t block = group * V;
-                for (; block + V <= end_block; block += V) find(num_rows, std::integral_constant<int, V>{}, row, block);
-                for (; block < end_block; ++block) find(num_rows, std::integral_constant<int, 1>{}, row, block);
-            };
-            int64_t row = first_tile_row;
-            for (; row + R <= end_row; row += R) find_blocks(std::integral_constant<int, R>{}, row);
-            for (; row < end_row; ++row) find_blocks(std::integral_constant<int, 1>{}, row);
-        });
-
-        const int64_t chunks = (symmetric.end - symmetric.begin + values_per_chunk - 1) / values_per_chunk;
-        const int64_t parts = chunks + (asymmetric.end > asymmetric.begin);
-        parallel_for(batch * num_strips * num_components * parts, useful, [&](int64_t task) {
-            const int64_t part = task % parts, c = task / parts % num_components;
-            const int64_t strip = task / (parts * num_components) % num_strips,
-                          b = task / (parts * num_components * num_strips);
-            const int64_t first_block = strip * blocks_per_strip;
-            const int64_t end_block =
-                first_block + blocks_per_strip < num_blocks ? first_block + blocks_per_strip : num_blocks;
-            const int64_t left = sizes.num_lane_rows - (end_block - 1) * n;
-            const Panel<T> panel{rows + (b * sizes.num_rows + first) * dim,
-                                 memory.packed + (b * num_blocks + first_block) * dim * n,
-                                 here,
-                                 end_block - first_block,
-                                 left < n ? left : n,
-                                 dim,
-                                 memory.slopes.at(((b * num_components + c) * num_blocks + first_block) * panel_rows),
-                                 panel_rows,
-                                 memory.of_lanes + (b * num_blocks + first_block) * dim,
-                                 memory.of_rows + (b * num_strips + strip) * panel_rows * dim};
-            if (part == chunks) return add_asymmetric_part(panel, c * size, asymmetric);
-            const int64_t begin = symmetric.begin + part * values_per_chunk;
-            const int64_t end = begin + values_per_chunk < symmetric.end ? begin + values_per_chunk : symmetric.end;
-            const auto add =
-                shift == T(0) ? add_symmetric_part<T, lanes_are_x, false> : add_symmetric_part<T, lanes_are_x, true>;
-            add(panel, c * size + begin, c * size + end, shift);
-        });
-
-        parallel_for(batch * here, threads_for(batch * here * num_strips * dim, 1 << 15, threads), [&](int64_t task) {
-            const int64_t b = task / here, r = task % here;
-            T* to = grad_rows + (b * sizes.num_rows + first + r) * dim;
-            const T* from = memory.of_rows + (b * num_strips * panel_rows + r) * dim;
-            for (int64_t strip = 0; strip < num_strips; ++strip, from += panel_rows * dim)
-                for (int64_t d = 0; d < dim; ++d) {
-                    const T sum = lanes_are_x ? -from[d] : from[d];
-                    to[d] = strip == 0 ? sum : to[d] + sum;
-                }
-        });
+    const MatrixBackward<T, lanes_are_x> call{given.settings,
+                                              sizes,
+                                              memory,
+                                              given.grad_out,
+                                              lanes_are_x ? given.y : given.x,
+                                              lanes_are_x ? given.grad_y : given.grad_x,
+                                              lanes_are_x ? given.grad_x : given.grad_y,
+                                              given.shape.num_x * of_x,
+                                              lanes_are_x ? Strides{values, of_x} : Strides{of_x, values},
+                                              threads};
+    pack_lanes(lanes_are_x ? given.x : given.y, sizes.batch, sizes.num_lane_rows, sizes.dim, memory.packed, threads);
+    for (int64_t i = 0; i < sizes.batch * sizes.packed(); ++i) memory.of_lanes[i] = Lanes<T>{};
+    for (int64_t first = 0; first < sizes.num_rows; first += sizes.panel_rows) {
+        const int64_t left = sizes.num_rows - first, count = sizes.panel_rows < left ? sizes.panel_rows : left;
+        const int useful = threads_for(sizes.batch * count * sizes.num_lane_rows * sizes.dim, 1 << 17, threads);
+        const PanelRows panel{first, count, useful};
+        find_slopes<T, lanes_are_x, finite>(call, panel);
+        add_panel(call, panel);
+        write_rows(call, panel);
     }
-    parallel_for(batch * num_blocks, threads_for(batch * sizes.num_lane_rows * dim, 1 << 15, threads),
-                 [&](int64_t task) {
-                     const int64_t b = task / num_blocks, first = task % num_blocks * n;
-                     const Lanes<T>* from = memory.of_lanes + task * dim;
-                     for (int64_t d = 0; d < dim; d += n) {
-                         const int64_t width = n < dim - d ? n : dim - d;
-                         Lanes<T> columns[n];  // `width` values of each lane
-                         load_columns(reinterpret_cast<const T*>(from + d), n, int(width) - 1, n, columns);
-                         for (int64_t lane = 0; lane < n && first + lane < sizes.num_lane_rows; ++lane) {
-                             T* to = grad_lanes + (b * sizes.num_lane_rows + first + lane) * dim + d;
-                             store_lanes(to, 1, width, lanes_are_x ? columns[lane] : -columns[lane]);
-                         }
-                     }
-                 });
+    write_lanes(call);
 }
 
 }  // namespace
