@@ -60,8 +60,8 @@ class MetricRLConfig:
     @classmethod
     def small(cls, **changes: Any) -> MetricRLConfig:
         """Networks that learn a small maze in minutes on one core, with ``changes`` to it; ours."""
-        small = dict(phi_width=256, phi_blocks=2, actor_sizes=(256, 256), normalise_advantages=True)
-        return cls(**{**small, **changes})
+        sizes = dict(phi_width=256, phi_blocks=2, actor_sizes=(256, 256), dynamics_sizes=(256, 256))
+        return cls(**{**sizes, "normalise_advantages": True, **changes})
 
 
 class Euclidean(nn.Module):
@@ -84,8 +84,9 @@ class Critic(nn.Module):
         self.projector, self.head = nn.Identity(), head  # plans compare what the projector gives
         self.residual = None
         if num_actions is not None:
-            sizes = latent + num_actions, *config.dynamics_sizes, latent
-            self.residual = multilayer_perceptron(*sizes, zero_output=True)
+            self.residual = multilayer_perceptron(
+                latent + num_actions, *config.dynamics_sizes, latent, zero_output=True
+            )
 
     def embed(self, inputs: Tensor) -> Tensor:
         return self.encoder(inputs)
@@ -178,13 +179,11 @@ class MetricRL(GoalAgent):
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss of phi and the head, plus those of goals and of the forward model, and its terms."""
-        size, critic = len(batch["observation"]), self.critic
-        rows = [self.state_inputs(batch[name]) for name in ("observation", "next_observation")]
+        critic, rows = self.critic, [self.state_inputs(batch[name]) for name in ("observation", "next_observation")]
         if self.goal_size is not None:
             rows.append(self.goal_inputs(batch["achieved_goal"]))
-        z, z_next, *goal = critic.encoder(torch.cat(rows)).split(size)
-        head = None if isinstance(critic.head, Euclidean) else critic.head
-        found = metric_contrastive(z, z_next, head=head, weight=self.config.repulsion_weight)
+        z, z_next, *goal = critic.encoder(torch.cat(rows)).split(len(batch["observation"]))
+        found = metric_contrastive(z, z_next, head=critic.head, weight=self.config.repulsion_weight)
         loss = found.loss
         metrics = {f"critic/{name}": getattr(found, name) for name in ("steps", "repulsion", "length")}
         if goal:
@@ -229,12 +228,12 @@ class MetricRL(GoalAgent):
     @torch.no_grad()
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
         """d(phi(observation), phi(goal)) (...); rows broadcast. In steps of the data where they are near."""
-        return self.critic.head(*(self.critic.encoder(rows) for rows in self._rows(observation, goal)))
+        return self.critic.head(*self._latents(observation, goal))
 
     @torch.no_grad()
     def pairwise_distance(self, observations: Tensor, goals: Tensor) -> Tensor:
         """Distances (..., N, M) from each of N observations to each of M goals, by the head's pairwise kernel."""
-        return every_pair(self.critic.head, *(self.critic.encoder(rows) for rows in self._rows(observations, goals)))
+        return every_pair(self.critic.head, *self._latents(observations, goals))
 
     @torch.no_grad()
     def state_distances(self, observations: Tensor) -> Tensor:
@@ -249,8 +248,8 @@ class MetricRL(GoalAgent):
     def made_of(self) -> dict[str, Any]:
         return {**super().made_of(), "head": repr(self.critic.head)}
 
-    def _rows(self, observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        return self.state_inputs(observation), self.goal_inputs(goal)
+    def _latents(self, observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        return self.critic.encoder(self.state_inputs(observation)), self.critic.encoder(self.goal_inputs(goal))
 
     def _value(self, observation: Tensor, goal: Tensor) -> Tensor:
         """V (B,), without gradients."""
@@ -265,8 +264,7 @@ def monotonic_triplets(learned: Tensor, true: Tensor) -> Tensor:
         learned, true: distances (N, M) from N states, the a and b, to M, the c; N * N * M comparisons. What is truly
             NaN is in no triplet.
 
-    Returns:
-        0-d, from 0 to 1. Equal learned distances count as out of order.
+    Returns 0-d. Equal learned distances count as out of order.
 
     Raises:
         ValueError: sizes differ, or there is no such triplet.
