@@ -169,11 +169,12 @@ def maze_batch(agent: MetricRL, maze, cells: numpy.ndarray, generator: numpy.ran
     return {**batch, "achieved_goal": batch["next_observation"], "action": torch.from_numpy(actions)}
 
 
-def trained_in_a_maze(head, updates: int = 800) -> tuple[MetricRL, object]:
+def trained_in_a_maze(head, updates: int = 1000) -> tuple[MetricRL, object]:
     hyper_maze = pytest.importorskip("qmkernels.train.hyper_maze", reason="mazes need qmkernels[agents]")
-    maze = hyper_maze.HyperMaze(dim=2, size=10)
+    maze = hyper_maze.HyperMaze(dim=2, size=7)
     torch.manual_seed(0)
-    agent = MetricRL(2, len(maze.moves), MetricRLConfig.small(phi_width=64, phi_blocks=1, latent_size=32), discrete=True, head=head)
+    config = MetricRLConfig.small(phi_width=64, phi_blocks=1, latent_size=32)
+    agent = MetricRL(2, len(maze.moves), config, discrete=True, head=head)
     agent.standardise(torch.from_numpy(maze.positions(maze.free)))
     generator = numpy.random.default_rng(0)
     for _ in range(updates):
@@ -182,14 +183,19 @@ def trained_in_a_maze(head, updates: int = 800) -> tuple[MetricRL, object]:
 
 
 def spearman(one: torch.Tensor, other: torch.Tensor) -> float:
-    from scipy.stats import spearmanr
+    """Of all entries, with mean ranks for equal ones."""
 
-    return float(spearmanr(one.reshape(-1).numpy(), other.reshape(-1).numpy()).statistic)
+    def ranks(values: torch.Tensor) -> torch.Tensor:
+        _, place, counts = values.double().reshape(-1).unique(return_inverse=True, return_counts=True)
+        return (counts.cumsum(dim=0) - (counts - 1) / 2)[place]
+
+    return torch.corrcoef(torch.stack([ranks(one), ranks(other)]))[0, 1].item()
 
 
 @pytest.mark.parametrize("head", ["euclidean", "iqe"])
 def test_from_random_data_distances_rank_states_as_the_shortest_ways_do_and_greedy_actions_reach_goals(head):
-    """The bars are what is left of the measured values, see the assertions, with room for other machines' rounding."""
+    """Measured, Euclidean and IQE: Spearman .982 and .984 (untrained .77 and .56), goals reached .87 and .91, monotonic
+    triplets .988 and .989."""
     agent, maze = trained_in_a_maze(HEADS[head])
     true, cells = torch.from_numpy(maze.distances()), torch.from_numpy(maze.positions(maze.free))
     learned = agent.pairwise_distance(cells, cells)
@@ -203,10 +209,9 @@ def test_from_random_data_distances_rank_states_as_the_shortest_ways_do_and_gree
         actions = agent.act(*(torch.from_numpy(maze.positions(each)) for each in (here, goal)))
         here = maze.after(here, actions.numpy())
         reached |= (here == goal).all(axis=-1)
-    print(head, spearman(learned, true), spearman(untrained, true), reached.mean(), monotonic_triplets(learned, true))
-    assert spearman(learned, true) > max(0.8, spearman(untrained, true) + 0.1)
+    assert spearman(learned, true) > max(0.95, spearman(untrained, true) + 0.1)
     assert monotonic_triplets(learned, true) > monotonic_triplets(untrained, true) + 0.05
-    assert reached.mean() > 0.8
+    assert reached.mean() > 0.75
 
 
 @pytest.mark.parametrize("head", ["euclidean", "iqe"])

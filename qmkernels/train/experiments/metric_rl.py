@@ -55,9 +55,9 @@ def _published(env: str) -> MetricRLSettings:
 
 
 def _small(env: str) -> MetricRLSettings:
-    """Small networks and, of continuous ones, actions held for five steps as in QRL's preset for mazes."""
+    """Small networks, and actions held for five steps as in QRL's preset for mazes."""
     return MetricRLSettings(
-        env, offline=True, steps=3000, action_repeat=5, agent=MetricRLConfig.small(), evaluation_interval=500,
+        env, offline=True, steps=1500, action_repeat=5, agent=MetricRLConfig.small(), evaluation_interval=500,
         checkpoint_interval=500, log_interval=50,
     )  # fmt: skip
 
