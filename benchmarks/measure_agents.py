@@ -28,6 +28,8 @@ EXPERIMENTS = {
     "umaze_planning": "qrl --env PointMaze_UMaze-v3 --steps 1500 --evaluation-interval 1500 "
     "--evaluate-with actor greedy mppi",
     "umaze_tmd": "tmd --env PointMaze_UMaze-v3",
+    "umaze_metric_rl": "metric_rl --env PointMaze_UMaze-v3",
+    "umaze_metric_rl_iqe": "metric_rl --env PointMaze_UMaze-v3 --head iqe",
     "umaze_gcbc": "gcbc --env PointMaze_UMaze-v3 --steps 1500",
     "fetchreach_qrl": "qrl --env FetchReach-v4 --preset small --steps 2000",
     "fetchreach_not_standardised": "qrl --env FetchReach-v4 --preset small --steps 2000 --no-standardise",

@@ -81,8 +81,12 @@ def _plain_tmd(head, phi, psi, psi_next, psi_goal):
     return _plain_contrastive(head, phi, psi_goal) + action + 0.05 * temporal
 
 
-def _plain_metric(z, z_next):
-    distance = (z[:, None] - z_next).square().sum(dim=-1).sqrt()
+def _euclidean(x, y):
+    return (x - y).square().sum(dim=-1).sqrt()
+
+
+def _plain_metric(z, z_next, head=_euclidean):
+    distance = _matrix(head, z, z_next)
     others = ~torch.eye(len(z), dtype=torch.bool)
     return (distance.diagonal() - 1).square().mean() - torch.log(distance[others] + 1e-6).mean()
 
@@ -139,8 +143,13 @@ LOSSES = {
     "metric": (
         2, False, lambda head, x, y: qm.losses.metric_contrastive(x, y), lambda head, x, y: _plain_metric(x, y)
     ),
+    "metric with a head": (
+        2, False,
+        lambda head, x, y: qm.losses.metric_contrastive(x, y, head=head),
+        lambda head, x, y: _plain_metric(x, y, head),
+    ),
 }  # fmt: skip
-STREAMED = ("contrastive", "linex", "tmd", "metric")
+STREAMED = ("contrastive", "linex", "tmd", "metric", "metric with a head")
 
 
 def leaves_of(name, dtype=torch.float64, seed=0):

@@ -26,7 +26,7 @@ LAYERS = {
     "compat": {*ARITHMETIC, "nn"},
     "agents": {*ARITHMETIC, "nn", "losses"},
     "data": set(),
-    "train": {"backends", "agents", "data"},
+    "train": {"backends", "nn", "agents", "data"},
     "demo": {"backends", "nn", "losses"},
     "info": {"backends"},
     "bench": {"definitions", "backends", "nn"},

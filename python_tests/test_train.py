@@ -113,6 +113,10 @@ AGENTS = {
         *("--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"),
         *("--agent.num-components", "2"),
     ],
+    "metric_rl": [
+        *("--agent.phi-width", "16", "--agent.phi-blocks", "1", "--agent.latent-size", "16"),
+        *("--agent.actor-sizes", "16", "--agent.dynamics-sizes", "16"),
+    ],
     "gcbc": ["--agent.actor-sizes", "16"],
 }
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
@@ -147,10 +151,11 @@ def assert_same(one, other, path: str = "") -> None:
         ("Walk-v0", []),
         ("WalkDiscrete-v0", []),
         ("Walk-v0", OFFLINE),
+        ("WalkDiscrete-v0", OFFLINE),
         ("Walk-v0", ["--goals", "observation"]),
         ("WalkDiscrete-v0", ["--goals", "observation"]),
     ],
-    ids=["online", "discrete", "offline", "observations", "discrete observations"],
+    ids=["online", "discrete", "offline", "discrete offline", "observations", "discrete observations"],
 )
 def test_a_run_writes_metrics_figure_and_checkpoint(tmp_path, capsys, env, more):
     assert train(tmp_path, "--steps", "20", *more, env=env) == 0
@@ -458,7 +463,6 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, capsys):
         ("NoGoals-v0", [], "NoGoals-v0 has no goals"),
         ("Nosuch-v0", [], "--env Nosuch-v0"),
         ("Endless-v0", [], "max_episode_steps"),
-        ("WalkDiscrete-v0", OFFLINE, "give --dataset"),
         ("Walk-v0", ["--batch-size", "1"], "batch_size must be at least 2"),
         ("Walk-v0", ["--evaluate-with", "actor", "actor"], "each once"),
         ("Walk-v0", ["--mppi.samples", "0"], "samples must be positive"),
@@ -525,7 +529,17 @@ def test_help_shows_the_methods_own_options_and_presets(monkeypatch, capsys, met
     assert "--preset {" + ",".join(typing.get_args(presets)) + "}" in said and METHODS[method] in said
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "qrl"])
+@pytest.mark.parametrize("head", ["euclidean", "iqe", "mrn"])
+@pytest.mark.parametrize("goals", ["set", "observation"])
+def test_heads_of_metric_rl_run_on_discrete_actions_offline_and_measure_monotonic_triplets(tmp_path, head, goals):
+    arguments = ["--steps", "10", "--head", head, "--goals", goals]
+    assert train(tmp_path, *arguments, method="metric_rl", env="qmkernels/HyperMaze-v0") == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert all(0 < entry["monotonic_triplets"] < 1 for entry in found["curve"])
+    assert "monotonic_triplets" not in found["random"] and found["environment_steps"] == 0
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("qrl", "metric_rl")])
 def test_a_method_of_continuous_actions_says_so_of_discrete_ones(tmp_path, capsys, method):
     assert train(tmp_path, method=method, env="WalkDiscrete-v0") == 2
     assert f"WalkDiscrete-v0 has discrete actions; {method.upper()} needs a Box" in capsys.readouterr().err

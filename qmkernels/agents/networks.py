@@ -22,6 +22,25 @@ def multilayer_perceptron(
     return nn.Sequential(*layers[: layers.index(linear) + 1])
 
 
+class Residual(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows + self.network(rows)
+
+
+def residual_perceptron(input_size: int, width: int, num_blocks: int, output_size: int) -> nn.Sequential:
+    """A linear layer and ReLU, blocks x + f(x) with f of two hidden layers, all of one width, and a linear layer;
+    initialised as `multilayer_perceptron`."""
+    entry, leave = multilayer_perceptron(input_size, width), multilayer_perceptron(width, output_size)
+    blocks = (Residual(multilayer_perceptron(width, width, width, width)) for _ in range(num_blocks))
+    return nn.Sequential(*entry, nn.ReLU(), *blocks, *leave)
+
+
 class Standardise(nn.Module):
     """(value - mean) / scale of each coordinate, 0 and 1 until `fit`. Not trained, but part of the state."""
 

@@ -10,6 +10,7 @@ import gymnasium
 import numpy
 
 from ..data import Dataset
+from . import hyper_maze as hyper_maze  # registers its environment
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
 
@@ -109,31 +110,35 @@ def _check(environment: gymnasium.Env, observation: dict[str, numpy.ndarray], re
 def collect_dataset(
     environment: gymnasium.Env, num_steps: int, seed: int, *, reversion: float, scale: float
 ) -> Dataset:
-    """Transitions of actions that drift: x <- (1 - reversion) x + scale * normal, clipped to the range."""
+    """Transitions of actions that drift: x <- (1 - reversion) x + scale * normal, clipped to the range. Of discrete
+    actions all are alike; in the dataset they begin with 0."""
     space = environment.action_space
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise ValueError(f"Datasets are collected with continuous actions, got {space}; give --dataset.")
+    discrete = isinstance(space, gymnasium.spaces.Discrete)
     generator = numpy.random.default_rng([seed, DATASET])
-    centre, half_range = (space.high + space.low) / 2, (space.high - space.low) / 2
+    if not discrete:
+        centre, half_range = (space.high + space.low) / 2, (space.high - space.low) / 2
     steps: list[Step] = []
     number = 0
     while len(steps) < num_steps:
         state = generator.normal(size=space.shape)
+
+        def any_action(_: dict) -> int:
+            return int(generator.integers(space.n)) + int(space.start)
 
         def drifting(_: dict) -> numpy.ndarray:
             nonlocal state
             state = (1 - reversion) * state + scale * generator.normal(size=space.shape)
             return (centre + half_range * state.clip(-1, 1)).astype(space.dtype)
 
-        steps += episode(environment, drifting, episode_seed(seed, DATASET, number))
+        steps += episode(environment, any_action if discrete else drifting, episode_seed(seed, DATASET, number))
         number += 1
     return Dataset(
         observation=[step.observation["observation"] for step in steps],
-        action=[step.action for step in steps],
+        action=[step.action - int(space.start) if discrete else step.action for step in steps],
         next_observation=[step.next_observation["observation"] for step in steps],
         reward=[step.reward for step in steps],
         terminated=[step.terminated for step in steps],
         truncated=[step.truncated for step in steps],
         achieved_goal=[step.next_observation["achieved_goal"] for step in steps],
-        action_space=space,
+        action_space=None if discrete else space,
     )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 METHODS = {
     "qrl": "quasimetric RL: a distance that local costs bound, pushed apart everywhere else",
     "tmd": "temporal metric distillation: a contrastive distance that is made consistent along transitions",
+    "metric_rl": "MetricRL: latents whose distances count steps, and imitation of what brings goals nearer",
     "gcbc": "goal-conditioned behaviour cloning: actions of the data, towards what they led to",
 }
 

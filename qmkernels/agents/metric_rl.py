@@ -1,0 +1,280 @@
+"""MetricRL: the whole agent, without environment, buffer or logging.
+
+Source: Reichlin, Vasco, Yin and Kragic 2024, "Learning Goal-Conditioned Policies from Sub-Optimal Offline Data via
+Metric Learning" (arXiv 2402.10820), and its public code, which is called "the code" below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..losses import metric_contrastive
+from ..ops.broadcasting import every_pair
+from ..ops.mrn import euclidean_pairwise
+from . import checks, latent_planning, optimisation
+from .goal_actor import Actor
+from .goal_agent import GoalAgent, expanded
+from .networks import multilayer_perceptron, residual_perceptron
+
+Batch = dict[str, Tensor]
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class MetricRLConfig:
+    """The defaults are `published`, in the code's numbers. Learning rates are Adam's, without weight decay."""
+
+    phi_width: int = 64  # of the residual network phi: ReLU
+    phi_blocks: int = 3  # its blocks x + f(x), f of two hidden layers
+    latent_size: int = 128  # of phi
+    actor_sizes: tuple[int, ...] = (32, 32, 32)  # hidden layers of the actor: ReLU
+    dynamics_sizes: tuple[int, ...] = (64, 64, 64)  # hidden layers of the forward model of discrete actions: ReLU
+
+    repulsion_weight: float = 1.0  # of minus the mean logarithm of the distances of other pairs
+    value: Literal["distance", "discounted"] = "distance"  # V is -d, as in the code, or discount ** d, as in the paper
+    discount: float = 0.95  # of the discounted value alone
+    normalise_advantages: bool = False  # they are divided by their mean magnitude in the batch; ours
+    cloning_weight: float = 0.0  # added to every advantage as a weight; ours
+
+    critic_learning_rate: float = 1e-3  # of phi, the head and the forward model
+    actor_learning_rate: float = 1e-3  # of the actor
+
+    def __post_init__(self) -> None:
+        checks.check_config(self, at_least_zero=("phi_blocks", "repulsion_weight", "cloning_weight"))
+        if self.discount > 1:
+            raise ValueError(f"MetricRLConfig: discount must be at most 1, got {self.discount}.")
+        if self.value not in ("distance", "discounted"):
+            raise ValueError(f"MetricRLConfig: value must be distance or discounted, got {self.value}.")
+
+    @classmethod
+    def published(cls, **changes: Any) -> MetricRLConfig:
+        """The published setting (batches of 256, 50,000 updates, the first 5,000 of phi alone), with ``changes``."""
+        return cls(**changes)
+
+    @classmethod
+    def small(cls, **changes: Any) -> MetricRLConfig:
+        """Networks that learn a small maze in minutes on one core, with ``changes`` to it; ours."""
+        sizes = dict(phi_width=256, phi_blocks=2, actor_sizes=(256, 256), dynamics_sizes=(256, 256))
+        return cls(**{**sizes, "normalise_advantages": True, **changes})
+
+
+class Euclidean(nn.Module):
+    r"""The head of the paper, :math:`\|x - y\|` over the last dimension; at x = y its gradient is 0."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x - y, dim=-1)
+
+    def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
+        return euclidean_pairwise(x, y)
+
+
+class Critic(nn.Module):
+    """phi, the head that compares its latents and, of discrete actions, the forward model z' = z + f(z, a)."""
+
+    def __init__(self, input_size: int, num_actions: int | None, config: MetricRLConfig, head: nn.Module) -> None:
+        super().__init__()
+        latent = config.latent_size
+        self.encoder = residual_perceptron(input_size, config.phi_width, config.phi_blocks, latent)
+        self.projector, self.head = nn.Identity(), head  # plans compare what the projector gives
+        self.residual = None
+        if num_actions is not None:
+            self.residual = multilayer_perceptron(
+                latent + num_actions, *config.dynamics_sizes, latent, zero_output=True
+            )
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        return self.encoder(inputs)
+
+    def dynamics(self, latent: Tensor, action: Tensor) -> Tensor:
+        """Latents after actions: (..., latent_size) and (..., num_actions), of the same leading sizes."""
+        return latent + self.residual(torch.cat([latent, action.to(latent.dtype)], dim=-1))
+
+
+class MetricRL(GoalAgent):
+    r"""Learns latents whose distances order states as their numbers of steps do, and imitates what brings goals nearer.
+
+    From transitions (s, a, s') (`qmkernels.losses.metric_contrastive`)
+
+    .. math:: \overline{(d(\varphi(s_i), \varphi(s'_i)) - 1)^2}
+              - w\, \overline{\log(d(\varphi(s_i), \varphi(s'_j)) + 10^{-6})}^{\,i \ne j}
+
+    and for a goal g, with V(s, g) = -d(phi(s), phi(g)) or discount ** d and without gradients for phi, the actor
+    minimises
+
+    .. math:: -\overline{(V(s', g) - V(s, g)) \log \pi(a \mid s, g)}
+
+    Advantages keep their sign, as in the paper and the code: an action that leads away from the goal is pushed away
+    from. The policy is normal with deviation 1 around a mode that tanh keeps within the range, as in the code, so that
+    this stays bounded.
+
+    With ``discrete`` there is no actor: a forward model is learned in phi's latents, which it does not change, by the
+    mean of ||z + f(z, a) - z'||^2, and `act` takes the action after which the goal is nearest. (The code learns it in
+    the space of states, or a softmax over actions by the advantages.)
+
+    Args:
+        observation_size: values in an observation.
+        action_size: values in an action; with ``discrete``, the number of actions.
+        config: default `MetricRLConfig.published()`.
+        goal_size: None: goals are observations, as published. Otherwise goals have this many values and stand for all
+            states that achieve them: a goal's latent is learned as the mean of theirs, which it does not change.
+        discrete: actions are integers from 0.
+        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
+        head: makes the head from its input size; None: `Euclidean`, as published. A quasimetric, which the paper names
+            as the next step, tells the way there from the way back: for actions that cannot be undone.
+        device: of the networks. Default: torch's.
+        group: processes that train together, of `torch.distributed`: gradients are averaged before each step. States
+            of other processes are not compared.
+
+    A batch is a dictionary of tensors on ``device``; B rows each:
+        observation, next_observation: (B, observation_size).
+        action: (B, action_size) float, or (B,) int64 with ``discrete``.
+        achieved_goal: (B, goal_size), what next_observation achieves, with ``goal_size`` alone.
+        goal: (B, goal_size or observation_size), what the actor learns to reach; not with ``discrete``.
+
+    Example:
+        >>> agent = qm.agents.MetricRL(4, 2, qm.agents.MetricRLConfig.small(), head=lambda size: qm.nn.IQE(size, 16))
+        >>> rows = {name: torch.randn(32, 4) for name in ("observation", "next_observation", "goal")}
+        >>> metrics = agent.update({**rows, "action": torch.rand(32, 2) * 2 - 1})
+        >>> agent.act(torch.zeros(4), torch.ones(4)).shape
+        torch.Size([2])
+        >>> agent.pairwise_distance(torch.randn(5, 4), torch.randn(7, 4)).shape
+        torch.Size([5, 7])
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: MetricRLConfig | None = None,
+        *,
+        goal_size: int | None = None,
+        discrete: bool = False,
+        action_low: Any = -1.0,
+        action_high: Any = 1.0,
+        head: Callable[[int], nn.Module] | None = None,
+        device: torch.device | str | None = None,
+        group: optimisation.Group | None = None,
+    ) -> None:
+        config = config or MetricRLConfig.published()
+        super().__init__(
+            observation_size, action_size, config, goal_size=goal_size, discrete=discrete, action_low=action_low,
+            action_high=action_high, group=group,
+        )  # fmt: skip
+        made = Euclidean() if head is None else head(config.latent_size)
+        self.critic = Critic(self.input_size, action_size if discrete else None, config, made)
+        self.critics, self.actor = [self.critic], None
+        if not discrete:
+            sizes = self.actor_input_size, self.action_low, self.action_high, config.actor_sizes
+            self.actor = Actor(*sizes, unit=True)
+        self.has_networks(device, critic=self.critic, actor=self.actor)
+        self.optimizers = {"critic": optimisation.adamw(self.critic, config.critic_learning_rate)}
+        if self.actor is not None:
+            self.optimizers["actor"] = optimisation.adamw(self.actor, config.actor_learning_rate)
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The loss of phi and the head, plus those of goals and of the forward model, and its terms."""
+        critic, rows = self.critic, [self.state_inputs(batch[name]) for name in ("observation", "next_observation")]
+        if self.goal_size is not None:
+            rows.append(self.goal_inputs(batch["achieved_goal"]))
+        z, z_next, *goal = critic.encoder(torch.cat(rows)).split(len(batch["observation"]))
+        found = metric_contrastive(z, z_next, head=critic.head, weight=self.config.repulsion_weight)
+        loss = found.loss
+        metrics = {f"critic/{name}": getattr(found, name) for name in ("steps", "repulsion", "length")}
+        if goal:
+            error = (goal[0] - z_next.detach()).square().sum(dim=-1).mean()
+            loss, metrics["critic/goal"] = loss + error, error.detach()
+        if self.discrete:
+            reached = critic.dynamics(z.detach(), self.action_inputs(batch["action"]))
+            error = (reached - z_next.detach()).square().sum(dim=-1).mean()
+            loss, metrics["critic/dynamics"] = loss + error, error.detach()
+        return loss, {"critic/loss": loss.detach(), **metrics}
+
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Minus the mean of the log-densities of the data's actions by their weights."""
+        before, after = (self._value(batch[name], batch["goal"]) for name in ("observation", "next_observation"))
+        weight = advantage = after - before
+        if self.config.normalise_advantages:
+            weight = advantage / (advantage.abs().mean() + 1e-6)
+        log_prob = self.policy(batch["observation"], batch["goal"]).log_prob(batch["action"])
+        loss = -((weight + self.config.cloning_weight) * log_prob).mean()
+        metrics = {"actor/loss": loss, "actor/advantage": advantage.mean(), "actor/log_prob": log_prob.mean()}
+        return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of phi, head and forward model, then of the actor; returns 0-d tensors, detached."""
+        achieved = ("achieved_goal",) if self.goal_size is not None else ()
+        self.check_batch(batch, *achieved, *(("goal",) if self.actor is not None else ()))
+        loss, metrics = self.critic_loss(batch)
+        optimisation.step(self.optimizers["critic"], loss, self.group)
+        if self.actor is not None:
+            loss, actor_metrics = self.actor_loss(batch)
+            optimisation.step(self.optimizers["actor"], loss, self.group)
+            metrics = {**metrics, **actor_metrics}
+        return metrics
+
+    def act(self, observation: Tensor, goal: Tensor, deterministic: bool = False) -> Tensor:
+        """As `GoalAgent.act`; with ``discrete`` the integers (...) after which the goals are nearest."""
+        if self.actor is not None:
+            return super().act(observation, goal, deterministic)
+        with torch.no_grad():
+            return latent_planning.plan(self, *expanded(observation, goal))
+
+    @torch.no_grad()
+    def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
+        """d(phi(observation), phi(goal)) (...); rows broadcast. In steps of the data where they are near."""
+        return self.critic.head(*self._latents(observation, goal))
+
+    @torch.no_grad()
+    def pairwise_distance(self, observations: Tensor, goals: Tensor) -> Tensor:
+        """Distances (..., N, M) from each of N observations to each of M goals, by the head's pairwise kernel."""
+        return every_pair(self.critic.head, *self._latents(observations, goals))
+
+    @torch.no_grad()
+    def state_distances(self, observations: Tensor) -> Tensor:
+        """Distances (..., N, N) from each of N observations to each, also where goals are not observations."""
+        z = self.critic.encoder(self.state_inputs(observations))
+        return every_pair(self.critic.head, z, z)
+
+    def action_inputs(self, action: Tensor) -> Tensor:
+        """The forward model's rows of actions."""
+        return functional.one_hot(action, self.action_size).float()
+
+    def made_of(self) -> dict[str, Any]:
+        return {**super().made_of(), "head": repr(self.critic.head)}
+
+    def _latents(self, observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        return self.critic.encoder(self.state_inputs(observation)), self.critic.encoder(self.goal_inputs(goal))
+
+    def _value(self, observation: Tensor, goal: Tensor) -> Tensor:
+        """V (B,), without gradients."""
+        distance = self.distance(observation, goal)
+        return -distance if self.config.value == "distance" else self.config.discount**distance
+
+
+def monotonic_triplets(learned: Tensor, true: Tensor) -> Tensor:
+    """Share of the triplets (a, b, c) with a truly nearer to c than b is, in which a is nearer as learned too.
+
+    Args:
+        learned, true: distances (N, M) from N states, the a and b, to M, the c; N * N * M comparisons. What is truly
+            NaN is in no triplet.
+
+    Returns 0-d. Equal learned distances count as out of order.
+
+    Raises:
+        ValueError: sizes differ, or there is no such triplet.
+
+    Source: Reichlin et al. 2024, section 3.1, "distance monotonic".
+    """
+    if learned.dim() != 2 or learned.shape != true.shape:
+        sizes = f"{tuple(learned.shape)} and {tuple(true.shape)}"
+        raise ValueError(f"monotonic_triplets: learned and true must be (N, M) both, got {sizes}.")
+    nearer, nearer_as_learned = (each.T.unsqueeze(-1) < each.T.unsqueeze(-2) for each in (true, learned))
+    if not nearer.any():
+        raise ValueError("monotonic_triplets: no state is nearer to any than another; give more of them.")
+    return nearer_as_learned[nearer].float().mean()

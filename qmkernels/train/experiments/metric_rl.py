@@ -1,0 +1,112 @@
+"""MetricRL's experiment: offline, Euclidean or with a quasimetric head, and the share of monotonic triplets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy
+import torch
+
+from ...agents import MetricRL, MetricRLConfig, monotonic_triplets
+from ...data import GoalSampler
+from ...nn import IQE, LatentMRN
+from ..environments import EVALUATION, Policy, episode, episode_seed
+from ..goal_reaching import GoalExperiment, GoalSettings
+
+# Makers of heads from their input size; None: the agent's own, the Euclidean distance.
+HEADS = {
+    "euclidean": None,
+    "iqe": lambda size: IQE(size, 16),
+    "mrn": lambda size: LatentMRN(size, preset="tmd"),
+}
+# Episodes of random actions whose states are compared in triplets, and the most states of one.
+NUM_EPISODES, MOST_STATES = 4, 100
+
+
+@dataclass(frozen=True)
+class MetricRLSettings(GoalSettings):
+    """The settings of a run of MetricRL."""
+
+    preset: Literal["auto", "published", "small"] = "auto"
+    """Where the defaults of all other options come from: the published setting, or one that learns a small maze in
+    minutes on one core. auto: small."""
+    goals: Literal["set", "observation"] = "observation"
+    """observation: a goal is an observation, the goal's values where an observation begins and zeros behind, as
+    published. set: a goal stands for all states that achieve it, with an input of its own."""
+    head: Literal["euclidean", "iqe", "mrn"] = "euclidean"
+    """What compares latents: the published Euclidean distance, or a quasimetric, of components of 16 values or of 8
+    components."""
+    actor_goals: GoalSampler = field(default_factory=lambda: GoalSampler(geometric=0.0, random=1.0))
+    """What the actor learns to reach. (The code takes the environment's goals at the time of collection.)"""
+    agent: MetricRLConfig = field(default_factory=MetricRLConfig)
+    """The agent's own settings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be at least 2: a state is pushed from the others' next ones.")
+
+
+def _published(env: str) -> MetricRLSettings:
+    """Source: Reichlin et al. 2024 and its public code; its actor begins to learn after 5,000 updates, ours at once."""
+    return MetricRLSettings(env, offline=True, steps=50_000, batch_size=256)
+
+
+def _small(env: str) -> MetricRLSettings:
+    """Small networks, and actions held for five steps as in QRL's preset for mazes."""
+    return MetricRLSettings(
+        env, offline=True, steps=1500, action_repeat=5, agent=MetricRLConfig.small(), evaluation_interval=500,
+        checkpoint_interval=500, log_interval=50,
+    )  # fmt: skip
+
+
+class MetricRLExperiment(GoalExperiment):
+    method: ClassVar = "metric_rl"
+    presets: ClassVar = {"published": _published, "small": _small}
+    agent_class: ClassVar = MetricRL
+    settings: MetricRLSettings
+
+    def make_agent(self, group: Any) -> MetricRL:
+        head, action = HEADS[self.settings.head], self.environment.action_space
+        if not hasattr(action, "n"):
+            return super().make_agent(group, head=head)
+        return MetricRL(
+            self.environment.observation_space["observation"].shape[0], int(action.n), self.settings.agent,
+            goal_size=self.goal_size, discrete=True, head=head, device=self.device, group=group,
+        )  # fmt: skip
+
+    def goal_samplers(self) -> dict[str, GoalSampler]:
+        return {"goal": self.settings.actor_goals}
+
+    def measure(self, policies: dict[str, Policy]) -> dict[str, float]:
+        """Success, and of the agent ``monotonic_triplets``: the share, along episodes of random actions, of triplets
+        of states of which the one with fewer steps to the third is the nearer one. Their steps are not the fewest
+        possible, so the share of the true distance is below 1 too."""
+        found = super().measure(policies)
+        if self.most_likely in policies.values():
+            shares = [monotonic_triplets(*self._distances(states)) for states in self.random_episodes]
+            found["monotonic_triplets"] = torch.stack(shares).mean().item()
+        return found
+
+    @cached_property
+    def random_episodes(self) -> list[torch.Tensor]:
+        """Their first states, (N, observation_size) each; the same in every run of a seed."""
+        generator, found = numpy.random.default_rng([self.settings.seed, EVALUATION, 1]), []
+        for number in range(NUM_EPISODES):
+            seed = episode_seed(self.settings.seed, EVALUATION, number)
+            steps = episode(self.environment, lambda _: self.random(generator), seed)
+            states = [steps[0].observation, *(step.next_observation for step in steps)][:MOST_STATES]
+            found.append(self.as_tensor(numpy.stack([state["observation"] for state in states])))
+        return found
+
+    def _distances(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """From earlier states of an episode to later ones, learned, and in steps."""
+        steps = torch.arange(len(states), device=states.device)
+        apart = (steps - steps.unsqueeze(-1)).float()
+        # How far the ways back are is not known.
+        return self.agent.state_distances(states), torch.where(apart >= 0, apart, torch.nan)
+
+
+EXPERIMENT = MetricRLExperiment
