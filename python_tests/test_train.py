@@ -113,6 +113,8 @@ AGENTS = {
         *("--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"),
         *("--agent.num-components", "2"),
     ],
+    "crl": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
+    "ddpg_her": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
     "gcbc": ["--agent.actor-sizes", "16"],
 }
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
@@ -528,7 +530,8 @@ def test_help_shows_the_methods_own_options_and_presets(monkeypatch, capsys, met
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "qrl"])
 def test_a_method_of_continuous_actions_says_so_of_discrete_ones(tmp_path, capsys, method):
     assert train(tmp_path, method=method, env="WalkDiscrete-v0") == 2
-    assert f"WalkDiscrete-v0 has discrete actions; {method.upper()} needs a Box" in capsys.readouterr().err
+    name = experiment_of(method).agent_class.__name__
+    assert f"WalkDiscrete-v0 has discrete actions; {name} needs a Box" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NEEDED)

@@ -2,9 +2,14 @@
 Planning by MPPI is beside them."""
 
 from .agent import Agent
+from .crl import CRL, CRLConfig
+from .ddpg_her import DDPGHER, DDPGHERConfig
 from .gcbc import GCBC, GCBCConfig
 from .mppi import MPPI
 from .qrl import QRL, QRLConfig
 from .tmd import TMD, TMDConfig
 
-__all__ = ["GCBC", "MPPI", "TMD", "Agent", "GCBCConfig", "QRL", "QRLConfig", "TMD", "TMDConfig"]
+__all__ = [
+    "CRL", "DDPGHER", "GCBC", "MPPI", "TMD", "Agent", "CRLConfig", "DDPGHERConfig", "GCBCConfig", "QRL", "QRLConfig",
+    "TMDConfig",
+]  # fmt: skip

@@ -25,7 +25,7 @@ the folder of --out."""
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:8}{about}" for name, about in METHODS.items())
+    lines = "\n".join(f"  {name:10}{about}" for name, about in METHODS.items())
     return (
         f"usage: qmkernels train METHOD --env ID [OPTIONS]\n\n{lines}\n\n"
         "qmkernels train METHOD --help lists a method's options and presets."

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 METHODS = {
     "qrl": "quasimetric RL: a distance that local costs bound, pushed apart everywhere else",
     "tmd": "temporal metric distillation: a contrastive distance that is made consistent along transitions",
+    "crl": "contrastive RL: which goals follow on a state and an action, and an actor that makes its goal likely",
+    "ddpg_her": "DDPG with hindsight goals: the discounted steps to what episodes happened to reach",
     "gcbc": "goal-conditioned behaviour cloning: actions of the data, towards what they led to",
 }
 
