@@ -61,7 +61,10 @@ class CRLConfig:
     @classmethod
     def small(cls, **changes: Any) -> CRLConfig:
         """Networks that learn a small maze in minutes on one core, with ``changes`` to it; ours."""
-        small = dict(critic_sizes=(256, 256), actor_sizes=(256, 256), latent_size=128, critic_learning_rate=5e-4)
+        small = dict(
+            critic_sizes=(256, 256), actor_sizes=(256, 256), latent_size=128, behaviour_cloning_weight=0.03,
+            critic_learning_rate=5e-4,
+        )  # fmt: skip
         return cls(**{**small, **changes})
 
 

@@ -73,7 +73,7 @@ class DDPGHERConfig:
     def small(cls, **changes: Any) -> DDPGHERConfig:
         """Networks that learn in minutes on one core, with ``changes`` to it; ours."""
         small = dict(
-            critic_sizes=(256, 256), actor_sizes=(256, 256), latent_size=128, tau=0.01, critic_learning_rate=5e-4,
+            critic_sizes=(256, 256), actor_sizes=(256, 256), latent_size=128, tau=0.02, critic_learning_rate=5e-4,
             actor_learning_rate=5e-4,
         )  # fmt: skip
         return cls(**{**small, **changes})

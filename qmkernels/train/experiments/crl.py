@@ -36,10 +36,10 @@ def _published(env: str) -> CRLSettings:
 
 
 def _small(env: str) -> CRLSettings:
-    """Small networks, actions held for five steps and nearer goals for the actor, as in TMD's."""
+    """Small networks, actions held for five steps, and goals for the actor that are nearer than published."""
     return CRLSettings(
         env, offline=True, steps=3000, batch_size=256, action_repeat=5, agent=CRLConfig.small(),
-        actor_goals=GoalSampler(discount=0.9), evaluation_interval=500, checkpoint_interval=500, log_interval=50,
+        actor_goals=GoalSampler(discount=0.97), evaluation_interval=500, checkpoint_interval=500, log_interval=50,
     )  # fmt: skip
 
 

@@ -55,12 +55,15 @@ def _online(env: str) -> DDPGHERSettings:
 
 
 def _small(env: str) -> DDPGHERSettings:
-    """The data of QRL's and TMD's small presets for mazes: actions held for five steps."""
+    """The data of QRL's and TMD's small presets for mazes: actions held for five steps.
+
+    Goals of other episodes, for the values and the actor, join the pieces of ways that the data has.
+    """
     return DDPGHERSettings(
-        env, offline=True, steps=4000, action_repeat=5,
-        agent=DDPGHERConfig.small(discount=0.95, ends_at_goal=True, action_weight=0.0, behaviour_cloning_weight=0.1),
-        critic_goals=GoalSampler(current=0.2, geometric=0.0, uniform=0.5, random=0.3),
-        actor_goals=GoalSampler(discount=0.9), **_OFTEN,
+        env, offline=True, steps=5000, action_repeat=5,
+        agent=DDPGHERConfig.small(discount=0.97, ends_at_goal=True, action_weight=0.0),
+        critic_goals=GoalSampler(current=0.2, geometric=0.0, uniform=0.3, random=0.5),
+        actor_goals=GoalSampler(geometric=0.0, random=1.0), **_OFTEN,
     )  # fmt: skip
 
 
