@@ -29,6 +29,8 @@ EXPERIMENTS = {
     "--evaluate-with actor greedy mppi",
     "umaze_tmd": "tmd --env PointMaze_UMaze-v3",
     "umaze_gcbc": "gcbc --env PointMaze_UMaze-v3 --steps 1500",
+    "umaze_crl": "crl --env PointMaze_UMaze-v3",
+    "umaze_ddpg_her": "ddpg_her --env PointMaze_UMaze-v3",
     "fetchreach_qrl": "qrl --env FetchReach-v4 --preset small --steps 2000",
     "fetchreach_not_standardised": "qrl --env FetchReach-v4 --preset small --steps 2000 --no-standardise",
     "medium_qrl": "qrl --env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",
