@@ -31,6 +31,8 @@ EXPERIMENTS = {
     "umaze_metric_rl": "metric_rl --env PointMaze_UMaze-v3",
     "umaze_metric_rl_iqe": "metric_rl --env PointMaze_UMaze-v3 --head iqe",
     "umaze_gcbc": "gcbc --env PointMaze_UMaze-v3 --steps 1500",
+    "umaze_crl": "crl --env PointMaze_UMaze-v3",
+    "umaze_ddpg_her": "ddpg_her --env PointMaze_UMaze-v3",
     "fetchreach_qrl": "qrl --env FetchReach-v4 --preset small --steps 2000",
     "fetchreach_not_standardised": "qrl --env FetchReach-v4 --preset small --steps 2000 --no-standardise",
     "medium_qrl": "qrl --env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",

@@ -220,6 +220,17 @@ def minari_episode(length: int, begin: float, dictionary: bool):
     )  # fmt: skip
 
 
+def test_a_batch_says_which_goals_are_the_rows_own_next_states():
+    data, buffer = episodes_of([2, 9, 4, 7]), ReplayBuffer(goal_environment(), 13)
+    fill(buffer, [2, 9, 4, 7])
+    goals = {"goal": GoalSampler(geometric=0.0, uniform=1.0), "actor_goal": GoalSampler(geometric=0.0, current=1.0)}
+    for stored, achieved in ((data, "next_observation"), (buffer, "achieved_goal")):
+        batch = stored.sample(200, goals, numpy.random.default_rng(0))
+        is_same = (batch["goal"] == batch[achieved]).all(dim=1)
+        assert torch.equal(batch["goal_is_next"], is_same) and 0 < is_same.sum() < 200
+        assert batch["actor_goal_is_next"].all()
+
+
 @pytest.mark.parametrize("dictionary", [False, True])
 def test_minari_episodes_become_transitions(dictionary):
     data = Dataset.from_minari(Episodes([minari_episode(3, 0, dictionary), minari_episode(2, 100, dictionary)]))

@@ -117,6 +117,8 @@ AGENTS = {
         *("--agent.phi-width", "16", "--agent.phi-blocks", "1", "--agent.latent-size", "16"),
         *("--agent.actor-sizes", "16", "--agent.dynamics-sizes", "16"),
     ],
+    "crl": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
+    "ddpg_her": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
     "gcbc": ["--agent.actor-sizes", "16"],
 }
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
@@ -542,7 +544,8 @@ def test_heads_of_metric_rl_run_on_discrete_actions_offline_and_measure_monotoni
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in ("qrl", "metric_rl")])
 def test_a_method_of_continuous_actions_says_so_of_discrete_ones(tmp_path, capsys, method):
     assert train(tmp_path, method=method, env="WalkDiscrete-v0") == 2
-    assert f"WalkDiscrete-v0 has discrete actions; {method.upper()} needs a Box" in capsys.readouterr().err
+    name = experiment_of(method).agent_class.__name__
+    assert f"WalkDiscrete-v0 has discrete actions; {name} needs a Box" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NEEDED)

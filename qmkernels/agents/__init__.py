@@ -2,6 +2,8 @@
 Planning by MPPI is beside them."""
 
 from .agent import Agent
+from .crl import CRL, CRLConfig
+from .ddpg_her import DDPGHER, DDPGHERConfig
 from .gcbc import GCBC, GCBCConfig
 from .metric_rl import MetricRL, MetricRLConfig, monotonic_triplets
 from .mppi import MPPI
@@ -9,15 +11,6 @@ from .qrl import QRL, QRLConfig
 from .tmd import TMD, TMDConfig
 
 __all__ = [
-    "GCBC",
-    "MPPI",
-    "QRL",
-    "TMD",
-    "Agent",
-    "GCBCConfig",
-    "MetricRL",
-    "MetricRLConfig",
-    "QRLConfig",
-    "TMDConfig",
-    "monotonic_triplets",
-]
+    "CRL", "DDPGHER", "GCBC", "MPPI", "QRL", "TMD", "Agent", "CRLConfig", "DDPGHERConfig", "GCBCConfig", "MetricRL",
+    "MetricRLConfig", "QRLConfig", "TMDConfig", "monotonic_triplets",
+]  # fmt: skip

@@ -186,6 +186,7 @@ class Dataset:
         """A batch of ``size`` transitions, uniform with replacement, on the CPU: the arrays' rows, and their goals.
 
         ``goals`` draws "goal"; a dictionary of samplers draws one goal of each name, such as an actor's own.
+        "goal_is_next" says of each whether it is the row's own next state.
         """
         indices = generator.integers(len(self), size=size)
         chosen = sample_goals(goals, indices, self.episode_end[indices], (0, len(self)), generator)

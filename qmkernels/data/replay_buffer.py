@@ -88,8 +88,8 @@ class ReplayBuffer:
         """A batch of ``size`` transitions, uniform with replacement, on the CPU.
 
         ``achieved_goal`` is what next_observation achieves, ``goal``, or each name of a dictionary of samplers, what
-        `GoalSampler` draws among achieved goals, and ``desired_goal`` what the environment wanted. Rewards are the
-        environment's, for the desired goal.
+        `GoalSampler` draws among achieved goals, ``goal_is_next`` whether that is the row's own achieved goal, and
+        ``desired_goal`` what the environment wanted. Rewards are the environment's, for the desired goal.
         """
         if self.num_added == 0:
             raise ValueError("ReplayBuffer.sample: nothing was added yet.")

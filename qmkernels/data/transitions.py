@@ -14,10 +14,12 @@ Arrays = dict[str, numpy.ndarray]
 def batch_of(arrays: Arrays, places: numpy.ndarray, goal_places: Mapping[str, numpy.ndarray]) -> dict[str, Tensor]:
     """Rows of the arrays as tensors on the CPU, and of each row, by name, what other transitions achieved.
 
-    Goals are ``achieved_goal`` where the arrays have it, otherwise ``next_observation``.
+    Goals are ``achieved_goal`` where the arrays have it, otherwise ``next_observation``. NAME_is_next, (B,) bool, says
+    of each whether it is what the row itself achieved.
     """
     goals = arrays["achieved_goal"] if "achieved_goal" in arrays else arrays["next_observation"]
     batch = {name: torch.from_numpy(array[places]) for name, array in arrays.items()}
+    batch |= {f"{name}_is_next": torch.from_numpy(chosen == places) for name, chosen in goal_places.items()}
     return batch | {name: torch.from_numpy(goals[chosen]) for name, chosen in goal_places.items()}
 
 
