@@ -43,10 +43,40 @@ class Empty(torch.autograd.Function):
         return grad_out.new_empty(ROWS, SIZE), grad_out.new_empty(ROWS, SIZE)
 
 
+class EmptyHead(torch.autograd.Function):
+    """What a head with a learned weight has: three inputs, a result, and what its derivative by the weight is."""
+
+    @staticmethod
+    def forward(ctx, x, y, weight):
+        ctx.set_materialize_grads(False)
+        return x.new_empty(ROWS), x.new_empty(ROWS)
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_derivative):
+        return grad_out.new_empty(ROWS, SIZE), grad_out.new_empty(ROWS, SIZE), grad_out.new_empty(())
+
+
+class EmptyLoss(torch.autograd.Function):
+    """What qrl_critic has: four inputs with gradients, a loss, and diagnostics."""
+
+    @staticmethod
+    def forward(ctx, x, y, weight, multiplier):
+        ctx.set_materialize_grads(False)
+        loss, diagnostics = x.new_empty(()), x.new_empty(6)
+        ctx.mark_non_differentiable(diagnostics)
+        return loss, diagnostics
+
+    @staticmethod
+    def backward(ctx, grad_loss, grad_diagnostics):
+        grads = (grad_loss.new_empty(ROWS, SIZE), grad_loss.new_empty(ROWS, SIZE))
+        return *grads, grad_loss.new_empty(()), grad_loss.new_empty(())
+
+
 def cases() -> dict[str, Callable[[], object]]:
     x, y, raw = torch.randn(ROWS, SIZE), torch.randn(ROWS, SIZE), torch.tensor(0.1)
     leaves = [tensor.requires_grad_() for tensor in (x, y)]
     raw.requires_grad_()
+    weight = torch.tensor(0.1, requires_grad=True)
     grad = torch.ones(ROWS)
 
     def step(call: Callable[[], Tensor], *others: Tensor) -> Callable[[], object]:
@@ -66,6 +96,8 @@ def cases() -> dict[str, Callable[[], object]]:
     skill, states = torch.randn(ROWS, SIZE), torch.randn(1, ROWS, SIZE)
     return {
         "empty Function": step(lambda: Empty.apply(x, y)),
+        "empty Function, as nn.IQE": step(lambda: EmptyHead.apply(x, y, raw)[0], raw),
+        "empty Function, as qrl_critic": step(lambda: EmptyLoss.apply(x, y, raw, weight)[0], raw, weight),
         "iqe": step(lambda: qm.iqe(x, y, 8)),
         "mrn": step(lambda: qm.mrn(x, y, 2)),
         "pqe": step(lambda: qm.pqe(x, y, 4)),
