@@ -82,7 +82,7 @@ def _prepared(
 
 def equal_weights(x: Tensor, num_components: int, reduction: str) -> Tensor:
     """Those with which the weighted sum is the "sum" or the "mean"."""
-    return x.new_full((num_components,), 1.0 if reduction == "sum" else 1.0 / num_components)
+    return arguments.constant(1.0 if reduction == "sum" else 1.0 / num_components, x, num_components)
 
 
 def pqe(
