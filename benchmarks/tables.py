@@ -229,12 +229,14 @@ def training_step_table(results: Path) -> str:
 
 
 def overhead_table(results: Path) -> str:
-    """What a call costs beside its arithmetic, measured by measure_overhead.py: each case at each commit."""
+    """What a call costs beside its arithmetic, measured by measure_overhead.py: each case at each commit that the last
+    machine measured."""
     path = results / "overhead_cpu.csv"
     if not path.exists():
         return "No measurements are stored yet.\n"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    rows = [row for row in rows if row["machine"] == rows[-1]["machine"]]
     latest = {(row["case"], row["commit"]): row for row in rows}
     commits = list(dict.fromkeys(row["commit"] for row in rows))
     lines = [
