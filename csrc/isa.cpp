@@ -27,9 +27,10 @@ bool has_features(const std::string& isa) {
     return isa == "baseline";
 }
 
-Isa choose() {
+// The one that QMKERNELS_ISA names, where it does, else `automatic`.
+Isa choose(Isa automatic) {
     const char* wanted = std::getenv("QMKERNELS_ISA");
-    if (wanted == nullptr || *wanted == '\0') return widest_isa();
+    if (wanted == nullptr || *wanted == '\0') return automatic;
     std::string names;
     for (Isa isa : all_isas) {
         if (runs_here(isa) && name_of(isa) == std::string(wanted)) return isa;
@@ -64,8 +65,17 @@ Isa widest_isa() {
 }
 
 Isa isa_in_use() {
-    static const Isa isa = choose();
+    static const Isa isa = choose(widest_isa());
     return isa;
+}
+
+Isa isa_of_small_calls() {
+#if defined(__x86_64__) && !defined(QMK_BASELINE_ONLY)
+    static const Isa isa = choose(runs_here(Isa::avx2) ? Isa::avx2 : Isa::baseline);
+    return isa;
+#else
+    return isa_in_use();
+#endif
 }
 
 }  // namespace qmk

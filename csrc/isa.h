@@ -23,5 +23,8 @@ Isa widest_isa();
 // Chosen at the first call: the widest that runs here, or the one that QMKERNELS_ISA names (std::invalid_argument if
 // this build or this processor lacks it).
 Isa isa_in_use();
+// That of small calls: no wider than 256 bits, unless QMKERNELS_ISA says so. Wider vectors gain nothing there, and for
+// some time after them a processor runs everything else more slowly.
+Isa isa_of_small_calls();
 
 }  // namespace qmk

@@ -54,15 +54,15 @@
         template <class T>                                                                                             \
         using Arguments = Call<T>;                                                                                     \
         template <class T>                                                                                             \
-        static void run_on_cpu(const Call<T>& call, int threads) {                                                     \
+        static void run_on_cpu(const Call<T>& call, int threads, Isa isa) {                                            \
             static constexpr void (*functions[])(const Call<T>&, int) = {QMK_FOR_EACH_ISA(QMK_FUNCTION_OF, function)}; \
-            functions[int(isa_in_use())](call, threads);                                                               \
+            functions[int(isa)](call, threads);                                                                        \
         }                                                                                                              \
         template <class T>                                                                                             \
-        static int64_t scratch_on_cpu(const Call<T>& call) {                                                           \
+        static int64_t scratch_on_cpu(const Call<T>& call, Isa isa) {                                                  \
             static constexpr int64_t (*functions[])(const Call<T>&) = {                                                \
                 QMK_FOR_EACH_ISA(QMK_FUNCTION_OF, function##_scratch)};                                                \
-            return functions[int(isa_in_use())](call);                                                                 \
+            return functions[int(isa)](call);                                                                          \
         }                                                                                                              \
         template <class T>                                                                                             \
         static void run_on_gpu(const Call<T>& call, cuda::Context context) {                                           \

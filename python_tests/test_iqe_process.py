@@ -107,6 +107,24 @@ def test_every_instruction_set_gives_the_reference_numbers(isa):
     assert result.stdout.split() == ["done", isa], result.stderr
 
 
+def test_small_calls_use_vectors_of_256_bits_unless_told_otherwise():
+    """Widths differ in the order of a sum over D, and so in its last bits."""
+    code = """
+        import torch, qmkernels as qm
+        generator = torch.Generator().manual_seed(0)
+        for rows in (3, 30):
+            x, y = torch.randn(2, rows, 512, generator=generator)
+            print(qm.mrn(x, y, 1).numpy().tobytes().hex())
+        """
+    automatic, *named = (run_python(code, QMKERNELS_ISA=isa) for isa in ("", "avx2", "avx512"))
+    if any("QMKERNELS_ISA must be one of" in result.stderr for result in named):
+        pytest.skip("this processor lacks one of the widths")
+    (small, large), (small_256, large_256), (small_512, large_512) = (
+        result.stdout.split() for result in (automatic, *named)
+    )
+    assert small == small_256 != small_512 and large == large_512 != large_256
+
+
 def test_an_unknown_instruction_set_is_refused_with_the_names_there_are():
     code = "import qmkernels as qm, torch; qm.iqe(torch.zeros(2, 8), torch.zeros(2, 8), 8, backend='cpu')"
     result = run_python(code, QMKERNELS_ISA="mmx")

@@ -20,6 +20,8 @@ struct Exchange {
 const Exchange* exchange = nullptr;
 
 constexpr uint8_t floating_point = 2;
+// Kernels between rows give a second thread no less than four times as many.
+constexpr int64_t most_small_values = 4096;
 
 // Whether it is a dense tensor of float32 or float64.
 bool read_floats(PyObject* object, TensorView& view) {
@@ -64,6 +66,20 @@ bool is_contiguous(const TensorView& view) {
         expected *= view.shape[d];
     }
     return true;
+}
+
+bool is_small_call(const Slots& slots, PyObject* const* values) {
+    if (exchange == nullptr) return false;
+    int64_t total = 0;
+    for (int field = 0; field < slots.count; ++field) {
+        TensorView view;
+        if (slots.slots[field].kind != Kind::address || values[field] == Py_None) continue;
+        if (!is_tensor(values[field]) || !read_tensor(values[field], view)) return false;
+        int64_t count = 1;
+        for (int d = 0; d < view.ndim; ++d) count *= view.shape[d];
+        total += count;
+    }
+    return total <= most_small_values;
 }
 
 PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count) {

@@ -31,6 +31,10 @@ bool is_tensor(PyObject* object);
 bool read_tensor(PyObject* tensor, TensorView& view);
 bool is_contiguous(const TensorView& view);
 
+// Whether the tensors of a call, the values of its address slots, hold few enough values to make it a small one. False
+// where tensors cannot be read.
+bool is_small_call(const Slots& slots, PyObject* const* values);
+
 // (x, y) or (x, y, size) of any objects: whether x and y are dense tensors of one dtype, float32 or float64, on one
 // device, with the same last size, at least 1, or ``size``. False where tensors cannot be read.
 PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count);

@@ -17,9 +17,10 @@ class WithoutTheGil {
     PyThreadState* state_;
 };
 
-// Launches a kernel on the device of `tensor`.
+// Launches a kernel on the device of `tensor`. On a CPU a small call is over before other threads, or a thread that
+// waits for the GIL, could do anything.
 template <class Kernel, class T>
-void launch(void* memory, PyObject* tensor) {
+void launch(void* memory, PyObject* tensor, [[maybe_unused]] bool is_small) {
     using Call = typename Kernel::template Arguments<T>;
     Call& call = *static_cast<Call*>(memory);
     [[maybe_unused]] Scratch scratch;
@@ -39,11 +40,13 @@ void launch(void* memory, PyObject* tensor) {
         fail(PyExc_RuntimeError, std::string(Kernel::name) + ": the core was built without CUDA kernels.");
 #endif
     } else {
+        const Isa isa = is_small ? isa_of_small_calls() : qmk::isa_in_use();
         if constexpr (needs_scratch<Call>)
-            call.scratch = scratch.take(Kernel::template scratch_on_cpu<T>(call), tensor, false);
+            call.scratch = scratch.take(Kernel::template scratch_on_cpu<T>(call, isa), tensor, false);
+        if (is_small) return Kernel::template run_on_cpu<T>(call, 1, isa);
         const int threads = num_threads();
         const WithoutTheGil without;
-        Kernel::template run_on_cpu<T>(call, threads);
+        Kernel::template run_on_cpu<T>(call, threads, isa);
     }
 #endif
 }
@@ -56,8 +59,9 @@ void run(const Signature& signature, PyObject* const* values, PyObject* tensor) 
     std::vector<Object> kept;
     const Slots slots(call);
     signature.read(values, slots, kept);
-    note({&call, sizeof(Call), launch<Kernel, T>, slots, values});
-    launch<Kernel, T>(&call, tensor);
+    const bool is_small = is_small_call(slots, values);
+    note({&call, sizeof(Call), launch<Kernel, T>, is_small, slots, values});
+    launch<Kernel, T>(&call, tensor, is_small);
 }
 
 template <class Kernel>

@@ -50,7 +50,8 @@ struct Plan {
     std::vector<Address> addresses;
     alignas(std::max_align_t) unsigned char call[largest_call];
     std::size_t size;
-    void (*run)(void* call, PyObject* tensor);
+    void (*run)(void* call, PyObject* tensor, bool is_small);
+    bool is_small;
 };
 
 // The launches of one run of a function.
@@ -128,7 +129,7 @@ PyObject* replay(const Plan& plan, PyObject* const* values, Py_ssize_t count, co
     PyObject* tensor = nullptr;
     for (Py_ssize_t i = 0; tensor == nullptr; ++i)
         if (is_tensor(values[i])) tensor = values[i];
-    plan.run(call, tensor);
+    plan.run(call, tensor, plan.is_small);
     if (plan.is_tuple) return Py_NewRef(outputs.get());
     return Py_NewRef(PyTuple_GetItem(outputs.get(), 0));
 }
@@ -236,6 +237,7 @@ void note(const Launch& launch) {
     std::memcpy(plan.call, launch.call, launch.size);
     plan.size = launch.size;
     plan.run = launch.run;
+    plan.is_small = launch.is_small;
     for (int field = 0; field < launch.slots.count; ++field) {
         const Slot& slot = launch.slots.slots[field];
         if (slot.kind != Kind::address || launch.values[field] == Py_None) continue;

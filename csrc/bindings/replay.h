@@ -14,7 +14,8 @@ namespace qmk::python {
 struct Launch {
     const void* call;
     std::size_t size;
-    void (*run)(void* call, PyObject* tensor);  // `tensor`, one of the call's, says on which device
+    void (*run)(void* call, PyObject* tensor, bool is_small);  // `tensor`, one of the call's, says on which device
+    bool is_small;
     const Slots& slots;
     PyObject* const* values;
 };

@@ -96,7 +96,8 @@ def build_info() -> dict[str, Any] | None:
 
 
 def isa_in_use() -> str | None:
-    """The instruction set of the CPU kernels in this process (QMKERNELS_ISA narrows it); None without a core."""
+    """The instruction set of the CPU kernels in this process (QMKERNELS_ISA narrows it), but for small calls, which use
+    at most avx2 where none is named; None without a core."""
     return None if _core is None else _core.isa_in_use()
 
 
