@@ -248,7 +248,8 @@ class QRL(GoalAgent):
             missing = self.target_entropy - entropy
             # Minimised over the actor, maximised over the weight.
             loss = loss + weight.detach() * missing - weight * missing.detach()
-            metrics |= {"actor/entropy": entropy.detach(), "actor/entropy_weight": weight.detach()}
+            # Not |=, which torch.compile of torch 2.6 does not trace.
+            metrics.update({"actor/entropy": entropy.detach(), "actor/entropy_weight": weight.detach()})
         if config.behaviour_cloning_weight:
             log_prob = self.policy(batch["observation"], batch["goal"]).log_prob(batch["action"]).mean()
             loss = loss - config.behaviour_cloning_weight * log_prob
