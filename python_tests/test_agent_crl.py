@@ -69,7 +69,7 @@ def test_on_a_ring_logits_are_the_log_odds_of_goals_and_larger_for_the_shorter_w
     for action, forward in ((0.75, steps), (-0.75, -steps % NUM_STATES)):
         with torch.no_grad():
             phi = agent.critic.phi(states, torch.full((NUM_STATES, 1), action))
-            found = agent.critic.logit(phi[:, :, None], agent.critic.psi(states)[:, None])
+            found = agent.logit(phi[:, :, None], agent.critic.psi(states)[:, None])
         share = DISCOUNT ** ((forward - 1) % NUM_STATES) * (1 - DISCOUNT) / (1 - DISCOUNT**NUM_STATES)
         expected = (share * NUM_STATES).log() - math.log(size - 1)
         assert (found - expected).abs().max() < 1.5 and (found - expected).abs().mean() < 0.3
@@ -138,7 +138,7 @@ def test_the_critics_loss_is_binary_cross_entropy_of_inner_products_over_the_roo
     loss, metrics = agent.critic_loss(batch)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(metrics["critic/positive"], logits.diagonal(dim1=1, dim2=2).mean())
-    torch.testing.assert_close(agent.critic.logit(phi, psi), logits.diagonal(dim1=1, dim2=2).amin(dim=0))
+    torch.testing.assert_close(agent.logit(phi, psi), logits.diagonal(dim1=1, dim2=2).amin(dim=0))
 
 
 def test_the_inner_product_of_pairs_is_that_of_rows():

@@ -297,7 +297,7 @@ def test_a_wrong_batch_is_named(kind, change, said):
         ({"latent_size": 0}, "latent_size must be positive, got 0"),
         ({"repulsion_weight": -0.1}, "repulsion_weight must be at least 0, got -0.1"),
         ({"discount": 1.5}, "discount must be at most 1, got 1.5"),
-        ({"value": "other"}, "value must be distance or discounted, got other"),
+        ({"value": "other"}, "value must be one of distance, discounted, got 'other'"),
         ({"actor_sizes": (0,)}, r"actor_sizes must be positive, got \(0,\)"),
     ],
 )

@@ -650,7 +650,7 @@ def test_heads_of_metric_rl_run_on_discrete_actions_offline_and_measure_monotoni
 def test_a_method_of_continuous_actions_says_so_of_discrete_ones(tmp_path, capsys, method):
     assert train(tmp_path, method=method, env="WalkDiscrete-v0") == 2
     name = experiment_of(method).agent_class.__name__
-    assert f"WalkDiscrete-v0 has discrete actions; {name} needs a Box" in capsys.readouterr().err
+    assert f"{name}: actions must be vectors in a range, got discrete ones" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NEEDED)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import gymnasium
 import numpy
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..agents.agent import Agent
+from ..agents.goal_agent import GoalAgent
 from ..data import Dataset, GoalSampler, ReplayBuffer, check_goal_environment
 from . import mazes
 from .environments import EVALUATION, Policy, Step, episode, episode_seed
@@ -34,12 +35,22 @@ class GoalSettings(Settings):
     """Observations and goals go into the networks less their mean and over their deviation, which are those of the
     dataset, or of the episodes of random actions. No published code does so."""
 
+    smallest_batch: ClassVar[int] = 1
+    """2 where the agent compares the rows of a batch with each other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < self.smallest_batch:
+            raise ValueError(
+                f"batch_size must be at least {self.smallest_batch}, as its rows are compared with each other; got "
+                f"{self.batch_size}."
+            )
+
 
 class GoalExperiment(Experiment):
-    """A method gives ``presets``, ``agent_class`` and, of its settings, `goal_samplers`; the agent's constructor takes
-    sizes, settings and ``goal_size``, ``action_low``, ``action_high``, ``device`` and ``group``."""
+    """A method gives ``presets``, ``agent_class`` and, of its settings, `goal_samplers`."""
 
-    agent_class: ClassVar[type]
+    agent_class: ClassVar[type[GoalAgent]]
     unit_of_distance: ClassVar[str] = "agent's steps"
     settings: Any
 
@@ -53,13 +64,14 @@ class GoalExperiment(Experiment):
         """Names of the goals in a batch to how they are drawn."""
         raise NotImplementedError
 
-    def make_agent(self, group: Any, **more: Any) -> Agent:
-        spaces, action = self.environment.observation_space.spaces, self.environment.action_space
-        if hasattr(action, "n"):
-            raise ValueError(f"{self.settings.env} has discrete actions; {self.agent_class.__name__} needs a Box.")
+    def make_agent(self, group: Any, **networks: Any) -> GoalAgent:
+        """``networks``: what the agent's `make_networks` takes."""
+        space = self.environment.action_space
+        discrete = isinstance(space, gymnasium.spaces.Discrete)
+        actions = dict(discrete=True) if discrete else dict(action_low=space.low, action_high=space.high)
         return self.agent_class(
-            spaces["observation"].shape[0], action.shape[0], self.settings.agent, goal_size=self.goal_size,
-            action_low=action.low, action_high=action.high, device=self.device, group=group, **more,
+            self.environment.observation_space["observation"].shape[0], int(space.n) if discrete else space.shape[0],
+            self.settings.agent, goal_size=self.goal_size, device=self.device, group=group, **actions, **networks,
         )  # fmt: skip
 
     @property

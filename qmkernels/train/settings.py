@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+# Intervals for runs of some thousand updates.
+OFTEN = dict(evaluation_interval=500, checkpoint_interval=500, log_interval=50)
+
 
 @dataclass(frozen=True)
 class Settings:
