@@ -12,13 +12,16 @@ import numpy
 
 from ..data import Dataset, has_goals
 from . import hyper_maze as hyper_maze  # registers its environment
+from .ogbench_tasks import OGBenchGoals, is_of_ogbench
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
 
 # How names begin to the package that registers them, where it is installed, and what is said where it is not.
+_OGBENCH = "pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-"
 REGISTERING = {
     "": ("gymnasium_robotics", "Mazes and Fetch are in gymnasium-robotics."),
     "dm_control/": ("shimmy", "Tasks of dm_control are in shimmy[dm-control]."),
+    **dict.fromkeys(_OGBENCH, ("ogbench", "OGBench's environments are in ogbench.")),
 }
 
 # What an episode's seed is for, so that no two purposes share episodes.
@@ -53,6 +56,8 @@ def make_environment(name: str, action_repeat: int = 1) -> gymnasium.Env:
         environment = gymnasium.make(name)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ValueError(" ".join([f"--env {name}: {error}", *missing])) from error
+    if is_of_ogbench(environment):
+        environment = OGBenchGoals(environment)
     if not has_goals(environment.observation_space):
         environment = _with_dictionary(environment, name)
     space = environment.action_space

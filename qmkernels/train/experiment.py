@@ -93,6 +93,10 @@ class Experiment:
         """What is drawn of a run, beside each other."""
         raise NotImplementedError
 
+    def tables(self, curve: Curve) -> dict[str, str]:
+        """Further files of a run, by name, as text."""
+        return {}
+
     def policies(self) -> dict[str, Policy]:
         """The ways to act that are measured, begun anew: the agent's most likely action alone."""
         return {"": self.most_likely}

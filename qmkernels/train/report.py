@@ -50,9 +50,11 @@ def figure(trainer: Trainer) -> Figure:
 
 
 def write(trainer: Trainer) -> None:
-    """Writes both files; each replaces an earlier one only when it is whole."""
+    """Writes the files; each replaces an earlier one only when it is whole."""
     text = json.dumps(metrics(trainer), indent=2) + "\n"
-    write_whole(trainer.settings.out / METRICS_NAME, lambda file: file.write(text.encode()))
+    texts = {METRICS_NAME: text, **trainer.experiment.tables(trainer.curve)}
+    for name, text in texts.items():
+        write_whole(trainer.settings.out / name, lambda file, text=text: file.write(text.encode()))
     drawn = figure(trainer)
     write_whole(trainer.settings.out / FIGURE_NAME, lambda file: drawn.savefig(file, format="png"))
 

@@ -37,7 +37,7 @@ class Settings:
     offline: bool = False
     """Learn from a dataset alone: the given one, or one collected with Ornstein-Uhlenbeck actions."""
     dataset: str = ""
-    """Name of a Minari dataset on this machine; implies offline."""
+    """Name of a Minari dataset on this machine, or path of an OGBench file, .npz; implies offline."""
     collect_steps: int = 60_000
     """Agent's steps in a collected dataset."""
     noise_reversion: float = 0.3

@@ -130,7 +130,8 @@ class Trainer:
             if self.episodes == 0:
                 self._collect(settings.prefill_episodes, random=True)
         elif settings.dataset:
-            self.data = Dataset.from_minari(settings.dataset)
+            given = settings.dataset
+            self.data = Dataset.from_ogbench(given) if given.endswith(".npz") else Dataset.from_minari(given)
             found = [self.data.arrays[name].shape[1:] for name in ("observation", "action")]
             wanted = [self.environment.observation_space["observation"].shape, self.environment.action_space.shape]
             if found != wanted:
