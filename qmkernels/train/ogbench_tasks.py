@@ -15,8 +15,8 @@ import numpy
 class OGBenchGoals(gymnasium.Wrapper):
     """Observations are a Dict: a goal is an observation, so what is achieved is the observation itself.
 
-    A reset with ``options={"task_id": i}`` begins task i of `task_names`, counted from 1. One without begins in any free
-    cell of a maze, with a goal in another, as OGBench collects its data; elsewhere it begins any of the tasks.
+    A reset with ``options={"task_id": i}`` begins task i of `task_names`, counted from 1. One without begins in any
+    free cell of a maze, with a goal in another, as OGBench collects its data; elsewhere it begins any of the tasks.
 
     OGBench draws tasks, noise and teleports from numpy's global generator; a reset with a seed seeds that, so that an
     episode depends on its seed and actions alone.
