@@ -19,7 +19,7 @@ OPS = {
     "mrn": (mrn._ROWS, lambda x, y, w: w * qm.mrn(x, y, 2)),
     "pqe-pairwise": (pqe._PAIRS, lambda x, y, w: qm.pqe_pairwise(x, y, 4, weights=w * torch.ones_like(x[0, :3]))),
     "latent dynamics": (
-        latent_dynamics._latent_dynamics,
+        latent_dynamics.latent_dynamics,
         lambda x, y, w: w * qm.losses.latent_dynamics(qm.nn.IQE(12, 4, reduction="sum"), x, y).loss,
     ),
 }

@@ -1,5 +1,7 @@
 #include "exchange.h"
 
+#include <algorithm>
+
 namespace qmk::python {
 
 namespace {
@@ -18,6 +20,12 @@ struct Exchange {
 const Exchange* exchange = nullptr;
 
 constexpr uint8_t floating_point = 2;
+
+// Whether it is a dense tensor of float32 or float64.
+bool read_floats(PyObject* object, TensorView& view) {
+    return is_tensor(object) && read_tensor(object, view) && view.code == floating_point &&
+           (view.bits == 32 || view.bits == 64) && view.lanes == 1;
+}
 
 }  // namespace
 
@@ -60,10 +68,23 @@ bool is_contiguous(const TensorView& view) {
 
 PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count) {
     TensorView x, y;
-    const bool are = exchange != nullptr && count == 2 && is_tensor(values[0]) && is_tensor(values[1]) &&
-                     read_tensor(values[0], x) && read_tensor(values[1], y) && x.is_alike(y) &&
-                     x.code == floating_point && (x.bits == 32 || x.bits == 64) && x.lanes == 1 && x.ndim > 0 &&
-                     y.ndim > 0 && x.shape[x.ndim - 1] == y.shape[y.ndim - 1] && x.shape[x.ndim - 1] > 0;
+    bool are = exchange != nullptr && count >= 2 && read_floats(values[0], x) && read_floats(values[1], y) &&
+               x.is_alike(y) && x.ndim > 0 && y.ndim > 0 && x.shape[x.ndim - 1] == y.shape[y.ndim - 1] &&
+               x.shape[x.ndim - 1] > 0;
+    if (are && count == 3) {
+        are = PyLong_AsLongLong(values[2]) == x.shape[x.ndim - 1];
+        if (PyErr_Occurred()) return nullptr;
+    }
+    return Py_NewRef(are ? Py_True : Py_False);
+}
+
+PyObject* are_batches(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    TensorView x, y;
+    bool are = exchange != nullptr && count > 0 && read_floats(values[0], x) && x.ndim > 1 &&
+               std::find(x.shape, x.shape + x.ndim, 0) == x.shape + x.ndim;
+    for (Py_ssize_t i = 1; are && i < count; ++i)
+        are = read_floats(values[i], y) && y.is_alike(x) && y.ndim == x.ndim &&
+              std::equal(x.shape, x.shape + x.ndim, y.shape);
     return Py_NewRef(are ? Py_True : Py_False);
 }
 

@@ -31,8 +31,11 @@ bool is_tensor(PyObject* object);
 bool read_tensor(PyObject* tensor, TensorView& view);
 bool is_contiguous(const TensorView& view);
 
-// (x, y) of any two objects: whether they are dense tensors of one dtype, float32 or float64, on one device, with the
-// same last size, at least 1. False where tensors cannot be read.
+// (x, y) or (x, y, size) of any objects: whether x and y are dense tensors of one dtype, float32 or float64, on one
+// device, with the same last size, at least 1, or ``size``. False where tensors cannot be read.
 PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count);
+// (x, ...) of any objects: whether they are dense tensors of one dtype, float32 or float64, on one device, of one shape
+// (..., B, D) with at least one value. False where tensors cannot be read.
+PyObject* are_batches(PyObject*, PyObject* const* values, Py_ssize_t count);
 
 }  // namespace qmk::python

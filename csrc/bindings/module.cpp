@@ -161,6 +161,8 @@ PyMethodDef module_methods[] = {
      "(exchange API, Tensor, Parameter, prototype, empty)"},
     {"are_embeddings", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(are_embeddings)), METH_FASTCALL,
      "Whether x and y are float tensors that a kernel compares."},
+    {"are_batches", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(are_batches)), METH_FASTCALL,
+     "Whether all are float tensors of one shape, rows in a batch."},
     {"replayed", replayed, METH_O, "(function) to one that is recorded and repeated."},
 #if !defined(QMK_CUDA_ON_CPU)
     {"isa_in_use", isa_in_use, METH_NOARGS, "The instruction set of the CPU kernels."},

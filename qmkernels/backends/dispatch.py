@@ -15,11 +15,12 @@ import logging
 import os
 import pkgutil
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, wraps
 from types import ModuleType
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import reference
 from .native import core
@@ -115,9 +116,21 @@ def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
 
 @cache
 def functions(op: str, names: tuple[str, ...], device: torch.device, backend: str) -> tuple[Callable, ...]:
-    """The functions of ``op`` with such names, of the backend that runs it on ``device``; errors as of `resolve`."""
+    """The functions of ``op`` with such names, of the backend that runs it on ``device``, for tensors of any strides;
+    errors as of `resolve`."""
     module = resolve(op, device.type, backend).module
-    return tuple(core.replayed(getattr(module, name)) for name in names)
+    return tuple(core.replayed(_of_any_strides(getattr(module, name))) for name in names)
+
+
+def _of_any_strides(function: Callable) -> Callable:
+    """A backend's function, whose tensors are contiguous, for tensors that need not be. Recorded launches are repeated
+    for contiguous ones alone, so a repetition needs no look at the strides here."""
+
+    @wraps(function)
+    def run(*arguments):
+        return function(*(value.contiguous() if isinstance(value, Tensor) else value for value in arguments))
+
+    return run
 
 
 _backend_in_use = check_name(os.environ.get("QMKERNELS_BACKEND", "auto"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..backends import dispatch
-from ..definitions.latent_dynamics import LatentDynamicsSettings, loss_of
+from ..definitions.latent_dynamics import loss_of
 from ..ops.arguments import in_compute_dtype, tensor_like
 from ..ops.latent_dynamics import latent_dynamics as by_kernel
 from . import checks
@@ -45,16 +45,16 @@ def latent_dynamics(head: checks.Head, predicted: Tensor, target: Tensor, *, pow
     checks.check_rows("latent_dynamics", predicted=predicted, target=target)
     if power not in (1, 2):
         raise ValueError(f"latent_dynamics: power must be 1 or 2, got {power!r}.")
-    fused = fused_iqe(head, predicted, target)
+    fused = fused_iqe(head, predicted)
     if fused is not None:
         predicted, target = in_compute_dtype(predicted), in_compute_dtype(target)
         if predicted.dim() > 2:
             predicted, target = predicted.flatten(0, -2), target.flatten(0, -2)
-        settings, max_weight = fused
+        iqe, max_weight = fused
         if max_weight is not None:
             max_weight = tensor_like("latent_dynamics", "max_weight", max_weight, predicted)
-        settings = LatentDynamicsSettings(*settings, int(power))
-        loss, stats = by_kernel(predicted, target, max_weight, settings, dispatch.requested(None))
+        tensors, settings = (predicted, target, max_weight), (*iqe, int(power))
+        loss, stats = by_kernel(tensors, settings, dispatch.requested(None))
         return LatentDynamics(loss, *stats.unbind())
     own = getattr(head, "bidirectional", None)
     there, back = own(predicted, target) if own else (head(predicted, target), head(target, predicted))

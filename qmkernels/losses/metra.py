@@ -9,7 +9,7 @@ from torch import Tensor
 from ..backends import dispatch
 from ..definitions.metra import NORMS, MetraSettings, loss_of, terms
 from ..ops.arguments import in_compute_dtype
-from ..ops.metra import metra as fused
+from ..ops.metra import metra as by_kernel
 from . import checks
 
 
@@ -78,8 +78,8 @@ def metra(
     phi, phi_next, skill = in_compute_dtype(phi), in_compute_dtype(phi_next), in_compute_dtype(skill)
     log_multiplier = log_multiplier.to(phi.dtype)
     if head is None:
-        settings = MetraSettings(float(slack), norm)
-        loss, reward, stats = fused(phi, phi_next, skill, log_multiplier, settings, dispatch.requested(None))
+        tensors, settings = (phi, phi_next, skill, log_multiplier), MetraSettings(float(slack), norm)
+        loss, reward, stats = by_kernel(tensors, settings, dispatch.requested(None))
         return Metra(loss, reward, *stats.unbind())
     reward, constraint, multiplier = terms(phi_next - phi, skill, squared, log_multiplier, slack)
     loss = loss_of(reward, constraint, multiplier, log_multiplier)

@@ -92,7 +92,7 @@ def qrl_critic(
     allowed = epsilon**2 if threshold == "squared" else epsilon
     lagrangian = float(softplus_beta), float(softplus_offset), multiplier, float(allowed)
     needs_composing = x.dim() != 2 or (isinstance(cost, Tensor) and cost.requires_grad)
-    fused = None if needs_composing else fused_iqe(head, x, y)
+    fused = None if needs_composing else fused_iqe(head, x)
     if fused is not None:
         return _by_kernel(fused, lagrangian, x, y, raw_multiplier, goal, cost)
     settings = QrlCriticSettings(1, "sum", "identity", *lagrangian)
@@ -109,24 +109,23 @@ def _by_kernel(
     x, y = in_compute_dtype(x), in_compute_dtype(y)
     goal = None if goal is None else in_compute_dtype(goal)
     cost = cost.reshape(-1).to(x.dtype) if isinstance(cost, Tensor) else constant(float(cost), x, 1)
-    settings, max_weight = fused
+    iqe, max_weight = fused
     if max_weight is not None:
         max_weight = tensor_like("qrl_critic", "max_weight", max_weight, x)
     raw = raw if raw.dtype is x.dtype else raw.to(x.dtype)
-    settings = QrlCriticSettings(*settings, *lagrangian)
-    tensors = x, y, goal, max_weight, raw, cost
-    loss, stats = by_kernel(*tensors, settings, dispatch.requested(None))
+    tensors, settings = (x, y, goal, max_weight, raw, cost), (*iqe, *lagrangian)
+    loss, stats = by_kernel(tensors, settings, dispatch.requested(None))
     return QRLCritic(loss, *stats.unbind()[:5])
 
 
 def _check_critic(head, x, y, raw_multiplier, goal, multiplier, threshold) -> None:
     checks.check_head("qrl_critic", head)
-    if goal is None:
-        checks.check_rows("qrl_critic", x=x, y=y)
-    else:
+    if goal is not None:
         checks.check_rows("qrl_critic", x=x, y=y, goal=goal)
+    else:
+        checks.check_rows("qrl_critic", x=x, y=y)
+        if x.shape[-2] == 1:
+            raise ValueError("qrl_critic: a batch of one has no other row to be its goal; give goal.")
     checks.check_multiplier("qrl_critic", "raw_multiplier", raw_multiplier, x)
-    if goal is None and x.shape[-2] == 1:
-        raise ValueError("qrl_critic: a batch of one has no other row to be its goal; give goal.")
     check_choice("qrl_critic", "multiplier", multiplier, MULTIPLIERS)
     check_choice("qrl_critic", "threshold", threshold, _THRESHOLDS)

@@ -120,7 +120,7 @@ class EmbeddingHead(QuasimetricBase):
 
     def _distance(self, pairing: Callable, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
         name = type(self).__name__
-        if not (has_plain_tensors() and core.are_embeddings(x, y)) or x.shape[-1] != self.input_size:
+        if not (has_plain_tensors() and core.are_embeddings(x, y, self.input_size)):
             self._check_sizes(x, y)
             arguments.check_floats(name, x=x, y=y)
             x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)

@@ -7,7 +7,6 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ..definitions.iqe import IqeSettings
 from ..ops import arguments
 from ..ops.iqe import FORMS, iqe
 from .embedding_head import EmbeddingHead, FusedDistance
@@ -15,8 +14,8 @@ from .embedding_head import EmbeddingHead, FusedDistance
 _REDUCTIONS = ("sum", "mean", "max", "maxmean")
 
 
-# An IQE as a fused loss takes it: settings, and what the maximum's weight is made of.
-FusedIqe = tuple[IqeSettings, Tensor | None]
+# An IQE as a fused loss takes it: the fields of its `IqeSettings`, and what the maximum's weight is made of.
+FusedIqe = tuple[tuple[int, str, str], Tensor | None]
 
 
 class IQE(EmbeddingHead):
@@ -132,13 +131,13 @@ class IQE(EmbeddingHead):
         name, weight, link, finish = fused
         if weight is not None:
             weight = arguments.tensor_like("IQE", "max_weight", weight, x)
-        return FORMS, (weight,), IqeSettings(self.latent_2d_shape[1], name, link), finish
+        return FORMS, (weight,), (self.latent_2d_shape[1], name, link), finish
 
-    def fused_iqe(self, x: Tensor, y: Tensor) -> FusedIqe | None:
-        """With what a fused loss computes this distance from x to y; None where the distance is not that of one kernel,
-        and losses are composed of calls of this module."""
-        if x.shape[-1] != self.input_size or y.shape[-1] != self.input_size:
-            self._check_sizes(x, y)
+    def fused_iqe(self, x: Tensor) -> FusedIqe | None:
+        """With what a fused loss computes this distance of rows of x's size; None where the distance is not that of one
+        kernel, and losses are composed of calls of this module."""
+        if x.shape[-1] != self.input_size:
+            self._check_sizes(x, x)
         if self._own_components or self._own_forward or self.discount is not None:
             return None
         fused = self._fused_reduction(_REDUCTIONS)
@@ -147,4 +146,4 @@ class IQE(EmbeddingHead):
         name, weight, link, _ = fused
         if weight is not None and weight.dim():
             return None
-        return IqeSettings(self.latent_2d_shape[1], name, link), weight
+        return (self.latent_2d_shape[1], name, link), weight

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.compiler import is_compiling
 
 from ..backends import dispatch
 from .registration import Kernel
@@ -96,7 +97,7 @@ class Op:
 
     def __call__(self, tensors: Tensors, settings: tuple, backend: str):
         functions, apply = None, self._apply_recorded
-        if torch.compiler.is_compiling():
+        if is_compiling():
             apply = self._recorded.apply
         elif is_ordinary(tensors):
             functions = dispatch.functions(self.forward_kernel.op, self._names, tensors[0].device, backend)
@@ -121,15 +122,7 @@ class Op:
 def _run_forward(call: Call, tensors: Tensors, keep: bool) -> Tensor | tuple[Tensor, ...]:
     op, functions, settings, backend = call
     run = op.forward_kernel.through_torch(backend) if functions is None else functions[0]
-    tensors = _contiguous(tensors)
     return run(*tensors, *settings, keep) if op.keeps else run(*tensors, *settings)
-
-
-def _contiguous(tensors: Tensors) -> Sequence[Tensor | None]:
-    for tensor in tensors:
-        if tensor is not None and not tensor.is_contiguous():
-            return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-    return tensors
 
 
 def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -149,9 +142,10 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
                 ctx.save_for_backward(*op.saved(tensors, (outputs,)))
                 return outputs
             ctx.save_for_backward(*op.saved(tensors, outputs))
-            if op.kept_derivative is not None and tensors[op.parameter] is not None:
+            if op.kept_derivative is not None:
+                parameter = tensors[op.parameter]
                 # Not for torch.compile, whose backward passes are not differentiated again.
-                if tensors[op.parameter].requires_grad and not torch.compiler.is_compiling():
+                if parameter is not None and parameter.requires_grad and not is_compiling():
                     ctx.set_materialize_grads(False)
                     return outputs[0], outputs[op.kept_derivative]
             if op.num_results == 1:
@@ -169,13 +163,12 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
             if of_kept or torch.is_grad_enabled():
                 return None, *differentiated(call, saved, needs, grad, *grads_of_others)
             if functions is not None and grad is not None and is_ordinary_gradient(grad):
-                return None, *op.backward(functions[1], grad.contiguous(), _contiguous(saved), settings, needs)
+                return None, *op.backward(functions[1], grad, saved, settings, needs)
             if in_function_transform():
                 return None, *differentiated(call, saved, needs, grad, *grads_of_others)
             if grad is None:
                 return None, *(None,) * len(needs)
-            run = op.backward_kernel.through_torch(backend)
-            return None, *op.backward(run, grad.contiguous(), _contiguous(saved), settings, needs)
+            return None, *op.backward(op.backward_kernel.through_torch(backend), grad, saved, settings, needs)
 
     def differentiated(call, saved, needs, grad, *grads_of_others):
         """The gradients as functions of what they depend on, for their own derivatives."""

@@ -19,13 +19,14 @@ def _composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *set
 
 def _backward(run, grad_loss, saved, settings, needs):
     _, _, max_weight, *kept = saved
-    # Fields by name: torch.compile of torch 2.6 cannot slice a named tuple.
-    iqe = settings.dim_per_component, settings.reduction, settings.weight_link
+    iqe = settings[:3]
     grad_predicted, grad_target, grad_max_weight = run(grad_loss, *kept, max_weight, *iqe)
     return grad_predicted, grad_target, None if max_weight is None else grad_max_weight
 
 
-_latent_dynamics = Op(
+# Of (predicted, target, max_weight), checked and in the dtype of computation, and the fields of LatentDynamicsSettings
+# to loss and stats (backends/reference/latent_dynamics.py).
+latent_dynamics = Op(
     "LatentDynamics",
     Kernel(
         "latent_dynamics",
@@ -45,14 +46,3 @@ _latent_dynamics = Op(
     num_results=2,
     parameter=2,
 )
-
-
-def latent_dynamics(
-    predicted: Tensor,
-    target: Tensor,
-    max_weight: Tensor | None,
-    settings: LatentDynamicsSettings,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Loss and stats (backends/reference/latent_dynamics.py) of checked arguments in the dtype of computation."""
-    return _latent_dynamics((predicted, target, max_weight), settings, backend)

@@ -33,7 +33,9 @@ def _backward(run, grad_loss, saved, settings, needs):
     return run(grad_loss, phi, phi_next, skill, stats, slopes, needs[2])
 
 
-_metra = Op(
+# Of (phi, phi_next, skill, log_multiplier), checked and in the dtype of computation, and the fields of MetraSettings to
+# loss, reward and stats (backends/reference/metra.py).
+metra = Op(
     "Metra",
     Kernel(
         "metra",
@@ -52,10 +54,3 @@ _metra = Op(
     backward=_backward,
     num_results=3,
 )
-
-
-def metra(
-    phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, settings: MetraSettings, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, reward and stats (backends/reference/metra.py) of checked arguments in the dtype of computation."""
-    return _metra((phi, phi_next, skill, log_multiplier), settings, backend)

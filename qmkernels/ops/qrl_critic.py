@@ -25,14 +25,15 @@ def _composed(
 def _backward(run, grad_loss, saved, settings, needs):
     """Of all but cost, which has none."""
     _, _, goal, max_weight, _, _, *kept = saved
-    # Fields by name: torch.compile of torch 2.6 cannot slice a named tuple.
-    iqe = settings.dim_per_component, settings.reduction, settings.weight_link
-    grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(grad_loss, *kept, max_weight, goal is not None, *iqe)
-    grad_goal = None if goal is None else grad_goal
+    has_goal, iqe = goal is not None, settings[:3]
+    grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(grad_loss, *kept, max_weight, has_goal, *iqe)
+    grad_goal = grad_goal if has_goal else None
     return grad_x, grad_y, grad_goal, None if max_weight is None else grad_max_weight, grad_raw, None
 
 
-_qrl_critic = Op(
+# Of (x, y, goal, max_weight, raw, cost), checked and in the dtype of computation, and the fields of QrlCriticSettings
+# to loss and stats (backends/reference/qrl_critic.py).
+qrl_critic = Op(
     "QrlCritic",
     Kernel(
         "qrl_critic",
@@ -53,17 +54,3 @@ _qrl_critic = Op(
     num_results=2,
     parameter=3,
 )
-
-
-def qrl_critic(
-    x: Tensor,
-    y: Tensor,
-    goal: Tensor | None,
-    max_weight: Tensor | None,
-    raw: Tensor,
-    cost: Tensor,
-    settings: QrlCriticSettings,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Loss and stats (backends/reference/qrl_critic.py) of checked arguments in the dtype of computation."""
-    return _qrl_critic((x, y, goal, max_weight, raw, cost), settings, backend)

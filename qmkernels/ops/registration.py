@@ -45,7 +45,6 @@ class Kernel:
 
     def _on_backend(self, *arguments: Any):
         *arguments, backend = arguments
-        arguments = [value.contiguous() if isinstance(value, Tensor) else value for value in arguments]
         (function,) = dispatch.functions(self.op, (self.name,), arguments[0].device, backend)
         return _whole(function(*arguments), arguments[0])
 

@@ -11,6 +11,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad, profiler
+from torch.compiler import is_compiling
 
 
 def _found(root: object, *path: str):
@@ -30,7 +31,7 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 
 def in_function_transform() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is under way; under torch.compile it is traced."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
     if _functorch_level is None or _forward_ad is None:
         return True
@@ -39,7 +40,7 @@ def in_function_transform() -> bool:
 
 def has_plain_tensors() -> bool:
     """Whether tensors are what they seem: neither does torch.compile trace nor torch.func transform them."""
-    return not torch.compiler.is_compiling() and _functorch_level is not None and _functorch_level() is None
+    return not is_compiling() and _functorch_level is not None and _functorch_level() is None
 
 
 def is_plain(tensor: Tensor) -> bool:

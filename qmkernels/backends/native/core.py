@@ -64,13 +64,15 @@ if _core is not None:
     connect(_core)
 
 
-def _cannot_say(x: object, y: object) -> bool:
+def _cannot_say(*values: object) -> bool:
     return False
 
 
-# (x, y) of any objects: True for dense tensors of one dtype, float32 or float64, on one device, with the same last
-# size, at least 1; False for others, and where this core cannot say.
+# (x, y) or (x, y, size) of any objects: True for dense tensors x and y of one dtype, float32 or float64, on one device,
+# with the same last size, at least 1, or ``size``; False for others, and where this core cannot say.
 are_embeddings = _cannot_say if _core is None else _core.are_embeddings
+# (x, ...) of any objects: the same, of one shape (..., B, D) with at least one value.
+are_batches = _cannot_say if _core is None else _core.are_batches
 
 
 def replayable(function: Callable) -> Callable:
