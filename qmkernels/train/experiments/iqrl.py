@@ -53,11 +53,15 @@ def _published(env: str) -> IQRLSettings:
 
 
 def _small(env: str) -> IQRLSettings:
-    """Small networks, an update for each of the agent's steps in episodes of 200 steps."""
+    """Small networks that learn Pendulum in minutes on one core: an update for each of the agent's steps, in episodes
+    of 200 of the environment.
+
+    How a single episode of Pendulum ends is mostly a matter of where it begins: a hundred are measured.
+    """
     return IQRLSettings(
-        env, steps=8000, prefill_episodes=5, updates_per_cycle=200, episodes_per_cycle=1, exploration_episodes=20,
-        evaluation_interval=1000, evaluation_episodes=20, checkpoint_interval=1000, log_interval=50,
-        agent=IQRLConfig.small(),
+        env, steps=5000, action_repeat=2, prefill_episodes=5, updates_per_cycle=100, episodes_per_cycle=1,
+        exploration_episodes=20, evaluation_interval=500, evaluation_episodes=100, checkpoint_interval=500,
+        log_interval=50, agent=IQRLConfig.small(),
     )  # fmt: skip
 
 
