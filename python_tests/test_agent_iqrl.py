@@ -330,7 +330,8 @@ def test_wrong_settings_are_named(changes, said):
 TINY = [
     *("--batch-size", "16", "--prefill-episodes", "2", "--updates-per-cycle", "5", "--evaluation-interval", "10"),
     *("--evaluation-episodes", "2", "--checkpoint-interval", "4", "--log-interval", "5", "--device", "cpu"),
-    *("--buffer-capacity", "60", "--agent.encoder-sizes", "16", "--agent.dynamics-sizes", "16"),
+    *("--action-repeat", "1", "--buffer-capacity", "60"),
+    *("--agent.encoder-sizes", "16", "--agent.dynamics-sizes", "16"),
     *("--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.num-groups", "8"),
 ]
 
