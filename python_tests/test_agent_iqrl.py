@@ -316,7 +316,7 @@ def test_a_wrong_batch_is_named(change, said):
         ({"discount": 1.5}, "discount must be at most 1, got 1.5"),
         ({"encoder_tau": 0.0}, "encoder_tau must be positive, got 0.0"),
         ({"num_sampled": 6}, "num_sampled must be at most num_critics, got 6 of 5"),
-        ({"activation": "relu"}, "activation must be one of mish, silu, got 'relu'"),
+        ({"activation": "relu"}, "activation must be mish or silu, got 'relu'"),
         ({"horizon": 0}, "horizon must be positive, got 0"),
     ],
 )
