@@ -63,7 +63,7 @@ def _small(env: str) -> IQRLSettings:
     )
     if env.startswith("dm_control/"):
         return IQRLSettings(
-            env, steps=10_000, action_repeat=4, updates_per_cycle=250, evaluation_interval=1000, evaluation_episodes=10,
+            env, steps=8000, action_repeat=4, updates_per_cycle=250, evaluation_interval=1000, evaluation_episodes=10,
             checkpoint_interval=1000, **shared,
         )  # fmt: skip
     return IQRLSettings(
