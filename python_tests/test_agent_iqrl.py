@@ -399,6 +399,34 @@ def test_a_run_ended_and_gone_on_with_has_the_bits_of_a_whole_one(tmp_path, n_st
     assert one["curve"][-1] == other["curve"][-1] and one["agent"]["num_updates"] == 20
 
 
+def test_what_a_method_draws_for_an_episode_is_stored_with_its_transitions_and_resumes(tmp_path, monkeypatch):
+    """By hooks that any method may have: numbers of the episodes, and a skill drawn for each."""
+    register_environments()
+    from qmkernels.train.experiments.iqrl import IQRLExperiment
+
+    begun = []
+
+    def begin(self, number, generator):
+        begun.append(number)
+        return {"skill": generator.normal(size=3), "number": number}
+
+    monkeypatch.setattr(IQRLExperiment, "extra", lambda self: {"skill": (3,), "number": ()})
+    monkeypatch.setattr(IQRLExperiment, "begin_episode", begin)
+    assert train(tmp_path / "whole", "--steps", "14") == 0
+    assert begun == [0, 1, 2, 3]  # two to begin with, and one after the 5th and the 10th update
+    for steps in ("8", "14"):
+        torch.manual_seed(12345)
+        assert train(tmp_path / "parts", "--steps", steps) == 0
+    one, other = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["of_processes"][0]["buffer"]["arrays"]
+        for name in ("whole", "parts")
+    )
+    assert torch.equal(one["number"], torch.arange(4.0).repeat_interleave(7))
+    skills = one["skill"].reshape(4, 7, 3)
+    assert torch.equal(skills, skills[:, :1].expand(-1, 7, -1)) and len(skills[:, 0].unique(dim=0)) == 4
+    assert all(torch.equal(array, other[name]) for name, array in one.items())
+
+
 def test_noise_fades_over_the_episodes_after_those_of_random_actions():
     register_environments()
     from qmkernels.train.environments import make_environment
