@@ -281,6 +281,18 @@ def test_the_state_of_another_agent_is_refused_by_name():
         agent_of(IQRLConfig.small(**{**SMALL, "num_groups": 8})).load_state_dict(state)
 
 
+def test_half_precision_keeps_float32_parameters_and_is_near_full_precision():
+    agent, full = agent_of(), agent_of()
+    with torch.autocast("cpu", torch.bfloat16):
+        for seed in range(2):
+            metrics = agent.update(batch_for(agent, seed=seed))
+    assert all(value.isfinite() and value.dtype == torch.float32 for value in metrics.values())
+    assert all(parameter.dtype == torch.float32 for parameter in agent.networks.parameters())
+    for seed in range(2):
+        expected = full.update(batch_for(full, seed=seed))
+    assert metrics["encoder/loss"].item() == pytest.approx(expected["encoder/loss"].item(), rel=0.05)
+
+
 def _train_in_group(rank: int) -> torch.Tensor:
     agent = agent_of(seed=rank, group=torch.distributed.group.WORLD)
     for step in range(4):
@@ -318,6 +330,8 @@ def test_a_wrong_batch_is_named(change, said):
         ({"num_sampled": 6}, "num_sampled must be at most num_critics, got 6 of 5"),
         ({"activation": "relu"}, "activation must be mish or silu, got 'relu'"),
         ({"horizon": 0}, "horizon must be positive, got 0"),
+        ({"fsq_levels": (8, 1)}, r"fsq_levels must be one or more, at least 2 each, got \(8, 1\)"),
+        ({"fsq_levels": ()}, r"fsq_levels must be one or more, at least 2 each, got \(\)"),
     ],
 )
 def test_wrong_settings_are_named(changes, said):

@@ -66,6 +66,8 @@ class IQRLConfig:
         checks.check_config(self, at_least_zero=("policy_noise", "noise_clip"))
         if self.activation not in _ACTIVATIONS:
             raise ValueError(f"IQRLConfig: activation must be mish or silu, got {self.activation!r}.")
+        if min(self.fsq_levels, default=0) < 2:
+            raise ValueError(f"IQRLConfig: fsq_levels must be one or more, at least 2 each, got {self.fsq_levels}.")
         for name in ("rho", "encoder_tau", "tau", "discount"):
             if getattr(self, name) > 1:
                 raise ValueError(f"IQRLConfig: {name} must be at most 1, got {getattr(self, name)}.")
@@ -230,7 +232,7 @@ class IQRL(TrainedAgent):
 
     def actor_loss(self, latent: Tensor) -> tuple[Tensor, Metrics]:
         """Minus the mean value of the actor's actions; gradients of the critics are of no use."""
-        action = self.actor(latent)
+        action = self.actor(latent).float()
         value = self.value(self.critics, latent, action, self._sampled()).mean()
         return -value, {"actor/value": value.detach(), "actor/square": action.detach().square().mean()}
 
