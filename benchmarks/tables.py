@@ -197,6 +197,7 @@ def agents_row(seeds: list[dict]) -> str:
 
 def returns_row(seeds: list[dict]) -> str:
     found, chance = (" / ".join(f"{seed[part]['return']:.0f}" for seed in seeds) for part in ("final", "random"))
+    found += f" ({seeds[0]['settings']['evaluation_episodes']} episodes)"
     counts = f"{seeds[0]['step']:,}", f"{seeds[0]['environment_steps']:,}"
     return f"| {' | '.join([agents_command(seeds), found, chance, *counts, agents_minutes(seeds)])} |"
 

@@ -236,6 +236,7 @@ def test_the_table_of_agents_has_every_seed_and_every_way_to_act(tmp_path):
     folder.mkdir(parents=True)
     versions = dict.fromkeys(("gymnasium-robotics", "mujoco", "torch"), "1.2")
     settings = {"evaluate_with": ["actor", "mppi"], "offline": True, "collect_steps": 300, "action_repeat": 5}
+    settings["evaluation_episodes"] = 20
     rewarded = tmp_path / "agents" / "rewarded"
     rewarded.mkdir()
     for seed, success in ((0, 0.5), (1, 0.75)):
@@ -251,7 +252,7 @@ def test_the_table_of_agents_has_every_seed_and_every_way_to_act(tmp_path):
     text = tables.agents_table(tmp_path)
     success = "actor 0.50 / 0.75; mppi 1.00 / 1.00"
     assert f"| `qmkernels train qrl --env Some-v0` | {success} |  | 0.25 / 0.25 | 4,000 | 1,500 | 1.5 |" in text
-    row = "| `qmkernels train iqrl --env Other-v0` | -150 / -151 | -1201 / -1201 | 4,000 | 2,000 | 1.5 |"
+    row = "| `qmkernels train iqrl --env Other-v0` | -150 / -151 (20 episodes) | -1201 / -1201 | 4,000 | 2,000 | 1.5 |"
     assert row in text and text.count("Other-v0") == 1
     assert "`qmkernels train qrl` run at commit abc with `--seed` 0, 1 by" in text
 
