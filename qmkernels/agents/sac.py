@@ -1,0 +1,96 @@
+"""Soft actor-critic, of whatever reward: the networks and losses that an agent's own file puts together.
+
+Source: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv 1812.05905).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .goal_actor import Actor, TanhNormal
+from .networks import multilayer_perceptron
+
+
+class TwinQ(nn.Module):
+    """Two networks of states, conditions and actions: (B, size) each to (2, B)."""
+
+    def __init__(self, input_size: int, sizes: Iterable[int]) -> None:
+        super().__init__()
+        sizes = tuple(sizes)
+        self.members = nn.ModuleList(multilayer_perceptron(input_size, *sizes, 1) for _ in range(2))
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        rows = torch.cat(parts, dim=-1)
+        return torch.stack([member(rows).squeeze(-1).float() for member in self.members])
+
+
+class SoftActor(Actor):
+    """An `Actor` whose entropy is held near half a nat below 0 a value of an action, by the temperature alpha.
+
+    Entropies are of actions in halves of their range, so that ranges do not matter.
+    """
+
+    def __init__(self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int], temperature: float) -> None:
+        super().__init__(input_size, low, high, sizes)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.target_entropy = -len(low) / 2
+
+    @property
+    def temperature(self) -> Tensor:
+        """alpha, without gradients."""
+        return self.log_temperature.detach().exp()
+
+    def entropy(self, policy: TanhNormal) -> Tensor:
+        """(B,) in nats, of one sample."""
+        return policy.entropy(1) - self.half_range.log().sum()
+
+
+@torch.no_grad()
+def soft_target(
+    critic: TwinQ, actor: SoftActor, reward: Tensor, terminated: Tensor, state: Tensor, condition: Tensor,
+    discount: float,
+) -> Tensor:  # fmt: skip
+    """reward + discount (min Q(s', z, a') + alpha H(pi(. | s', z))), without what follows on an end.
+
+    Args:
+        critic: of the averaged networks.
+        reward, terminated: (B,).
+        state, condition: s' and z, (B, size) each.
+    """
+    policy = actor(state, condition)
+    value = critic(state, condition, actions_of(actor, policy)).amin(dim=0) + actor.temperature * actor.entropy(policy)
+    return reward + discount * value.masked_fill(terminated.bool(), 0.0)
+
+
+def critic_loss(critic: TwinQ, target: Tensor, state: Tensor, condition: Tensor, action: Tensor) -> Tensor:
+    """Half the squared errors, of the mean over rows and the sum over both; actions in halves of their range."""
+    value = critic(state, condition, action)
+    return functional.mse_loss(value, target.expand_as(value))
+
+
+def actor_loss(actor: SoftActor, critic: TwinQ, state: Tensor, condition: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """mean(-min Q(s, z, a) - alpha H) over the actor, and log(alpha) (H - target) over the temperature; metrics.
+
+    Gradients of the critic are of no use.
+    """
+    policy = actor(state, condition)
+    value = critic(state, condition, actions_of(actor, policy)).amin(dim=0).mean()
+    entropy = actor.entropy(policy).mean()
+    loss = -value - actor.temperature * entropy + actor.log_temperature * (entropy.detach() - actor.target_entropy)
+    metrics = {"value": value, "entropy": entropy, "temperature": actor.temperature}
+    return loss, {f"actor/{name}": each.detach() for name, each in metrics.items()}
+
+
+def actions_of(actor: SoftActor, policy: TanhNormal) -> Tensor:
+    """A sample (B, action_size) in halves of the actions' range, as the critic sees them."""
+    return in_halves(actor, policy.sample())
+
+
+def in_halves(actor: Actor, action: Tensor) -> Tensor:
+    """Actions of the environment in halves of their range, from -1 to 1."""
+    return (action - actor.centre) / actor.half_range
