@@ -1,7 +1,8 @@
-"""Environments with goals: made by name, stepped through episodes, and asked for data."""
+"""Environments: made by name, stepped through episodes, and asked for data."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,10 +10,16 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy
 
-from ..data import Dataset
+from ..data import Dataset, has_goals
 from . import hyper_maze as hyper_maze  # registers its environment
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
+
+# How names begin to the package that registers them, where it is installed, and what is said where it is not.
+REGISTERING = {
+    "": ("gymnasium_robotics", "Mazes and Fetch are in gymnasium-robotics."),
+    "dm_control/": ("shimmy", "Tasks of dm_control are in shimmy[dm-control]."),
+}
 
 # What an episode's seed is for, so that no two purposes share episodes.
 COLLECTION, EVALUATION, DATASET = 1, 2, 3
@@ -36,24 +43,50 @@ class ActionRepeat(gymnasium.Wrapper):
 
 
 def make_environment(name: str, action_repeat: int = 1) -> gymnasium.Env:
-    """An environment with vectors of actions or Discrete ones; ValueError for any other."""
-    if importlib.util.find_spec("gymnasium_robotics") is not None:
-        import gymnasium_robotics
+    """An environment whose observations are a Dict and whose actions are a vector or Discrete; ValueError for others.
 
-        gymnasium.register_envs(gymnasium_robotics)
+    Without goals the Dict has "observation" alone: the vector that the environment gives, or all of its dictionary.
+    """
+    needed = [needed for begin, needed in REGISTERING.items() if name.startswith(begin)]
+    missing = [hint for module, hint in needed if not _register(module)]
     try:
         environment = gymnasium.make(name)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        hint = "" if importlib.util.find_spec("gymnasium_robotics") else " Mazes and Fetch are in gymnasium-robotics."
-        raise ValueError(f"--env {name}: {error}{hint}") from error
+        raise ValueError(" ".join([f"--env {name}: {error}", *missing])) from error
+    if not has_goals(environment.observation_space):
+        environment = _with_dictionary(environment, name)
     space = environment.action_space
     if not isinstance(space, gymnasium.spaces.Discrete) and not (
         isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
     ):
         raise ValueError(f"--env {name}: actions must be a bounded vector or Discrete, got {space}.")
-    if environment.spec.max_episode_steps is None:
+    # Tasks of dm_control truncate their episodes themselves.
+    if environment.spec.max_episode_steps is None and environment.spec.namespace != "dm_control":
         raise ValueError(f"--env {name}: episodes must end; register it with max_episode_steps.")
     return ActionRepeat(environment, action_repeat) if action_repeat > 1 else environment
+
+
+def _register(module: str) -> bool:
+    """Registers a package's environments with gymnasium; False where it is not installed."""
+    if importlib.util.find_spec(module) is None:
+        return False
+    gymnasium.register_envs(importlib.import_module(module))
+    return True
+
+
+def _with_dictionary(environment: gymnasium.Env, name: str) -> gymnasium.Env:
+    """Observations as a dictionary with the vector "observation" alone."""
+    spaces, wrappers = gymnasium.spaces, gymnasium.wrappers
+    if isinstance(environment.observation_space, spaces.Dict) and all(
+        isinstance(space, spaces.Box) for space in environment.observation_space.values()
+    ):
+        environment = wrappers.FlattenObservation(environment)
+    space = environment.observation_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"--env {name}: observations must be a vector or a Dict of vectors, got {space}.")
+    return wrappers.TransformObservation(
+        environment, lambda observation: {"observation": observation}, spaces.Dict({"observation": space})
+    )
 
 
 def is_success(info: dict) -> bool:
@@ -132,6 +165,9 @@ def collect_dataset(
 
         steps += episode(environment, any_action if discrete else drifting, episode_seed(seed, DATASET, number))
         number += 1
+    achieved = None
+    if has_goals(environment.observation_space):
+        achieved = [step.next_observation["achieved_goal"] for step in steps]
     return Dataset(
         observation=[step.observation["observation"] for step in steps],
         action=[step.action - int(space.start) if discrete else step.action for step in steps],
@@ -139,6 +175,6 @@ def collect_dataset(
         reward=[step.reward for step in steps],
         terminated=[step.terminated for step in steps],
         truncated=[step.truncated for step in steps],
-        achieved_goal=[step.next_observation["achieved_goal"] for step in steps],
+        achieved_goal=achieved,
         action_space=None if discrete else space,
     )

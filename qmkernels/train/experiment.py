@@ -26,7 +26,8 @@ class Experiment:
     """An agent in its environment: how a run makes it, feeds it, acts by it and measures it.
 
     A method gives ``method``, ``presets``, `make_agent`, `batch`, `condition`, `measure` and `panels`, and replaces
-    what else differs with it. `goal_reaching.GoalExperiment` is the one for agents that reach goals.
+    what else differs with it. `goal_reaching.GoalExperiment` is the one for agents that reach goals,
+    `rewards.RewardExperiment` the one for agents that collect the environment's rewards.
     """
 
     method: ClassVar[str]
@@ -60,6 +61,18 @@ class Experiment:
 
     def begin(self, data: Dataset | ReplayBuffer) -> None:
         """Before the first update of a run, with what it learns from."""
+
+    def extra(self) -> dict[str, tuple[int, ...]]:
+        """Arrays that every transition of the buffer has besides: names to the shapes of a transition's values."""
+        return {}
+
+    def begin_episode(self, number: int, generator: numpy.random.Generator) -> dict[str, numpy.ndarray]:
+        """Before an episode of the buffer, the number-th of the run: the values of `extra` for all its transitions.
+
+        What is drawn here, such as a skill, may be kept for `explore` until the next episode begins. No update comes
+        within an episode, so that nothing of it is in a checkpoint.
+        """
+        return {}
 
     def batch(
         self, data: Dataset | ReplayBuffer, size: int, generator: numpy.random.Generator

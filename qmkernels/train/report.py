@@ -21,7 +21,8 @@ def metrics(trainer: Trainer) -> dict[str, Any]:
     """What metrics.json holds; ``curve`` has an entry for each evaluation, the last is ``final``.
 
     An entry has the measures of the experiment: of agents that reach goals ``success`` and, in mazes,
-    ``success_end_to_end``, with the name of a further way to act behind. random: the same of uniformly random actions.
+    ``success_end_to_end``, with the name of a further way to act behind, of agents that collect rewards ``return``.
+    random: the same of uniformly random actions.
     seconds: wall-clock time of updates, collections and evaluations, of all parts of a resumed run.
     """
     return {

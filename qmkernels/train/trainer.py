@@ -47,7 +47,10 @@ class Trainer:
         if not self.processes.is_first:
             # The networks are the same everywhere; what is drawn from here on is not.
             torch.manual_seed(int(self.generator.integers(2**63)))
-        self.buffer = None if settings.is_offline else ReplayBuffer(self.environment, settings.buffer_capacity)
+        self.buffer = None
+        if not settings.is_offline:
+            extra = self.experiment.extra()
+            self.buffer = ReplayBuffer(self.environment, settings.buffer_capacity, extra=extra)
         self.data: Dataset | ReplayBuffer | None = self.buffer
         self.step = self.episodes = self.environment_steps = 0
         self.seconds = 0.0
@@ -158,8 +161,9 @@ class Trainer:
         before, begun = self.buffer.num_added, self.episodes
         for number in range(self.processes.rank, count * self.processes.count, self.processes.count):
             seed = episode_seed(self.settings.seed, COLLECTION, begun + number)
+            extra = self.experiment.begin_episode(begun + number, self.generator)
             for step in episode(self.environment, policy, seed):
-                self.buffer.add(*step[:6])
+                self.buffer.add(*step[:6], **extra)
             self.episodes += self.processes.count
         added = self.processes.total(self.buffer.num_added - before)
         self.environment_steps += added * self.settings.action_repeat
