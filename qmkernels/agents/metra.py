@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..losses import metra
+from ..nn import LatentMRN
 from . import checks, optimisation, sac
 from .goal_agent import GoalAgent, expanded
 from .moving_average import follow, target_of
@@ -79,6 +80,20 @@ class METRAConfig:
         return cls(**{**small, **changes})
 
 
+class AsymmetricNorm(nn.Module):
+    r"""A quasimetric for ``head``, :math:`\|x - y\| + \max_k \mathrm{relu}(x_k - y_k)`: (..., size) each to (...).
+
+    It is `LatentMRN` with all values in both of its halves, so that it grows in every direction.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.mrn = LatentMRN(2 * size, preset="ogbench")
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.mrn(torch.cat([x, x], dim=-1), torch.cat([y, y], dim=-1))
+
+
 class Representation(nn.Module):
     """phi, where skills are directions; the head that measures its steps, if any; the multiplier of the constraint."""
 
@@ -99,8 +114,9 @@ class METRA(GoalAgent):
 
     by dual ascent on the constraint's multiplier, and soft actor-critic on the reward (phi(s') - phi(s))^T z.
 
-    With a ``head`` the constraint is d(phi(s), phi(s'))^2 <= 1 for its quasimetric d, which tells a step from the step
-    back: what is hard to undo may be further than what is hard to do. The paper has the Euclidean norm alone.
+    With a ``head`` the constraint is d(phi(s), phi(s'))^2 <= 1 for its quasimetric d, so that d(phi(s), phi(g)) is at
+    most the fewest steps from s to g, which are more or fewer than those back. The paper has the Euclidean norm alone.
+    d should grow in every direction, as `AsymmetricNorm` does: downwards IQE is 0, and only ways back hold phi there.
 
     Args:
         observation_size: values in an observation.
