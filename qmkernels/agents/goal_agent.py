@@ -1,8 +1,7 @@
-"""What agents that reach goals share: the rows that their networks see, acting, and the state that is saved."""
+"""What agents that reach goals share: the rows that their networks see, and acting."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -12,17 +11,15 @@ from torch.nn import functional
 from . import checks, optimisation
 from .goal_actor import Actor, Policy, action_range
 from .networks import Standardise
+from .trained import TrainedAgent
 
 
-class GoalAgent:
-    """A subclass makes its networks, gives them to `has_networks`, and makes ``optimizers``, by name.
-
-    Goals are observations, or with ``goal_size`` vectors of their own, which stand for the sets of states that achieve
-    them: then rows of the critics have room for both and an indicator (Wang et al. 2023, appendix A).
+class GoalAgent(TrainedAgent):
+    """Goals are observations, or with ``goal_size`` vectors of their own, which stand for the sets of states that
+    achieve them: then rows of the critics have room for both and an indicator (Wang et al. 2023, appendix A).
     """
 
     config: Any
-    optimizers: dict[str, torch.optim.Optimizer]
     actor: Actor | None
 
     def __init__(
@@ -50,10 +47,9 @@ class GoalAgent:
             self.goal_scale = Standardise(goal_size)
 
     def has_networks(self, device: Any, **networks: nn.Module | None) -> None:
-        """Puts them on the device, and those of a group's first process everywhere."""
-        networks |= {"observation_scale": self.observation_scale, "goal_scale": self.goal_scale}
-        self.networks = nn.ModuleDict({name: network for name, network in networks.items() if network is not None})
-        optimisation.send(self.group, self.networks.to(device))
+        """As of any agent, and the scales of the inputs with them."""
+        scales = dict(observation_scale=self.observation_scale, goal_scale=self.goal_scale)
+        super().has_networks(device, **networks, **scales)
 
     def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
         """From now on the networks see observations and goals less the mean of these rows, over their deviation.
@@ -103,28 +99,11 @@ class GoalAgent:
         checks.check_batch(type(self).__name__, batch, {**wanted, **more, **dict.fromkeys(goals, of_goal)})
 
     def made_of(self) -> dict[str, Any]:
-        """What another agent must have in common to take this one's state."""
         sizes = {name: getattr(self, name) for name in ("observation_size", "action_size", "goal_size", "discrete")}
         bounds = {}
         if not self.discrete:
             bounds = {"action_low": self.action_low.tolist(), "action_high": self.action_high.tolist()}
         return {**sizes, **bounds, **checks.plain(self.config)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that `update` changes, and what the agent was made of."""
-        return {
-            "made_of": self.made_of(),
-            "networks": self.networks.state_dict(),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the agent was that gave ``state``; ValueError where that was made of something else."""
-        checks.check_made_of(type(self).__name__, self.made_of(), state.get("made_of", {}))
-        self.networks.load_state_dict(state["networks"])
-        for name, optimizer in self.optimizers.items():
-            # A copy: torch's optimizers would go on in the tensors of the state that they were given.
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))
 
 
 def expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
