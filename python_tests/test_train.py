@@ -31,6 +31,7 @@ from qmkernels.train import checkpoint, mazes  # noqa: E402
 from qmkernels.train import trainer as training  # noqa: E402
 from qmkernels.train.environments import ActionRepeat, episode, episode_seed, make_environment  # noqa: E402
 from qmkernels.train.experiments import METHODS, experiment_of  # noqa: E402
+from qmkernels.train.goal_reaching import GoalExperiment  # noqa: E402
 from qmkernels.train.rewards import RewardExperiment  # noqa: E402
 from qmkernels.train.settings import Settings  # noqa: E402
 
@@ -155,7 +156,9 @@ AGENTS = {
     "crl": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
     "ddpg_her": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
     "gcbc": ["--agent.actor-sizes", "16"],
+    "metra": ["--agent.phi-sizes", "16", "--agent.critic-sizes", "16", "--agent.actor-sizes", "16"],
 }
+REACHING = [method for method in METHODS if issubclass(experiment_of(method), GoalExperiment)]
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
 
 
@@ -527,8 +530,10 @@ def test_the_checkpoint_of_another_method_is_refused_in_one_sentence(tmp_path, c
 
 @pytest.mark.parametrize("goals", ["set", "observation"])
 @pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "qrl"])
-def test_every_method_runs_and_goes_on_after_a_kill_to_the_same_bits(tmp_path, monkeypatch, method, online, goals):
+@pytest.mark.parametrize("method", [method for method in REACHING if method != "qrl"])
+def test_every_method_that_reaches_goals_runs_and_goes_on_after_a_kill_to_the_same_bits(
+    tmp_path, monkeypatch, method, online, goals
+):
     arguments = ["--steps", "20", "--goals", goals, *(["--no-offline"] if online else [])]
     assert train(tmp_path / "whole", *arguments, method=method) == 0
     found = json.loads((tmp_path / "whole" / "metrics.json").read_text())
@@ -642,7 +647,7 @@ def test_heads_of_metric_rl_run_on_discrete_actions_offline_and_measure_monotoni
     assert "monotonic_triplets" not in found["random"] and found["environment_steps"] == 0
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("qrl", "metric_rl")])
+@pytest.mark.parametrize("method", [method for method in REACHING if method not in ("qrl", "metric_rl")])
 def test_a_method_of_continuous_actions_says_so_of_discrete_ones(tmp_path, capsys, method):
     assert train(tmp_path, method=method, env="WalkDiscrete-v0") == 2
     name = experiment_of(method).agent_class.__name__

@@ -18,9 +18,11 @@ from torch.nn import functional
 from ..losses import metra
 from ..nn import LatentMRN
 from . import checks, optimisation, sac
-from .goal_agent import GoalAgent, expanded
+from .goal_actor import action_range
+from .goal_agent import expanded
 from .moving_average import follow, target_of
-from .networks import multilayer_perceptron
+from .networks import Standardise, multilayer_perceptron
+from .trained import TrainedAgent
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -104,7 +106,7 @@ class Representation(nn.Module):
         self.log_multiplier = nn.Parameter(torch.tensor(math.log(config.initial_multiplier)))
 
 
-class METRA(GoalAgent):
+class METRA(TrainedAgent):
     r"""Learns latents phi in which steps are no longer than one, and skills z, directions along which an actor travels.
 
     From transitions (s, a, s') of episodes with a skill z each (`qmkernels.losses.metra`)
@@ -157,12 +159,11 @@ class METRA(GoalAgent):
         device: torch.device | str | None = None,
         group: optimisation.Group | None = None,
     ) -> None:
-        config = config or METRAConfig.published()
-        super().__init__(
-            observation_size, action_size, config, goal_size=config.skill_size, action_low=action_low,
-            action_high=action_high, group=group,
-        )  # fmt: skip
+        self.config = config = config or METRAConfig.published()
+        self.observation_size, self.action_size, self.group = observation_size, action_size, group
+        self.action_low, self.action_high = action_range("METRA", action_size, action_low, action_high)
         rows = observation_size + config.skill_size
+        self.observation_scale = Standardise(observation_size)
         self.representation = Representation(observation_size, config, head(config.skill_size) if head else None)
         self.critic = sac.TwinQ(rows + action_size, config.critic_sizes)
         self.target_critic = target_of(self.critic)
@@ -171,7 +172,7 @@ class METRA(GoalAgent):
         )
         self.has_networks(
             device, representation=self.representation, critic=self.critic, target_critic=self.target_critic,
-            actor=self.actor,
+            actor=self.actor, observation_scale=self.observation_scale,
         )  # fmt: skip
         multiplier = [self.representation.log_multiplier], config.multiplier_learning_rate
         temperature = [self.actor.log_temperature], config.temperature_learning_rate
@@ -181,8 +182,9 @@ class METRA(GoalAgent):
             "actor": optimisation.adamw(self.actor, config.actor_learning_rate, temperature),
         }
 
-    def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
-        """As `GoalAgent.standardise`; skills stay as they are. (The code has fixed scales for two environments.)"""
+    def standardise(self, observation: Tensor) -> None:
+        """From now on the networks see observations less the mean of these rows (N, observation_size), over their
+        deviation. (The code has fixed scales for two environments.) A group takes those of its first process."""
         self.observation_scale.fit(observation)
         optimisation.send(self.group, self.observation_scale)
 
@@ -217,7 +219,9 @@ class METRA(GoalAgent):
 
     def update(self, batch: Batch) -> Metrics:
         """One step of phi and the multiplier, of both Q, and of the actor; returns 0-d tensors, detached."""
-        self.check_batch(batch, "skill", terminated=())
+        state, action, skill = (self.observation_size,), (self.action_size,), (self.config.skill_size,)
+        wanted = dict(observation=state, next_observation=state, action=action, skill=skill, terminated=())
+        checks.check_batch("METRA", batch, wanted)
         loss, reward, metrics = self.representation_loss(batch)
         optimisation.step(self.optimizers["representation"], loss, self.group)
         loss, critic_metrics = self.critic_loss(batch, reward)
@@ -227,6 +231,15 @@ class METRA(GoalAgent):
             optimisation.step(self.optimizers["actor"], loss, self.group)
         follow(self.target_critic, self.critic, self.config.tau)
         return {**metrics, **critic_metrics, **actor_metrics}
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, skill: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions along skills: (..., action_size) of (..., observation_size) and (..., skill_size), which broadcast.
+
+        A sample of the actor, or its mode where ``deterministic``.
+        """
+        policy = self.actor(*expanded(self.observation_scale(observation), skill))
+        return policy.mode if deterministic else policy.sample()
 
     def phi(self, observation: Tensor) -> Tensor:
         """(..., skill_size) of (..., observation_size)."""
@@ -255,4 +268,6 @@ class METRA(GoalAgent):
         return self.skill_of(self.phi(goal) - self.phi(observation))
 
     def made_of(self) -> dict[str, Any]:
-        return {**super().made_of(), "head": repr(self.representation.head)}
+        sizes = {"observation_size": self.observation_size, "action_size": self.action_size}
+        bounds = {"action_low": self.action_low.tolist(), "action_high": self.action_high.tolist()}
+        return {**sizes, **bounds, "head": repr(self.representation.head), **checks.plain(self.config)}
