@@ -48,6 +48,7 @@ class METRAConfig:
     discount: float = 0.99  # gamma
     tau: float = 5e-3  # share of the trained Q in an update of their targets
     initial_temperature: float = 0.01  # alpha, of the entropy
+    target_entropy: float = -0.5  # in nats a value of an action, in halves of its range; uniform actions have log 2
 
     phi_learning_rate: float = 1e-4  # of phi and the head
     multiplier_learning_rate: float = 1e-4  # of log lambda
@@ -56,7 +57,7 @@ class METRAConfig:
     temperature_learning_rate: float = 1e-4  # of log alpha
 
     def __post_init__(self) -> None:
-        checks.check_config(self)
+        checks.check_config(self, of_any_sign=("target_entropy",))
         if self.norm not in _NORMS:
             raise ValueError(f"METRAConfig: norm must be one of {', '.join(_NORMS)}, got {self.norm!r}.")
         if self.discrete_skills and self.skill_size < 2:
@@ -168,8 +169,9 @@ class METRA(TrainedAgent):
         self.critic = sac.TwinQ(rows + action_size, config.critic_sizes)
         self.target_critic = target_of(self.critic)
         self.actor = sac.SoftActor(
-            rows, self.action_low, self.action_high, config.actor_sizes, config.initial_temperature
-        )
+            rows, self.action_low, self.action_high, config.actor_sizes, config.initial_temperature,
+            config.target_entropy,
+        )  # fmt: skip
         self.has_networks(
             device, representation=self.representation, critic=self.critic, target_critic=self.target_critic,
             actor=self.actor, observation_scale=self.observation_scale,

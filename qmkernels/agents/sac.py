@@ -30,15 +30,17 @@ class TwinQ(nn.Module):
 
 
 class SoftActor(Actor):
-    """An `Actor` whose entropy is held near half a nat below 0 a value of an action, by the temperature alpha.
+    """An `Actor` whose entropy is held near a target, in nats a value of an action, by the temperature alpha.
 
     Entropies are of actions in halves of their range, so that ranges do not matter.
     """
 
-    def __init__(self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int], temperature: float) -> None:
+    def __init__(
+        self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int], temperature: float, target: float
+    ) -> None:
         super().__init__(input_size, low, high, sizes)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
-        self.target_entropy = -len(low) / 2
+        self.target_entropy = target * len(low)
 
     @property
     def temperature(self) -> Tensor:
