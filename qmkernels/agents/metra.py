@@ -74,11 +74,15 @@ class METRAConfig:
 
     @classmethod
     def small(cls, **changes: Any) -> METRAConfig:
-        """Networks that learn in minutes on one core, with ``changes`` to it; ours."""
+        """Networks that learn in minutes on one core, with ``changes`` to it; ours.
+
+        With more entropy than published an action's size goes with the skill's direction, instead of all of them being
+        at the ends of their range, where many skills are one.
+        """
         small = dict(
-            phi_sizes=(256, 256), critic_sizes=(256, 256), actor_sizes=(256, 256), phi_learning_rate=5e-4,
-            multiplier_learning_rate=5e-3, critic_learning_rate=5e-4, actor_learning_rate=5e-4,
-            temperature_learning_rate=5e-4,
+            phi_sizes=(256, 256), critic_sizes=(256, 256), actor_sizes=(256, 256), initial_temperature=0.1,
+            target_entropy=0.0, phi_learning_rate=5e-4, multiplier_learning_rate=5e-3, critic_learning_rate=5e-4,
+            actor_learning_rate=5e-4, temperature_learning_rate=5e-3,
         )  # fmt: skip
         return cls(**{**small, **changes})
 

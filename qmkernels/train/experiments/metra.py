@@ -74,7 +74,7 @@ def _small(env: str) -> METRASettings:
     """Small networks, and more updates for an episode."""
     arguments, position_size, skills = _robot(env)
     return METRASettings(
-        env, steps=4000, updates_per_cycle=100, episodes_per_cycle=4, prefill_episodes=20, exploration=0.0,
+        env, steps=6000, updates_per_cycle=100, episodes_per_cycle=4, prefill_episodes=20, exploration=0.0,
         episode_steps=200 if arguments else 0, position_size=position_size, evaluation_episodes=48,
         evaluation_interval=1000, checkpoint_interval=1000, log_interval=50, agent=METRAConfig.small(**skills),
     )  # fmt: skip
