@@ -147,18 +147,28 @@ def compared(case: dict[str, Row], contender: str) -> str:
 
 
 def agents_table(results: Path) -> str:
-    """A row an experiment of measure_agents.py, with every seed's success after the last update."""
+    """A row an experiment of measure_agents.py, with every seed's success, return or coverage after the last update."""
     runs = {folder.name: seeds_of(folder) for folder in sorted((results / "agents").glob("*")) if folder.is_dir()}
     if not runs:
         return "No measurements are stored yet.\n"
+    returns = [returns_row(seeds) for seeds in runs.values() if "return" in seeds[0]["final"]]
+    skills = [skills_row(seeds) for seeds in runs.values() if "coverage" in seeds[0]["final"]]
     lines = [
         "| command | success, environment's starts and goals | between opposite ends | random actions | updates | "
         "environment steps | minutes |",
         f"|---|{'---|' * 3}{'--:|' * 3}",
-        *(agents_row(seeds) for seeds in runs.values()),
+        *(agents_row(seeds) for seeds in runs.values() if not {"return", "coverage"} & seeds[0]["final"].keys()),
         "",
         "Share of 50 episodes after the last update, seed by seed; random actions: of the same episodes, both kinds.",
         "",
+        *(["| command | mean return | random actions | updates | environment steps | minutes |"] if returns else []),
+        *(["|---|---|---|--:|--:|--:|", *returns, ""] if returns else []),
+        *(
+            ["| command | bins covered | random actions | goals | updates | environment steps | minutes |"]
+            if skills
+            else []
+        ),
+        *(["|---|---|---|---|--:|--:|--:|", *skills, "", SKILLS_SAY, ""] if skills else []),
         *sorted({agents_provenance(seeds) for seeds in runs.values()}),
         "",
     ]
@@ -181,16 +191,45 @@ def agents_row(seeds: list[dict]) -> str:
         found = {way: each("final", key + suffix) for way, suffix in ways.items()}
         return "; ".join(f"{way} {shares}" if len(ways) > 1 else shares for way, shares in found.items() if shares)
 
-    shown = re.sub(r" --seed \d+", "", first["command"])
     chance = "; ".join(filter(None, (each("random", key) for key in ("success", "success_end_to_end"))))
     # A dataset is collected before the first update; online the buffer's steps are counted.
     collected = first["settings"]["collect_steps"] * first["settings"]["action_repeat"]
     steps = collected if first["settings"]["offline"] else first["environment_steps"]
     cells = [
-        f"`{shown}`", by_way("success"), by_way("success_end_to_end"), chance, f"{first['step']:,}",
-        f"{steps:,}", f"{sum(seed['seconds'] for seed in seeds) / len(seeds) / 60:.1f}",
+        agents_command(seeds), by_way("success"), by_way("success_end_to_end"), chance, f"{first['step']:,}",
+        f"{steps:,}", agents_minutes(seeds),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def returns_row(seeds: list[dict]) -> str:
+    found, chance = (" / ".join(f"{seed[part]['return']:.0f}" for seed in seeds) for part in ("final", "random"))
+    counts = f"{seeds[0]['step']:,}", f"{seeds[0]['environment_steps']:,}"
+    return f"| {' | '.join([agents_command(seeds), found, chance, *counts, agents_minutes(seeds)])} |"
+
+
+SKILLS_SAY = (
+    "Bins of side 1 that the episodes of 48 random skills visit after the last update, seed by seed, those of as many "
+    "episodes of random actions, and the share of 48 goals of the environment that the skill towards them reaches."
+)
+
+
+def skills_row(seeds: list[dict]) -> str:
+    def each(key: str, digits: int) -> str:
+        return " / ".join(f"{seed['final'][key]:.{digits}f}" for seed in seeds if key in seed["final"])
+
+    found = each("coverage", 0), each("coverage_random", 0), each("zero_shot_success", 2)
+    counts = f"{seeds[0]['step']:,}", f"{seeds[0]['environment_steps']:,}"
+    return f"| {' | '.join([agents_command(seeds), *found, *counts, agents_minutes(seeds)])} |"
+
+
+def agents_command(seeds: list[dict]) -> str:
+    shown = re.sub(r" --seed \d+", "", seeds[0]["command"])
+    return f"`{shown}`"
+
+
+def agents_minutes(seeds: list[dict]) -> str:
+    return f"{sum(seed['seconds'] for seed in seeds) / len(seeds) / 60:.1f}"
 
 
 def agents_provenance(seeds: list[dict]) -> str:

@@ -129,9 +129,8 @@ def test_targets_are_the_lesser_value_of_the_averaged_networks_and_the_entropy_b
     agent = agent_of(discount=0.5, initial_temperature=0.25)
     batch, reward = batch_for(agent), torch.arange(33.0)
     with torch.no_grad():
-        for member, value in zip(agent.target_critic.members, (8.0, 4.0), strict=True):
-            member[-1].weight.zero_()
-            member[-1].bias.fill_(value)
+        agent.target_critic.weights[-1].zero_()
+        agent.target_critic.biases[-1].copy_(torch.tensor([8.0, 4.0])[:, None, None])
         agent.actor.network[-1].bias[2:].fill_(-4.0)  # so narrow that tanh is straight
     found = sac.soft_target(
         agent.target_critic, agent.actor, reward, batch["terminated"], batch["next_observation"], batch["skill"], 0.5
@@ -144,7 +143,7 @@ def test_targets_are_the_lesser_value_of_the_averaged_networks_and_the_entropy_b
 
 @pytest.mark.parametrize("width", [-6.0, 0.0], ids=["narrow", "wide"])
 def test_the_temperature_rises_while_the_policy_is_narrower_than_its_target_and_falls_while_wider(width):
-    agent = agent_of()
+    agent = agent_of(initial_temperature=0.01, target_entropy=-0.5)
     with torch.no_grad():
         agent.actor.network[-1].bias[2:].fill_(width)
     before = agent.actor.log_temperature.item()

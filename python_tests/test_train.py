@@ -531,7 +531,7 @@ def test_the_checkpoint_of_another_method_is_refused_in_one_sentence(tmp_path, c
 @pytest.mark.parametrize("goals", ["set", "observation"])
 @pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
 @pytest.mark.parametrize("method", [method for method in REACHING if method != "qrl"])
-def test_every_method_that_reaches_goals_runs_and_goes_on_after_a_kill_to_the_same_bits(
+def test_methods_that_reach_goals_run_and_go_on_after_a_kill_to_the_same_bits(
     tmp_path, monkeypatch, method, online, goals
 ):
     arguments = ["--steps", "20", "--goals", goals, *(["--no-offline"] if online else [])]

@@ -21,7 +21,7 @@ from . import checks, optimisation, sac
 from .goal_actor import action_range
 from .goal_agent import expanded
 from .moving_average import follow, target_of
-from .networks import Standardise, multilayer_perceptron
+from .networks import EnsemblePerceptron, Standardise, multilayer_perceptron
 from .trained import TrainedAgent
 
 Batch = dict[str, Tensor]
@@ -170,7 +170,7 @@ class METRA(TrainedAgent):
         rows = observation_size + config.skill_size
         self.observation_scale = Standardise(observation_size)
         self.representation = Representation(observation_size, config, head(config.skill_size) if head else None)
-        self.critic = sac.TwinQ(rows + action_size, config.critic_sizes)
+        self.critic = EnsemblePerceptron(2, rows + action_size, *config.critic_sizes, 1)
         self.target_critic = target_of(self.critic)
         self.actor = sac.SoftActor(
             rows, self.action_low, self.action_high, config.actor_sizes, config.initial_temperature,

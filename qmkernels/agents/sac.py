@@ -13,20 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .goal_actor import Actor, TanhNormal
-from .networks import multilayer_perceptron
-
-
-class TwinQ(nn.Module):
-    """Two networks of states, conditions and actions: (B, size) each to (2, B)."""
-
-    def __init__(self, input_size: int, sizes: Iterable[int]) -> None:
-        super().__init__()
-        sizes = tuple(sizes)
-        self.members = nn.ModuleList(multilayer_perceptron(input_size, *sizes, 1) for _ in range(2))
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        rows = torch.cat(parts, dim=-1)
-        return torch.stack([member(rows).squeeze(-1).float() for member in self.members])
+from .networks import EnsemblePerceptron
 
 
 class SoftActor(Actor):
@@ -54,7 +41,7 @@ class SoftActor(Actor):
 
 @torch.no_grad()
 def soft_target(
-    critic: TwinQ, actor: SoftActor, reward: Tensor, terminated: Tensor, state: Tensor, condition: Tensor,
+    critic: EnsemblePerceptron, actor: SoftActor, reward: Tensor, terminated: Tensor, state: Tensor, condition: Tensor,
     discount: float,
 ) -> Tensor:  # fmt: skip
     """reward + discount (min Q(s', z, a') + alpha H(pi(. | s', z))), without what follows on an end.
@@ -65,27 +52,35 @@ def soft_target(
         state, condition: s' and z, (B, size) each.
     """
     policy = actor(state, condition)
-    value = critic(state, condition, actions_of(actor, policy)).amin(dim=0) + actor.temperature * actor.entropy(policy)
-    return reward + discount * value.masked_fill(terminated.bool(), 0.0)
+    least = values(critic, state, condition, actions_of(actor, policy)).amin(dim=0)
+    following = least + actor.temperature * actor.entropy(policy)
+    return reward + discount * following.masked_fill(terminated.bool(), 0.0)
 
 
-def critic_loss(critic: TwinQ, target: Tensor, state: Tensor, condition: Tensor, action: Tensor) -> Tensor:
-    """Half the squared errors, of the mean over rows and the sum over both; actions in halves of their range."""
-    value = critic(state, condition, action)
+def critic_loss(critic: EnsemblePerceptron, target: Tensor, state: Tensor, condition: Tensor, action: Tensor) -> Tensor:
+    """The squared error, a mean over rows and both Q; actions in halves of their range."""
+    value = values(critic, state, condition, action)
     return functional.mse_loss(value, target.expand_as(value))
 
 
-def actor_loss(actor: SoftActor, critic: TwinQ, state: Tensor, condition: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def actor_loss(
+    actor: SoftActor, critic: EnsemblePerceptron, state: Tensor, condition: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """mean(-min Q(s, z, a) - alpha H) over the actor, and log(alpha) (H - target) over the temperature; metrics.
 
     Gradients of the critic are of no use.
     """
     policy = actor(state, condition)
-    value = critic(state, condition, actions_of(actor, policy)).amin(dim=0).mean()
+    value = values(critic, state, condition, actions_of(actor, policy)).amin(dim=0).mean()
     entropy = actor.entropy(policy).mean()
     loss = -value - actor.temperature * entropy + actor.log_temperature * (entropy.detach() - actor.target_entropy)
     metrics = {"value": value, "entropy": entropy, "temperature": actor.temperature}
     return loss, {f"actor/{name}": each.detach() for name, each in metrics.items()}
+
+
+def values(critic: EnsemblePerceptron, *parts: Tensor) -> Tensor:
+    """(members, B), of states, conditions and actions in halves of their range, (B, size) each."""
+    return critic(torch.cat(parts, dim=-1)).squeeze(-1).float()
 
 
 def actions_of(actor: SoftActor, policy: TanhNormal) -> Tensor:

@@ -5,8 +5,9 @@ from .goals import GoalSampler
 from .replay_buffer import ReplayBuffer
 from .returns import NStepReturns, n_step_returns
 from .spaces import check_actions, check_environment, check_goal_environment, has_goals
+from .transitions import check_horizon
 
 __all__ = [
     "Dataset", "GoalSampler", "NStepReturns", "ReplayBuffer", "check_actions", "check_environment",
-    "check_goal_environment", "has_goals", "n_step_returns",
+    "check_goal_environment", "check_horizon", "has_goals", "n_step_returns",
 ]  # fmt: skip

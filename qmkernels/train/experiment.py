@@ -37,6 +37,7 @@ class Experiment:
 
     def __init__(self, settings: Any, environment: gymnasium.Env, device: torch.device, group: Any = None) -> None:
         self.settings, self.environment, self.device = settings, environment, device
+        self.exploration = settings.exploration
         self.agent = self.make_agent(group)
 
     @classmethod
@@ -109,8 +110,9 @@ class Experiment:
         return self.taken(self.agent.act(self.state(observation), self.condition(observation), deterministic))
 
     def explore(self, observation: dict[str, numpy.ndarray], generator: numpy.random.Generator) -> numpy.ndarray:
-        """The agent's action with noise on it or, of discrete ones, sometimes a random action instead."""
-        space, exploration = self.environment.action_space, self.settings.exploration
+        """The agent's action with noise of ``exploration`` on it or, of discrete ones, sometimes a random action
+        instead."""
+        space, exploration = self.environment.action_space, self.exploration
         if isinstance(space, gymnasium.spaces.Discrete):
             explores = generator.random() < exploration
             return self.random(generator) if explores else self.most_likely(observation)

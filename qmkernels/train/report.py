@@ -14,7 +14,7 @@ from .trainer import Trainer, measures
 
 METRICS_NAME = "metrics.json"
 FIGURE_NAME = "success.png"
-PACKAGES = ("qmkernels", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
+PACKAGES = ("qmkernels", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "dm-control", "minari")
 
 
 def metrics(trainer: Trainer) -> dict[str, Any]:

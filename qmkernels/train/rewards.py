@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data import Dataset
+from ..agents.agent import Agent
+from ..data import Dataset, has_goals
 from .environments import EVALUATION, Policy, episode, episode_seed
 from .experiment import Curve, Experiment, Panel
 
 
 class RewardExperiment(Experiment):
-    """A method gives ``presets``, `make_agent` and `batch`."""
+    """A method gives ``presets``, ``agent_class`` and `batch`; the agent's constructor takes sizes, settings and
+    ``action_low``, ``action_high``, ``device`` and ``group``."""
+
+    agent_class: ClassVar[type]
+
+    def make_agent(self, group: Any) -> Agent:
+        name, space, action = self.settings.env, self.environment.observation_space, self.environment.action_space
+        if has_goals(space):
+            raise ValueError(
+                f"{name} has goals, which {self.agent_class.__name__} would not see; make them a part of observations."
+            )
+        if hasattr(action, "n"):
+            raise ValueError(f"{name} has discrete actions; {self.agent_class.__name__} needs a Box.")
+        return self.agent_class(
+            space["observation"].shape[0], action.shape[0], self.settings.agent, action_low=action.low,
+            action_high=action.high, device=self.device, group=group,
+        )  # fmt: skip
 
     def check_data(self, data: Dataset) -> None:
         if not data.arrays["reward"].any():

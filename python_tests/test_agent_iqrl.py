@@ -1,0 +1,436 @@
+"""The iQRL agent: its losses and whom they train, averages, sampled critics, acting, its state, and its runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import numpy
+import pytest
+import torch
+from processes import run_two
+from torch.nn import functional
+
+import qmkernels as qm
+from qmkernels.agents import IQRL, IQRLConfig
+from qmkernels.agents.networks import EnsemblePerceptron, multilayer_perceptron
+
+SMALL = dict(
+    encoder_sizes=(33,), dynamics_sizes=(33,), critic_sizes=(33, 17), actor_sizes=(33,), num_groups=9, horizon=3,
+)  # fmt: skip
+
+
+def agent_of(config: IQRLConfig | None = None, seed: int = 0, **bounds) -> IQRL:
+    torch.manual_seed(seed)
+    return IQRL(4, 2, config or IQRLConfig.small(**SMALL), **bounds)
+
+
+def batch_for(agent: IQRL, size: int = 33, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Points that actions move, some windows with an end; rewards are for actions near a half."""
+    generator = torch.Generator().manual_seed(seed)
+    steps, action_size = agent.config.horizon, agent.action_size
+    action = torch.rand(size, steps, action_size, generator=generator) * 2 - 1
+    begin = torch.randn(size, 1, agent.observation_size, generator=generator)
+    moves = 0.3 * action.mean(dim=-1, keepdim=True).cumsum(dim=1)
+    observation = torch.cat([begin, begin + moves], dim=1)
+    lengths = torch.randint(1, 2 * steps, (size, 1), generator=generator)
+    return {
+        "observation": observation,
+        "action": action,
+        "mask": torch.arange(steps) < lengths,
+        "n_step_return": 1 - (action[:, 0] - 0.5).square().mean(dim=-1),
+        "bootstrap_observation": observation[:, 1],
+        "bootstrap_discount": torch.where(lengths[:, 0] == 1, 0.0, 0.99),
+    }
+
+
+def parameters_of(*modules: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([each.detach().reshape(-1).clone() for module in modules for each in module.parameters()])
+
+
+def trained_by(agent: IQRL, loss: torch.Tensor) -> set[str]:
+    """Names of the networks that a loss has gradients for."""
+    agent.networks.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name for name, network in agent.networks.items() if any(p.grad is not None for p in network.parameters())}
+
+
+def test_every_loss_trains_its_own_networks():
+    agent = agent_of()
+    batch = batch_for(agent)
+    latent = agent.encode(batch["observation"][:, 0]).codes
+    assert trained_by(agent, agent.representation_loss(batch)[0]) == {"encoder", "dynamics"}
+    assert all(p.grad.any() for name in ("encoder", "dynamics") for p in agent.networks[name].parameters())
+    assert trained_by(agent, agent.critic_loss(latent.detach(), batch)[0]) == {"critics"}
+    assert trained_by(agent, agent.actor_loss(latent.detach())[0]) == {"actor", "critics"}
+    agent.critics.requires_grad_(False)
+    assert trained_by(agent, agent.actor_loss(latent.detach())[0]) == {"actor"}
+
+
+@pytest.mark.parametrize("activation", ["mish", "silu"])
+def test_an_ensemble_is_its_members_beside_each_other(activation):
+    how = dict(activation={"mish": torch.nn.Mish, "silu": torch.nn.SiLU}[activation], normalise_before=True)
+    together, alone = EnsemblePerceptron(3, 7, 33, 17, 2, **how), []
+    for member in range(3):
+        network = multilayer_perceptron(7, 33, 17, 2, **how)
+        linears = [each for each in network if isinstance(each, torch.nn.Linear)]
+        norms = [each for each in network if isinstance(each, torch.nn.LayerNorm)]
+        with torch.no_grad():
+            for layer, linear in enumerate(linears):
+                linear.bias.normal_()
+                together.weights[layer][member] = linear.weight.t()
+                together.biases[layer][member] = linear.bias
+            for layer, norm in enumerate(norms):
+                norm.weight.normal_()
+                norm.bias.normal_()
+                together.norm_weights[layer][member], together.norm_biases[layer][member] = norm.weight, norm.bias
+        alone.append(network)
+    rows = torch.randn(5, 7)
+    expected = torch.stack([network(rows) for network in alone])
+    torch.testing.assert_close(together(rows), expected)
+    torch.testing.assert_close(together(rows, torch.tensor([2, 0])), expected[[2, 0]])
+    torch.testing.assert_close(together(rows.expand(3, 5, 7)), expected)
+
+
+def test_the_representation_loss_is_its_formula_over_the_steps_before_an_end():
+    agent = agent_of(IQRLConfig.small(**SMALL, rho=0.7))
+    agent.update(batch_for(agent))  # so that encoder and momentum encoder differ
+    batch = batch_for(agent, seed=2)
+
+    def quantised(values: torch.Tensor) -> torch.Tensor:
+        return qm.fsq(values, [8, 8], backend="reference").codes
+
+    latent, expected = quantised(agent.encoder(batch["observation"][:, 0])), 0.0
+    for step in range(3):
+        latent = quantised(latent + agent.dynamics(torch.cat([latent, batch["action"][:, step]], dim=-1)))
+        target = quantised(agent.target_encoder(batch["observation"][:, step + 1]))
+        away = 1 - functional.cosine_similarity(latent, target, dim=-1)
+        expected = expected + 0.7**step * (batch["mask"][:, step] * away).mean()
+    loss, metrics = agent.representation_loss(batch)
+    torch.testing.assert_close(loss, expected)
+    assert metrics["encoder/loss"] == loss and loss > 0
+    assert not batch["mask"].all()
+    # What lies behind the end of an episode has no part in it.
+    behind = batch["observation"].clone()
+    behind[:, 1:][~batch["mask"]] += 1
+    torch.testing.assert_close(agent.representation_loss({**batch, "observation": behind})[0], loss)
+
+
+def test_targets_are_the_smaller_of_two_averaged_critics_drawn_anew_and_returns_alone_after_an_end():
+    agent = agent_of(IQRLConfig.small(**SMALL, policy_noise=0.0))
+    for seed in range(4):
+        agent.update(batch_for(agent, seed=seed))
+    batch = batch_for(agent)
+    with torch.no_grad():
+        latent = agent.encode(batch["bootstrap_observation"]).codes
+        values = agent.value(agent.target_critics, latent, agent.target_actor(latent))
+    assert values.shape == (5, 33)
+    pairs = {}
+    for first in range(5):
+        for second in range(first):
+            smaller = torch.minimum(values[first], values[second])
+            pairs[first, second] = batch["n_step_return"] + batch["bootstrap_discount"] * smaller
+    drawn = []
+    for _ in range(60):
+        found = agent.targets(batch)
+        drawn.append(tuple(pair for pair, expected in pairs.items() if torch.allclose(found, expected, atol=1e-5)))
+    assert all(drawn) and len(set(drawn)) > 3
+    is_over = batch["bootstrap_discount"] == 0
+    assert torch.equal(agent.targets(batch)[is_over], batch["n_step_return"][is_over]) and is_over.any()
+
+
+def test_the_noise_on_target_actions_is_clipped():
+    """With one critic that gives the action back, targets are the target actor's actions and their noise."""
+    agent = agent_of(IQRLConfig.small(**SMALL, policy_noise=0.2, noise_clip=0.3))
+    batch = batch_for(agent, size=4000)
+    agent.value = lambda critics, latent, action, members: action[:, 0].expand(2, -1)
+    batch |= {"n_step_return": torch.zeros(4000), "bootstrap_discount": torch.ones(4000)}
+    with torch.no_grad():
+        noise = agent.targets(batch) - agent.target_actor(agent.encode(batch["bootstrap_observation"]).codes)[:, 0]
+    assert noise.abs().max() <= 0.3 + 1e-6 and 0.1 < (noise.abs() > 0.299).float().mean() < 0.17
+    assert noise.std() == pytest.approx(0.18, abs=0.01)
+
+
+def test_averages_follow_what_an_update_made_the_actors_every_second_time():
+    agent = agent_of(IQRLConfig.small(**SMALL, encoder_tau=0.125, tau=0.25))
+    for number in range(1, 5):
+        before = {name: parameters_of(network) for name, network in agent.networks.items()}
+        metrics = agent.update(batch_for(agent, seed=number))
+        after = {name: parameters_of(network) for name, network in agent.networks.items()}
+        assert ("actor/value" in metrics) == (number % 2 == 0)
+        for name, tau in (("encoder", 0.125), ("critics", 0.25), ("actor", 0.25)):
+            moves = name != "actor" or number % 2 == 0
+            assert torch.equal(before[name], after[name]) != moves
+            target = before[f"target_{name}"]
+            assert torch.equal(after[f"target_{name}"], target.lerp(after[name], tau) if moves else target)
+            assert torch.equal(after[f"target_{name}"], target) != moves
+
+
+def test_an_update_changes_every_network_and_returns_scalars_without_a_graph():
+    agent = agent_of()
+    before = {name: value.clone() for name, value in agent.networks.state_dict().items()}
+    for seed in range(2):
+        metrics = agent.update(batch_for(agent, seed=seed))
+    assert {"encoder/loss", "encoder/similarity_last", "critic/value", "actor/value"} <= metrics.keys()
+    assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in metrics.values())
+    assert not any(torch.equal(value, before[name]) for name, value in agent.networks.state_dict().items())
+
+
+def test_gradients_of_the_representation_are_scaled_down_to_their_largest_norm():
+    agent = agent_of(IQRLConfig.small(**SMALL, gradient_norm=1e-3))
+    agent.optimizers["encoder"].zero_grad = lambda **_: None
+    for parameter in (*agent.encoder.parameters(), *agent.dynamics.parameters()):
+        parameter.grad = torch.ones_like(parameter)
+    agent.update(batch_for(agent))
+    norms = [p.grad.norm() for network in (agent.encoder, agent.dynamics) for p in network.parameters()]
+    assert torch.stack(norms).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_actor_finds_the_action_of_the_highest_value_and_latents_become_predictable():
+    agent = agent_of(IQRLConfig.small(**SMALL, critic_learning_rate=3e-3, actor_learning_rate=3e-3))
+    first = agent.update(batch_for(agent, 64, 0))
+    for seed in range(1, 250):
+        metrics = agent.update({**batch_for(agent, 64, seed), "bootstrap_discount": torch.zeros(64)})
+    assert metrics["encoder/similarity_last"] > 0.8 > first["encoder/similarity_last"]
+    assert metrics["critic/value"].item() == pytest.approx(metrics["critic/target"].item(), abs=0.1)
+    observation = batch_for(agent)["observation"][:, 0]
+    with torch.no_grad():
+        latent = agent.encode(observation).codes
+        taken = agent.value(agent.critics, latent, agent.act(observation)).mean(dim=0)
+        others = [agent.value(agent.critics, latent, torch.rand(33, 2) * 2 - 1).mean(dim=0) for _ in range(200)]
+    assert (taken > torch.stack(others).amax(dim=0) - 0.1).all() and taken.min() > 0.7 > torch.stack(others).mean()
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3)])
+def test_shapes_of_acting_and_encoding(leading):
+    agent = agent_of()
+    observation = torch.randn(*leading, 4)
+    assert agent.act(observation).shape == (*leading, 2)
+    found = agent.encode(observation)
+    assert found.codes.shape == (*leading, 18) and found.indices.shape == (*leading, 9)
+    assert torch.equal(agent.act(observation, None, False), agent.act(observation, None, True))
+
+
+def test_actions_stay_in_their_range_and_networks_see_them_in_halves_of_it():
+    low, high = torch.tensor([-1.0, 5.0]), torch.tensor([1.0, 9.0])
+    agent, unit = agent_of(action_low=low, action_high=high), agent_of()
+    for each in (agent, unit):
+        torch.manual_seed(1)
+        torch.nn.init.normal_(each.actor[0][-1].weight, std=3.0)
+    observation = torch.randn(500, 4)
+    action, halves = agent.act(observation), unit.act(observation)
+    assert ((action >= low) & (action <= high)).all() and halves.std(dim=0).min() > 0.1
+    torch.testing.assert_close(action, (low + high) / 2 + halves * (high - low) / 2)
+    batch = batch_for(unit)
+    torch.manual_seed(2)
+    expected = unit.update(batch)
+    torch.manual_seed(2)
+    found = agent.update({**batch, "action": (low + high) / 2 + batch["action"] * (high - low) / 2})
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_rank_and_codes_in_use_are_those_of_known_latents():
+    agent = agent_of()
+    same = torch.randn(1, 4).expand(50, 4)
+    assert agent.latent_statistics(same) == {"latent_rank": 1, "codes_in_use": pytest.approx(1 / 64)}
+    agent.encoder = torch.nn.Identity()
+    spread = torch.randn(4000, 18) * 2
+    assert agent.latent_statistics(spread) == {"latent_rank": 18, "codes_in_use": pytest.approx(1, abs=0.02)}
+    spread[:, 9:] = spread[:, :9]
+    assert agent.latent_statistics(spread)["latent_rank"] == 9
+
+
+def test_kernels_train_along_the_curve_of_plain_pytorch():
+    """Within 5% of the reference backend's values over thirty updates: a value that is rounded the other way is a step
+    of an eighth, so that curves part sooner than those of smooth methods."""
+    curves = {}
+    for backend in ("reference", "auto"):
+        with qm.use_backend(backend):
+            agent = agent_of()
+            updates = [agent.update(batch_for(agent, 64, seed)) for seed in range(30)]
+        names = ("encoder/loss", "critic/loss", "critic/value")
+        curves[backend] = {name: torch.stack([each[name] for each in updates]) for name in names}
+    for name, expected in curves["reference"].items():
+        torch.testing.assert_close(curves["auto"][name], expected, rtol=0.05, atol=0.01)
+    loss = curves["reference"]["encoder/loss"]
+    assert loss[-5:].mean() < 0.8 * loss[:5].mean()
+
+
+@pytest.mark.parametrize("updates", [3, 4])
+def test_a_saved_state_goes_on_bit_for_bit(updates):
+    agent = agent_of()
+    for seed in range(updates):
+        agent.update(batch_for(agent, seed=seed))
+    file = io.BytesIO()
+    torch.save(agent.state_dict(), file)
+    file.seek(0)
+    other = agent_of(seed=5)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    for each in (agent, other):
+        torch.manual_seed(3)
+        for seed in range(3):
+            each.update(batch_for(agent, seed=seed))
+    assert torch.equal(parameters_of(agent.networks), parameters_of(other.networks))
+
+
+def test_the_state_of_another_agent_is_refused_by_name():
+    state = agent_of().state_dict()
+    with pytest.raises(ValueError, match=r"IQRL.load_state_dict: .*another agent: num_groups is 9 there, 8 here"):
+        agent_of(IQRLConfig.small(**{**SMALL, "num_groups": 8})).load_state_dict(state)
+
+
+def _train_in_group(rank: int) -> torch.Tensor:
+    agent = agent_of(seed=rank, group=torch.distributed.group.WORLD)
+    for step in range(4):
+        agent.update(batch_for(agent, seed=10 * step + rank))
+    return parameters_of(agent.networks)
+
+
+def test_processes_of_a_group_have_the_same_networks_after_different_batches(tmp_path):
+    found = run_two(_train_in_group, tmp_path)
+    assert torch.equal(*found) and found[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mask": None}, "IQRL.update: the batch lacks mask"),
+        ({"n_step_return": None}, "IQRL.update: the batch lacks n_step_return"),
+        ({"observation": torch.zeros(33, 3, 4)}, r"observation must be \(33, 4, 4\), got \(33, 3, 4\)"),
+        ({"action": torch.zeros(33, 4, 2)}, r"action must be \(33, 3, 2\), got \(33, 4, 2\)"),
+        ({"bootstrap_discount": torch.zeros(32)}, r"bootstrap_discount must be \(33,\), got \(32,\)"),
+    ],
+)
+def test_a_wrong_batch_is_named(change, said):
+    agent = agent_of()
+    batch = {name: value for name, value in {**batch_for(agent), **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=said):
+        agent.update(batch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"discount": 1.5}, "discount must be at most 1, got 1.5"),
+        ({"encoder_tau": 0.0}, "encoder_tau must be positive, got 0.0"),
+        ({"num_sampled": 6}, "num_sampled must be at most num_critics, got 6 of 5"),
+        ({"activation": "relu"}, "activation must be one of mish, silu, got 'relu'"),
+        ({"horizon": 0}, "horizon must be positive, got 0"),
+    ],
+)
+def test_wrong_settings_are_named(changes, said):
+    with pytest.raises(ValueError, match=f"IQRLConfig: {said}"):
+        IQRLConfig.published(**changes)
+
+
+# Runs of the command.
+
+TINY = [
+    *("--batch-size", "16", "--prefill-episodes", "2", "--updates-per-cycle", "5", "--evaluation-interval", "10"),
+    *("--evaluation-episodes", "2", "--checkpoint-interval", "4", "--log-interval", "5", "--device", "cpu"),
+    *("--buffer-capacity", "60", "--agent.encoder-sizes", "16", "--agent.dynamics-sizes", "16"),
+    *("--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.num-groups", "8"),
+]
+
+
+def register_environments() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    for needed in pytest.importorskip("qmkernels.train").NEEDED:
+        pytest.importorskip(needed, reason="training needs qmkernels[agents]")
+
+    class Chase(gymnasium.Env):
+        """A point on a line whose reward is to be near 0; ``broken``: what becomes NaN after 30 steps."""
+
+        def __init__(self, broken: str = "", discrete: bool = False, goals: bool = False) -> None:
+            vector = gymnasium.spaces.Box(-9.0, 9.0, (2,))
+            keys = ("observation", "achieved_goal", "desired_goal")
+            self.observation_space = gymnasium.spaces.Dict(dict.fromkeys(keys, vector)) if goals else vector
+            self.action_space = gymnasium.spaces.Discrete(2) if discrete else gymnasium.spaces.Box(-2.0, 2.0, (1,))
+            self.broken, self.count = broken, 0
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.state = self.np_random.uniform(-1, 1, 2).astype(numpy.float32)
+            return self.state.copy(), {}
+
+        def step(self, action):
+            self.count += 1
+            self.state = (self.state + 0.1 * numpy.float32(action[0])).clip(-5, 5)
+            observation, reward = self.state.copy(), -float(self.state[0] ** 2)
+            if self.count > 30:
+                observation = observation + numpy.float32(numpy.nan if self.broken == "observation" else 0)
+                reward = numpy.nan if self.broken == "reward" else reward
+            return observation, reward, bool(abs(self.state[0]) > 4), False, {}
+
+    kinds = {"Chase": {}, "ChaseDiscrete": {"discrete": True}, "ChaseGoals": {"goals": True}}
+    kinds |= {f"Chase-{part}": {"broken": part} for part in ("observation", "reward")}
+    for name, arguments in kinds.items():
+        if f"{name}-v0" not in gymnasium.registry:
+            gymnasium.register(f"{name}-v0", Chase, max_episode_steps=7, kwargs=arguments)
+
+
+def train(out, *arguments: str, env: str = "Chase-v0") -> int:
+    register_environments()
+    from qmkernels.train import run
+
+    return run(["iqrl", "--env", env, "--out", str(out), *TINY, *arguments])
+
+
+@pytest.mark.parametrize("more", [[], ["--offline", "--collect-steps", "60"]], ids=["online", "offline"])
+@pytest.mark.parametrize("n_steps", ["1", "6"])
+def test_a_run_ended_and_gone_on_with_has_the_bits_of_a_whole_one(tmp_path, n_steps, more):
+    arguments = ["--agent.n-steps", n_steps, *more]
+    assert train(tmp_path / "whole", "--steps", "20", *arguments) == 0
+    found = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert [entry["step"] for entry in found["curve"]] == [0, 10, 20] and found["random"].keys() == {"return"}
+    assert found["curve"][0].keys() == {"step", "environment_steps", "return"}
+    assert found["final"].keys() == {*found["curve"][0], "latent_rank", "codes_in_use"}
+    assert found["environment_steps"] == (0 if more else 5 * 7) and found["final"]["return"] < 0
+    assert (tmp_path / "whole" / "success.png").read_bytes().startswith(b"\x89PNG")
+    for steps in ("7", "20"):
+        torch.manual_seed(12345)
+        assert train(tmp_path / "parts", "--steps", steps, *arguments) == 0
+    one, other = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts"))
+    for name, value in one["agent"]["networks"].items():
+        assert torch.equal(value, other["agent"]["networks"][name]), name
+    assert one["curve"][-1] == other["curve"][-1] and one["agent"]["num_updates"] == 20
+
+
+def test_noise_fades_over_the_episodes_after_those_of_random_actions():
+    register_environments()
+    from qmkernels.train.environments import make_environment
+    from qmkernels.train.experiments.iqrl import IQRLExperiment, IQRLSettings
+
+    settings = IQRLSettings("Chase-v0", prefill_episodes=3, exploration_episodes=10, agent=IQRLConfig.small(**SMALL))
+    experiment = IQRLExperiment(settings, make_environment("Chase-v0"), torch.device("cpu"))
+    found = []
+    for number in range(20):
+        assert experiment.begin_episode(number, numpy.random.default_rng(0)) == {}
+        found.append(experiment.exploration)
+    numpy.testing.assert_allclose(found, [1.0] * 3 + numpy.linspace(1, 0.1, 10).tolist() + [0.1] * 7)
+    seen, generator = {"observation": numpy.zeros(2, numpy.float32)}, numpy.random.default_rng(0)
+    spread = numpy.std([experiment.explore(seen, generator) for _ in range(400)])
+    assert spread == pytest.approx(0.2, rel=0.1)  # a tenth of half the range of 2
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "said"),
+    [
+        ("Chase-observation-v0", [], r"observation after step \d of an episode is not finite: \[nan nan\]"),
+        ("Chase-reward-v0", [], r"the reward after step \d of an episode is nan"),
+        ("ChaseDiscrete-v0", [], "ChaseDiscrete-v0 has discrete actions; IQRL needs a Box"),
+        ("ChaseGoals-v0", [], "ChaseGoals-v0 has goals, which IQRL would not see"),
+        ("Chase-v0", ["--agent.horizon", "8"], "from 1 to 7 transitions, which the longest episode has, got 8"),
+        ("Chase-v0", ["--agent.n-steps", "9"], "from 1 to 7 transitions, which the longest episode has, got 9"),
+        ("Chase-v0", ["--agent.num-sampled", "6"], "num_sampled must be at most num_critics"),
+        ("Chase-v0", ["--last-exploration", "-1"], "last_exploration must be at least 0"),
+        ("Chase-v0", ["--exploration-episodes", "0"], "exploration_episodes must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_before_training(tmp_path, capsys, env, arguments, said):
+    assert train(tmp_path, "--steps", "20", *arguments, env=env) == 2
+    found = capsys.readouterr().err
+    assert re.search(said, found) and "Traceback" not in found
+    assert not (tmp_path / "checkpoint.pt").exists() or "Chase-" in env
