@@ -26,9 +26,9 @@ from qmkernels.train.skills import num_bins, path_of  # noqa: E402
 class Plane(gymnasium.Env):
     """A point on a square of side 20 with a velocity of no use; with goals, within 1 of which it succeeds."""
 
-    def __init__(self, goals: bool = False, discrete: bool = False) -> None:
+    def __init__(self, goals: bool = False, discrete: bool = False, behind: bool = False) -> None:
         spaces = gymnasium.spaces
-        self.goals = goals
+        self.goals, self.behind = goals, behind
         self.action_space = spaces.Discrete(3) if discrete else spaces.Box(-1.0, 1.0, (2,))
         seen, place = spaces.Box(-10.0, 10.0, (4,)), spaces.Box(-10.0, 10.0, (2,))
         self.observation_space = seen
@@ -36,9 +36,10 @@ class Plane(gymnasium.Env):
             self.observation_space = spaces.Dict({"observation": seen, "achieved_goal": place, "desired_goal": place})
 
     def observed(self):
-        seen = numpy.concatenate([self.here, self.move]).astype(numpy.float32)
+        parts = [self.move, self.here] if self.behind else [self.here, self.move]
+        seen = numpy.concatenate(parts).astype(numpy.float32)
         return (
-            {"observation": seen, "achieved_goal": seen[:2].copy(), "desired_goal": self.goal.copy()}
+            {"observation": seen, "achieved_goal": self.here.astype(numpy.float32), "desired_goal": self.goal.copy()}
             if self.goals
             else seen
         )
@@ -55,11 +56,13 @@ class Plane(gymnasium.Env):
         return self.observed(), 0.0, False, False, {"success": bool(numpy.linalg.norm(self.here - self.goal) < 1)}
 
 
-for name, arguments in {
+ENVIRONMENTS = {
     "SkillPlane-v0": {},
     "SkillGoals-v0": {"goals": True},
+    "SkillHidden-v0": {"goals": True, "behind": True},
     "SkillMoves-v0": {"discrete": True},
-}.items():
+}
+for name, arguments in ENVIRONMENTS.items():
     if name not in gymnasium.registry:
         gymnasium.register(name, Plane, max_episode_steps=12, kwargs=arguments)
 
@@ -142,9 +145,15 @@ def assert_same(one, other, path: str = "") -> None:
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, path
 
 
-@pytest.mark.parametrize("more", [[], ["--agent.discrete-skills", "--head", "mrn"]], ids=["continuous", "discrete"])
-@pytest.mark.parametrize("env", ["SkillPlane-v0", "SkillGoals-v0"])
-@pytest.mark.parametrize("killed_at", [3, 14])
+@pytest.mark.parametrize(
+    ("env", "more", "killed_at"),
+    [
+        ("SkillPlane-v0", [], 14),
+        ("SkillGoals-v0", ["--agent.discrete-skills", "--head", "mrn"], 14),
+        ("SkillGoals-v0", [], 3),
+    ],
+    ids=["no goals", "discrete", "before the first checkpoint"],
+)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more, killed_at):
     arguments = ["--steps", "20", *more]
     assert train(tmp_path / "whole", *arguments, env=env) == 0
@@ -191,6 +200,11 @@ def test_who_goes_straight_covers_more_than_chance_and_reaches_every_goal():
     paths = torch.tensor(numpy.stack(experiment.paths(experiment.policies()[""])))
     along = functional.cosine_similarity(paths[:, 8] - paths[:, 0], experiment.evaluation_skills)
     torch.testing.assert_close(along, torch.ones(12), check_dtype=False)
+
+
+def test_goals_that_observations_do_not_begin_with_are_not_tried():
+    experiment = experiment_in("SkillHidden-v0")
+    assert experiment.measure(experiment.policies()).keys() == {"coverage", "coverage_random"}
 
 
 @pytest.mark.parametrize("agent", [dict(skill_size=1), dict(skill_size=5), dict(skill_size=5, discrete_skills=True)])

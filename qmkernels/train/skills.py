@@ -51,7 +51,7 @@ class SkillExperiment(Experiment):
         if self.skill is not None:
             return self.skill
         state, goal = self.state(observation), self.as_tensor(observation["desired_goal"])
-        # What an observation has besides, such as velocities, is 0 at the goal.
+        # What an observation has behind it, such as velocities, is 0 at the goal.
         return self.agent.skill_towards(state, torch.nn.functional.pad(goal, (0, len(state) - len(goal))))
 
     def policies(self) -> dict[str, Policy]:
@@ -62,13 +62,22 @@ class SkillExperiment(Experiment):
     def measure(self, policies: dict[str, Policy]) -> dict[str, float]:
         """coverage: bins of side 1 of the positions that episodes of any skills visit.
 
-        zero_shot_success: where the environment has goals, the share of episodes that reach theirs at any step, with
-        the skill towards it at each.
+        zero_shot_success: where the environment has goals that are beginnings of observations, the share of episodes
+        that reach theirs at any step, with the skill towards it at each.
         """
         found = {f"coverage{name}": float(num_bins(self.paths(policy))) for name, policy in policies.items()}
-        if has_goals(self.environment.observation_space):
+        if self.goals_are_observed:
             found |= {f"zero_shot_success{name}": self.zero_shot_success(each) for name, each in policies.items()}
         return found
+
+    @cached_property
+    def goals_are_observed(self) -> bool:
+        """Whether there are goals, and observations begin with what they achieve."""
+        if not has_goals(self.environment.observation_space):
+            return False
+        observation, _ = self.environment.reset(seed=self.settings.seed)
+        achieved = observation["achieved_goal"]
+        return bool(numpy.allclose(observation["observation"][: len(achieved)], achieved))
 
     @cached_property
     def evaluation_skills(self) -> torch.Tensor:
