@@ -36,6 +36,8 @@ EXPERIMENTS = {
     "arena_metra": "metra --env qmkernels/PointArena-v0",
     "arena_metra_mrn": "metra --env qmkernels/PointArena-v0 --head mrn",
     "arena_metra_iqe": "metra --env qmkernels/PointArena-v0 --head iqe",
+    "halfcheetah_metra": "metra --env HalfCheetah-v5 --steps 10000 --action-repeat 4 --episodes-per-cycle 16 "
+    "--agent.no-discrete-skills --agent.skill-size 2",
     "fetchreach_qrl": "qrl --env FetchReach-v4 --preset small --steps 2000",
     "fetchreach_not_standardised": "qrl --env FetchReach-v4 --preset small --steps 2000 --no-standardise",
     "medium_qrl": "qrl --env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",
