@@ -147,28 +147,21 @@ def compared(case: dict[str, Row], contender: str) -> str:
 
 
 def agents_table(results: Path) -> str:
-    """A row an experiment of measure_agents.py, with every seed's success, return or coverage after the last update."""
+    """A row an experiment of measure_agents.py, with every seed's success, or return, after the last update."""
     runs = {folder.name: seeds_of(folder) for folder in sorted((results / "agents").glob("*")) if folder.is_dir()}
     if not runs:
         return "No measurements are stored yet.\n"
     returns = [returns_row(seeds) for seeds in runs.values() if "return" in seeds[0]["final"]]
-    skills = [skills_row(seeds) for seeds in runs.values() if "coverage" in seeds[0]["final"]]
     lines = [
         "| command | success, environment's starts and goals | between opposite ends | random actions | updates | "
         "environment steps | minutes |",
         f"|---|{'---|' * 3}{'--:|' * 3}",
-        *(agents_row(seeds) for seeds in runs.values() if not {"return", "coverage"} & seeds[0]["final"].keys()),
+        *(agents_row(seeds) for seeds in runs.values() if "return" not in seeds[0]["final"]),
         "",
         "Share of 50 episodes after the last update, seed by seed; random actions: of the same episodes, both kinds.",
         "",
         *(["| command | mean return | random actions | updates | environment steps | minutes |"] if returns else []),
         *(["|---|---|---|--:|--:|--:|", *returns, ""] if returns else []),
-        *(
-            ["| command | bins covered | random actions | goals | updates | environment steps | minutes |"]
-            if skills
-            else []
-        ),
-        *(["|---|---|---|---|--:|--:|--:|", *skills, "", SKILLS_SAY, ""] if skills else []),
         *sorted({agents_provenance(seeds) for seeds in runs.values()}),
         "",
     ]
@@ -204,23 +197,9 @@ def agents_row(seeds: list[dict]) -> str:
 
 def returns_row(seeds: list[dict]) -> str:
     found, chance = (" / ".join(f"{seed[part]['return']:.0f}" for seed in seeds) for part in ("final", "random"))
+    found += f" ({seeds[0]['settings']['evaluation_episodes']} episodes)"
     counts = f"{seeds[0]['step']:,}", f"{seeds[0]['environment_steps']:,}"
     return f"| {' | '.join([agents_command(seeds), found, chance, *counts, agents_minutes(seeds)])} |"
-
-
-SKILLS_SAY = (
-    "Bins of side 1 that the episodes of 48 random skills visit after the last update, seed by seed, those of as many "
-    "episodes of random actions, and the share of 48 goals of the environment that the skill towards them reaches."
-)
-
-
-def skills_row(seeds: list[dict]) -> str:
-    def each(key: str, digits: int) -> str:
-        return " / ".join(f"{seed['final'][key]:.{digits}f}" for seed in seeds if key in seed["final"])
-
-    found = each("coverage", 0), each("coverage_random", 0), each("zero_shot_success", 2)
-    counts = f"{seeds[0]['step']:,}", f"{seeds[0]['environment_steps']:,}"
-    return f"| {' | '.join([agents_command(seeds), *found, *counts, agents_minutes(seeds)])} |"
 
 
 def agents_command(seeds: list[dict]) -> str:

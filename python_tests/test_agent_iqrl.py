@@ -281,6 +281,18 @@ def test_the_state_of_another_agent_is_refused_by_name():
         agent_of(IQRLConfig.small(**{**SMALL, "num_groups": 8})).load_state_dict(state)
 
 
+def test_half_precision_keeps_float32_parameters_and_is_near_full_precision():
+    agent, full = agent_of(), agent_of()
+    with torch.autocast("cpu", torch.bfloat16):
+        for seed in range(2):
+            metrics = agent.update(batch_for(agent, seed=seed))
+    assert all(value.isfinite() and value.dtype == torch.float32 for value in metrics.values())
+    assert all(parameter.dtype == torch.float32 for parameter in agent.networks.parameters())
+    for seed in range(2):
+        expected = full.update(batch_for(full, seed=seed))
+    assert metrics["encoder/loss"].item() == pytest.approx(expected["encoder/loss"].item(), rel=0.05)
+
+
 def _train_in_group(rank: int) -> torch.Tensor:
     agent = agent_of(seed=rank, group=torch.distributed.group.WORLD)
     for step in range(4):
@@ -316,8 +328,10 @@ def test_a_wrong_batch_is_named(change, said):
         ({"discount": 1.5}, "discount must be at most 1, got 1.5"),
         ({"encoder_tau": 0.0}, "encoder_tau must be positive, got 0.0"),
         ({"num_sampled": 6}, "num_sampled must be at most num_critics, got 6 of 5"),
-        ({"activation": "relu"}, "activation must be one of mish, silu, got 'relu'"),
+        ({"activation": "relu"}, "activation must be mish or silu, got 'relu'"),
         ({"horizon": 0}, "horizon must be positive, got 0"),
+        ({"fsq_levels": (8, 1)}, r"fsq_levels must be one or more, at least 2 each, got \(8, 1\)"),
+        ({"fsq_levels": ()}, r"fsq_levels must be one or more, at least 2 each, got \(\)"),
     ],
 )
 def test_wrong_settings_are_named(changes, said):
@@ -330,7 +344,8 @@ def test_wrong_settings_are_named(changes, said):
 TINY = [
     *("--batch-size", "16", "--prefill-episodes", "2", "--updates-per-cycle", "5", "--evaluation-interval", "10"),
     *("--evaluation-episodes", "2", "--checkpoint-interval", "4", "--log-interval", "5", "--device", "cpu"),
-    *("--buffer-capacity", "60", "--agent.encoder-sizes", "16", "--agent.dynamics-sizes", "16"),
+    *("--action-repeat", "1", "--buffer-capacity", "60"),
+    *("--agent.encoder-sizes", "16", "--agent.dynamics-sizes", "16"),
     *("--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.num-groups", "8"),
 ]
 
@@ -396,6 +411,34 @@ def test_a_run_ended_and_gone_on_with_has_the_bits_of_a_whole_one(tmp_path, n_st
     for name, value in one["agent"]["networks"].items():
         assert torch.equal(value, other["agent"]["networks"][name]), name
     assert one["curve"][-1] == other["curve"][-1] and one["agent"]["num_updates"] == 20
+
+
+def test_what_a_method_draws_for_an_episode_is_stored_with_its_transitions_and_resumes(tmp_path, monkeypatch):
+    """By hooks that any method may have: numbers of the episodes, and a skill drawn for each."""
+    register_environments()
+    from qmkernels.train.experiments.iqrl import IQRLExperiment
+
+    begun = []
+
+    def begin(self, number, generator):
+        begun.append(number)
+        return {"skill": generator.normal(size=3), "number": number}
+
+    monkeypatch.setattr(IQRLExperiment, "extra", lambda self: {"skill": (3,), "number": ()})
+    monkeypatch.setattr(IQRLExperiment, "begin_episode", begin)
+    assert train(tmp_path / "whole", "--steps", "14") == 0
+    assert begun == [0, 1, 2, 3]  # two to begin with, and one after the 5th and the 10th update
+    for steps in ("8", "14"):
+        torch.manual_seed(12345)
+        assert train(tmp_path / "parts", "--steps", steps) == 0
+    one, other = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["of_processes"][0]["buffer"]["arrays"]
+        for name in ("whole", "parts")
+    )
+    assert torch.equal(one["number"], torch.arange(4.0).repeat_interleave(7))
+    skills = one["skill"].reshape(4, 7, 3)
+    assert torch.equal(skills, skills[:, :1].expand(-1, 7, -1)) and len(skills[:, 0].unique(dim=0)) == 4
+    assert all(torch.equal(array, other[name]) for name, array in one.items())
 
 
 def test_noise_fades_over_the_episodes_after_those_of_random_actions():

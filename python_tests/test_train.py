@@ -26,14 +26,11 @@ import gymnasium  # noqa: E402
 import numpy  # noqa: E402
 
 from qmkernels.agents import QRL  # noqa: E402
-from qmkernels.data import Dataset  # noqa: E402
 from qmkernels.train import checkpoint, mazes  # noqa: E402
 from qmkernels.train import trainer as training  # noqa: E402
-from qmkernels.train.environments import ActionRepeat, episode, episode_seed, make_environment  # noqa: E402
+from qmkernels.train.environments import ActionRepeat, episode_seed, make_environment  # noqa: E402
 from qmkernels.train.experiments import METHODS, experiment_of  # noqa: E402
 from qmkernels.train.goal_reaching import GoalExperiment  # noqa: E402
-from qmkernels.train.rewards import RewardExperiment  # noqa: E402
-from qmkernels.train.settings import Settings  # noqa: E402
 
 
 class Walk(gymnasium.Env):
@@ -72,36 +69,6 @@ class NoGoals(Walk):
         self.observation_space = self.observation_space["observation"]
 
 
-class Rewarded(NoGoals):
-    """Without goals or a word about success; a step is worth its first coordinate's move."""
-
-    def _observation(self):
-        return super()._observation()["observation"]
-
-    def step(self, action):
-        observation, _, *ends, _ = super().step(action)
-        return observation, float(action[0]), *ends, {}
-
-
-class Parts(Rewarded):
-    """Observations in parts, as of dm_control."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        part = gymnasium.spaces.Box(-1.0, 1.0, (1,))
-        self.observation_space = gymnasium.spaces.Dict({"second": part, "first": part})
-
-    def _observation(self):
-        first, second = super()._observation()
-        return {"second": numpy.array([second]), "first": numpy.array([first])}
-
-
-class Pixels(Rewarded):
-    def __init__(self) -> None:
-        super().__init__()
-        self.observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), numpy.uint8)
-
-
 class Broken(Walk):
     """From its 100th step on a part of what it returns is of no use."""
 
@@ -131,8 +98,6 @@ for name, arguments in ENVIRONMENTS.items():
 if "NoGoals-v0" not in gymnasium.registry:
     gymnasium.register("NoGoals-v0", NoGoals, max_episode_steps=12)
     gymnasium.register("Endless-v0", Walk)
-    for kind in (Rewarded, Parts, Pixels):
-        gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=12)
 
 SMALL = [
     *("--batch-size", "32", "--prefill-episodes", "3", "--updates-per-cycle", "7", "--episodes-per-cycle", "1"),
@@ -224,72 +189,6 @@ def test_inputs_are_standardised_by_the_first_data_unless_asked_not_to(tmp_path,
     assert all((as_they_are[f"{name}.scale"] == 1).all() for name in scales)
     assert all((as_they_are[f"{name}.mean"] == 0).all() for name in scales)
     assert all((standardised[f"{name}.scale"] != 1).all() for name in scales)
-
-
-def test_observations_without_goals_become_a_dictionary():
-    plain, parts = make_environment("Rewarded-v0"), make_environment("Parts-v0", action_repeat=2)
-    for environment in (plain, parts):
-        (name, space), *_ = environment.observation_space.spaces.items()
-        observation, _ = environment.reset(seed=0)
-        assert name == "observation" and space.shape == (2,) and observation.keys() == {"observation"}
-        assert numpy.array_equal(observation["observation"], environment.unwrapped.here.astype(numpy.float32))
-        assert environment.step(numpy.zeros(2, numpy.float32))[0].keys() == {"observation"}
-    with pytest.raises(ValueError, match="--env Pixels-v0: observations must be a vector or a Dict of vectors"):
-        make_environment("Pixels-v0")
-
-
-def test_dm_control_tasks_are_environments_whose_episodes_end():
-    for needed in ("shimmy", "dm_control"):
-        pytest.importorskip(needed, reason="tasks of dm_control need shimmy[dm-control]")
-    environment = make_environment("dm_control/cartpole-balance-v0", action_repeat=50)
-    steps = episode(environment, lambda _: numpy.zeros(1), 0)
-    assert len(steps) == 20 and steps[-1].truncated and not steps[-1].terminated
-    assert steps[0].observation["observation"].shape == (5,)
-
-
-def test_returns_are_sums_of_rewards_over_the_same_episodes():
-    class Plain(RewardExperiment):
-        def make_agent(self, group):
-            return None
-
-    environment = make_environment("Rewarded-v0", action_repeat=3)
-    experiment = Plain(Settings("Rewarded-v0", evaluation_episodes=3), environment, torch.device("cpu"))
-    right = numpy.array([0.5, 0.0], numpy.float32)
-    seen = []
-
-    def policy(observation):
-        seen.append(observation["observation"])
-        return right
-
-    for _ in range(2):
-        assert experiment.measure({"": policy, "_still": lambda _: 0 * right}) == {"return": 6, "return_still": 0}
-    assert len(seen) == 2 * 3 * 4 and numpy.array_equal(seen[:12], seen[12:])
-    assert experiment.condition({}) is None
-    state = numpy.zeros((4, 2))
-    with pytest.raises(ValueError, match="has no rewards: they are 0 everywhere"):
-        experiment.check_data(Dataset(state, state, state, terminated=[True] * 4))
-
-
-def test_what_a_method_draws_for_an_episode_is_stored_with_its_transitions_and_resumes(tmp_path, monkeypatch):
-    """By hooks that any method may have: numbers of the episodes, and a skill drawn for each."""
-    experiment, begun = experiment_of("qrl"), []
-
-    def begin(self, number, generator):
-        begun.append(number)
-        return {"skill": generator.normal(size=3), "number": number}
-
-    monkeypatch.setattr(experiment, "extra", lambda self: {"skill": (3,), "number": ()})
-    monkeypatch.setattr(experiment, "begin_episode", begin)
-    assert train(tmp_path / "whole", "--steps", "20") == 0
-    assert begun == [0, 1, 2, 3, 4]  # three to begin with, and one after the 7th and the 14th update
-    arrays = checkpoint_of(tmp_path / "whole")["of_processes"][0]["buffer"]["arrays"]
-    assert torch.equal(arrays["number"], torch.arange(5.0).repeat_interleave(12))
-    skills = arrays["skill"].reshape(5, 12, 3)
-    assert torch.equal(skills, skills[:, :1].expand(-1, 12, -1)) and len(skills[:, 0].unique(dim=0)) == 5
-    for steps in ("11", "20"):
-        torch.manual_seed(12345)
-        assert train(tmp_path / "parts", "--steps", steps) == 0
-    assert_same(*(checkpoint_of(tmp_path / name)["of_processes"] for name in ("whole", "parts")))
 
 
 class Killed(BaseException):
@@ -531,9 +430,7 @@ def test_the_checkpoint_of_another_method_is_refused_in_one_sentence(tmp_path, c
 @pytest.mark.parametrize("goals", ["set", "observation"])
 @pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
 @pytest.mark.parametrize("method", [method for method in REACHING if method != "qrl"])
-def test_methods_that_reach_goals_run_and_go_on_after_a_kill_to_the_same_bits(
-    tmp_path, monkeypatch, method, online, goals
-):
+def test_every_method_runs_and_goes_on_after_a_kill_to_the_same_bits(tmp_path, monkeypatch, method, online, goals):
     arguments = ["--steps", "20", "--goals", goals, *(["--no-offline"] if online else [])]
     assert train(tmp_path / "whole", *arguments, method=method) == 0
     found = json.loads((tmp_path / "whole" / "metrics.json").read_text())

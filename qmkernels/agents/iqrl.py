@@ -1,7 +1,8 @@
 """iQRL: TD3 on quantised latents that a latent dynamics model keeps consistent over time.
 
-Source: Scannell et al. 2024, arXiv 2406.02696, and its public PyTorch code. Where the code differs from the paper, the
-code is followed: the actor maximises the mean of the sampled critics, in the paper their minimum.
+Source: Scannell et al. 2024, arXiv 2406.02696, and its public PyTorch code, which is followed where they differ: the
+actor maximises the mean of the sampled critics, in the paper their minimum. The code divides the loss of the rollout by
+H, leaves out the step that ends an episode but not those behind it, and has weight decay of 0.01 on the encoder.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ class IQRLConfig:
         object.__setattr__(self, "fsq_levels", tuple(self.fsq_levels))
         checks.check_config(self, at_least_zero=("policy_noise", "noise_clip"))
         if self.activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"IQRLConfig: activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}."
-            )
+            raise ValueError(f"IQRLConfig: activation must be mish or silu, got {self.activation!r}.")
+        if min(self.fsq_levels, default=0) < 2:
+            raise ValueError(f"IQRLConfig: fsq_levels must be one or more, at least 2 each, got {self.fsq_levels}.")
         for name in ("rho", "encoder_tau", "tau", "discount"):
             if getattr(self, name) > 1:
                 raise ValueError(f"IQRLConfig: {name} must be at most 1, got {getattr(self, name)}.")
@@ -231,7 +232,7 @@ class IQRL(TrainedAgent):
 
     def actor_loss(self, latent: Tensor) -> tuple[Tensor, Metrics]:
         """Minus the mean value of the actor's actions; gradients of the critics are of no use."""
-        action = self.actor(latent)
+        action = self.actor(latent).float()
         value = self.value(self.critics, latent, action, self._sampled()).mean()
         return -value, {"actor/value": value.detach(), "actor/square": action.detach().square().mean()}
 

@@ -38,6 +38,8 @@ class Experiment:
     def __init__(self, settings: Any, environment: gymnasium.Env, device: torch.device, group: Any = None) -> None:
         self.settings, self.environment, self.device = settings, environment, device
         self.exploration = settings.exploration
+        self.chance: dict[str, float] = {}
+        """What `measure` found of random actions, once a run has measured them."""
         self.agent = self.make_agent(group)
 
     @classmethod

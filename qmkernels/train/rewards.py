@@ -53,14 +53,24 @@ class RewardExperiment(Experiment):
         return sum(step.reward for steps in episodes for step in steps) / count
 
     def panels(self, curve: Curve) -> list[Panel]:
-        """Returns by the environment's steps."""
+        """Returns, and that of random actions."""
 
         def returns(_: Figure, panel: Axes) -> None:
-            for key in dict.fromkeys(name for entry in curve for name in entry if name.startswith("return")):
-                points = [(entry["environment_steps"], entry[key]) for entry in curve if key in entry]
-                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=key.replace("_", ", "))
-            panel.set(xlabel="environment steps", ylabel=f"mean of {self.settings.evaluation_episodes} episodes")
+            draw_curves(panel, curve, {"return": (1.0, "the agent's most likely actions")})
+            if "return" in self.chance:
+                panel.axhline(self.chance["return"], color="0.5", linestyle="--", label="random actions")
+            panel.set(ylabel=f"return, mean of {self.settings.evaluation_episodes} episodes")
             panel.set_title(f"{self.settings.env}, seed {self.settings.seed}", fontsize=11)
             panel.legend(loc="lower right", fontsize=8)
 
         return [returns]
+
+
+def draw_curves(panel: Axes, curve: Curve, shown: dict[str, tuple[float, str]]) -> None:
+    """Measures by the environment's steps, offline by updates; ``shown``: what each is divided by, and its label."""
+    is_online = any(entry["environment_steps"] for entry in curve)
+    when = "environment_steps" if is_online else "step"
+    for name, (whole, label) in shown.items():
+        points = [(entry[when], entry[name] / whole) for entry in curve if name in entry]
+        panel.plot(*numpy.reshape(points, (-1, 2)).T, marker="o", markersize=3, label=label)
+    panel.set(xlabel="environment steps" if is_online else "updates")

@@ -80,6 +80,7 @@ class Trainer:
             if self.processes.is_first:
                 self.random = self.experiment.measure({"": lambda _: self.experiment.random(chance)})
             self._evaluate()
+        self.experiment.chance = self.random
         is_first = self.processes.is_first
         writer = SummaryWriter(settings.out / "tensorboard", purge_step=self.step) if is_first else None
         bar = tqdm(
