@@ -11,6 +11,7 @@ import numpy
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..data import has_goals
 from .environments import EVALUATION, Policy, Step, episode, episode_seed
@@ -100,11 +101,18 @@ class SkillExperiment(Experiment):
         return sum(episode(self.environment, policy, each, stop_at_success=True)[-1].success for each in seeds) / count
 
     def panels(self, curve: Curve) -> list[Panel]:
-        """Trajectories coloured by skill, those of random actions, and coverage by the environment's steps."""
+        """Trajectories coloured by skill, those of random actions at the same scale, and coverage by the environment's
+        steps."""
         policies, colours = self.policies(), self.colours()
 
         def trajectories(title: str, name: str) -> Panel:
-            return lambda _, panel: draw_paths(panel, self.paths(policies[name]), colours, title)
+            def draw(figure: Figure, panel: Axes) -> None:
+                if panel is not figure.axes[0]:
+                    panel.sharex(figure.axes[0])
+                    panel.sharey(figure.axes[0])
+                draw_paths(panel, self.paths(policies[name]), colours, title)
+
+            return draw
 
         title = f"{self.settings.env}, seed {self.settings.seed}"
         drawn = [trajectories("Skills", ""), trajectories("Random actions", "_random")]
@@ -151,4 +159,4 @@ def draw_coverage(panel: Axes, curve: Curve, title: str) -> None:
     panel.set(xlabel="environment steps", ylabel="bins visited")
     panel.set_ylim(bottom=0)
     panel.set_title(title, fontsize=11)
-    panel.legend(loc="lower right", fontsize=8)
+    panel.legend(fontsize=8)

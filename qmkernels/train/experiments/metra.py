@@ -60,13 +60,14 @@ def _robot(env: str) -> tuple[dict[str, Any], int, dict[str, Any]]:
 
 
 def _published(env: str) -> METRASettings:
-    """Source: Park et al. 2024 and its public code, for vectors as observations. Before the first update there are
-    10,000 steps of the new policy's skills there, and as many of random actions here."""
+    """Source: Park et al. 2024 and its public code, for vectors as observations; the number of updates is that of a
+    reproduction, 10,000 epochs of 50. Before the first update there are 10,000 steps of the new policy's skills there,
+    and as many of random actions here."""
     _, position_size, skills = _robot(env)
     return METRASettings(
-        env, steps=2_500_000, updates_per_cycle=50, episodes_per_cycle=8, prefill_episodes=50, exploration=0.0,
-        episode_steps=200, position_size=position_size, evaluation_episodes=48, evaluation_interval=50_000,
-        checkpoint_interval=50_000, agent=METRAConfig.published(**skills),
+        env, steps=500_000, updates_per_cycle=50, episodes_per_cycle=8, prefill_episodes=50, exploration=0.0,
+        episode_steps=200, position_size=position_size, evaluation_episodes=48, evaluation_interval=10_000,
+        checkpoint_interval=10_000, agent=METRAConfig.published(**skills),
     )  # fmt: skip
 
 
