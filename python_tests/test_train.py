@@ -121,6 +121,7 @@ AGENTS = {
     "crl": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
     "ddpg_her": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
     "gcbc": ["--agent.actor-sizes", "16"],
+    "metra": ["--agent.phi-sizes", "16", "--agent.critic-sizes", "16", "--agent.actor-sizes", "16"],
 }
 REACHING = [method for method in METHODS if issubclass(experiment_of(method), GoalExperiment)]
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]

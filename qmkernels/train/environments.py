@@ -12,6 +12,7 @@ import numpy
 
 from ..data import Dataset, has_goals
 from . import hyper_maze as hyper_maze  # registers its environment
+from . import point_arena as point_arena  # registers its environment
 from .ogbench_tasks import OGBenchGoals, is_of_ogbench
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
@@ -45,15 +46,16 @@ class ActionRepeat(gymnasium.Wrapper):
         return observation, total, terminated, truncated, {**info, "success": succeeded}
 
 
-def make_environment(name: str, action_repeat: int = 1) -> gymnasium.Env:
+def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gymnasium.Env:
     """An environment whose observations are a Dict and whose actions are a vector or Discrete; ValueError for others.
 
+    ``arguments`` are gymnasium's, or the environment's own.
     Without goals the Dict has "observation" alone: the vector that the environment gives, or all of its dictionary.
     """
     needed = [needed for begin, needed in REGISTERING.items() if name.startswith(begin)]
     missing = [hint for module, hint in needed if not _register(module)]
     try:
-        environment = gymnasium.make(name)
+        environment = gymnasium.make(name, **arguments)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ValueError(" ".join([f"--env {name}: {error}", *missing])) from error
     if is_of_ogbench(environment):

@@ -55,6 +55,11 @@ class Experiment:
         """The preset that "auto" stands for."""
         return "small"
 
+    @classmethod
+    def environment_arguments(cls, settings: Any) -> dict[str, Any]:
+        """With which the environment is made, besides its name."""
+        return {}
+
     def make_agent(self, group: Any) -> Agent:
         """The agent, for `environment`, on `device`; ``group``: the processes that it averages gradients over."""
         raise NotImplementedError

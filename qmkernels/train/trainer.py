@@ -38,7 +38,8 @@ class Trainer:
     def __init__(self, method: type[Experiment], settings: Settings, processes: Processes | None = None) -> None:
         self.settings, self.processes = settings, processes or Processes()
         settings.out.mkdir(parents=True, exist_ok=True)
-        self.environment = make_environment(settings.env, settings.action_repeat)
+        arguments = method.environment_arguments(settings)
+        self.environment = make_environment(settings.env, settings.action_repeat, **arguments)
         self.device = device_of(settings.device)
         self.generator = numpy.random.default_rng([settings.seed, 0, self.processes.rank])
         torch.manual_seed(settings.seed)
