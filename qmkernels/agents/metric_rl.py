@@ -60,10 +60,13 @@ class MetricRLConfig:
 
 
 class Euclidean(nn.Module):
-    r"""The head of the paper, :math:`\|x - y\|` over the last dimension; at x = y its gradient is 0."""
+    r"""The head of the paper, :math:`\|x - y\|` over the last dimension; at x = y its gradient is 0.
+
+    In float32 under ``torch.autocast``.
+    """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x - y, dim=-1)
+        return torch.linalg.vector_norm(x.float() - y.float(), dim=-1)
 
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
         return euclidean_pairwise(x, y)
@@ -153,11 +156,11 @@ class MetricRL(ActorCritic):
         loss = found.loss
         metrics = {f"critic/{name}": getattr(found, name) for name in ("steps", "repulsion", "length")}
         if goal:
-            error = (goal[0] - z_next.detach()).square().sum(dim=-1).mean()
+            error = (goal[0].float() - z_next.detach()).square().sum(dim=-1).mean()
             loss, metrics["critic/goal"] = loss + error, error.detach()
         if self.discrete:
             reached = critic.dynamics(z.detach(), self.action_inputs(batch["action"]))
-            error = (reached - z_next.detach()).square().sum(dim=-1).mean()
+            error = (reached.float() - z_next.detach()).square().sum(dim=-1).mean()
             loss, metrics["critic/dynamics"] = loss + error, error.detach()
         return loss, {"critic/loss": loss.detach(), **metrics}
 
