@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.machinery
 import json
 import re
+import sys
+import types
 
 import pytest
 import torch
@@ -32,6 +36,12 @@ def test_a_run_writes_metrics_figure_and_checkpoint(tmp_path, capsys, env, more)
     assert all(0 <= entry["success"] <= 1 for entry in found["curve"]) and 0 <= found["random"]["success"] <= 1
     assert (found["environment_steps"] > 0) == (more is not OFFLINE)
     assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert all((row["method"], row["env"], row["seed"]) == ("qrl", env, "0") for row in table)
+    numbers = {(int(row["step"]), row["measure"]): float(row["value"]) for row in table}
+    of_curve = {(entry["step"], name): entry[name] for entry in found["curve"] for name in entry if name != "step"}
+    assert numbers == {**of_curve, (0, "success_random"): found["random"]["success"]} and len(table) == len(numbers)
     assert list((tmp_path / "tensorboard").iterdir())
     assert not list(tmp_path.glob("*.partial"))
     assert "Trained 20 steps" in capsys.readouterr().out
@@ -121,3 +131,57 @@ def test_a_broken_environment_ends_the_run_at_once_and_the_last_checkpoint_stays
     assert re.search(f"Broken-{part}-v0: {said}", capsys.readouterr().err)
     networks = checkpoint_of(tmp_path)["agent"]["networks"]
     assert all(value.isfinite().all() for value in networks.values())
+
+
+class FakeRun:
+    def __init__(self, **given) -> None:
+        self.given, self.entries, self.metrics, self.is_finished = given, [], {}, False
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.metrics[name] = step_metric
+
+    def log(self, entry: dict) -> None:
+        assert not self.is_finished
+        self.entries.append(entry)
+
+    def finish(self) -> None:
+        self.is_finished = True
+
+
+def test_weights_and_biases_get_what_tensorboard_gets_and_a_run_goes_on_in_its_record(tmp_path, monkeypatch):
+    fake, runs = types.ModuleType("wandb"), []
+    fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    fake.init = lambda **given: runs.append(FakeRun(**given)) or runs[-1]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    assert train(tmp_path, "--steps", "8") == 0 and not runs
+    for steps, more in (("12", []), ("20", []), ("5", ["--restart"])):
+        assert train(tmp_path, "--steps", steps, "--wandb", "toys", *more) == 0
+    one, two, anew = runs
+    assert one.given["project"] == "toys" and one.given["config"]["agent.epsilon"] == 0.25
+    assert one.given["id"] == two.given["id"] != anew.given["id"] and one.given["resume"] == "allow"
+    assert [entry["step"] for entry in one.entries] == [10, 10, 12] and [e["step"] for e in two.entries] == [15, 20, 20]
+    assert "critic_0/loss" in one.entries[0] and "evaluation/success" in one.entries[1]
+    assert all(run.metrics == {"*": "step"} and run.is_finished for run in runs)
+
+
+def test_without_weights_and_biases_asking_for_them_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert train(tmp_path, "--wandb", "toys") == 2
+    assert "--wandb toys: the package is not installed: pip install wandb" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline with repeated actions"])
+def test_that_success_is_not_in_the_info_is_said_once_at_the_start(tmp_path, capsys, more):
+    said = "Silent-v0: no success in info; an episode counts as a success where it terminates."
+    assert train(tmp_path, "--steps", "10", *more, env="Silent-v0") == 0
+    assert capsys.readouterr().out.count(said) == 1
+    assert train(tmp_path, "--steps", "12", *more, env="Silent-v0") == 0
+    assert "no success" not in capsys.readouterr().out
+    many = ["--evaluation-episodes", "20", "--restart", *more]
+    assert train(tmp_path, "--steps", "1", *many, env="Silent-v0") == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["random"]["success"] > 0
+    assert capsys.readouterr().out.count(said) == 1
+    assert train(tmp_path / "told", "--steps", "1", *more) == 0
+    assert "no success" not in capsys.readouterr().out

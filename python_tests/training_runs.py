@@ -54,6 +54,14 @@ class NoGoals(Walk):
         self.observation_space = self.observation_space["observation"]
 
 
+class Silent(Walk):
+    """Its info tells no success; it ends at the goal."""
+
+    def step(self, action):
+        observation, reward, _, truncated, info = super().step(action)
+        return observation, reward, info["is_success"], truncated, {}
+
+
 class Broken(Walk):
     """From its 100th step on a part of what it returns is of no use."""
 
@@ -82,6 +90,7 @@ for name, arguments in ENVIRONMENTS.items():
         gymnasium.register(name, Walk, max_episode_steps=12, kwargs=arguments)
 if "NoGoals-v0" not in gymnasium.registry:
     gymnasium.register("NoGoals-v0", NoGoals, max_episode_steps=12)
+    gymnasium.register("Silent-v0", Silent, max_episode_steps=12)
     gymnasium.register("Endless-v0", Walk)
 
 SMALL = [

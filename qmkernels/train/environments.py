@@ -32,7 +32,7 @@ class ActionRepeat(gymnasium.Wrapper):
             total, succeeded = total + float(reward), succeeded or is_success(info)
             if terminated or truncated:
                 break
-        return observation, total, terminated, truncated, {**info, "success": succeeded}
+        return observation, total, terminated, truncated, info | ({"success": succeeded} if tells(info) else {})
 
 
 def make_environment(name: str, action_repeat: int = 1) -> gymnasium.Env:
@@ -54,6 +54,11 @@ def make_environment(name: str, action_repeat: int = 1) -> gymnasium.Env:
     if environment.spec.max_episode_steps is None:
         raise ValueError(f"--env {name}: episodes must end; register it with max_episode_steps.")
     return ActionRepeat(environment, action_repeat) if action_repeat > 1 else environment
+
+
+def tells(info: dict) -> bool:
+    """Whether an environment's info tells success at all."""
+    return "success" in info or "is_success" in info
 
 
 def is_success(info: dict) -> bool:
@@ -86,7 +91,7 @@ def episode(
         action = policy(observation)
         following, reward, terminated, truncated, info = environment.step(action)
         _check(environment, following, reward, f"after step {len(steps) + 1}")
-        success = is_success(info) or (terminated and "success" not in info and "is_success" not in info)
+        success = is_success(info) or (terminated and not tells(info))
         steps.append(Step(observation, action, float(reward), following, terminated, truncated, success))
         observation = following
     return steps
