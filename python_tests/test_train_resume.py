@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import training_runs
 from processes import run_two
 from training_runs import ENVIRONMENT_OF_PROCESSES, OFFLINE, Killed, assert_same, checkpoint_of, train
 
@@ -49,11 +48,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more,
 
 def start(out: Path, steps: int) -> subprocess.Popen:
     """The command in a process of its own, which registers the environment as this one did."""
-    code = "import importlib.util, sys; spec = importlib.util.spec_from_file_location('toy', sys.argv[1]); "
-    code += "toy = importlib.util.module_from_spec(spec); spec.loader.exec_module(toy); "
-    code += "sys.exit(toy.train(toy.Path(sys.argv[2]), '--steps', sys.argv[3], '--checkpoint-interval', '20'))"
+    code = "import pathlib, sys, training_runs as toy; "
+    code += "sys.exit(toy.train(pathlib.Path(sys.argv[1]), '--steps', sys.argv[2], '--checkpoint-interval', '20'))"
     return subprocess.Popen(
-        [sys.executable, "-c", code, training_runs.__file__, str(out), str(steps)],
+        [sys.executable, "-c", code, str(out), str(steps)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT_OF_PROCESSES,
     )  # fmt: skip
 
@@ -147,12 +145,11 @@ def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, more):
 
 
 TORCHRUN = """
-import importlib.util, os, pathlib, sys
-(pathlib.Path(sys.argv[2]) / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
-spec = importlib.util.spec_from_file_location("toy", sys.argv[1])
-toy = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(toy)
-sys.exit(toy.train(pathlib.Path(sys.argv[2]) / "run", "--steps", sys.argv[3], "--checkpoint-interval", "20"))
+import os, pathlib, sys
+import training_runs as toy
+folder = pathlib.Path(sys.argv[1])
+(folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+sys.exit(toy.train(folder / "run", "--steps", sys.argv[2], "--checkpoint-interval", "20"))
 """
 
 
@@ -160,7 +157,7 @@ def torchrun(folder: Path, steps: int) -> subprocess.Popen:
     (folder / "script.py").write_text(TORCHRUN)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(
-        [*launcher, str(folder / "script.py"), training_runs.__file__, str(folder), str(steps)],
+        [*launcher, str(folder / "script.py"), str(folder), str(steps)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=ENVIRONMENT_OF_PROCESSES,
     )  # fmt: skip

@@ -146,5 +146,5 @@ def assert_same(one, other, path: str = "") -> None:
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, path
 
 
-# training_runs is imported there, and imports its neighbours.
+# This file is imported there, and imports its neighbours.
 ENVIRONMENT_OF_PROCESSES = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
