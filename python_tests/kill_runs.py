@@ -3,17 +3,19 @@
     python python_tests/kill_runs.py [--kills 20] [--seed 0] [--method qrl]
 
 Half of the kills (SIGKILL) meet a run that learns online, half one that learns offline, of a toy environment. It takes
-some minutes, most of which are imports.
+some minutes, most of which are imports, and needs Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from training_runs import AGENTS, ENVIRONMENT_OF_PROCESSES, assert_same, checkpoint_of
@@ -22,46 +24,61 @@ STEPS = 1500
 MODES = {"online": ["--no-offline", "--prefill-episodes", "50"], "offline": ["--offline", "--collect-steps", "3000"]}
 RUN = """
 import pathlib, sys
-import training_runs
-from qmkernels.train import report, trainer
+import tyro, training_runs
+from qmkernels.train import experiment_of, report, trainer
+experiment_of(sys.argv[2])
 print("begun", flush=True)
 sys.exit(training_runs.train(pathlib.Path(sys.argv[1]), *sys.argv[3:], method=sys.argv[2]))
 """
 
 
-def begin(out: Path, method: str, mode: str) -> subprocess.Popen:
-    """A run in a process of its own, which has imported what it needs."""
-    arguments = [method, *MODES[mode], "--steps", str(STEPS), "--evaluation-interval", "100"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(out), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=ENVIRONMENT_OF_PROCESSES,
-    )  # fmt: skip
-    if process.stdout.readline() != "begun\n":
-        raise RuntimeError(f"the run did not begin: {process.communicate()[1]}")
-    return process
+class Run:
+    """A run in a process of its own, which has imported what it needs. Times are its processor's, in seconds, so that
+    other work on the machine moves no kill."""
 
+    def __init__(self, out: Path, method: str, mode: str) -> None:
+        self.checkpoint = out / "checkpoint.pt"
+        arguments = [method, *MODES[mode], "--steps", str(STEPS), "--evaluation-interval", "100"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(out), *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env=ENVIRONMENT_OF_PROCESSES,
+        )  # fmt: skip
+        assert self.process.stdout.readline() == "begun\n", "the run did not begin"
+        self.begun_s = 0.0
+        self.begun_s = self.used_s()
 
-def finish(process: subprocess.Popen) -> None:
-    _, said = process.communicate(timeout=600)
-    if process.returncode:
-        raise RuntimeError(f"the run ended with status {process.returncode}: {said}")
+    def used_s(self) -> float:
+        """Since the run began."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") - self.begun_s
+
+    def until(self, is_reached: Callable[[], bool]) -> None:
+        while not is_reached():
+            assert self.process.poll() is None, "the run ended too early"
+            time.sleep(0.002)
+
+    def finish(self) -> None:
+        self.process.communicate(timeout=1200)
+        assert self.process.returncode == 0, f"the run ended with status {self.process.returncode}"
 
 
 def kill_and_compare(folder: Path, method: str, mode: str, kills: int, chance: random.Random) -> list[int]:
     """The steps of the checkpoints from which the run went on; AssertionError where its end is another one."""
-    process, begun = begin(folder / "whole", method, mode), time.monotonic()
-    finish(process)
-    most = (time.monotonic() - begun) / kills  # so that the run cannot end before the last kill
+    whole = Run(folder / "whole", method, mode)
+    whole.until(whole.checkpoint.exists)
+    before_s = whole.used_s()
+    whole.until(lambda: checkpoint_of(folder / "whole")["step"] >= STEPS // 2)
+    half_s = whole.used_s() - before_s
+    whole.finish()
     steps = []
     for _ in range(kills):
-        process = begin(folder / "killed", method, mode)
-        time.sleep(chance.uniform(0, most))
-        assert process.poll() is None, "the run ended before it was killed"
-        process.kill()
-        process.communicate(timeout=60)
-        written = (folder / "killed" / "checkpoint.pt").exists()
-        steps.append(checkpoint_of(folder / "killed")["step"] if written else 0)
-    finish(begin(folder / "killed", method, mode))
+        run = Run(folder / "killed", method, mode)
+        after_s = chance.uniform(0, before_s + 2 * half_s / kills)
+        run.until(lambda run=run, after_s=after_s: run.used_s() >= after_s)
+        run.process.kill()
+        run.process.communicate(timeout=60)
+        steps.append(checkpoint_of(folder / "killed")["step"] if run.checkpoint.exists() else 0)
+    Run(folder / "killed", method, mode).finish()
     assert_same(checkpoint_of(folder / "whole"), checkpoint_of(folder / "killed"))
     tables = [(folder / name / "metrics.csv").read_bytes() for name in ("whole", "killed")]
     assert tables[0] == tables[1], "other measures"
