@@ -37,6 +37,8 @@ def line_batch(agent: Any, size: int = 33, seed: int = 1) -> Batch:
     return {
         "observation": state, "action": action, "next_observation": following, "reached": reached,
         "achieved_goal": following[:, : agent.goal_size], "goal": goal, "actor_goal": goal,
+        "terminated": torch.rand(size, generator=generator) < 0.1,
+        "truncated": torch.rand(size, generator=generator) < 0.1,
     }  # fmt: skip
 
 
@@ -200,6 +202,8 @@ CASES = [
         ("set goals", {"made": SET, "needed": (*_METRIC_RL.needed, "achieved_goal"),
                        "improves": ("critic/repulsion", -0.2)}),
         ("discrete", {"made": {"discrete": True}, "needed": TRANSITION, "compared": (), "excepted": DISCRETE}),
+        ("super-state", {"config": replace(_METRIC_RL.config, super_state=True),
+                         "needed": (*_METRIC_RL.needed, "terminated", "truncated")}),
         ("iqe", {"made": {"head": _iqe}}),
         ("mrn", {"made": {"head": lambda size: qm.nn.LatentMRN(size, 4)}}),
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 import torch
+from torch.nn import functional
 
 import qmkernels as qm
 from qmkernels.agents import MetricRL, MetricRLConfig, monotonic_triplets
@@ -114,6 +115,40 @@ def line_batch(size: int, seed: int) -> dict[str, torch.Tensor]:
     action = 2 * torch.rand(size, 3, generator=generator) - 1
     following = place + 0.25 * action.mean(dim=-1, keepdim=True)
     return {"observation": place, "action": action, "next_observation": following, "goal": goal}
+
+
+NUM_PLACES = 6
+
+
+def two_parts_batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Steps along either of two rows of places that no step joins; each place is a value of its own."""
+    part = NUM_PLACES * torch.randint(2, (size,), generator=generator)
+    place = torch.randint(NUM_PLACES, (size,), generator=generator)
+    action = torch.randint(2, (size,), generator=generator)
+    following = (place + 2 * action - 1).clamp(0, NUM_PLACES - 1)
+    rows = {"observation": part + place, "next_observation": part + following}
+    batch = {name: functional.one_hot(value, 2 * NUM_PLACES).float() for name, value in rows.items()}
+    is_last = torch.rand(2, size, generator=generator) < 0.05
+    return {**batch, "action": action, "terminated": is_last[0], "truncated": is_last[1]}
+
+
+@pytest.mark.parametrize("head", ["euclidean", "iqe"])
+def test_a_super_state_joins_parts_that_no_episode_joins_and_keeps_the_order_within(head):
+    """Measured after 200 updates, Euclidean and IQE: 108 and 31 apart without, 4.3 with."""
+    places, across = torch.eye(2 * NUM_PLACES), {}
+    for super_state in (False, True):
+        config = MetricRLConfig.published(**SMALL, super_state=super_state)
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        agent = MetricRL(2 * NUM_PLACES, 2, config, discrete=True, head=HEADS[head])
+        for _ in range(200):
+            agent.update(two_parts_batch(64, generator))
+        distance = agent.state_distances(places)
+        across[super_state] = distance[:NUM_PLACES, NUM_PLACES:].mean()
+        for rows in distance.split(NUM_PLACES), distance.T.split(NUM_PLACES):
+            from_one_end = [row[0].split(NUM_PLACES)[number] for number, row in enumerate(rows)]
+            assert all((each[:5].diff() > 0).all() for each in from_one_end)
+    assert across[True] < 6 and across[False] > 3 * across[True]
 
 
 def maze_batch(agent: MetricRL, maze, cells: numpy.ndarray, generator: numpy.random.Generator) -> dict:

@@ -107,6 +107,13 @@ def test_ways_to_act_are_evaluated_on_the_same_episodes_and_change_nothing_else(
     assert checkpoint_of(tmp_path / "all")["curve"][-1].keys() == one["final"].keys()
 
 
+@pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
+def test_a_super_state_of_metric_rl_is_learned_from_the_ends_of_episodes(tmp_path, online):
+    arguments = ["--steps", "10", "--agent.super-state", *(["--no-offline"] if online else [])]
+    assert train(tmp_path, *arguments, method="metric_rl") == 0
+    assert checkpoint_of(tmp_path)["agent"]["networks"]["critic.super_state"].abs().min() > 0
+
+
 @pytest.mark.parametrize("head", ["euclidean", "iqe", "mrn"])
 @pytest.mark.parametrize("goals", ["set", "observation"])
 def test_heads_of_metric_rl_run_on_discrete_actions_offline_and_measure_monotonic_triplets(tmp_path, head, goals):
