@@ -40,7 +40,8 @@ class GoalAgent(TrainedAgent):
         group: optimisation.Group | None = None,
         **networks: Any,
     ) -> None:
-        """
+        """Makes the networks and their optimizers.
+
         Args:
             observation_size: values in an observation.
             action_size: values in an action; with ``discrete``, the number of actions.

@@ -34,6 +34,7 @@ class MetricRLConfig:
     dynamics_sizes: tuple[int, ...] = (64, 64, 64)  # hidden layers of the forward model of discrete actions: ReLU
 
     repulsion_weight: float = 1.0  # of minus the mean logarithm of the distances of other pairs
+    super_state: bool = False  # one more state, a step from every episode's last one, joins what the data leaves apart
     value: Literal["distance", "discounted"] = "distance"  # V is -d, as in the code, or discount ** d, as in the paper
     discount: float = 0.95  # of the discounted value alone
     normalise_advantages: bool = False  # they are divided by their mean magnitude in the batch; ours
@@ -60,10 +61,13 @@ class MetricRLConfig:
 
 
 class Euclidean(nn.Module):
-    r"""The head of the paper, :math:`\|x - y\|` over the last dimension; at x = y its gradient is 0."""
+    r"""The head of the paper, :math:`\|x - y\|` over the last dimension; at x = y its gradient is 0.
+
+    In float32 under ``torch.autocast``.
+    """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x - y, dim=-1)
+        return torch.linalg.vector_norm(x.float() - y.float(), dim=-1)
 
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
         return euclidean_pairwise(x, y)
@@ -77,6 +81,7 @@ class Critic(nn.Module):
         latent = config.latent_size
         self.encoder = residual_perceptron(input_size, config.phi_width, config.phi_blocks, latent)
         self.projector, self.head = nn.Identity(), head  # plans compare what the projector gives
+        self.super_state = nn.Parameter(torch.zeros(latent)) if config.super_state else None
         self.residual = None
         if num_actions is not None:
             self.residual = multilayer_perceptron(
@@ -108,6 +113,10 @@ class MetricRL(ActorCritic):
     from. The policy is normal with deviation 1 around a mode that tanh keeps within the range, as in the code, so that
     this stays bounded.
 
+    Where no episode passes from one part of the states to another, their distance grows without bound. With
+    ``config.super_state`` one more latent is learned, a step away from the last state of every episode, there and back
+    (section 3.4; the code does so for images, with an observation of zeros).
+
     With ``discrete`` there is no actor: a forward model is learned in phi's latents, which it does not change, by the
     mean of ||z + f(z, a) - z'||^2, and `act` takes the action after which the goal is nearest. (The code learns it in
     the space of states, or a softmax over actions by the advantages.)
@@ -122,6 +131,8 @@ class MetricRL(ActorCritic):
         action: (B, action_size) float, or (B,) int64 with ``discrete``.
         achieved_goal: (B, goal_size), what next_observation achieves, with ``goal_size`` alone.
         goal: (B, goal_size or observation_size), what the actor learns to reach; not with ``discrete``.
+        terminated, truncated: (B,) bool, whether next_observation is the last of its episode, with
+            ``config.super_state`` alone.
 
     Example:
         >>> agent = qm.agents.MetricRL(4, 2, qm.agents.MetricRLConfig.small(), head=lambda size: qm.nn.IQE(size, 16))
@@ -153,11 +164,16 @@ class MetricRL(ActorCritic):
         loss = found.loss
         metrics = {f"critic/{name}": getattr(found, name) for name in ("steps", "repulsion", "length")}
         if goal:
-            error = (goal[0] - z_next.detach()).square().sum(dim=-1).mean()
+            error = (goal[0].float() - z_next.detach()).square().sum(dim=-1).mean()
             loss, metrics["critic/goal"] = loss + error, error.detach()
+        if critic.super_state is not None:
+            is_last, beyond = batch["terminated"].bool() | batch["truncated"].bool(), critic.super_state.expand_as(z)
+            there_and_back = critic.head(z_next, beyond), critic.head(beyond, z_next)
+            error = sum(((length - 1).square() * is_last).mean() for length in there_and_back) / 2
+            loss, metrics["critic/super_state"] = loss + error, error.detach()
         if self.discrete:
             reached = critic.dynamics(z.detach(), self.action_inputs(batch["action"]))
-            error = (reached - z_next.detach()).square().sum(dim=-1).mean()
+            error = (reached.float() - z_next.detach()).square().sum(dim=-1).mean()
             loss, metrics["critic/dynamics"] = loss + error, error.detach()
         return loss, {"critic/loss": loss.detach(), **metrics}
 
@@ -175,7 +191,8 @@ class MetricRL(ActorCritic):
     def update(self, batch: Batch) -> Metrics:
         """One step of phi, head and forward model, then of the actor; returns 0-d tensors, detached."""
         achieved = ("achieved_goal",) if self.goal_size is not None else ()
-        self.check_batch(batch, *achieved, *(("goal",) if self.actor is not None else ()))
+        ends = dict(terminated=(), truncated=()) if self.config.super_state else {}
+        self.check_batch(batch, *achieved, *(("goal",) if self.actor is not None else ()), **ends)
         return self.learn(batch)
 
     def act(self, observation: Tensor, goal: Tensor, deterministic: bool = False) -> Tensor:

@@ -43,7 +43,7 @@ class ActionRepeat(gymnasium.Wrapper):
             total, succeeded = total + float(reward), succeeded or is_success(info)
             if terminated or truncated:
                 break
-        return observation, total, terminated, truncated, {**info, "success": succeeded}
+        return observation, total, terminated, truncated, info | ({"success": succeeded} if tells(info) else {})
 
 
 def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gymnasium.Env:
@@ -96,6 +96,11 @@ def _with_dictionary(environment: gymnasium.Env, name: str) -> gymnasium.Env:
     )
 
 
+def tells(info: dict) -> bool:
+    """Whether an environment's info tells success at all."""
+    return "success" in info or "is_success" in info
+
+
 def is_success(info: dict) -> bool:
     return bool(info.get("success", info.get("is_success", False)))
 
@@ -126,7 +131,7 @@ def episode(
         action = policy(observation)
         following, reward, terminated, truncated, info = environment.step(action)
         _check(environment, following, reward, f"after step {len(steps) + 1}")
-        success = is_success(info) or (terminated and "success" not in info and "is_success" not in info)
+        success = is_success(info) or (terminated and not tells(info))
         steps.append(Step(observation, action, float(reward), following, terminated, truncated, success))
         observation = following
     return steps

@@ -67,6 +67,10 @@ class Experiment:
     def check_data(self, data: Dataset) -> None:
         """ValueError where the agent cannot learn from a dataset that was given."""
 
+    def remarks(self) -> list[str]:
+        """What is said once, before the first update."""
+        return []
+
     def begin(self, data: Dataset | ReplayBuffer) -> None:
         """Before the first update of a run, with what it learns from."""
 

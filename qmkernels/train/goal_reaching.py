@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..agents.goal_agent import GoalAgent
 from ..data import Dataset, GoalSampler, ReplayBuffer, check_goal_environment
 from . import mazes
-from .environments import EVALUATION, Policy, Step, episode, episode_seed
+from .environments import EVALUATION, Policy, Step, episode, episode_seed, tells
 from .experiment import Curve, Experiment, Panel
 from .ogbench_tasks import eval_csv, task_names
 from .settings import Settings
@@ -83,6 +83,13 @@ class GoalExperiment(Experiment):
         if self.settings.goals == "observation" or self.tasks:
             return None
         return self.environment.observation_space["achieved_goal"].shape[0]
+
+    def remarks(self) -> list[str]:
+        self.environment.reset(seed=self.settings.seed)
+        info = self.environment.step(self.random(numpy.random.default_rng(self.settings.seed)))[-1]
+        if tells(info):
+            return []
+        return [f"{self.settings.env}: no success in info; an episode counts as a success where it terminates."]
 
     def check_data(self, data: Dataset) -> None:
         if "achieved_goal" not in data.arrays and self.goal_size is not None:

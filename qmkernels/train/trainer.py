@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..data import Dataset, ReplayBuffer
 from . import checkpoint
 from .environments import COLLECTION, EVALUATION, collect_dataset, episode, episode_seed, make_environment
 from .experiment import Experiment
+from .logs import Log
 from .processes import Processes, device_of
 from .settings import Settings
 
@@ -78,18 +78,20 @@ class Trainer:
         if not self.curve:
             chance = numpy.random.default_rng([settings.seed, EVALUATION])
             if self.processes.is_first:
+                for remark in self.experiment.remarks():
+                    print(remark, flush=True)
                 self.random = self.experiment.measure({"": lambda _: self.experiment.random(chance)})
             self._evaluate()
         self.experiment.chance = self.random
         is_first = self.processes.is_first
-        writer = SummaryWriter(settings.out / "tensorboard", purge_step=self.step) if is_first else None
+        log = Log(settings, self.experiment.method, self.step) if is_first else None
         bar = tqdm(
             total=settings.steps, initial=self.step, unit="step", mininterval=0.5, dynamic_ncols=True,
             disable=not is_first,
         )  # fmt: skip
-        with contextlib.closing(writer) if writer else contextlib.nullcontext(), bar:
+        with contextlib.closing(log) if log else contextlib.nullcontext(), bar:
             try:
-                self._train_on(stop, writer, bar)
+                self._train_on(stop, log, bar)
             except Exception:
                 # Not of several processes: the others would wait for this one.
                 if self.processes.count == 1 and all(
@@ -98,7 +100,7 @@ class Trainer:
                     self._save()
                 raise
 
-    def _train_on(self, stop: threading.Event, writer: SummaryWriter | None, bar: tqdm) -> None:
+    def _train_on(self, stop: threading.Event, log: Log | None, bar: tqdm) -> None:
         settings = self.settings
         last, saved = time.perf_counter(), -1
         while self.step < settings.steps and not self.processes.total(stop.is_set()):
@@ -107,15 +109,13 @@ class Trainer:
             metrics = self.agent.update(self._batch())
             self.step += 1
             bar.update()
-            if writer and self.step % settings.log_interval == 0:
-                for name, value in metrics.items():
-                    writer.add_scalar(name, value.item(), self.step)
-                writer.add_scalar("environment_steps", self.environment_steps, self.step)
+            if log and self.step % settings.log_interval == 0:
+                found = {name: value.item() for name, value in metrics.items()}
+                log.add({**found, "environment_steps": self.environment_steps}, self.step)
             if self.step % settings.evaluation_interval == 0 or self.step == settings.steps:
                 self._evaluate()
-                if writer:
-                    for name, value in self.curve[-1].items():
-                        writer.add_scalar(f"evaluation/{name}", value, self.step)
+                if log:
+                    log.add({f"evaluation/{name}": value for name, value in self.curve[-1].items()}, self.step)
                     shown = {name: f"{value:.2f}" for name, value in measures(self.curve[-1]).items()}
                     bar.set_postfix(shown, refresh=False)
             now = time.perf_counter()
