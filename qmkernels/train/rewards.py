@@ -61,7 +61,7 @@ class RewardExperiment(Experiment):
                 panel.axhline(self.chance["return"], color="0.5", linestyle="--", label="random actions")
             panel.set(ylabel=f"return, mean of {self.settings.evaluation_episodes} episodes")
             panel.set_title(f"{self.settings.env}, seed {self.settings.seed}", fontsize=11)
-            panel.legend(loc="lower right", fontsize=8)
+            panel.legend(fontsize=8)
 
         return [returns]
 
