@@ -18,8 +18,8 @@ from ..skills import SkillExperiment, SkillSettings
 # Makers of heads from the skill's size; None: the norm.
 HEADS = {"euclidean": None, "mrn": AsymmetricNorm, "iqe": lambda size: IQE(size, 1)}
 
-# Robots of gymnasium do not see where they are unless asked to, and METRA's do not fall. By the name's beginning: what
-# the environment is made with, how many values a position has, and the agent's settings that differ.
+# Robots of gymnasium do not see where they are unless asked to, and in METRA's code episodes go on when they fall. By
+# the name's beginning: what the environment is made with, how many values a position has, and the published skills.
 _SHOWN = {"exclude_current_positions_from_observation": False}
 _STANDING = {"terminate_when_unhealthy": False, "include_cfrc_ext_in_observation": False}
 ROBOTS: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {
@@ -34,8 +34,8 @@ class METRASettings(SkillSettings):
     """The settings of a run of METRA."""
 
     preset: Literal["auto", "published", "small"] = "auto"
-    """Where the defaults of all other options come from: the published setting, or one that covers OGBench's arena in
-    minutes on one core. auto: small."""
+    """Where the defaults of all other options come from: the published setting, or one that covers OGBench's arena, or
+    moves HalfCheetah, in minutes on one core. auto: small."""
     head: Literal["euclidean", "mrn", "iqe"] = "euclidean"
     """What is at most 1 of the latents' steps: the published norm, or a quasimetric: MRN, that norm plus the largest
     value lost, or IQE with components of one value."""
@@ -72,13 +72,16 @@ def _published(env: str) -> METRASettings:
 
 
 def _small(env: str) -> METRASettings:
-    """Small networks, and more updates for an episode."""
-    arguments, position_size, skills = _robot(env)
-    return METRASettings(
-        env, steps=6000, updates_per_cycle=100, episodes_per_cycle=4, prefill_episodes=20, exploration=0.0,
-        episode_steps=200 if arguments else 0, position_size=position_size, evaluation_episodes=48,
-        evaluation_interval=1000, checkpoint_interval=1000, log_interval=50, agent=METRAConfig.small(**skills),
+    """Small networks, and more updates for an episode. Robots hold an action for four steps, in which they get further
+    from where they were than their limbs swing, and have two continuous values as skills."""
+    arguments, position_size, _ = _robot(env)
+    of_robots = dict(steps=10_000, action_repeat=4, episodes_per_cycle=16, episode_steps=200) if arguments else {}
+    small = dict(
+        steps=6000, updates_per_cycle=100, episodes_per_cycle=4, prefill_episodes=20, exploration=0.0,
+        position_size=position_size, evaluation_episodes=48, evaluation_interval=1000, checkpoint_interval=1000,
+        log_interval=50, agent=METRAConfig.small(),
     )  # fmt: skip
+    return METRASettings(env, **{**small, **of_robots})
 
 
 class METRAExperiment(SkillExperiment):
