@@ -171,6 +171,39 @@ _METRIC_RL = Case(
     cloning=dict(cloning_weight=100.0, actor_learning_rate=1e-2), excepted=NO_CRITIC,
 )  # fmt: skip
 
+
+def window_batch(agent: Any, size: int = 33, seed: int = 1) -> Batch:
+    """Points that actions move, some windows with an end; rewards are for actions near a half."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = agent.config.horizon
+    action = torch.rand(size, steps, ACTION_SIZE, generator=generator) * 2 - 1
+    begin = torch.randn(size, 1, OBSERVATION_SIZE, generator=generator)
+    observation = torch.cat([begin, begin + 0.3 * action.mean(dim=-1, keepdim=True).cumsum(dim=1)], dim=1)
+    lengths = torch.randint(1, 2 * steps, (size, 1), generator=generator)
+    return {
+        "observation": observation, "action": action, "mask": torch.arange(steps) < lengths,
+        "n_step_return": 1 - (action[:, 0] - 0.5).square().mean(dim=-1), "bootstrap_observation": observation[:, 1],
+        "bootstrap_discount": torch.where(lengths[:, 0] == 1, 0.0, 0.99),
+    }  # fmt: skip
+
+
+_IQRL = Case(
+    "iqrl", qm.agents.IQRL,
+    qm.agents.IQRLConfig.small(
+        encoder_sizes=(33,), dynamics_sizes=(33,), critic_sizes=(33, 17), actor_sizes=(33,), num_groups=9, horizon=3,
+        actor_interval=1,
+    ),
+    needed=(
+        "observation", "action", "mask", "n_step_return", "bootstrap_observation", "bootstrap_discount",
+    ), improves=("encoder/loss", -0.4), batch=window_batch, condition=lambda *_: None, pursues=("actor/value", 1),
+    pursuit=dict(actor_learning_rate=1e-2),
+    excepted={
+        **dict.fromkeys(("distance", "pairs"), "it learns none"), "cloning": "it imitates nothing",
+        "standardise": "its inputs go into the networks as they are",
+        "range": "normalised layers of random weights do not reach both ends; its own test",
+    },
+)  # fmt: skip
+
 SET = {"goal_size": 2}
 CASES = [
     *_in_forms(
@@ -207,4 +240,5 @@ CASES = [
         ("iqe", {"made": {"head": _iqe}}),
         ("mrn", {"made": {"head": lambda size: qm.nn.LatentMRN(size, 4)}}),
     ),
+    _IQRL,
 ]  # fmt: skip
