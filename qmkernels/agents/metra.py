@@ -249,7 +249,7 @@ class METRA(TrainedAgent):
 
     def phi(self, observation: Tensor) -> Tensor:
         """(..., skill_size) of (..., observation_size)."""
-        return self.representation.phi(self.observation_scale(observation))
+        return self.representation.phi(self.observation_scale(observation)).float()
 
     def skill_of(self, direction: Tensor) -> Tensor:
         """The skill that points most in directions (..., skill_size), of the same shape; of normal noise, any skill.
