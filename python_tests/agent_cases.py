@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import qmkernels as qm
 from qmkernels.agents import agent as protocol
+from qmkernels.agents.metra import AsymmetricNorm
 
 OBSERVATION_SIZE, ACTION_SIZE = 4, 3
 CLAIMS = ("kernels", "standardise", "distance", "pairs", "range", "pursuit", "cloning")
@@ -64,7 +66,10 @@ class Case:
     pursues: tuple[str, int] = ("", 0)  # what the actor lowers, -1, or raises, 1, while the critic stays
     pursuit: dict[str, Any] = field(default_factory=dict)  # changes of the configuration for that
     cloning: dict[str, Any] = field(default_factory=dict)  # changes of the configuration to imitate the data
+    acts_for: str = "goal"  # what of a batch it acts for
+    standardised: tuple[str, ...] = ("observation", "achieved_goal")  # of a batch, by which it standardises
     fixed: tuple[str, ...] = ("_scale.", ".centre", ".half_range")  # parts of names that updates do not change
+    any_sign: tuple[str, ...] = ()  # of the configuration, what may be below 0
     excepted: dict[str, str] = field(default_factory=dict)  # claim -> why it does not hold
 
     def __post_init__(self) -> None:
@@ -105,6 +110,8 @@ TRANSITION = ("observation", "action", "next_observation")
 DISCRETE = {claim: "discrete actions, and no actor" for claim in ("range", "pursuit", "cloning")}
 NO_CRITIC = {"pursuit": "its actor follows no critic"}
 NO_PAIRS = {"pairs": "its distances are those of pairs alone"}
+NO_DISTANCE = dict.fromkeys(("distance", "pairs"), "it gives none")
+NO_CLONING = {"cloning": "it imitates nothing"}
 
 
 def _in_forms(case: Case, *forms: tuple[str, dict[str, Any]]) -> list[Case]:
@@ -158,7 +165,7 @@ _GCBC = Case(
     "gcbc", qm.agents.GCBC, qm.agents.GCBCConfig.small(actor_sizes=(33,), actor_learning_rate=1e-2),
     needed=(*TRANSITION, "goal"), improves=("actor/log_prob", 0.15),
     excepted={
-        **NO_CRITIC, **dict.fromkeys(("distance", "pairs"), "it learns none"), "kernels": "cloning has none",
+        **NO_CRITIC, **NO_DISTANCE, "kernels": "cloning has none",
         "cloning": "that is all it does, and its own test",
     },
 )  # fmt: skip
@@ -196,13 +203,43 @@ _IQRL = Case(
     needed=(
         "observation", "action", "mask", "n_step_return", "bootstrap_observation", "bootstrap_discount",
     ), improves=("encoder/loss", -0.4), batch=window_batch, condition=lambda *_: None, pursues=("actor/value", 1),
-    pursuit=dict(actor_learning_rate=1e-2),
+    pursuit=dict(actor_learning_rate=1e-2), standardised=(),
     excepted={
-        **dict.fromkeys(("distance", "pairs"), "it learns none"), "cloning": "it imitates nothing",
+        **NO_DISTANCE, **NO_CLONING,
         "standardise": "its inputs go into the networks as they are",
         "range": "normalised layers of random weights do not reach both ends; its own test",
     },
 )  # fmt: skip
+
+
+def travel_batch(agent: Any, size: int = 33, seed: int = 1) -> Batch:
+    """Actions move the coordinates of their own; skills have something to do with where they lead."""
+    generator = torch.Generator().manual_seed(seed)
+    state = torch.randn(size, OBSERVATION_SIZE, generator=generator)
+    action = torch.rand(size, ACTION_SIZE, generator=generator) * 2 - 1
+    aimed = 2 * action + torch.randn(size, ACTION_SIZE, generator=generator)
+    return {
+        "observation": state, "action": action, "next_observation": state + functional.pad(action, (0, 1)),
+        "skill": agent.skill_of(aimed[:, : agent.config.skill_size]),
+        "terminated": torch.rand(size, generator=generator) < 0.1,
+    }  # fmt: skip
+
+
+def any_skill(agent: Any, *leading: int) -> Tensor:
+    return agent.skill_of(torch.randn(*leading, agent.config.skill_size))
+
+
+_METRA = Case(
+    "metra", qm.agents.METRA,
+    qm.agents.METRAConfig.small(phi_sizes=(33,), critic_sizes=(33,), actor_sizes=(33,)),
+    needed=(*TRANSITION, "skill", "terminated"), improves=("phi/reward", 0.1), batch=travel_batch, condition=any_skill,
+    learning=dict(phi_learning_rate=2e-3, initial_multiplier=0.3),
+    compared=("phi/loss", "phi/multiplier", "critic/loss", "actor/value"),
+    pursues=("actor/value", 1), pursuit=dict(initial_temperature=1e-6, actor_learning_rate=1e-2),
+    acts_for="skill", standardised=("observation",), any_sign=("target_entropy",),
+    excepted={**NO_DISTANCE, **NO_CLONING},
+)  # fmt: skip
+_DISCRETE_SKILLS = replace(_METRA.config, skill_size=3, discrete_skills=True)
 
 SET = {"goal_size": 2}
 CASES = [
@@ -241,4 +278,12 @@ CASES = [
         ("mrn", {"made": {"head": lambda size: qm.nn.LatentMRN(size, 4)}}),
     ),
     _IQRL,
+    # With a slack of 1 the constraint has gradients for a head while steps are short, too.
+    *_in_forms(
+        _METRA,
+        ("discrete skills", {"config": _DISCRETE_SKILLS}),
+        ("mean norm", {"config": replace(_METRA.config, norm="mean")}),
+        ("iqe", {"config": replace(_METRA.config, slack=1.0), "made": {"head": lambda size: qm.nn.IQE(size, 1)}}),
+        ("mrn, discrete skills", {"config": replace(_DISCRETE_SKILLS, slack=1.0), "made": {"head": AsymmetricNorm}}),
+    ),
 ]  # fmt: skip

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 
 import numpy
 import pytest
 import torch
-from processes import run_two
 from torch.nn import functional
 
 import qmkernels as qm
@@ -167,16 +165,6 @@ def test_averages_follow_what_an_update_made_the_actors_every_second_time():
             assert torch.equal(after[f"target_{name}"], target) != moves
 
 
-def test_an_update_changes_every_network_and_returns_scalars_without_a_graph():
-    agent = agent_of()
-    before = {name: value.clone() for name, value in agent.networks.state_dict().items()}
-    for seed in range(2):
-        metrics = agent.update(batch_for(agent, seed=seed))
-    assert {"encoder/loss", "encoder/similarity_last", "critic/value", "actor/value"} <= metrics.keys()
-    assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in metrics.values())
-    assert not any(torch.equal(value, before[name]) for name, value in agent.networks.state_dict().items())
-
-
 def test_gradients_of_the_representation_are_scaled_down_to_their_largest_norm():
     agent = agent_of(IQRLConfig.small(**SMALL, gradient_norm=1e-3))
     agent.optimizers["encoder"].zero_grad = lambda **_: None
@@ -203,10 +191,8 @@ def test_the_actor_finds_the_action_of_the_highest_value_and_latents_become_pred
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3)])
-def test_shapes_of_acting_and_encoding(leading):
-    agent = agent_of()
-    observation = torch.randn(*leading, 4)
-    assert agent.act(observation).shape == (*leading, 2)
+def test_codes_and_indices_for_every_row_and_always_the_same_actions(leading):
+    agent, observation = agent_of(), torch.randn(*leading, 4)
     found = agent.encode(observation)
     assert found.codes.shape == (*leading, 18) and found.indices.shape == (*leading, 9)
     assert torch.equal(agent.act(observation, None, False), agent.act(observation, None, True))
@@ -242,94 +228,21 @@ def test_rank_and_codes_in_use_are_those_of_known_latents():
     assert agent.latent_statistics(spread)["latent_rank"] == 9
 
 
-def test_kernels_train_along_the_curve_of_plain_pytorch():
-    """Within 5% of the reference backend's values over thirty updates: a value that is rounded the other way is a step
-    of an eighth, so that curves part sooner than those of smooth methods."""
-    curves = {}
-    for backend in ("reference", "auto"):
-        with qm.use_backend(backend):
-            agent = agent_of()
-            updates = [agent.update(batch_for(agent, 64, seed)) for seed in range(30)]
-        names = ("encoder/loss", "critic/loss", "critic/value")
-        curves[backend] = {name: torch.stack([each[name] for each in updates]) for name in names}
-    for name, expected in curves["reference"].items():
-        torch.testing.assert_close(curves["auto"][name], expected, rtol=0.05, atol=0.01)
-    loss = curves["reference"]["encoder/loss"]
-    assert loss[-5:].mean() < 0.8 * loss[:5].mean()
-
-
-@pytest.mark.parametrize("updates", [3, 4])
-def test_a_saved_state_goes_on_bit_for_bit(updates):
-    agent = agent_of()
-    for seed in range(updates):
+def test_a_saved_state_goes_on_with_every_second_update_of_the_actor():
+    agent, other = agent_of(), agent_of(seed=5)
+    for seed in range(3):
         agent.update(batch_for(agent, seed=seed))
-    file = io.BytesIO()
-    torch.save(agent.state_dict(), file)
-    file.seek(0)
-    other = agent_of(seed=5)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    for each in (agent, other):
-        torch.manual_seed(3)
-        for seed in range(3):
-            each.update(batch_for(agent, seed=seed))
-    assert torch.equal(parameters_of(agent.networks), parameters_of(other.networks))
-
-
-def test_the_state_of_another_agent_is_refused_by_name():
-    state = agent_of().state_dict()
-    with pytest.raises(ValueError, match=r"IQRL.load_state_dict: .*another agent: num_groups is 9 there, 8 here"):
-        agent_of(IQRLConfig.small(**{**SMALL, "num_groups": 8})).load_state_dict(state)
-
-
-def test_half_precision_keeps_float32_parameters_and_is_near_full_precision():
-    agent, full = agent_of(), agent_of()
-    with torch.autocast("cpu", torch.bfloat16):
-        for seed in range(2):
-            metrics = agent.update(batch_for(agent, seed=seed))
-    assert all(value.isfinite() and value.dtype == torch.float32 for value in metrics.values())
-    assert all(parameter.dtype == torch.float32 for parameter in agent.networks.parameters())
-    for seed in range(2):
-        expected = full.update(batch_for(full, seed=seed))
-    assert metrics["encoder/loss"].item() == pytest.approx(expected["encoder/loss"].item(), rel=0.05)
-
-
-def _train_in_group(rank: int) -> torch.Tensor:
-    agent = agent_of(seed=rank, group=torch.distributed.group.WORLD)
-    for step in range(4):
-        agent.update(batch_for(agent, seed=10 * step + rank))
-    return parameters_of(agent.networks)
-
-
-def test_processes_of_a_group_have_the_same_networks_after_different_batches(tmp_path):
-    found = run_two(_train_in_group, tmp_path)
-    assert torch.equal(*found) and found[0].isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"mask": None}, "IQRL.update: the batch lacks mask"),
-        ({"n_step_return": None}, "IQRL.update: the batch lacks n_step_return"),
-        ({"observation": torch.zeros(33, 3, 4)}, r"observation must be \(33, 4, 4\), got \(33, 3, 4\)"),
-        ({"action": torch.zeros(33, 4, 2)}, r"action must be \(33, 3, 2\), got \(33, 4, 2\)"),
-        ({"bootstrap_discount": torch.zeros(32)}, r"bootstrap_discount must be \(33,\), got \(32,\)"),
-    ],
-)
-def test_a_wrong_batch_is_named(change, said):
-    agent = agent_of()
-    batch = {name: value for name, value in {**batch_for(agent), **change}.items() if value is not None}
-    with pytest.raises(ValueError, match=said):
-        agent.update(batch)
+    other.load_state_dict(agent.state_dict())
+    for number in (4, 5):
+        for each in (agent, other):
+            assert ("actor/value" in each.update(batch_for(each))) == (number % 2 == 0)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"discount": 1.5}, "discount must be at most 1, got 1.5"),
-        ({"encoder_tau": 0.0}, "encoder_tau must be positive, got 0.0"),
         ({"num_sampled": 6}, "num_sampled must be at most num_critics, got 6 of 5"),
-        ({"activation": "relu"}, "activation must be mish or silu, got 'relu'"),
-        ({"horizon": 0}, "horizon must be positive, got 0"),
         ({"fsq_levels": (8, 1)}, r"fsq_levels must be one or more, at least 2 each, got \(8, 1\)"),
         ({"fsq_levels": ()}, r"fsq_levels must be one or more, at least 2 each, got \(\)"),
     ],

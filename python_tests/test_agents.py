@@ -135,13 +135,14 @@ def test_a_standardised_agent_does_with_shifted_and_scaled_rows_what_another_doe
     plain, standardised = case.make(), case.make()
     batch = case.batch(plain)
     other = dict(batch)
-    for name in ("observation", "next_observation", "goal", "actor_goal", "achieved_goal"):
+    for name in batch.keys() & {"observation", "next_observation", "goal", "actor_goal", "achieved_goal"}:
         places = torch.arange(float(batch[name].shape[-1]))
         other[name] = batch[name] * (0.01 + 5 * places) + 100 * places
     found = []
     for agent, rows in ((plain, batch), (standardised, other)):
-        agent.standardise(rows["observation"], rows["achieved_goal"])
-        found.append({**updated(agent, [rows] * 3), "action": agent.act(rows["observation"], rows["goal"], True)})
+        agent.standardise(*(rows[name] for name in case.standardised))
+        action = agent.act(rows["observation"], rows[case.acts_for], True)
+        found.append({**updated(agent, [rows] * 3), "action": action})
     assert plain.observation_scale.scale[0] > 50 * standardised.observation_scale.scale[0]
     torch.testing.assert_close(*found, rtol=5e-3, atol=5e-3)
 
@@ -150,8 +151,8 @@ def test_a_standardised_agent_does_with_shifted_and_scaled_rows_what_another_doe
 def test_a_saved_state_goes_on_bit_for_bit(case):
     agent, other = case.make(), case.make(seed=5)
     batches = [case.rows(agent, seed=seed) for seed in range(6)]
-    if hasattr(agent, "standardise"):
-        agent.standardise(batches[0]["observation"], case.condition(agent, 33))
+    if case.standardised:
+        agent.standardise(*(case.batch(agent)[name] for name in case.standardised))
     updated(agent, batches[:3])
     file = io.BytesIO()
     torch.save(agent.state_dict(), file)
@@ -246,12 +247,12 @@ def test_rows_that_are_fewer_than_the_others_are_named(case):
 
 
 def wrong_values(case: Case) -> list[Any]:
-    """Of each field of the configuration, but those that are true or false."""
+    """Of each field of the configuration, but those that are true or false, or of any sign."""
     wrong = {int: (-1,), float: (-1.0, float("nan")), tuple: ((0,),), str: ("other",)}
     found = []
     for name, hint in typing.get_type_hints(type(case.config)).items():
         kind = type(getattr(case.config, name)) if typing.get_origin(hint) is None else typing.get_origin(hint)
-        for value in wrong.get(str if kind is typing.Literal else kind, ()):
+        for value in wrong.get(str if kind is typing.Literal else kind, ()) if name not in case.any_sign else ():
             found.append(pytest.param(type(case.config), name, value, id=f"{case.method}, {name} {value}"))
     return found
 
