@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from training_runs import AGENTS, ENVIRONMENT_OF_PROCESSES, assert_same, checkpoint_of
+from training_runs import ENVIRONMENT_OF_PROCESSES, REACHING, assert_same, checkpoint_of
 
 STEPS = 1500
 MODES = {"online": ["--no-offline", "--prefill-episodes", "50"], "offline": ["--offline", "--collect-steps", "3000"]}
@@ -89,7 +89,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--method", choices=AGENTS, default="qrl")
+    parser.add_argument("--method", choices=REACHING, default="qrl")
     given = parser.parse_args()
     chance = random.Random(given.seed)
     for number, mode in enumerate(MODES):

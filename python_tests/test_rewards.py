@@ -1,6 +1,9 @@
-"""Environments without goals: one shape of observation, returns as the measure."""
+"""Environments without goals: one shape of observation, returns as the measure; `qmkernels train iqrl`."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy
 import pytest
@@ -12,9 +15,13 @@ for needed in NEEDED:
     pytest.importorskip(needed, reason="training needs qmkernels[agents]")
 
 import gymnasium  # noqa: E402
+import training_runs  # noqa: E402
+from training_runs import checkpoint_of  # noqa: E402
 
+from qmkernels.agents import IQRLConfig  # noqa: E402
 from qmkernels.data import Dataset  # noqa: E402
 from qmkernels.train.environments import episode, make_environment  # noqa: E402
+from qmkernels.train.experiments.iqrl import IQRLExperiment, IQRLSettings  # noqa: E402
 from qmkernels.train.rewards import RewardExperiment  # noqa: E402
 from qmkernels.train.settings import Settings  # noqa: E402
 
@@ -104,3 +111,67 @@ def test_returns_are_sums_of_rewards_over_the_same_episodes():
     state = numpy.zeros((4, 2))
     with pytest.raises(ValueError, match="has no rewards: they are 0 everywhere"):
         experiment.check_data(Dataset(state, state, state, terminated=[True] * 4))
+
+
+def train(out: Path, *arguments: str, env: str = "NoGoals-v0") -> int:
+    return training_runs.train(out, *arguments, env=env, method="iqrl")
+
+
+def test_a_run_measures_returns_beside_those_of_random_actions_and_what_its_latents_are_worth(tmp_path):
+    assert train(tmp_path, "--steps", "20") == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["random"].keys() == {"return"}
+    before, *after = (entry.keys() for entry in found["curve"])
+    assert before == {"step", "environment_steps", "return"}
+    assert all(entry == before | {"latent_rank", "codes_in_use"} for entry in after)
+    assert checkpoint_of(tmp_path)["agent"]["num_updates"] == 20
+
+
+def test_episodes_are_numbered_and_what_a_method_draws_for_each_is_stored_with_its_transitions(tmp_path, monkeypatch):
+    begun = []
+
+    def begin(self, number, generator):
+        begun.append(number)
+        return {"drawn": generator.normal(size=3), "number": number}
+
+    monkeypatch.setattr(IQRLExperiment, "extra", lambda self: {"drawn": (3,), "number": ()})
+    monkeypatch.setattr(IQRLExperiment, "begin_episode", begin)
+    assert train(tmp_path, "--steps", "15") == 0
+    assert begun == [0, 1, 2, 3, 4]  # three to begin with, and one after the 7th and the 14th update
+    stored = checkpoint_of(tmp_path)["of_processes"][0]["buffer"]["arrays"]
+    assert torch.equal(stored["number"][:30], torch.arange(5.0).repeat_interleave(6))
+    drawn = stored["drawn"][:30].reshape(5, 6, 3)
+    assert torch.equal(drawn, drawn[:, :1].expand(-1, 6, -1)) and len(drawn[:, 0].unique(dim=0)) == 5
+
+
+def test_noise_fades_over_the_episodes_after_those_of_random_actions():
+    agent = IQRLConfig.small(encoder_sizes=(16,), dynamics_sizes=(16,), critic_sizes=(16,), actor_sizes=(16,))
+    settings = IQRLSettings("Rewarded-v0", prefill_episodes=3, exploration_episodes=10, agent=agent)
+    experiment = IQRLExperiment(settings, make_environment("Rewarded-v0"), torch.device("cpu"))
+    found = []
+    for number in range(20):
+        assert experiment.begin_episode(number, numpy.random.default_rng(0)) == {}
+        found.append(experiment.exploration)
+    numpy.testing.assert_allclose(found, [1.0] * 3 + numpy.linspace(1, 0.1, 10).tolist() + [0.1] * 7)
+    seen, generator = {"observation": numpy.zeros(2, numpy.float32)}, numpy.random.default_rng(0)
+    spread = numpy.std([experiment.explore(seen, generator) for _ in range(400)], axis=0)
+    assert spread == pytest.approx([0.1, 0.1], rel=0.15)  # a tenth of half the range of 2
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "said"),
+    [
+        ("NoGoalsDiscrete-v0", [], "NoGoalsDiscrete-v0 has discrete actions; IQRL needs a Box"),
+        ("Walk-v0", [], "Walk-v0 has goals, which IQRL would not see"),
+        ("NoGoals-v0", ["--agent.horizon", "7"], "from 1 to 6 transitions, which the longest episode has, got 7"),
+        ("NoGoals-v0", ["--agent.n-steps", "9"], "from 1 to 6 transitions, which the longest episode has, got 9"),
+        ("NoGoals-v0", ["--agent.num-sampled", "6"], "num_sampled must be at most num_critics"),
+        ("NoGoals-v0", ["--last-exploration", "-1"], "last_exploration must be at least 0"),
+        ("NoGoals-v0", ["--exploration-episodes", "0"], "exploration_episodes must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_said_before_training(tmp_path, monkeypatch, capsys, env, arguments, said):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert train(tmp_path, "--steps", "20", *arguments, env=env) == 2
+    found = capsys.readouterr().err
+    assert said in found and "Traceback" not in found and not (tmp_path / "checkpoint.pt").exists()

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from qmkernels.train import NEEDED, run
+from qmkernels.train import NEEDED
 
 for needed in NEEDED:
     pytest.importorskip(needed, reason="training needs qmkernels[agents]")
 
 import gymnasium  # noqa: E402
 import numpy  # noqa: E402
+import training_runs  # noqa: E402
+from training_runs import checkpoint_of  # noqa: E402
 
-from qmkernels.agents import METRA  # noqa: E402
 from qmkernels.train.environments import Step, make_environment  # noqa: E402
 from qmkernels.train.experiments.metra import METRAExperiment, METRASettings  # noqa: E402
 from qmkernels.train.skills import num_bins, path_of  # noqa: E402
@@ -66,19 +67,10 @@ for name, arguments in ENVIRONMENTS.items():
     if name not in gymnasium.registry:
         gymnasium.register(name, Plane, max_episode_steps=12, kwargs=arguments)
 
-SMALL = [
-    *("--batch-size", "32", "--prefill-episodes", "3", "--updates-per-cycle", "7", "--episodes-per-cycle", "2"),
-    *("--evaluation-interval", "10", "--evaluation-episodes", "4", "--checkpoint-interval", "8", "--device", "cpu"),
-    *("--buffer-capacity", "80", "--agent.phi-sizes", "16", "--agent.critic-sizes", "16", "--agent.actor-sizes", "16"),
-]
-
 
 def train(out: Path, *arguments: str, env: str = "SkillPlane-v0") -> int:
-    return run(["metra", "--env", env, "--out", str(out), *SMALL, *arguments])
-
-
-def checkpoint_of(out: Path) -> dict:
-    return torch.load(out / "checkpoint.pt", weights_only=True)
+    small = ["--episodes-per-cycle", "2", "--evaluation-episodes", "4", "--buffer-capacity", "80"]
+    return training_runs.train(out, *small, *arguments, env=env, method="metra")
 
 
 def experiment_in(env: str, **changes) -> METRAExperiment:
@@ -128,51 +120,6 @@ def test_every_transition_has_its_episodes_skill(tmp_path):
     episodes = skills[12:72].reshape(5, 12, 2)
     assert torch.equal(episodes, episodes[:, :1].expand_as(episodes)) and len(episodes[:, 0].unique(dim=0)) == 5
     torch.testing.assert_close(skills.norm(dim=-1), torch.ones(80))
-
-
-class Killed(BaseException):
-    """What nothing catches."""
-
-
-def assert_same(one, other, path: str = "") -> None:
-    assert type(one) is type(other), path
-    if isinstance(one, dict | list):
-        assert len(one) == len(other), path
-        for key in one if isinstance(one, dict) else range(len(one)):
-            if key not in ("seconds", "settings"):
-                assert_same(one[key], other[key], f"{path}/{key}")
-    else:
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, path
-
-
-@pytest.mark.parametrize(
-    ("env", "more", "killed_at"),
-    [
-        ("SkillPlane-v0", [], 14),
-        ("SkillGoals-v0", ["--agent.discrete-skills", "--head", "mrn"], 14),
-        ("SkillGoals-v0", [], 3),
-    ],
-    ids=["no goals", "discrete", "before the first checkpoint"],
-)
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more, killed_at):
-    arguments = ["--steps", "20", *more]
-    assert train(tmp_path / "whole", *arguments, env=env) == 0
-    update, count = METRA.update, 0
-
-    def deadly(agent, batch):
-        nonlocal count
-        count += 1
-        if count == killed_at:
-            raise Killed
-        return update(agent, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(METRA, "update", deadly)
-        train(tmp_path / "killed", *arguments, env=env)
-    assert (tmp_path / "killed" / "checkpoint.pt").exists() == (killed_at > 8)
-    torch.manual_seed(12345)
-    assert train(tmp_path / "killed", *arguments, env=env) == 0
-    assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
 
 
 def test_bins_of_side_one_are_counted_once_however_often_they_are_visited():

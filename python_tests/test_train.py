@@ -11,10 +11,10 @@ import types
 
 import pytest
 import torch
-from training_runs import OFFLINE, REACHING, Killed, assert_same, checkpoint_of, train
+from training_runs import OFFLINE, WAYS, assert_same, checkpoint_of, killed_at, train
 
 from qmkernels.train import checkpoint
-from qmkernels.train.experiments import experiment_of
+from qmkernels.train.experiments import METHODS, experiment_of
 
 
 @pytest.mark.parametrize(
@@ -64,28 +64,17 @@ def test_inputs_are_standardised_by_the_first_data_unless_asked_not_to(tmp_path,
     assert all((standardised[f"{name}.scale"] != 1).all() for name in scales)
 
 
-@pytest.mark.parametrize("goals", ["set", "observation"])
-@pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
-@pytest.mark.parametrize("method", [method for method in REACHING if method != "qrl"])
-def test_every_method_runs_and_goes_on_after_a_kill_to_the_same_bits(tmp_path, monkeypatch, method, online, goals):
-    arguments = ["--steps", "20", "--goals", goals, *(["--no-offline"] if online else [])]
+@pytest.mark.parametrize(("method", "way"), [(method, way) for method in METHODS for way in WAYS[method]])
+def test_every_method_runs_and_goes_on_after_a_kill_to_the_same_bits(tmp_path, method, way):
+    arguments = ["--steps", "20", *WAYS[method][way]]
     assert train(tmp_path / "whole", *arguments, method=method) == 0
     found = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    settings = found["settings"]
     assert found["method"] == method and [entry["step"] for entry in found["curve"]] == [0, 10, 20]
-    assert (found["environment_steps"] > 0) == online and found["settings"]["action_repeat"] == 5
+    assert (found["environment_steps"] > 0) == ("online" in way)
+    assert settings["action_repeat"] == experiment_of(method).defaults(settings["env"]).action_repeat
     assert (tmp_path / "whole" / "success.png").read_bytes().startswith(b"\x89PNG")
-    agent_class = experiment_of(method).agent_class
-    update, count = agent_class.update, 0
-
-    def deadly(agent, batch):
-        nonlocal count
-        count += 1
-        if count == 14:
-            raise Killed
-        return update(agent, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(agent_class, "update", deadly)
+    with killed_at(14, method):
         train(tmp_path / "killed", *arguments, method=method)
     torch.manual_seed(12345)
     assert train(tmp_path / "killed", *arguments, method=method) == 0

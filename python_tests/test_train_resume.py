@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import run_two
-from training_runs import ENVIRONMENT_OF_PROCESSES, OFFLINE, Killed, assert_same, checkpoint_of, train
+from training_runs import ENVIRONMENT_OF_PROCESSES, OFFLINE, Killed, assert_same, checkpoint_of, killed_at, train
 
 from qmkernels.agents import QRL
 from qmkernels.train import INTERRUPTED
@@ -25,22 +25,12 @@ from qmkernels.train import trainer as training
     [("Walk-v0", []), ("WalkDiscrete-v0", []), ("Walk-v0", OFFLINE)],
     ids=["online", "discrete", "offline"],
 )
-@pytest.mark.parametrize("killed_at", [3, 21])
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, env, more, killed_at):
+@pytest.mark.parametrize("number", [3, 21])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, env, more, number):
     assert train(tmp_path / "whole", "--steps", "30", *more, env=env) == 0
-    update, count = QRL.update, 0
-
-    def deadly(agent, batch):
-        nonlocal count
-        count += 1
-        if count == killed_at:
-            raise Killed
-        return update(agent, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(QRL, "update", deadly)
+    with killed_at(number):
         train(tmp_path / "killed", "--steps", "30", *more, env=env)
-    assert (tmp_path / "killed" / "checkpoint.pt").exists() == (killed_at > 8)
+    assert (tmp_path / "killed" / "checkpoint.pt").exists() == (number > 8)
     torch.manual_seed(12345)
     assert train(tmp_path / "killed", "--steps", "30", *more, env=env) == 0
     assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
@@ -120,23 +110,10 @@ def test_two_processes_train_the_same_networks_on_batches_of_their_own(tmp_path,
 
 @pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
 def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, more):
-    update = QRL.update
-
     def worker(rank: int) -> list:
-        count = 0
-
-        def deadly(agent, batch):
-            nonlocal count
-            count += 1
-            if count == 14:
-                raise Killed
-            return update(agent, batch)
-
         status = [train(tmp_path / "whole", "--steps", "20", *more)]
-        QRL.update = deadly
-        with pytest.raises(Killed):
+        with killed_at(14):
             train(tmp_path / "killed", "--steps", "20", *more)
-        QRL.update = update
         torch.manual_seed(12345)
         return [*status, train(tmp_path / "killed", "--steps", "20", *more)]
 

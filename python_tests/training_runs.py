@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,9 +54,12 @@ class Walk(gymnasium.Env):
 
 
 class NoGoals(Walk):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, discrete: bool = False) -> None:
+        super().__init__(discrete)
         self.observation_space = self.observation_space["observation"]
+
+    def _observation(self) -> numpy.ndarray:
+        return super()._observation()["observation"]
 
 
 class Silent(Walk):
@@ -93,6 +98,7 @@ for name, arguments in ENVIRONMENTS.items():
         gymnasium.register(name, Walk, max_episode_steps=12, kwargs=arguments)
 if "NoGoals-v0" not in gymnasium.registry:
     gymnasium.register("NoGoals-v0", NoGoals, max_episode_steps=12)
+    gymnasium.register("NoGoalsDiscrete-v0", NoGoals, max_episode_steps=12, kwargs={"discrete": True})
     gymnasium.register("Silent-v0", Silent, max_episode_steps=12)
     gymnasium.register("Endless-v0", Walk)
 
@@ -118,10 +124,35 @@ AGENTS = {
     "crl": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
     "ddpg_her": ["--agent.critic-sizes", "16", "--agent.actor-sizes", "16", "--agent.latent-size", "16"],
     "gcbc": ["--agent.actor-sizes", "16"],
+    "iqrl": [
+        *("--agent.encoder-sizes", "16", "--agent.dynamics-sizes", "16", "--agent.critic-sizes", "16"),
+        *("--agent.actor-sizes", "16", "--agent.num-groups", "8"),
+    ],
+    "metra": ["--agent.phi-sizes", "16", "--agent.critic-sizes", "16", "--agent.actor-sizes", "16"],
 }
 REACHING = [method for method in METHODS if issubclass(experiment_of(method), GoalExperiment)]
-"""Methods whose agents reach goals; the others' runs are tested with their agents."""
+"""Methods whose agents reach goals."""
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
+
+_GOALS = {
+    f"{when}, {goals} goals": [option, "--goals", goals]
+    for goals in ("set", "observation")
+    for when, option in (("offline", "--offline"), ("online", "--no-offline"))
+}
+_OTHER_WAYS = {
+    "iqrl": {
+        "online": ["--env", "NoGoals-v0"],
+        "online, returns of six steps": ["--env", "NoGoals-v0", "--agent.n-steps", "6"],
+        "offline": ["--env", "NoGoals-v0", "--offline"],
+    },
+    "metra": {
+        "online": ["--env", "NoGoals-v0"],
+        "online, goals": ["--env", "Walk-v0", "--head", "iqe"],
+        "online, discrete skills": ["--env", "Walk-v0", "--agent.discrete-skills", "--head", "mrn"],
+    },
+}
+WAYS = {method: _OTHER_WAYS.get(method, _GOALS) for method in METHODS}
+"""Of each method small runs, by what is particular to them."""
 
 
 class Killed(BaseException):
@@ -130,6 +161,24 @@ class Killed(BaseException):
 
 def train(out: Path, *arguments: str, env: str = "Walk-v0", method: str = "qrl") -> int:
     return run([method, "--env", env, "--out", str(out), *SMALL, *AGENTS[method], *arguments])
+
+
+@contextlib.contextmanager
+def killed_at(number: int, method: str = "qrl") -> Iterator[None]:
+    """Within it the number-th update of the method's agent raises `Killed`, which leaves the code within."""
+    agent_class = experiment_of(method).agent_class
+    update, count = agent_class.update, 0
+
+    def deadly(agent, batch):
+        nonlocal count
+        count += 1
+        if count == number:
+            raise Killed
+        return update(agent, batch)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(agent_class, "update", deadly)
+        yield
 
 
 def checkpoint_of(out: Path) -> dict:

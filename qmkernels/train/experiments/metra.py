@@ -87,6 +87,7 @@ def _small(env: str) -> METRASettings:
 class METRAExperiment(SkillExperiment):
     method: ClassVar = "metra"
     presets: ClassVar = {"published": _published, "small": _small}
+    agent_class: ClassVar = METRA
     settings: METRASettings
 
     @classmethod
@@ -98,7 +99,7 @@ class METRAExperiment(SkillExperiment):
         action = self.environment.action_space
         if hasattr(action, "n"):
             raise ValueError(f"{self.settings.env} has discrete actions; METRA needs a Box.")
-        return METRA(
+        return self.agent_class(
             self.environment.observation_space["observation"].shape[0], action.shape[0], self.settings.agent,
             action_low=action.low, action_high=action.high, head=HEADS[self.settings.head], device=self.device,
             group=group,
