@@ -140,8 +140,7 @@ class DDPGHER(ActorCritic):
 
     def value(self, critic: nn.Module, observation: Tensor, goal: Tensor, action: Tensor) -> Tensor:
         """Q (...) by one of the critics, of rows of the same leading sizes; actions in halves of their range."""
-        unit = (action - self.actor.centre) / self.actor.half_range
-        return critic(self.observation_scale(observation), self.goal_scale(goal), unit)
+        return critic(self.observation_scale(observation), self.goal_scale(goal), self.actor.in_halves(action))
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:

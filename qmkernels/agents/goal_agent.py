@@ -1,96 +1,49 @@
-"""What agents that reach goals share: how they are made, the rows of their networks, and acting."""
+"""What agents that reach goals share: the rows of their networks, and acting."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from . import checks, optimisation
-from .goal_actor import Actor, Policy, action_range
+from .goal_actor import Actor, Policy
 from .networks import Standardise
 from .trained import TrainedAgent
 
 
 class GoalAgent(TrainedAgent):
-    """A subclass gives ``config_class``, `make_networks` and ``update``.
+    """An agent that acts for goals.
 
     Goals are observations, or with ``goal_size`` vectors of their own, which stand for the sets of states that achieve
     them: then rows of the critics have room for both and an indicator (Wang et al. 2023, appendix A).
     """
 
-    config_class: ClassVar[type]
-    allows_discrete: ClassVar[bool] = False
-    critic: nn.Module | None = None
     actor: Actor | None = None
 
     def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: Any = None,
-        *,
-        goal_size: int | None = None,
-        discrete: bool = False,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        device: torch.device | str | None = None,
-        group: optimisation.Group | None = None,
-        **networks: Any,
+        self, observation_size: int, action_size: int, config: Any = None, *, goal_size: int | None = None, **how: Any
     ) -> None:
         """Makes the networks and their optimizers.
 
         Args:
-            observation_size: values in an observation.
-            action_size: values in an action; with ``discrete``, the number of actions.
-            config: default ``config_class()``, which is as published.
+            observation_size, action_size, config: as for `TrainedAgent`.
             goal_size: values in a goal; None: goals are observations.
-            discrete: actions are integers from 0. Not every agent allows them.
-            action_low, action_high: the actions' range, numbers or one a value.
-            device: of the networks. Default: torch's.
-            group: processes that train together, of `torch.distributed`: gradients are averaged before each step.
-            networks: arguments of the agent's own, which its `make_networks` takes.
-
-        Raises:
-            ValueError: the actions' range is not finite, or they are discrete and the agent does not allow that.
+            how: the other arguments of `TrainedAgent`, and those of the agent's own.
         """
-        name = type(self).__name__
-        if discrete and not self.allows_discrete:
-            raise ValueError(f"{name}: actions must be vectors in a range, got discrete ones.")
-        self.observation_size, self.action_size = observation_size, action_size
-        self.config = self.config_class() if config is None else config
-        self.goal_size, self.discrete, self.group = goal_size, discrete, group
+        self.goal_size = goal_size
         self.input_size = observation_size if goal_size is None else observation_size + goal_size + 1
         self.actor_input_size = observation_size + (observation_size if goal_size is None else goal_size)
-        self.action_low, self.action_high = None, None
-        if not discrete:
-            self.action_low, self.action_high = action_range(name, action_size, action_low, action_high)
         self.observation_scale = self.goal_scale = Standardise(observation_size)
         if goal_size is not None:
             self.goal_scale = Standardise(goal_size)
-        self.make_networks(**networks)
-        made = {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
-        self.has_networks(device, **made)
-        self.optimizers = self.make_optimizers()
-
-    def make_networks(self) -> None:
-        """Sets ``critic``, ``actor`` or whatever else is trained, as attributes: `networks` has all by their names."""
-        raise NotImplementedError
+        super().__init__(observation_size, action_size, config, **how)
 
     def make_actor(self, **how: Any) -> Actor:
         """Of the configuration's ``actor_sizes``; ``how``: as `Actor` takes it."""
         return Actor(self.actor_input_size, self.action_low, self.action_high, self.config.actor_sizes, **how)
-
-    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Of the critic and of the actor, at the configuration's ``critic_learning_rate``, ``actor_learning_rate``."""
-        trained = {"critic": self.critic, "actor": self.actor}
-        return {
-            name: optimisation.adamw(network, getattr(self.config, f"{name}_learning_rate"))
-            for name, network in trained.items()
-            if network is not None
-        }
 
     def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
         """From now on the networks see observations and goals less the mean of these rows, over their deviation.
@@ -140,11 +93,7 @@ class GoalAgent(TrainedAgent):
         checks.check_batch(type(self).__name__, batch, {**wanted, **more, **dict.fromkeys(goals, of_goal)})
 
     def made_of(self) -> dict[str, Any]:
-        sizes = {name: getattr(self, name) for name in ("observation_size", "action_size", "goal_size", "discrete")}
-        bounds = {}
-        if not self.discrete:
-            bounds = {"action_low": self.action_low.tolist(), "action_high": self.action_high.tolist()}
-        return {**sizes, **bounds, **checks.plain(self.config)}
+        return {**super().made_of(), "goal_size": self.goal_size}
 
 
 def expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:

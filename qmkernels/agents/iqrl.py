@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from torch.nn import functional
 from ..losses import temporal_consistency
 from ..ops.fsq import Fsq, fsq
 from . import checks, optimisation
-from .goal_actor import action_range
 from .moving_average import follow, target_of
 from .networks import EnsemblePerceptron, multilayer_perceptron
 from .trained import TrainedAgent
@@ -123,13 +122,7 @@ class IQRL(TrainedAgent):
     with R the discounted rewards of m steps, j two critics drawn anew, clipped noise epsilon, and moving averages Q'
     and pi'. Every second update the actor minimises -mean Q_j(z_0, pi(z_0)).
 
-    Args:
-        observation_size: values in an observation.
-        action_size: values in an action.
-        config: default `IQRLConfig.published()`.
-        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
-        device: of the networks. Default: torch's.
-        group: processes that train together, of `torch.distributed`: gradients are averaged before each step.
+    Arguments: those of `TrainedAgent`.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation: (B, H + 1, observation_size), of H steps one after another.
@@ -151,37 +144,25 @@ class IQRL(TrainedAgent):
         torch.Size([7, 32])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: IQRLConfig | None = None,
-        *,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        device: torch.device | str | None = None,
-        group: optimisation.Group | None = None,
-    ) -> None:
-        self.config = config = config or IQRLConfig.published()
-        self.observation_size, self.action_size, self.group = observation_size, action_size, group
-        self.action_low, self.action_high = action_range("IQRL", action_size, action_low, action_high)
-        self.num_updates = 0
-        latent, both, network = config.latent_size, config.latent_size + action_size, config.network
-        self.encoder = multilayer_perceptron(observation_size, *config.encoder_sizes, latent, **network)
+    config_class: ClassVar = IQRLConfig
+
+    def make_networks(self) -> None:
+        self.num_updates, config, network = 0, self.config, self.config.network
+        latent, both = config.latent_size, config.latent_size + self.action_size
+        self.encoder = multilayer_perceptron(self.observation_size, *config.encoder_sizes, latent, **network)
         self.dynamics = multilayer_perceptron(both, *config.dynamics_sizes, latent, **network)
         self.critics = EnsemblePerceptron(config.num_critics, both, *config.critic_sizes, 1, **network)
-        actor = multilayer_perceptron(latent, *config.actor_sizes, action_size, **network)
+        actor = multilayer_perceptron(latent, *config.actor_sizes, self.action_size, **network)
         self.actor = nn.Sequential(actor, nn.Tanh())
         self.target_encoder, self.target_critics = target_of(self.encoder), target_of(self.critics)
         self.target_actor = target_of(self.actor)
-        self.has_networks(
-            device, encoder=self.encoder, dynamics=self.dynamics, critics=self.critics, actor=self.actor,
-            target_encoder=self.target_encoder, target_critics=self.target_critics, target_actor=self.target_actor,
-        )  # fmt: skip
-        low, high = (end.to(next(self.actor.parameters()).device) for end in (self.action_low, self.action_high))
-        self.middle, self.half_range = (low + high) / 2, (high - low) / 2
-        self.optimizers = {
-            "encoder": optimisation.adamw(nn.ModuleList([self.encoder, self.dynamics]), config.encoder_learning_rate),
+        self.middle = (self.action_low + self.action_high) / 2
+        self.half_range = (self.action_high - self.action_low) / 2
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        config, representation = self.config, nn.ModuleList([self.encoder, self.dynamics])
+        return {
+            "encoder": optimisation.adamw(representation, config.encoder_learning_rate),
             "critics": optimisation.adamw(self.critics, config.critic_learning_rate),
             "actor": optimisation.adamw(self.actor, config.actor_learning_rate),
         }
@@ -286,11 +267,6 @@ class IQRL(TrainedAgent):
         wanted = {"observation": (steps + 1, observation), "action": (steps, self.action_size), "mask": (steps,)}
         wanted |= {"n_step_return": (), "bootstrap_observation": (observation,), "bootstrap_discount": ()}
         checks.check_batch("IQRL", batch, wanted)
-
-    def made_of(self) -> dict[str, Any]:
-        sizes = {name: getattr(self, name) for name in ("observation_size", "action_size")}
-        bounds = {name: getattr(self, name).tolist() for name in ("action_low", "action_high")}
-        return {**sizes, **bounds, **checks.plain(self.config)}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "num_updates": self.num_updates}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from torch.nn import functional
 from ..losses import metra
 from ..nn import LatentMRN
 from . import checks, optimisation, sac
-from .goal_actor import action_range
 from .goal_agent import expanded
 from .moving_average import follow, target_of
 from .networks import EnsemblePerceptron, Standardise, multilayer_perceptron
@@ -125,14 +124,8 @@ class METRA(TrainedAgent):
     most the fewest steps from s to g, which are more or fewer than those back. The paper has the Euclidean norm alone.
     d should grow in every direction, as `AsymmetricNorm` does: downwards IQE is 0, and only ways back hold phi there.
 
-    Args:
-        observation_size: values in an observation.
-        action_size: values in an action.
-        config: default `METRAConfig.published()`.
-        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
-        head: makes a quasimetric from its input size, ``config.skill_size``; None: the norm of ``config.norm``.
-        device: of the networks. Default: torch's.
-        group: processes that train together, of `torch.distributed`: gradients are averaged before each step.
+    Arguments: those of `TrainedAgent`, and ``head``, which makes a quasimetric from its input size,
+    ``config.skill_size``; None: the norm of ``config.norm``.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
@@ -152,37 +145,24 @@ class METRA(TrainedAgent):
         torch.Size([2])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: METRAConfig | None = None,
-        *,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        head: Callable[[int], nn.Module] | None = None,
-        device: torch.device | str | None = None,
-        group: optimisation.Group | None = None,
-    ) -> None:
-        self.config = config = config or METRAConfig.published()
-        self.observation_size, self.action_size, self.group = observation_size, action_size, group
-        self.action_low, self.action_high = action_range("METRA", action_size, action_low, action_high)
-        rows = observation_size + config.skill_size
-        self.observation_scale = Standardise(observation_size)
-        self.representation = Representation(observation_size, config, head(config.skill_size) if head else None)
-        self.critic = EnsemblePerceptron(2, rows + action_size, *config.critic_sizes, 1)
+    config_class: ClassVar = METRAConfig
+
+    def make_networks(self, head: Callable[[int], nn.Module] | None = None) -> None:
+        config, rows = self.config, self.observation_size + self.config.skill_size
+        self.observation_scale = Standardise(self.observation_size)
+        self.representation = Representation(self.observation_size, config, head(config.skill_size) if head else None)
+        self.critic = EnsemblePerceptron(2, rows + self.action_size, *config.critic_sizes, 1)
         self.target_critic = target_of(self.critic)
         self.actor = sac.SoftActor(
             rows, self.action_low, self.action_high, config.actor_sizes, config.initial_temperature,
             config.target_entropy,
         )  # fmt: skip
-        self.has_networks(
-            device, representation=self.representation, critic=self.critic, target_critic=self.target_critic,
-            actor=self.actor, observation_scale=self.observation_scale,
-        )  # fmt: skip
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        config = self.config
         multiplier = [self.representation.log_multiplier], config.multiplier_learning_rate
         temperature = [self.actor.log_temperature], config.temperature_learning_rate
-        self.optimizers = {
+        return {
             "representation": optimisation.adamw(self.representation, config.phi_learning_rate, multiplier),
             "critic": optimisation.adamw(self.critic, config.critic_learning_rate),
             "actor": optimisation.adamw(self.actor, config.actor_learning_rate, temperature),
@@ -215,7 +195,7 @@ class METRA(TrainedAgent):
             self.target_critic, self.actor, reward, batch["terminated"], following, batch["skill"],
             self.config.discount,
         )  # fmt: skip
-        action = sac.in_halves(self.actor, batch["action"])
+        action = self.actor.in_halves(batch["action"])
         loss = sac.critic_loss(self.critic, target, state, batch["skill"], action)
         return loss, {"critic/loss": loss.detach(), "critic/target": target.mean()}
 
@@ -274,6 +254,4 @@ class METRA(TrainedAgent):
         return self.skill_of(self.phi(goal) - self.phi(observation))
 
     def made_of(self) -> dict[str, Any]:
-        sizes = {"observation_size": self.observation_size, "action_size": self.action_size}
-        bounds = {"action_low": self.action_low.tolist(), "action_high": self.action_high.tolist()}
-        return {**sizes, **bounds, "head": repr(self.representation.head), **checks.plain(self.config)}
+        return {**super().made_of(), "head": repr(self.representation.head)}

@@ -85,9 +85,4 @@ def values(critic: EnsemblePerceptron, *parts: Tensor) -> Tensor:
 
 def actions_of(actor: SoftActor, policy: TanhNormal) -> Tensor:
     """A sample (B, action_size) in halves of the actions' range, as the critic sees them."""
-    return in_halves(actor, policy.sample())
-
-
-def in_halves(actor: Actor, action: Tensor) -> Tensor:
-    """Actions of the environment in halves of their range, from -1 to 1."""
-    return (action - actor.centre) / actor.half_range
+    return actor.in_halves(policy.sample())
