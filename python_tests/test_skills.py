@@ -167,7 +167,7 @@ def test_each_skill_has_its_colour(agent):
 @pytest.mark.parametrize(
     ("env", "arguments", "said"),
     [
-        ("SkillMoves-v0", [], "SkillMoves-v0 has discrete actions; METRA needs a Box"),
+        ("SkillMoves-v0", [], "METRA: actions must be vectors in a range, got discrete ones"),
         ("SkillPlane-v0", ["--agent.skill-size", "0"], "METRAConfig: skill_size must be positive, got 0"),
         ("SkillPlane-v0", ["--offline"], "METRA learns from episodes of its own skills: leave out --offline"),
         ("SkillPlane-v0", ["--episode-steps", "-1"], "episode_steps must be at least 0, got -1"),

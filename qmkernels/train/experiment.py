@@ -25,7 +25,7 @@ Curve = Sequence[dict[str, float]]
 class Experiment:
     """An agent in its environment: how a run makes it, feeds it, acts by it and measures it.
 
-    A method gives ``method``, ``presets``, `make_agent`, `batch`, `condition`, `measure` and `panels`, and replaces
+    A method gives ``method``, ``presets``, ``agent_class``, `batch`, `condition`, `measure` and `panels`, and replaces
     what else differs with it. `goal_reaching.GoalExperiment` is the one for agents that reach goals,
     `rewards.RewardExperiment` the one for agents that collect the environment's rewards.
     """
@@ -34,6 +34,7 @@ class Experiment:
     """Its name in commands and checkpoints."""
     presets: ClassVar[dict[str, Callable[[str], Settings]]]
     """By name: from an environment's name to settings."""
+    agent_class: ClassVar[type]
 
     def __init__(self, settings: Any, environment: gymnasium.Env, device: torch.device, group: Any = None) -> None:
         self.settings, self.environment, self.device = settings, environment, device
@@ -60,9 +61,16 @@ class Experiment:
         """With which the environment is made, besides its name."""
         return {}
 
-    def make_agent(self, group: Any) -> Agent:
-        """The agent, for `environment`, on `device`; ``group``: the processes that it averages gradients over."""
-        raise NotImplementedError
+    def make_agent(self, group: Any, **arguments: Any) -> Agent:
+        """The agent, for `environment`, on `device`; ``group``: the processes that it averages gradients over;
+        ``arguments``: what else it takes."""
+        space = self.environment.action_space
+        discrete = isinstance(space, gymnasium.spaces.Discrete)
+        actions = dict(discrete=True) if discrete else dict(action_low=space.low, action_high=space.high)
+        return self.agent_class(
+            self.environment.observation_space["observation"].shape[0], int(space.n) if discrete else space.shape[0],
+            self.settings.agent, device=self.device, group=group, **actions, **arguments,
+        )  # fmt: skip
 
     def check_data(self, data: Dataset) -> None:
         """ValueError where the agent cannot learn from a dataset that was given."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import gymnasium
 import numpy
 import torch
 from matplotlib.axes import Axes
@@ -67,15 +66,8 @@ class GoalExperiment(Experiment):
         """Names of the goals in a batch to how they are drawn."""
         raise NotImplementedError
 
-    def make_agent(self, group: Any, **networks: Any) -> GoalAgent:
-        """``networks``: what the agent's `make_networks` takes."""
-        space = self.environment.action_space
-        discrete = isinstance(space, gymnasium.spaces.Discrete)
-        actions = dict(discrete=True) if discrete else dict(action_low=space.low, action_high=space.high)
-        return self.agent_class(
-            self.environment.observation_space["observation"].shape[0], int(space.n) if discrete else space.shape[0],
-            self.settings.agent, goal_size=self.goal_size, device=self.device, group=group, **actions, **networks,
-        )  # fmt: skip
+    def make_agent(self, group: Any, **arguments: Any) -> GoalAgent:
+        return super().make_agent(group, goal_size=self.goal_size, **arguments)
 
     @property
     def goal_size(self) -> int | None:

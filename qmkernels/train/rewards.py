@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy
 import torch
@@ -16,23 +16,13 @@ from .experiment import Curve, Experiment, Panel
 
 
 class RewardExperiment(Experiment):
-    """A method gives ``presets``, ``agent_class`` and `batch`; the agent's constructor takes sizes, settings and
-    ``action_low``, ``action_high``, ``device`` and ``group``."""
-
-    agent_class: ClassVar[type]
+    """A method gives ``presets``, ``agent_class`` and `batch`."""
 
     def make_agent(self, group: Any) -> Agent:
-        name, space, action = self.settings.env, self.environment.observation_space, self.environment.action_space
-        if has_goals(space):
-            raise ValueError(
-                f"{name} has goals, which {self.agent_class.__name__} would not see; make them a part of observations."
-            )
-        if hasattr(action, "n"):
-            raise ValueError(f"{name} has discrete actions; {self.agent_class.__name__} needs a Box.")
-        return self.agent_class(
-            space["observation"].shape[0], action.shape[0], self.settings.agent, action_low=action.low,
-            action_high=action.high, device=self.device, group=group,
-        )  # fmt: skip
+        if has_goals(self.environment.observation_space):
+            name, agent = self.settings.env, self.agent_class.__name__
+            raise ValueError(f"{name} has goals, which {agent} would not see; make them a part of observations.")
+        return super().make_agent(group)
 
     def check_data(self, data: Dataset) -> None:
         if not data.arrays["reward"].any():

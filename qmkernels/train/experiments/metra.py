@@ -96,14 +96,7 @@ class METRAExperiment(SkillExperiment):
         return {**arguments, **({"max_episode_steps": settings.episode_steps} if settings.episode_steps else {})}
 
     def make_agent(self, group: Any) -> METRA:
-        action = self.environment.action_space
-        if hasattr(action, "n"):
-            raise ValueError(f"{self.settings.env} has discrete actions; METRA needs a Box.")
-        return self.agent_class(
-            self.environment.observation_space["observation"].shape[0], action.shape[0], self.settings.agent,
-            action_low=action.low, action_high=action.high, head=HEADS[self.settings.head], device=self.device,
-            group=group,
-        )  # fmt: skip
+        return super().make_agent(group, head=HEADS[self.settings.head])
 
     def begin(self, data: Dataset | ReplayBuffer) -> None:
         if self.settings.standardise:
