@@ -161,7 +161,6 @@ def test_noise_fades_over_the_episodes_after_those_of_random_actions():
 @pytest.mark.parametrize(
     ("env", "arguments", "said"),
     [
-        ("NoGoalsDiscrete-v0", [], "IQRL: actions must be vectors in a range, got discrete ones"),
         ("Walk-v0", [], "Walk-v0 has goals, which IQRL would not see"),
         ("NoGoals-v0", ["--agent.horizon", "7"], "from 1 to 6 transitions, which the longest episode has, got 7"),
         ("NoGoals-v0", ["--agent.n-steps", "9"], "from 1 to 6 transitions, which the longest episode has, got 9"),

@@ -27,10 +27,10 @@ from qmkernels.train.skills import num_bins, path_of  # noqa: E402
 class Plane(gymnasium.Env):
     """A point on a square of side 20 with a velocity of no use; with goals, within 1 of which it succeeds."""
 
-    def __init__(self, goals: bool = False, discrete: bool = False, behind: bool = False) -> None:
+    def __init__(self, goals: bool = False, behind: bool = False) -> None:
         spaces = gymnasium.spaces
         self.goals, self.behind = goals, behind
-        self.action_space = spaces.Discrete(3) if discrete else spaces.Box(-1.0, 1.0, (2,))
+        self.action_space = spaces.Box(-1.0, 1.0, (2,))
         seen, place = spaces.Box(-10.0, 10.0, (4,)), spaces.Box(-10.0, 10.0, (2,))
         self.observation_space = seen
         if goals:
@@ -61,7 +61,6 @@ ENVIRONMENTS = {
     "SkillPlane-v0": {},
     "SkillGoals-v0": {"goals": True},
     "SkillHidden-v0": {"goals": True, "behind": True},
-    "SkillMoves-v0": {"discrete": True},
 }
 for name, arguments in ENVIRONMENTS.items():
     if name not in gymnasium.registry:
@@ -165,18 +164,17 @@ def test_each_skill_has_its_colour(agent):
 
 
 @pytest.mark.parametrize(
-    ("env", "arguments", "said"),
+    ("arguments", "said"),
     [
-        ("SkillMoves-v0", [], "METRA: actions must be vectors in a range, got discrete ones"),
-        ("SkillPlane-v0", ["--agent.skill-size", "0"], "METRAConfig: skill_size must be positive, got 0"),
-        ("SkillPlane-v0", ["--offline"], "METRA learns from episodes of its own skills: leave out --offline"),
-        ("SkillPlane-v0", ["--episode-steps", "-1"], "episode_steps must be at least 0, got -1"),
-        ("SkillPlane-v0", ["--position-size", "3"], "position-size"),
+        (["--agent.skill-size", "0"], "METRAConfig: skill_size must be positive, got 0"),
+        (["--offline"], "METRA learns from episodes of its own skills: leave out --offline"),
+        (["--episode-steps", "-1"], "episode_steps must be at least 0, got -1"),
+        (["--position-size", "3"], "position-size"),
     ],
 )
-def test_what_is_wrong_is_said_before_training(tmp_path, monkeypatch, capsys, env, arguments, said):
+def test_what_is_wrong_is_said_before_training(tmp_path, monkeypatch, capsys, arguments, said):
     monkeypatch.setenv("COLUMNS", "200")
-    assert train(tmp_path, *arguments, env=env) == 2
+    assert train(tmp_path, *arguments) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "metrics.json").exists()
 

@@ -106,8 +106,8 @@ def test_presets_are_chosen_by_name():
         assert found.agent == qrl.presets[expected](env).agent and found.dataset == dataset
 
 
-@pytest.mark.parametrize("method", [method for method in REACHING if method not in ("qrl", "metric_rl")])
+@pytest.mark.parametrize("method", [each for each in METHODS if not experiment_of(each).agent_class.allows_discrete])
 def test_a_method_of_continuous_actions_says_so_of_discrete_ones(tmp_path, capsys, method):
-    assert train(tmp_path, method=method, env="WalkDiscrete-v0") == 2
+    assert train(tmp_path, method=method, env=f"{'Walk' if method in REACHING else 'NoGoals'}Discrete-v0") == 2
     name = experiment_of(method).agent_class.__name__
     assert f"{name}: actions must be vectors in a range, got discrete ones" in capsys.readouterr().err

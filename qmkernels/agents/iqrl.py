@@ -156,7 +156,7 @@ class IQRL(TrainedAgent):
         self.actor = nn.Sequential(actor, nn.Tanh())
         self.target_encoder, self.target_critics = target_of(self.encoder), target_of(self.critics)
         self.target_actor = target_of(self.actor)
-        self.middle = (self.action_low + self.action_high) / 2
+        self.centre = (self.action_low + self.action_high) / 2
         self.half_range = (self.action_high - self.action_low) / 2
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -243,7 +243,7 @@ class IQRL(TrainedAgent):
     @torch.no_grad()
     def act(self, observation: Tensor, condition: None = None, deterministic: bool = True) -> Tensor:
         """Actions (..., action_size), always the same ones: noise is the experiment's."""
-        return self.middle + self.half_range * self.actor(self.encode(observation).codes)
+        return self.centre + self.half_range * self.actor(self.encode(observation).codes)
 
     @torch.no_grad()
     def latent_statistics(self, observation: Tensor) -> dict[str, float]:
@@ -257,10 +257,10 @@ class IQRL(TrainedAgent):
 
     def _unit(self, action: Tensor) -> Tensor:
         """From the actions' range to [-1, 1]."""
-        return (action - self.middle) / self.half_range
+        return (action - self.centre) / self.half_range
 
     def _sampled(self) -> Tensor:
-        return torch.randperm(self.config.num_critics, device=self.middle.device)[: self.config.num_sampled]
+        return torch.randperm(self.config.num_critics, device=self.centre.device)[: self.config.num_sampled]
 
     def _check_batch(self, batch: Batch) -> None:
         steps, observation = self.config.horizon, self.observation_size
