@@ -2,8 +2,8 @@
 
     python benchmarks/measure_agents.py --seeds 0 1 2
 
-Needs ``pip install ".[robotics]"``. Every run is a command that anyone can give; its metrics.json is kept with that
-command and the commit, and the first seed's figure beside it. A killed measurement goes on where it was.
+Needs ``pip install ".[robotics,dm_control]"``. Every run is a command that anyone can give; its metrics.json is kept
+with that command and the commit, and the first seed's figure beside it. A killed measurement goes on where it was.
 benchmarks/tables.py makes the README's table of the results.
 """
 
@@ -33,6 +33,12 @@ EXPERIMENTS = {
     "umaze_gcbc": "gcbc --env PointMaze_UMaze-v3 --steps 1500",
     "umaze_crl": "crl --env PointMaze_UMaze-v3",
     "umaze_ddpg_her": "ddpg_her --env PointMaze_UMaze-v3",
+    "arena_metra": "metra --env qmkernels/PointArena-v0",
+    "arena_metra_mrn": "metra --env qmkernels/PointArena-v0 --head mrn",
+    "arena_metra_iqe": "metra --env qmkernels/PointArena-v0 --head iqe",
+    "halfcheetah_metra": "metra --env HalfCheetah-v5",
+    "pendulum_iqrl": "iqrl --env Pendulum-v1",
+    "cartpole_swingup_iqrl": "iqrl --env dm_control/cartpole-swingup-v0",
     "fetchreach_qrl": "qrl --env FetchReach-v4 --preset small --steps 2000",
     "fetchreach_not_standardised": "qrl --env FetchReach-v4 --preset small --steps 2000 --no-standardise",
     "medium_qrl": "qrl --env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",

@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import re
+import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,16 @@ TARGETS = {
     ("pairwise", "128", "512"): {"forward": 1500, "forward+backward": 500},
 }
 PLAIN_TARGETS = {"elementwise": 20, "pairwise": 80}
+
+# Of the measures of agents' runs those that are shown, to the headings of their columns.
+MEASURES = {
+    "success": "success, environment's starts and goals",
+    "success_end_to_end": "between opposite ends",
+    "zero_shot_success": "zero-shot goals",
+    "coverage": "coverage",
+    "return": "return",
+    "monotonic_triplets": "monotonic triplets",
+}
 
 Row = dict[str, str]
 CASE_FIELDS = ("form", "rows", "columns", "size", "dim_per_component", "direction")
@@ -147,19 +158,23 @@ def compared(case: dict[str, Row], contender: str) -> str:
 
 
 def agents_table(results: Path) -> str:
-    """A row an experiment of measure_agents.py, with every seed's success after the last update."""
-    runs = {folder.name: seeds_of(folder) for folder in sorted((results / "agents").glob("*")) if folder.is_dir()}
+    """A row an experiment of measure_agents.py; each measure that any of them has as mean and deviation of its seeds,
+    and that of random actions behind it."""
+    runs = [seeds_of(folder) for folder in sorted((results / "agents").glob("*")) if folder.is_dir()]
     if not runs:
         return "No measurements are stored yet.\n"
+    measured = {key for seeds in runs for seed in seeds for key in seed["final"]}
+    shown = {key: name for key, name in MEASURES.items() if key in measured}
+    columns = ["environment", "method and options", *shown.values(), "updates", "environment steps", "minutes"]
     lines = [
-        "| command | success, environment's starts and goals | between opposite ends | random actions | updates | "
-        "environment steps | minutes |",
-        f"|---|{'---|' * 3}{'--:|' * 3}",
-        *(agents_row(seeds) for seeds in runs.values()),
+        f"| {' | '.join(columns)} |",
+        f"|---|---|{'---|' * len(shown)}{'--:|' * 3}",
+        *sorted(agents_row(seeds, list(shown)) for seeds in runs),
         "",
-        "Share of 50 episodes after the last update, seed by seed; random actions: of the same episodes, both kinds.",
+        "After the last update: mean ± standard deviation over the seeds, in brackets the mean of random actions in "
+        "the same episodes. A row's command is `qmkernels train METHOD --env ENVIRONMENT OPTIONS --seed SEED`.",
         "",
-        *sorted({agents_provenance(seeds) for seeds in runs.values()}),
+        *sorted({agents_provenance(seeds) for seeds in runs}),
         "",
     ]
     return "\n".join(lines)
@@ -169,28 +184,43 @@ def seeds_of(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("seed_*.json"))]
 
 
-def agents_row(seeds: list[dict]) -> str:
+def agents_row(seeds: list[dict], shown: list[str]) -> str:
     first = seeds[0]
     evaluated = first["settings"].get("evaluate_with", ["actor"])
     ways = {way: "" if number == 0 else f"_{way}" for number, way in enumerate(evaluated)}
+    by_chance = [{**seed["random"], **of_random_actions(seed["final"])} for seed in seeds]
 
-    def each(part: str, key: str) -> str:
-        return " / ".join(f"{seed[part][key]:.2f}" for seed in seeds if key in seed[part])
+    def measured(key: str) -> str:
+        finals = {way: spread([seed["final"].get(key + suffix) for seed in seeds]) for way, suffix in ways.items()}
+        found = "; ".join(f"{way} {cell}" if len(ways) > 1 else cell for way, cell in finals.items() if cell)
+        chance = [each[key] for each in by_chance if key in each]
+        return f"{found} ({number_of(statistics.mean(chance))})" if found and chance else found
 
-    def by_way(key: str) -> str:
-        found = {way: each("final", key + suffix) for way, suffix in ways.items()}
-        return "; ".join(f"{way} {shares}" if len(ways) > 1 else shares for way, shares in found.items() if shares)
-
-    shown = re.sub(r" --seed \d+", "", first["command"])
-    chance = "; ".join(filter(None, (each("random", key) for key in ("success", "success_end_to_end"))))
+    method, _, env, *options = re.sub(r" --seed \d+", "", first["command"]).split()[2:]
     # A dataset is collected before the first update; online the buffer's steps are counted.
     collected = first["settings"]["collect_steps"] * first["settings"]["action_repeat"]
     steps = collected if first["settings"]["offline"] else first["environment_steps"]
     cells = [
-        f"`{shown}`", by_way("success"), by_way("success_end_to_end"), chance, f"{first['step']:,}",
-        f"{steps:,}", f"{sum(seed['seconds'] for seed in seeds) / len(seeds) / 60:.1f}",
+        env, f"`{' '.join([method, *options])}`", *map(measured, shown), f"{first['step']:,}", f"{steps:,}",
+        f"{statistics.mean(seed['seconds'] for seed in seeds) / 60:.1f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def of_random_actions(entry: dict[str, float]) -> dict[str, float]:
+    """What stands beside a run's own measures with ``_random`` behind its name."""
+    return {name.removesuffix("_random"): value for name, value in entry.items() if name.endswith("_random")}
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean and standard deviation of the seeds, as a sample of all; "" where not every one was measured."""
+    if None in values:
+        return ""
+    return f"{number_of(statistics.mean(values))} ± {number_of(statistics.stdev(values) if len(values) > 1 else 0)}"
+
+
+def number_of(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
 
 
 def agents_provenance(seeds: list[dict]) -> str:

@@ -1,18 +1,16 @@
-"""The MetricRL agent: its losses are the formulas, distances learn the shortest ways of a maze, and states go on."""
+"""The MetricRL agent: its losses are the formulas, and distances learn the shortest ways of a maze."""
 
 from __future__ import annotations
-
-import io
 
 import numpy
 import pytest
 import torch
+from torch.nn import functional
 
 import qmkernels as qm
 from qmkernels.agents import MetricRL, MetricRLConfig, monotonic_triplets
 
 SMALL = dict(phi_width=32, phi_blocks=1, latent_size=32, actor_sizes=(33,), dynamics_sizes=(33,))
-KINDS = {"observation goals": {}, "set goals": {"goal_size": 2}, "discrete": {"discrete": True}}
 HEADS = {"euclidean": None, "iqe": lambda size: qm.nn.IQE(size, 8), "mrn": lambda size: qm.nn.LatentMRN(size, 4)}
 
 
@@ -33,10 +31,6 @@ def batch_for(agent: MetricRL, size: int = 33, seed: int = 1) -> dict[str, torch
     achieved = (state + move)[:, : agent.goal_size or 4]
     batch = {"observation": state, "action": action, "next_observation": state + move, "achieved_goal": achieved}
     return {**batch, "goal": achieved.roll(1, dims=0)}
-
-
-def parameters_of(module: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([each.detach().reshape(-1).clone() for each in module.parameters()])
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
@@ -102,21 +96,6 @@ def test_goals_that_are_sets_and_the_forward_model_do_not_move_the_states(kind, 
     torch.testing.assert_close(*grads)
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_an_update_changes_every_network_and_returns_scalars_without_a_graph(kind):
-    agent = agent_of(**kind)
-    before = {name: value.clone() for name, value in agent.networks.state_dict().items()}
-    for _ in range(2):  # the first gradient passes the last layers of zeros and goes no further
-        metrics = agent.update(batch_for(agent))
-    assert {"critic/loss", "critic/steps", "critic/repulsion", "critic/length"} <= metrics.keys()
-    assert ("critic/goal" in metrics) == ("goal_size" in kind)
-    assert ("critic/dynamics" in metrics) == ("actor/advantage" not in metrics) == ("discrete" in kind)
-    assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in metrics.values())
-    fixed = ("_scale.", "actor.centre", "actor.half_range")
-    for name, value in agent.networks.state_dict().items():
-        assert torch.equal(value, before[name]) == any(part in name for part in fixed), name
-
-
 def test_actions_that_lead_to_the_goal_are_learned():
     """On a line the best action towards a goal has the sign of the difference; a third of the data goes against it."""
     agent = agent_of(MetricRLConfig.small(**SMALL, actor_learning_rate=3e-3))
@@ -138,26 +117,38 @@ def line_batch(size: int, seed: int) -> dict[str, torch.Tensor]:
     return {"observation": place, "action": action, "next_observation": following, "goal": goal}
 
 
-@pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3)])
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_shapes_of_acting_and_distances(kind, leading):
-    agent = agent_of(**kind)
-    observation = torch.randn(*leading, 4)
-    for goal in (torch.randn(*leading, agent.goal_size or 4), torch.randn(agent.goal_size or 4)):
-        action = agent.act(observation, goal, deterministic=True)
-        assert action.shape == (leading if agent.discrete else (*leading, 3))
-        assert ((action >= -1) & (action <= 2 if agent.discrete else action <= 1)).all()
-        assert agent.distance(observation, goal).shape == leading
+NUM_PLACES = 6
 
 
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_pairwise_distances_are_those_of_the_pairs(head):
-    agent = agent_of(goal_size=2, head=head)
-    observations, goals = torch.randn(9, 4), torch.randn(11, 2)
-    expected = agent.distance(observations[:, None], goals)
-    torch.testing.assert_close(agent.pairwise_distance(observations, goals), expected)
-    rows = agent.critic.encoder(agent.state_inputs(observations))
-    torch.testing.assert_close(agent.state_distances(observations), agent.critic.head(rows[:, None], rows).detach())
+def two_parts_batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Steps along either of two rows of places that no step joins; each place is a value of its own."""
+    part = NUM_PLACES * torch.randint(2, (size,), generator=generator)
+    place = torch.randint(NUM_PLACES, (size,), generator=generator)
+    action = torch.randint(2, (size,), generator=generator)
+    following = (place + 2 * action - 1).clamp(0, NUM_PLACES - 1)
+    rows = {"observation": part + place, "next_observation": part + following}
+    batch = {name: functional.one_hot(value, 2 * NUM_PLACES).float() for name, value in rows.items()}
+    is_last = torch.rand(2, size, generator=generator) < 0.05
+    return {**batch, "action": action, "terminated": is_last[0], "truncated": is_last[1]}
+
+
+@pytest.mark.parametrize("head", ["euclidean", "iqe"])
+def test_a_super_state_joins_parts_that_no_episode_joins_and_keeps_the_order_within(head):
+    """Measured after 200 updates, Euclidean and IQE: 108 and 31 apart without, 4.3 with."""
+    places, across = torch.eye(2 * NUM_PLACES), {}
+    for super_state in (False, True):
+        config = MetricRLConfig.published(**SMALL, super_state=super_state)
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        agent = MetricRL(2 * NUM_PLACES, 2, config, discrete=True, head=HEADS[head])
+        for _ in range(200):
+            agent.update(two_parts_batch(64, generator))
+        distance = agent.state_distances(places)
+        across[super_state] = distance[:NUM_PLACES, NUM_PLACES:].mean()
+        for rows in distance.split(NUM_PLACES), distance.T.split(NUM_PLACES):
+            from_one_end = [row[0].split(NUM_PLACES)[number] for number, row in enumerate(rows)]
+            assert all((each[:5].diff() > 0).all() for each in from_one_end)
+    assert across[True] < 6 and across[False] > 3 * across[True]
 
 
 def maze_batch(agent: MetricRL, maze, cells: numpy.ndarray, generator: numpy.random.Generator) -> dict:
@@ -214,49 +205,6 @@ def test_from_random_data_distances_rank_states_as_the_shortest_ways_do_and_gree
     assert reached.mean() > 0.75
 
 
-@pytest.mark.parametrize("head", ["euclidean", "iqe"])
-def test_kernels_train_along_the_curve_of_plain_pytorch(head):
-    """Within 1% of the reference backend's loss over a hundred updates, in which it falls."""
-    curves = {}
-    for backend in ("reference", "auto"):
-        with qm.use_backend(backend):
-            agent = agent_of(head=HEADS[head])
-            updates = [agent.update(batch_for(agent, 33, seed)) for seed in range(100)]
-        curves[backend] = {name: torch.stack([each[name] for each in updates]) for name in updates[0]}
-    for name in ("critic/loss", "critic/length", "actor/log_prob"):
-        torch.testing.assert_close(curves["auto"][name], curves["reference"][name], rtol=0.01, atol=0.01)
-    loss = curves["reference"]["critic/loss"]
-    assert loss[-10:].mean() < loss[:10].mean() - 0.2
-
-
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_a_saved_state_goes_on_bit_for_bit(kind, head):
-    agent = agent_of(**kind, head=head)
-    batch = batch_for(agent)
-    agent.standardise(batch["observation"], batch["goal"])
-    for _ in range(3):
-        agent.update(batch)
-    file = io.BytesIO()
-    torch.save(agent.state_dict(), file)
-    file.seek(0)
-    other = agent_of(seed=5, **kind, head=head)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    for each in (agent, other):
-        for _ in range(3):
-            each.update(batch)
-    assert torch.equal(parameters_of(agent.networks), parameters_of(other.networks))
-    assert torch.equal(agent.goal_scale.mean, other.goal_scale.mean) and agent.goal_scale.mean.abs().min() > 0
-
-
-def test_the_state_of_another_agent_is_refused_by_name():
-    state = agent_of().state_dict()
-    with pytest.raises(ValueError, match="MetricRL.load_state_dict: .*another agent: .*head is .*Euclidean"):
-        agent_of(head=HEADS["mrn"]).load_state_dict(state)
-    with pytest.raises(ValueError, match="latent_size is 32 there, 64 here"):
-        agent_of(MetricRLConfig.published(**{**SMALL, "latent_size": 64})).load_state_dict(state)
-
-
 def test_monotonic_triplets_are_those_in_the_true_order():
     true = torch.tensor([[0.0, 1, 2], [1, 0, 1], [2, 1, 0]])
     assert monotonic_triplets(3 * true + 1, true) == 1
@@ -273,34 +221,13 @@ def test_monotonic_triplets_are_those_in_the_true_order():
         monotonic_triplets(learned, torch.ones(3, 3))
 
 
-@pytest.mark.parametrize(
-    ("kind", "change", "said"),
-    [
-        ({}, {"goal": None}, "MetricRL.update: the batch lacks goal"),
-        ({"goal_size": 2}, {"achieved_goal": None}, "MetricRL.update: the batch lacks achieved_goal"),
-        ({}, {"goal": torch.zeros(33, 2)}, r"goal must be \(33, 4\), got \(33, 2\)"),
-        ({}, {"next_observation": torch.zeros(33, 5)}, r"next_observation must be \(33, 4\), got \(33, 5\)"),
-        ({}, {"action": torch.zeros(32, 3)}, r"action must be \(33, 3\), got \(32, 3\)"),
-        ({"discrete": True}, {"action": torch.zeros(33, 3)}, r"action must be \(33,\), got \(33, 3\)"),
-    ],
-)
-def test_a_wrong_batch_is_named(kind, change, said):
-    agent = agent_of(**kind)
-    batch = {name: value for name, value in {**batch_for(agent), **change}.items() if value is not None}
-    with pytest.raises(ValueError, match=said):
-        agent.update(batch)
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_distances_between_states_are_those_of_their_latents_also_where_goals_are_sets(head):
+    agent, observations = agent_of(goal_size=2, head=head), torch.randn(9, 4)
+    rows = agent.critic.encoder(agent.state_inputs(observations))
+    torch.testing.assert_close(agent.state_distances(observations), agent.critic.head(rows[:, None], rows).detach())
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"latent_size": 0}, "latent_size must be positive, got 0"),
-        ({"repulsion_weight": -0.1}, "repulsion_weight must be at least 0, got -0.1"),
-        ({"discount": 1.5}, "discount must be at most 1, got 1.5"),
-        ({"value": "other"}, "value must be distance or discounted, got other"),
-        ({"actor_sizes": (0,)}, r"actor_sizes must be positive, got \(0,\)"),
-    ],
-)
-def test_wrong_settings_are_named(changes, said):
-    with pytest.raises(ValueError, match=f"MetricRLConfig: {said}"):
-        MetricRLConfig.published(**changes)
+def test_a_discount_above_1_is_named():
+    with pytest.raises(ValueError, match="MetricRLConfig: discount must be at most 1, got 1.5"):
+        MetricRLConfig.published(discount=1.5)

@@ -230,12 +230,14 @@ def test_the_table_of_training_steps_says_what_share_of_the_ceilings_speed_ours_
     assert "| batch 7 | 20 ms (5.00 MiB) | 17 ms (0.93x, 5.00 MiB) | not run | 93% |" in text
 
 
-def test_the_table_of_agents_has_every_seed_and_every_way_to_act(tmp_path):
+def test_the_table_of_agents_has_mean_and_deviation_of_every_measure_and_way_to_act(tmp_path):
     tables = load_tables()
     folder = tmp_path / "agents" / "some"
     folder.mkdir(parents=True)
     versions = dict.fromkeys(("gymnasium-robotics", "mujoco", "torch"), "1.2")
     settings = {"evaluate_with": ["actor", "mppi"], "offline": True, "collect_steps": 300, "action_repeat": 5}
+    other = tmp_path / "agents" / "other"
+    other.mkdir()
     for seed, success in ((0, 0.5), (1, 0.75)):
         run = {
             "command": f"qmkernels train qrl --env Some-v0 --seed {seed}", "commit": "abc", "machine": "a CPU",
@@ -243,9 +245,17 @@ def test_the_table_of_agents_has_every_seed_and_every_way_to_act(tmp_path):
             "environment_steps": 0, "seconds": 90, "settings": {**settings, "seed": seed}, "versions": versions,
         }  # fmt: skip
         (folder / f"seed_{seed}.json").write_text(json.dumps(run))
+        run["settings"].pop("evaluate_with")
+        run |= {"command": f"qmkernels train metra --env A-v0 --steps 5 --seed {seed}", "random": {}}
+        run["final"] = {"coverage": 100.0 + 20 * seed, "coverage_random": 7.0}
+        (other / f"seed_{seed}.json").write_text(json.dumps(run))
     text = tables.agents_table(tmp_path)
-    success = "actor 0.50 / 0.75; mppi 1.00 / 1.00"
-    assert f"| `qmkernels train qrl --env Some-v0` | {success} |  | 0.25 / 0.25 | 4,000 | 1,500 | 1.5 |" in text
+    heading, _, one, two, *_ = text.splitlines()
+    wanted = ("environment", "method and options", "success, environment's starts and goals", "coverage", "updates")
+    assert heading.startswith(f"| {' | '.join(wanted)} |")
+    assert one == "| A-v0 | `metra --steps 5` |  | 110 ± 14 (7.00) | 4,000 | 1,500 | 1.5 |"
+    success = "actor 0.62 ± 0.18; mppi 1.00 ± 0.00 (0.25)"
+    assert two == f"| Some-v0 | `qrl` | {success} |  | 4,000 | 1,500 | 1.5 |"
     assert "`qmkernels train qrl` run at commit abc with `--seed` 0, 1 by" in text
 
 

@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmkernels.data import Dataset, GoalSampler, ReplayBuffer, check_actions
+from qmkernels.data import Dataset, GoalSampler, ReplayBuffer, check_actions, check_goal_environment, n_step_returns
 
 
 def box(low, high, size):
-    return SimpleNamespace(low=numpy.full(size, low), high=numpy.full(size, high), shape=(size,))
+    low, high = numpy.full(size, low), numpy.full(size, high)
+    return SimpleNamespace(low=low, high=high, shape=low.shape)
 
 
 def vector(size):
@@ -29,6 +30,11 @@ def goal_environment(capacity_spaces=None, action_space=None):
         action_space=action_space or box(-1.0, 1.0, 1),
         spec=SimpleNamespace(id="Toy-v0"),
     )
+
+
+def plain_environment():
+    """Without goals."""
+    return goal_environment({"observation": vector(3)})
 
 
 def observed(time: float) -> dict[str, numpy.ndarray]:
@@ -179,6 +185,95 @@ def test_a_buffers_saved_state_goes_on_as_before():
         ReplayBuffer(goal_environment(), 30).load_state_dict(one.state_dict())
 
 
+@pytest.mark.parametrize("has_goals", [False, True])
+def test_a_buffer_stores_goals_where_the_environment_has_them(has_goals):
+    buffer = ReplayBuffer(goal_environment() if has_goals else plain_environment(), 20)
+    assert ("achieved_goal" in buffer.arrays) == ("desired_goal" in buffer.arrays) == has_goals
+    fill(buffer, [4, 3])
+    batch = buffer.sample(20, GoalSampler(geometric=0.0, current=1.0), numpy.random.default_rng(0))
+    assert torch.equal(batch["goal"], batch["achieved_goal" if has_goals else "next_observation"])
+    assert buffer.sample(5, {}, numpy.random.default_rng(0)).keys() == buffer.arrays.keys()
+
+
+def test_extra_arrays_stay_with_their_transitions_and_are_saved():
+    def made():
+        return ReplayBuffer(plain_environment(), 7, extra={"skill": (2,), "scale": ()})
+
+    one, other = made(), made()
+    for time in range(10):
+        skill = [time, -time]
+        one.add(observed(time), numpy.zeros(1), 0.0, observed(time + 1), False, time % 5 == 4, skill=skill, scale=time)
+    other.load_state_dict(one.state_dict())
+    for buffer in (one, other):
+        batch = buffer.sample(50, {}, numpy.random.default_rng(0))
+        state = batch["observation"][:, 0]
+        assert batch["skill"].dtype == torch.float32 and state.min() == 3
+        assert torch.equal(batch["skill"], torch.stack([state, -state], dim=1)) and torch.equal(batch["scale"], state)
+        windows = buffer.sample_windows(50, 2, numpy.random.default_rng(0))
+        assert torch.equal(windows["skill"][..., 0], windows["scale"])
+
+
+@pytest.mark.parametrize("ended_by", ["terminated", "truncated"])
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    capacity=st.integers(1, 40),
+    unfinished=st.integers(0, 5),
+    horizon=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_windows_are_of_one_episode_in_its_order_and_masked_after_its_end(
+    ended_by, lengths, capacity, unfinished, horizon, seed
+):
+    buffer = ReplayBuffer(plain_environment(), capacity)
+    fill(buffer, lengths, ended_by=(ended_by,))
+    for time in range(unfinished):
+        at = 1000 * len(lengths) + time
+        buffer.add(observed(at), numpy.zeros(1), -1.0, observed(at + 1), False, False)
+    data = episodes_of(lengths, **{ended_by: numpy.concatenate([numpy.arange(n) == n - 1 for n in lengths])})
+    for stored, ends in ((buffer, numpy.array([*lengths, unfinished])), (data, numpy.array(lengths))):
+        longest = min(ends.max(), capacity if stored is buffer else ends.max())
+        assert stored.longest_episode == longest
+        if horizon > longest:
+            continue
+        windows = stored.sample_windows(64, horizon, numpy.random.default_rng(seed))
+        state = windows["observation"][..., 0].numpy()
+        begin, episode = state[:, :1] % 1000, state[:, :1] // 1000
+        end = ends[episode.astype(int)]
+        expected = numpy.minimum(begin + numpy.arange(horizon + 1), end) + 1000 * episode
+        numpy.testing.assert_array_equal(state, expected)
+        steps = begin + numpy.arange(horizon)
+        numpy.testing.assert_array_equal(windows["mask"].numpy(), steps < end)
+        is_over = numpy.isin(episode, numpy.arange(len(lengths)))  # the unfinished one ends nowhere
+        numpy.testing.assert_array_equal(windows[ended_by].numpy(), is_over & (steps >= end - 1))
+        assert windows["action"].shape == (64, horizon, 1) and windows["reward"].shape == (64, horizon)
+
+
+def test_windows_begin_at_every_transition_alike():
+    data = episodes_of([3, 7])
+    windows = data.sample_windows(20_000, 5, numpy.random.default_rng(0))
+    shares = numpy.unique(windows["observation"][:, 0, 0], return_counts=True)[1] / 20_000
+    numpy.testing.assert_allclose(shares, numpy.full(10, 0.1), atol=0.01)
+
+
+@pytest.mark.parametrize("ended_by", ["terminated", "truncated"])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_n_step_returns_add_rewards_to_the_end_and_bootstrap_after_it(steps, ended_by):
+    length, discount = 6, 0.5
+    rewards, ends = 1.0 + numpy.arange(length), numpy.arange(length) == length - 1
+    data = episodes_of([length], reward=rewards, **{ended_by: ends})
+    windows = data.sample_windows(200, 4, numpy.random.default_rng(0))
+    found = n_step_returns(windows, steps, discount)
+    for row in range(200):
+        begin = int(windows["observation"][row, 0, 0])
+        count = min(steps, length - begin)
+        value = sum(discount**k * rewards[begin + k] for k in range(count))
+        is_last = ended_by == "terminated" and begin + count == length
+        assert found.value[row].item() == pytest.approx(value)
+        assert found.bootstrap_index[row] == count
+        assert found.bootstrap_discount[row].item() == (0.0 if is_last else discount**count)
+
+
 def test_goals_of_a_dataset_are_what_was_achieved_where_it_says_so():
     achieved = numpy.arange(5)[:, None] * 10.0
     data = episodes_of([2, 3], achieved_goal=achieved)
@@ -264,7 +359,31 @@ STATE = numpy.zeros((4, 1))
             lambda: Dataset(STATE, STATE + 3, STATE, terminated=[True] * 4, action_space=box(-1, 1, 1)),
             "4 of 4 actions are outside",
         ),
-        (lambda: ReplayBuffer(goal_environment({"observation": vector(3)}), 5), "Toy-v0 has no goals"),
+        (lambda: check_goal_environment(plain_environment()), "Toy-v0 has no goals"),
+        (lambda: ReplayBuffer(goal_environment({"state": vector(3)}), 5), "Toy-v0: .* must be a Dict with observation"),
+        (lambda: ReplayBuffer(goal_environment({"observation": box(0, 1, (3, 3))}), 5), "observation must be a vector"),
+        (lambda: ReplayBuffer(plain_environment(), 5, extra={"reward": (2,)}), "names of its own, got reward"),
+        (
+            lambda: ReplayBuffer(plain_environment(), 5, extra={"skill": (2,)}).add(
+                observed(0), numpy.zeros(1), 0.0, observed(1), False, False
+            ),
+            r"extra arrays must be of shapes {'skill': \(2,\)}, got {}",
+        ),
+        (
+            lambda: ReplayBuffer(plain_environment(), 5, extra={"skill": (2,)}).add(
+                observed(0), numpy.zeros(1), 0.0, observed(1), False, False, skill=1.0
+            ),
+            r"got {'skill': \(\)}",
+        ),
+        (
+            lambda: episodes_of([3, 7, 2]).sample_windows(1, 8, numpy.random.default_rng(0)),
+            "from 1 to 7 transitions, which the longest episode has, got 8",
+        ),
+        (lambda: episodes_of([3, 7, 2]).sample_windows(1, 0, numpy.random.default_rng(0)), "from 1 to 7 .* got 0"),
+        (
+            lambda: n_step_returns(episodes_of([3]).sample_windows(1, 2, numpy.random.default_rng(0)), 3, 0.9),
+            "steps must be from 1 to the 2 of a window, got 3",
+        ),
         (lambda: ReplayBuffer(goal_environment(), 0), "capacity must be at least 1"),
         (
             lambda: ReplayBuffer(goal_environment(), 5).sample(1, GoalSampler(), numpy.random.default_rng(0)),

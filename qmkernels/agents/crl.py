@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,12 @@ from torch import Tensor, nn
 from ..losses import contrastive
 from ..losses.contrastive import Contrastive
 from ..nn import IQE, LatentMRN
-from . import checks, optimisation
-from .goal_actor import Actor
-from .goal_agent import GoalAgent, expanded
-from .networks import multilayer_perceptron
-
-Batch = dict[str, Tensor]
-Metrics = dict[str, Tensor]
+from . import checks
+from .actor_critic import ActorCritic, Batch, Embeddings, Metrics
+from .goal_agent import expanded
 
 # A constant, because torch.compile of torch 2.6 does not trace named tuples' _fields and _asdict.
 _MEASURES = Contrastive._fields
-_FORMS = ("sigmoid", "softmax")
-_CRITICS = ("product", "mrn", "iqe")
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,8 @@ class CRLConfig:
     actor_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of the actor: GELU
     latent_size: int = 512  # of phi and psi, D
     num_critics: int = 2  # members of the ensemble; the actor goes by the smallest of their logits
-    critic: str = "product"  # what compares phi and psi: the inner product, or minus a quasimetric, mrn or iqe
-    form: str = "sigmoid"  # of the contrastive loss: sigmoid, every pair by itself; softmax, over the states of a goal
+    critic: Literal["product", "mrn", "iqe"] = "product"  # compares phi and psi: inner product, or minus a quasimetric
+    form: Literal["sigmoid", "softmax"] = "sigmoid"  # of the loss: every pair by itself, or over the states of a goal
 
     behaviour_cloning_weight: float = 0.1  # of half the squared error of actions, in halves of their range
 
@@ -49,9 +43,6 @@ class CRLConfig:
 
     def __post_init__(self) -> None:
         checks.check_config(self, at_least_zero=("behaviour_cloning_weight",))
-        for name, choices in (("critic", _CRITICS), ("form", _FORMS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"CRLConfig: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
 
     @classmethod
     def published(cls, **changes: Any) -> CRLConfig:
@@ -83,33 +74,7 @@ class InnerProduct(nn.Module):
             return -(x.float() @ y.float().mT)
 
 
-class Critic(nn.Module):
-    """Ensembles of phi, of states and actions, and of psi, of goals; and the head that compares them."""
-
-    def __init__(self, state_size: int, action_size: int, goal_size: int, config: CRLConfig, head: nn.Module) -> None:
-        super().__init__()
-        sizes, how = (*config.critic_sizes, config.latent_size), dict(activation=nn.GELU, normalise=True)
-        members = range(config.num_critics)
-        self.phis = nn.ModuleList(multilayer_perceptron(state_size + action_size, *sizes, **how) for _ in members)
-        self.psis = nn.ModuleList(multilayer_perceptron(goal_size, *sizes, **how) for _ in members)
-        self.head = head
-        self.scale = 1 / math.sqrt(config.latent_size)
-
-    def phi(self, state: Tensor, action: Tensor) -> Tensor:
-        """(num_critics, ..., latent_size) of (..., state_size) and (..., action_size), of the same leading sizes."""
-        rows = torch.cat([state, action.to(state.dtype)], dim=-1)
-        return torch.stack([member(rows) for member in self.phis])
-
-    def psi(self, goal: Tensor) -> Tensor:
-        """(num_critics, ..., latent_size) of (..., goal_size)."""
-        return torch.stack([member(goal) for member in self.psis])
-
-    def logit(self, phi: Tensor, psi: Tensor) -> Tensor:
-        """The smallest of the members' f = -head(phi, psi) / sqrt(D): (num_critics, ..., latent_size) to (...)."""
-        return -self.scale * self.head(phi, psi).amax(dim=0)
-
-
-class CRL(GoalAgent):
+class CRL(ActorCritic):
     r"""Learns which goals follow on a state and an action, and an actor for whom its goal is among them.
 
     Per member of the ensemble, from pairs (s, a) and states g_j after them, by `qmkernels.losses.contrastive`
@@ -120,17 +85,9 @@ class CRL(GoalAgent):
     whose optimum is the logarithm of p(g after s, a) / p(g), so that f orders actions as the discounted probability of
     reaching g does. The actor maximises the smallest of the members' f over its mean size, plus behaviour cloning.
 
-    Args:
-        observation_size: values in an observation.
-        action_size: values in an action.
-        config: default `CRLConfig.published()`.
-        goal_size: values in a goal; None: goals are observations.
-        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
-        head: makes a quasimetric d from its input size, in the place of what ``config.critic`` names: f = -d / sqrt(D).
-            That is at most 0 and suits ``form="softmax"``; by a sigmoid no pair is more probable than one half.
-        device: of the networks. Default: torch's.
-        group: processes that train together, of `torch.distributed`: gradients are averaged before each step. Goals
-            of other processes are not compared.
+    Arguments: those of `GoalAgent`, and ``head``, which makes a quasimetric d from its input size, in the place of what
+    ``config.critic`` names: f = -d / sqrt(D). That is at most 0 and suits ``form="softmax"``; by a sigmoid no pair is
+    more probable than one half. Goals of a group's other processes are not compared.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
@@ -151,37 +108,20 @@ class CRL(GoalAgent):
         torch.Size([5])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: CRLConfig | None = None,
-        *,
-        goal_size: int | None = None,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        head: Callable[[int], nn.Module] | None = None,
-        device: torch.device | str | None = None,
-        group: optimisation.Group | None = None,
-    ) -> None:
-        config = config or CRLConfig.published()
-        super().__init__(
-            observation_size, action_size, config, goal_size=goal_size, action_low=action_low, action_high=action_high,
-            group=group,
-        )  # fmt: skip
+    config_class: ClassVar = CRLConfig
+
+    def make_networks(self, head: Callable[[int], nn.Module] | None = None) -> None:
+        config = self.config
         make_head = head or {"product": lambda _: InnerProduct(), "mrn": LatentMRN, "iqe": IQE}[config.critic]
-        self.critic = Critic(
-            observation_size, action_size, goal_size or observation_size, config, make_head(config.latent_size)
-        )
-        self.actor = Actor(
-            self.actor_input_size, self.action_low, self.action_high, config.actor_sizes, unit=True,
-            activation=nn.GELU,
+        self.critic = Embeddings(
+            self.observation_size, self.action_size, self.goal_size or self.observation_size,
+            (*config.critic_sizes, config.latent_size), config.num_critics, make_head(config.latent_size),
         )  # fmt: skip
-        self.has_networks(device, critic=self.critic, actor=self.actor)
-        self.optimizers = {
-            "critic": optimisation.adamw(self.critic, config.critic_learning_rate),
-            "actor": optimisation.adamw(self.actor, config.actor_learning_rate),
-        }
+        self.actor = self.make_actor(unit=True, activation=nn.GELU)
+
+    def logit(self, phi: Tensor, psi: Tensor) -> Tensor:
+        """The smallest of the members' f = -head(phi, psi) / sqrt(D): (num_critics, ..., latent_size) to (...)."""
+        return -(1 / math.sqrt(self.config.latent_size)) * self.critic.head(phi, psi).amax(dim=0)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The mean of the members' losses, and what `contrastive` measures besides."""
@@ -195,7 +135,7 @@ class CRL(GoalAgent):
         policy = self.policy(batch["observation"], batch["actor_goal"])
         with torch.no_grad():
             target = self.critic.psi(self.goal_scale(batch["actor_goal"]))
-        logit = self.critic.logit(self.critic.phi(self.observation_scale(batch["observation"]), policy.mode), target)
+        logit = self.logit(self.critic.phi(self.observation_scale(batch["observation"]), policy.mode), target)
         error = -policy.log_prob(batch["action"]).mean()
         size = logit.detach().abs().mean()
         loss = self.config.behaviour_cloning_weight * error - logit.mean() / (size + 1e-6)
@@ -204,12 +144,7 @@ class CRL(GoalAgent):
     def update(self, batch: Batch) -> Metrics:
         """One step of the critic, then of the actor; returns 0-d tensors, detached."""
         self.check_batch(batch, "goal", "actor_goal")
-        loss, metrics = self.critic_loss(batch)
-        optimisation.step(self.optimizers["critic"], loss, self.group)
-        with optimisation.frozen(self.critic):
-            loss, actor_metrics = self.actor_loss(batch)
-            optimisation.step(self.optimizers["actor"], loss, self.group)
-        return {**metrics, **actor_metrics}
+        return self.learn(batch)
 
     @torch.no_grad()
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
@@ -217,7 +152,4 @@ class CRL(GoalAgent):
         unless the head is a distance."""
         observation, goal = expanded(observation, goal)
         phi = self.critic.phi(self.observation_scale(observation), self.policy(observation, goal).mode)
-        return -self.critic.logit(phi, self.critic.psi(self.goal_scale(goal)))
-
-    def made_of(self) -> dict[str, Any]:
-        return {**super().made_of(), "head": repr(self.critic.head)}
+        return -self.logit(phi, self.critic.psi(self.goal_scale(goal)))

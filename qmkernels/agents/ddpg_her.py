@@ -7,30 +7,25 @@ Liu et al. 2022, "Metric Residual Networks" (arXiv 2208.08133), whose public cod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..nn import IQE, MRNFixed
-from . import checks, optimisation
-from .goal_actor import Actor
-from .goal_agent import GoalAgent, expanded
+from . import checks
+from .actor_critic import ActorCritic, Batch, Metrics
+from .goal_agent import expanded
 from .moving_average import follow, target_of
 from .networks import multilayer_perceptron
-
-Batch = dict[str, Tensor]
-Metrics = dict[str, Tensor]
-
-_CRITICS = ("mlp", "mrn", "iqe")
 
 
 @dataclass(frozen=True)
 class DDPGHERConfig:
     """The defaults are `published`. Learning rates are Adam's, without weight decay."""
 
-    critic: str = "mlp"  # Q: mlp, a network of (s, a, g); mrn or iqe, minus the head's distance
+    critic: Literal["mlp", "mrn", "iqe"] = "mlp"  # Q: a network of (s, a, g), or minus the distance of a head
     critic_sizes: tuple[int, ...] = (256, 256, 256)  # hidden layers of Q, or of phi and psi, with ReLU
     actor_sizes: tuple[int, ...] = (256, 256, 256)  # hidden layers of the actor, with ReLU
     latent_size: int = 176  # of phi and psi; no meaning for mlp
@@ -48,8 +43,6 @@ class DDPGHERConfig:
 
     def __post_init__(self) -> None:
         checks.check_config(self, at_least_zero=("action_weight", "behaviour_cloning_weight"))
-        if self.critic not in _CRITICS:
-            raise ValueError(f"DDPGHERConfig: critic must be one of {', '.join(_CRITICS)}, got {self.critic!r}.")
         if self.critic == "iqe" and self.latent_size % self.dim_per_component:
             raise ValueError(
                 f"DDPGHERConfig: dim_per_component must divide latent_size, got {self.dim_per_component} and "
@@ -104,7 +97,7 @@ class Distance(nn.Module):
         return -self.head(self.phi(torch.cat([state, action], dim=-1)), self.psi(goal)).float()
 
 
-class DDPGHER(GoalAgent):
+class DDPGHER(ActorCritic):
     r"""Learns minus the discounted steps to goals that episodes happened to reach, and an actor that takes the fewest.
 
     .. math:: \overline{(Q(s, a, g) - y)^2},\qquad y = \mathrm{clip}(r + \gamma\, Q'(s', \pi'(s', g), g),\
@@ -114,14 +107,7 @@ class DDPGHER(GoalAgent):
     is 0 where s' reaches g. The actor minimises -mean Q(s, pi(s, g), g), plus the mean square of its actions and
     behaviour cloning, for offline data, each by its weight.
 
-    Args:
-        observation_size: values in an observation.
-        action_size: values in an action.
-        config: default `DDPGHERConfig.published()`.
-        goal_size: values in a goal; None: goals are observations.
-        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
-        device: of the networks. Default: torch's.
-        group: processes that train together, of `torch.distributed`: gradients are averaged before each step.
+    Arguments: those of `GoalAgent`.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
@@ -143,40 +129,18 @@ class DDPGHER(GoalAgent):
         torch.Size([5])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: DDPGHERConfig | None = None,
-        *,
-        goal_size: int | None = None,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        device: torch.device | str | None = None,
-        group: optimisation.Group | None = None,
-    ) -> None:
-        config = config or DDPGHERConfig.published()
-        super().__init__(
-            observation_size, action_size, config, goal_size=goal_size, action_low=action_low, action_high=action_high,
-            group=group,
-        )  # fmt: skip
-        sizes = observation_size, goal_size or observation_size, action_size
-        self.critic = Network(*sizes, config) if config.critic == "mlp" else Distance(*sizes, config)
-        self.actor = Actor(self.actor_input_size, self.action_low, self.action_high, config.actor_sizes, unit=True)
+    config_class: ClassVar = DDPGHERConfig
+
+    def make_networks(self) -> None:
+        make_critic = Network if self.config.critic == "mlp" else Distance
+        goal_size = self.goal_size or self.observation_size
+        self.critic = make_critic(self.observation_size, goal_size, self.action_size, self.config)
+        self.actor = self.make_actor(unit=True)
         self.target_critic, self.target_actor = target_of(self.critic), target_of(self.actor)
-        self.has_networks(
-            device, critic=self.critic, actor=self.actor, target_critic=self.target_critic,
-            target_actor=self.target_actor,
-        )  # fmt: skip
-        self.optimizers = {
-            "critic": optimisation.adamw(self.critic, config.critic_learning_rate),
-            "actor": optimisation.adamw(self.actor, config.actor_learning_rate),
-        }
 
     def value(self, critic: nn.Module, observation: Tensor, goal: Tensor, action: Tensor) -> Tensor:
         """Q (...) by one of the critics, of rows of the same leading sizes; actions in halves of their range."""
-        unit = (action - self.actor.centre) / self.actor.half_range
-        return critic(self.observation_scale(observation), self.goal_scale(goal), unit)
+        return critic(self.observation_scale(observation), self.goal_scale(goal), self.actor.in_halves(action))
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
@@ -210,14 +174,10 @@ class DDPGHER(GoalAgent):
     def update(self, batch: Batch) -> Metrics:
         """One step of the critic, then of the actor, and the targets follow; returns 0-d tensors, detached."""
         self.check_batch(batch, "goal", "actor_goal", reached=())
-        loss, metrics = self.critic_loss(batch)
-        optimisation.step(self.optimizers["critic"], loss, self.group)
-        with optimisation.frozen(self.critic):
-            loss, actor_metrics = self.actor_loss(batch)
-            optimisation.step(self.optimizers["actor"], loss, self.group)
+        metrics = self.learn(batch)
         follow(self.target_critic, self.critic, self.config.tau)
         follow(self.target_actor, self.actor, self.config.tau)
-        return {**metrics, **actor_metrics}
+        return metrics
 
     def act(self, observation: Tensor, goal: Tensor, deterministic: bool = True) -> Tensor:
         """As `GoalAgent.act`, and always the mode: the policy is deterministic, and noise is the experiment's."""

@@ -7,13 +7,11 @@ iteration; sizes as in OGBench (Park et al. 2024, arXiv 2410.20092), where it is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from . import checks, optimisation
-from .goal_actor import Actor
 from .goal_agent import GoalAgent
 
 Batch = dict[str, Tensor]
@@ -49,14 +47,7 @@ class GCBC(GoalAgent):
     of transitions (s, a) and states g later in their episodes; pi is tanh of a normal variable (OGBench's is normal
     with deviation 1).
 
-    Args:
-        observation_size: values in an observation.
-        action_size: values in an action.
-        config: default `GCBCConfig.published()`.
-        goal_size: values in a goal; None: goals are observations.
-        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
-        device: of the network. Default: torch's.
-        group: processes that train together, of `torch.distributed`: gradients are averaged before each step.
+    Arguments: those of `GoalAgent`.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
@@ -71,28 +62,10 @@ class GCBC(GoalAgent):
         torch.Size([2])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: GCBCConfig | None = None,
-        *,
-        goal_size: int | None = None,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        device: torch.device | str | None = None,
-        group: optimisation.Group | None = None,
-    ) -> None:
-        config = config or GCBCConfig.published()
-        super().__init__(
-            observation_size, action_size, config, goal_size=goal_size, action_low=action_low, action_high=action_high,
-            group=group,
-        )  # fmt: skip
-        self.actor = Actor(
-            self.actor_input_size, self.action_low, self.action_high, config.actor_sizes, activation=nn.GELU
-        )
-        self.has_networks(device, actor=self.actor)
-        self.optimizers = {"actor": optimisation.adamw(self.actor, config.actor_learning_rate)}
+    config_class: ClassVar = GCBCConfig
+
+    def make_networks(self) -> None:
+        self.actor = self.make_actor(activation=nn.GELU)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Minus the mean log-density of the data's actions, and the mean absolute error of the mode."""

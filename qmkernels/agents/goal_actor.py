@@ -16,9 +16,9 @@ from .networks import multilayer_perceptron
 _TANH_THRESHOLD = 0.999
 
 
-def action_range(agent: str, size: int, low: Any, high: Any) -> tuple[Tensor, Tensor]:
+def action_range(agent: str, size: int, low: Any, high: Any, device: Any = None) -> tuple[Tensor, Tensor]:
     """The ends of the actions' range, (size,) each, of numbers or one a value; ValueError unless finite."""
-    low, high = (torch.as_tensor(end, dtype=torch.float32) for end in (low, high))
+    low, high = (torch.as_tensor(end, dtype=torch.float32, device=device) for end in (low, high))
     low, high = low.expand(size).clone(), high.expand(size).clone()
     if not (torch.isfinite(low) & torch.isfinite(high) & (low < high)).all():
         raise ValueError(
@@ -105,3 +105,7 @@ class Actor(nn.Module):
         if self.unit:
             return UnitNormal(found, self.centre, self.half_range)
         return TanhNormal(*found.chunk(2, dim=-1), self.centre, self.half_range)
+
+    def in_halves(self, action: Tensor) -> Tensor:
+        """Actions in halves of their range, from -1 to 1."""
+        return (action - self.centre) / self.half_range

@@ -1,59 +1,49 @@
-"""What agents that reach goals share: the rows that their networks see, acting, and the state that is saved."""
+"""What agents that reach goals share: the rows of their networks, and acting."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from . import checks, optimisation
-from .goal_actor import Actor, Policy, action_range
+from .goal_actor import Actor, Policy
 from .networks import Standardise
+from .trained import TrainedAgent
 
 
-class GoalAgent:
-    """A subclass makes its networks, gives them to `has_networks`, and makes ``optimizers``, by name.
+class GoalAgent(TrainedAgent):
+    """An agent that acts for goals.
 
     Goals are observations, or with ``goal_size`` vectors of their own, which stand for the sets of states that achieve
     them: then rows of the critics have room for both and an indicator (Wang et al. 2023, appendix A).
     """
 
-    config: Any
-    optimizers: dict[str, torch.optim.Optimizer]
-    actor: Actor | None
+    actor: Actor | None = None
 
     def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: Any,
-        *,
-        goal_size: int | None,
-        discrete: bool = False,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        group: optimisation.Group | None = None,
+        self, observation_size: int, action_size: int, config: Any = None, *, goal_size: int | None = None, **how: Any
     ) -> None:
-        self.observation_size, self.action_size, self.config = observation_size, action_size, config
-        self.goal_size, self.discrete, self.group = goal_size, discrete, group
+        """Makes the networks and their optimizers.
+
+        Args:
+            observation_size, action_size, config: as for `TrainedAgent`.
+            goal_size: values in a goal; None: goals are observations.
+            how: the other arguments of `TrainedAgent`, and those of the agent's own.
+        """
+        self.goal_size = goal_size
         self.input_size = observation_size if goal_size is None else observation_size + goal_size + 1
         self.actor_input_size = observation_size + (observation_size if goal_size is None else goal_size)
-        self.action_low, self.action_high = None, None
-        if not discrete:
-            name = type(self).__name__
-            self.action_low, self.action_high = action_range(name, action_size, action_low, action_high)
         self.observation_scale = self.goal_scale = Standardise(observation_size)
         if goal_size is not None:
             self.goal_scale = Standardise(goal_size)
+        super().__init__(observation_size, action_size, config, **how)
 
-    def has_networks(self, device: Any, **networks: nn.Module | None) -> None:
-        """Puts them on the device, and those of a group's first process everywhere."""
-        networks |= {"observation_scale": self.observation_scale, "goal_scale": self.goal_scale}
-        self.networks = nn.ModuleDict({name: network for name, network in networks.items() if network is not None})
-        optimisation.send(self.group, self.networks.to(device))
+    def make_actor(self, **how: Any) -> Actor:
+        """Of the configuration's ``actor_sizes``; ``how``: as `Actor` takes it."""
+        return Actor(self.actor_input_size, self.action_low, self.action_high, self.config.actor_sizes, **how)
 
     def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
         """From now on the networks see observations and goals less the mean of these rows, over their deviation.
@@ -103,28 +93,7 @@ class GoalAgent:
         checks.check_batch(type(self).__name__, batch, {**wanted, **more, **dict.fromkeys(goals, of_goal)})
 
     def made_of(self) -> dict[str, Any]:
-        """What another agent must have in common to take this one's state."""
-        sizes = {name: getattr(self, name) for name in ("observation_size", "action_size", "goal_size", "discrete")}
-        bounds = {}
-        if not self.discrete:
-            bounds = {"action_low": self.action_low.tolist(), "action_high": self.action_high.tolist()}
-        return {**sizes, **bounds, **checks.plain(self.config)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that `update` changes, and what the agent was made of."""
-        return {
-            "made_of": self.made_of(),
-            "networks": self.networks.state_dict(),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the agent was that gave ``state``; ValueError where that was made of something else."""
-        checks.check_made_of(type(self).__name__, self.made_of(), state.get("made_of", {}))
-        self.networks.load_state_dict(state["networks"])
-        for name, optimizer in self.optimizers.items():
-            # A copy: torch's optimizers would go on in the tensors of the state that they were given.
-            optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))
+        return {**super().made_of(), "goal_size": self.goal_size}
 
 
 def expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,10 @@ from torch.nn import functional
 from ..losses import metric_contrastive
 from ..ops.broadcasting import every_pair
 from ..ops.mrn import euclidean_pairwise
-from . import checks, latent_planning, optimisation
-from .goal_actor import Actor
-from .goal_agent import GoalAgent, expanded
+from . import checks, latent_planning
+from .actor_critic import ActorCritic, Batch, Metrics
+from .goal_agent import expanded
 from .networks import multilayer_perceptron, residual_perceptron
-
-Batch = dict[str, Tensor]
-Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class MetricRLConfig:
     dynamics_sizes: tuple[int, ...] = (64, 64, 64)  # hidden layers of the forward model of discrete actions: ReLU
 
     repulsion_weight: float = 1.0  # of minus the mean logarithm of the distances of other pairs
+    super_state: bool = False  # one more state, a step from every episode's last one, joins what the data leaves apart
     value: Literal["distance", "discounted"] = "distance"  # V is -d, as in the code, or discount ** d, as in the paper
     discount: float = 0.95  # of the discounted value alone
     normalise_advantages: bool = False  # they are divided by their mean magnitude in the batch; ours
@@ -49,8 +47,6 @@ class MetricRLConfig:
         checks.check_config(self, at_least_zero=("phi_blocks", "repulsion_weight", "cloning_weight"))
         if self.discount > 1:
             raise ValueError(f"MetricRLConfig: discount must be at most 1, got {self.discount}.")
-        if self.value not in ("distance", "discounted"):
-            raise ValueError(f"MetricRLConfig: value must be distance or discounted, got {self.value}.")
 
     @classmethod
     def published(cls, **changes: Any) -> MetricRLConfig:
@@ -65,10 +61,13 @@ class MetricRLConfig:
 
 
 class Euclidean(nn.Module):
-    r"""The head of the paper, :math:`\|x - y\|` over the last dimension; at x = y its gradient is 0."""
+    r"""The head of the paper, :math:`\|x - y\|` over the last dimension; at x = y its gradient is 0.
+
+    In float32 under ``torch.autocast``.
+    """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x - y, dim=-1)
+        return torch.linalg.vector_norm(x.float() - y.float(), dim=-1)
 
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
         return euclidean_pairwise(x, y)
@@ -82,6 +81,7 @@ class Critic(nn.Module):
         latent = config.latent_size
         self.encoder = residual_perceptron(input_size, config.phi_width, config.phi_blocks, latent)
         self.projector, self.head = nn.Identity(), head  # plans compare what the projector gives
+        self.super_state = nn.Parameter(torch.zeros(latent)) if config.super_state else None
         self.residual = None
         if num_actions is not None:
             self.residual = multilayer_perceptron(
@@ -96,7 +96,7 @@ class Critic(nn.Module):
         return latent + self.residual(torch.cat([latent, action.to(latent.dtype)], dim=-1))
 
 
-class MetricRL(GoalAgent):
+class MetricRL(ActorCritic):
     r"""Learns latents whose distances order states as their numbers of steps do, and imitates what brings goals nearer.
 
     From transitions (s, a, s') (`qmkernels.losses.metric_contrastive`)
@@ -113,29 +113,26 @@ class MetricRL(GoalAgent):
     from. The policy is normal with deviation 1 around a mode that tanh keeps within the range, as in the code, so that
     this stays bounded.
 
+    Where no episode passes from one part of the states to another, their distance grows without bound. With
+    ``config.super_state`` one more latent is learned, a step away from the last state of every episode, there and back
+    (section 3.4; the code does so for images, with an observation of zeros).
+
     With ``discrete`` there is no actor: a forward model is learned in phi's latents, which it does not change, by the
     mean of ||z + f(z, a) - z'||^2, and `act` takes the action after which the goal is nearest. (The code learns it in
     the space of states, or a softmax over actions by the advantages.)
 
-    Args:
-        observation_size: values in an observation.
-        action_size: values in an action; with ``discrete``, the number of actions.
-        config: default `MetricRLConfig.published()`.
-        goal_size: None: goals are observations, as published. Otherwise goals have this many values and stand for all
-            states that achieve them: a goal's latent is learned as the mean of theirs, which it does not change.
-        discrete: actions are integers from 0.
-        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
-        head: makes the head from its input size; None: `Euclidean`, as published. A quasimetric, which the paper names
-            as the next step, tells the way there from the way back: for actions that cannot be undone.
-        device: of the networks. Default: torch's.
-        group: processes that train together, of `torch.distributed`: gradients are averaged before each step. States
-            of other processes are not compared.
+    Arguments: those of `GoalAgent`, and ``head``, which makes the head from its input size; None: `Euclidean`, as
+    published. A quasimetric, which the paper names as the next step, tells the way there from the way back: for actions
+    that cannot be undone. With ``goal_size`` a goal's latent is learned as the mean of those of the states that achieve
+    it, which it does not change. States of a group's other processes are not compared.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
         action: (B, action_size) float, or (B,) int64 with ``discrete``.
         achieved_goal: (B, goal_size), what next_observation achieves, with ``goal_size`` alone.
         goal: (B, goal_size or observation_size), what the actor learns to reach; not with ``discrete``.
+        terminated, truncated: (B,) bool, whether next_observation is the last of its episode, with
+            ``config.super_state`` alone.
 
     Example:
         >>> agent = qm.agents.MetricRL(4, 2, qm.agents.MetricRLConfig.small(), head=lambda size: qm.nn.IQE(size, 16))
@@ -147,35 +144,15 @@ class MetricRL(GoalAgent):
         torch.Size([5, 7])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: MetricRLConfig | None = None,
-        *,
-        goal_size: int | None = None,
-        discrete: bool = False,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        head: Callable[[int], nn.Module] | None = None,
-        device: torch.device | str | None = None,
-        group: optimisation.Group | None = None,
-    ) -> None:
-        config = config or MetricRLConfig.published()
-        super().__init__(
-            observation_size, action_size, config, goal_size=goal_size, discrete=discrete, action_low=action_low,
-            action_high=action_high, group=group,
-        )  # fmt: skip
-        made = Euclidean() if head is None else head(config.latent_size)
-        self.critic = Critic(self.input_size, action_size if discrete else None, config, made)
-        self.critics, self.actor = [self.critic], None
-        if not discrete:
-            sizes = self.actor_input_size, self.action_low, self.action_high, config.actor_sizes
-            self.actor = Actor(*sizes, unit=True)
-        self.has_networks(device, critic=self.critic, actor=self.actor)
-        self.optimizers = {"critic": optimisation.adamw(self.critic, config.critic_learning_rate)}
-        if self.actor is not None:
-            self.optimizers["actor"] = optimisation.adamw(self.actor, config.actor_learning_rate)
+    config_class: ClassVar = MetricRLConfig
+    allows_discrete: ClassVar = True
+
+    def make_networks(self, head: Callable[[int], nn.Module] | None = None) -> None:
+        made = Euclidean() if head is None else head(self.config.latent_size)
+        self.critic = Critic(self.input_size, self.action_size if self.discrete else None, self.config, made)
+        self.critics = [self.critic]  # that plans compare
+        if not self.discrete:
+            self.actor = self.make_actor(unit=True)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss of phi and the head, plus those of goals and of the forward model, and its terms."""
@@ -187,11 +164,16 @@ class MetricRL(GoalAgent):
         loss = found.loss
         metrics = {f"critic/{name}": getattr(found, name) for name in ("steps", "repulsion", "length")}
         if goal:
-            error = (goal[0] - z_next.detach()).square().sum(dim=-1).mean()
+            error = (goal[0].float() - z_next.detach()).square().sum(dim=-1).mean()
             loss, metrics["critic/goal"] = loss + error, error.detach()
+        if critic.super_state is not None:
+            is_last, beyond = batch["terminated"].bool() | batch["truncated"].bool(), critic.super_state.expand_as(z)
+            there_and_back = critic.head(z_next, beyond), critic.head(beyond, z_next)
+            error = sum(((length - 1).square() * is_last).mean() for length in there_and_back) / 2
+            loss, metrics["critic/super_state"] = loss + error, error.detach()
         if self.discrete:
             reached = critic.dynamics(z.detach(), self.action_inputs(batch["action"]))
-            error = (reached - z_next.detach()).square().sum(dim=-1).mean()
+            error = (reached.float() - z_next.detach()).square().sum(dim=-1).mean()
             loss, metrics["critic/dynamics"] = loss + error, error.detach()
         return loss, {"critic/loss": loss.detach(), **metrics}
 
@@ -209,14 +191,9 @@ class MetricRL(GoalAgent):
     def update(self, batch: Batch) -> Metrics:
         """One step of phi, head and forward model, then of the actor; returns 0-d tensors, detached."""
         achieved = ("achieved_goal",) if self.goal_size is not None else ()
-        self.check_batch(batch, *achieved, *(("goal",) if self.actor is not None else ()))
-        loss, metrics = self.critic_loss(batch)
-        optimisation.step(self.optimizers["critic"], loss, self.group)
-        if self.actor is not None:
-            loss, actor_metrics = self.actor_loss(batch)
-            optimisation.step(self.optimizers["actor"], loss, self.group)
-            metrics = {**metrics, **actor_metrics}
-        return metrics
+        ends = dict(terminated=(), truncated=()) if self.config.super_state else {}
+        self.check_batch(batch, *achieved, *(("goal",) if self.actor is not None else ()), **ends)
+        return self.learn(batch)
 
     def act(self, observation: Tensor, goal: Tensor, deterministic: bool = False) -> Tensor:
         """As `GoalAgent.act`; with ``discrete`` the integers (...) after which the goals are nearest."""
@@ -244,9 +221,6 @@ class MetricRL(GoalAgent):
     def action_inputs(self, action: Tensor) -> Tensor:
         """The forward model's rows of actions."""
         return functional.one_hot(action, self.action_size).float()
-
-    def made_of(self) -> dict[str, Any]:
-        return {**super().made_of(), "head": repr(self.critic.head)}
 
     def _latents(self, observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         return self.critic.encoder(self.state_inputs(observation)), self.critic.encoder(self.goal_inputs(goal))

@@ -2,24 +2,73 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def multilayer_perceptron(
-    *sizes: int, zero_output: bool = False, activation: type[nn.Module] = nn.ReLU, normalise: bool = False
+    *sizes: int,
+    zero_output: bool = False,
+    activation: type[nn.Module] = nn.ReLU,
+    normalise: bool = False,
+    normalise_before: bool = False,
 ) -> nn.Sequential:
-    """Linear layers with an activation between, where asked for with a layer norm behind it; Glorot-uniform weights,
-    zero biases; an output of zeros where asked for."""
+    """Linear layers with an activation between, where asked for with a layer norm behind or before it; Glorot-uniform
+    weights, zero biases; an output of zeros where asked for."""
     layers: list[nn.Module] = []
     for size, following in zip(sizes[:-1], sizes[1:], strict=True):
         linear = nn.Linear(size, following)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
-        layers += [linear, activation(), *([nn.LayerNorm(following)] if normalise else [])]
+        before, behind = ([nn.LayerNorm(following)] if asked else [] for asked in (normalise_before, normalise))
+        layers += [linear, *before, activation(), *behind]
     if zero_output:
         nn.init.zeros_(linear.weight)
     return nn.Sequential(*layers[: layers.index(linear) + 1])
+
+
+class EnsemblePerceptron(nn.Module):
+    """Networks of the same sizes, each as `multilayer_perceptron` makes it, that run as one: a batched product a layer.
+
+    Rows (B, input size), the same for all, or (members, B, input size) go to (members, B, output size).
+    """
+
+    def __init__(
+        self, count: int, *sizes: int, activation: type[nn.Module] = nn.ReLU, normalise_before: bool = False
+    ) -> None:
+        super().__init__()
+        self.activation, self.normalise_before = activation(), normalise_before
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        self.norm_weights, self.norm_biases = nn.ParameterList(), nn.ParameterList()
+        for size, following in itertools.pairwise(sizes):
+            weight = torch.empty(count, size, following)
+            for member in weight:
+                nn.init.xavier_uniform_(member.t())
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(count, 1, following)))
+        for hidden in sizes[1:-1] if normalise_before else ():
+            self.norm_weights.append(nn.Parameter(torch.ones(count, 1, hidden)))
+            self.norm_biases.append(nn.Parameter(torch.zeros(count, 1, hidden)))
+
+    def forward(self, rows: Tensor, members: Tensor | None = None) -> Tensor:
+        """``members``: numbers of those that run, in their order; default all."""
+
+        def of(parameter: Tensor) -> Tensor:
+            return parameter if members is None else parameter[members]
+
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            weight, bias = of(weight), of(bias)
+            rows = torch.baddbmm(bias, rows.expand(len(weight), *rows.shape[-2:]), weight)
+            if layer == len(self.weights) - 1:
+                break
+            if self.normalise_before:
+                rows = functional.layer_norm(rows, rows.shape[-1:])
+                rows = torch.addcmul(of(self.norm_biases[layer]), rows, of(self.norm_weights[layer]))
+            rows = self.activation(rows)
+        return rows
 
 
 class Residual(nn.Module):

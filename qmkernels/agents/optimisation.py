@@ -25,8 +25,10 @@ def adamw(module: nn.Module, rate: float, *apart: tuple[list[nn.Parameter], floa
     return torch.optim.AdamW(each, weight_decay=0.0, fused=fused)
 
 
-def step(optimizer: torch.optim.Optimizer, loss: Tensor, group: Group | None = None) -> None:
-    """Backward and one step, with the mean of the gradients of a group's processes."""
+def step(
+    optimizer: torch.optim.Optimizer, loss: Tensor, group: Group | None = None, *, largest_norm: float | None = None
+) -> None:
+    """Backward and one step, with the mean of the gradients of a group's processes, scaled down to the largest norm."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if group is not None:
@@ -36,6 +38,8 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor, group: Group | None = N
         flat /= torch.distributed.get_world_size(group)
         for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(mean.view_as(grad))
+    if largest_norm is not None:
+        nn.utils.clip_grad_norm_([p for each in optimizer.param_groups for p in each["params"]], largest_norm)
     optimizer.step()
 
 

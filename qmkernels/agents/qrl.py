@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from ..losses.qrl_critic import QRLCritic
 from ..nn import IQE
 from ..ops.broadcasting import every_pair
 from . import checks, latent_planning, optimisation
-from .goal_actor import Actor
 from .goal_agent import GoalAgent, expanded
 from .latent_planning import largest
 from .networks import multilayer_perceptron
@@ -120,19 +119,11 @@ class QRL(GoalAgent):
     where g are other transitions' s'. The actor minimises the largest of the critics' d(T(z, a), z_g), less its
     entropy times an adaptive weight, plus behaviour cloning.
 
-    Args:
-        observation_size: values in an observation.
-        action_size: values in an action; with ``discrete``, the number of actions.
-        config: default `QRLConfig.online()`.
-        goal_size: None: goals are observations. Otherwise goals have this many values and stand for sets, all
-            states that achieve them, and every state is linked to the goal that it achieves at cost 0 (appendix A).
-        discrete: actions are integers, seen by the dynamics as one-hot rows; there is no actor, and `act` is `plan`.
-        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
-        head: makes the head from its input size; default ``IQE(size, config.dim_per_component)``. A head with
-            ``fused_iqe`` trains by one kernel, any other by compositions.
-        device: of the networks. Default: torch's.
-        compile: runs both losses through ``torch.compile``.
-        group: processes that train together, of `torch.distributed`: gradients are averaged before each step.
+    Arguments: those of `GoalAgent`, and ``head``, which makes the head from its input size, default
+    ``IQE(size, config.dim_per_component)``, and ``compile``, which runs both losses through ``torch.compile``. A head
+    with ``fused_iqe`` trains by one kernel, any other by compositions. With ``goal_size`` every state is linked to the
+    goal that it achieves at cost 0 (appendix A). With ``discrete`` the dynamics see actions as one-hot rows; there is
+    no actor, and `act` is `plan`.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
@@ -154,44 +145,34 @@ class QRL(GoalAgent):
         torch.Size([5, 7])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: QRLConfig | None = None,
-        *,
-        goal_size: int | None = None,
-        discrete: bool = False,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        head: Callable[[int], nn.Module] | None = None,
-        device: torch.device | str | None = None,
-        compile: bool = False,
-        group: optimisation.Group | None = None,
-    ) -> None:
-        config = config or QRLConfig.online()
-        super().__init__(
-            observation_size, action_size, config, goal_size=goal_size, discrete=discrete, action_low=action_low,
-            action_high=action_high, group=group,
-        )  # fmt: skip
+    config_class: ClassVar = QRLConfig
+    allows_discrete: ClassVar = True
+
+    def make_networks(self, head: Callable[[int], nn.Module] | None = None, compile: bool = False) -> None:
+        config = self.config
         make_head = head or (lambda size: IQE(size, config.dim_per_component))
         self.critics = nn.ModuleList(
-            Critic(self.input_size, action_size, config, make_head(config.embedding_size))
+            Critic(self.input_size, self.action_size, config, make_head(config.embedding_size))
             for _ in range(config.num_critics)
         )
-        self.actor = None
-        if not discrete:
-            self.actor = Actor(self.actor_input_size, self.action_low, self.action_high, config.actor_sizes)
+        if not self.discrete:
+            self.actor = self.make_actor()
             self.actor.raw_entropy_weight = nn.Parameter(torch.zeros(()))
             self.target_entropy = -float((self.action_high - self.action_low).sum()) / 2
-        self.has_networks(device, critics=self.critics, actor=self.actor)
-        multipliers = [critic.raw_multiplier for critic in self.critics], config.multiplier_learning_rate
-        self.optimizers = {"critics": optimisation.adamw(self.critics, config.critic_learning_rate, multipliers)}
-        if self.actor is not None:
-            weight = [self.actor.raw_entropy_weight], config.entropy_learning_rate
-            self.optimizers["actor"] = optimisation.adamw(self.actor, config.actor_learning_rate, weight)
         through = torch.compile if compile else lambda loss: loss
         self._critic_loss, self._actor_loss = through(self.critic_loss), through(self.actor_loss)
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        config, multipliers = self.config, [critic.raw_multiplier for critic in self.critics]
+        made = {
+            "critics": optimisation.adamw(
+                self.critics, config.critic_learning_rate, (multipliers, config.multiplier_learning_rate)
+            )
+        }
+        if self.actor is not None:
+            weight = [self.actor.raw_entropy_weight], config.entropy_learning_rate
+            made["actor"] = optimisation.adamw(self.actor, config.actor_learning_rate, weight)
+        return made
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics, list[tuple[Tensor, Tensor]]]:
         """The critics' losses added; metrics; of each critic the detached latents of states and of their goals."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,8 @@ from ..losses import tmd_critic
 from ..losses.tmd_critic import TMDCritic
 from ..nn import LatentMRN
 from ..ops.broadcasting import every_pair
-from . import checks, optimisation
-from .goal_actor import Actor
-from .goal_agent import GoalAgent
-from .networks import multilayer_perceptron
-
-Batch = dict[str, Tensor]
-Metrics = dict[str, Tensor]
+from . import checks
+from .actor_critic import ActorCritic, Batch, Embeddings, Metrics
 
 # A constant, because torch.compile of torch 2.6 does not trace named tuples' _fields and _asdict.
 _MEASURES = TMDCritic._fields
@@ -66,28 +61,7 @@ class TMDConfig:
         return cls(**{**small, **changes})
 
 
-class Critic(nn.Module):
-    """Ensembles of phi, of states and actions, and of psi, of states and goals; and the head that compares them."""
-
-    def __init__(self, input_size: int, action_size: int, config: TMDConfig, head: nn.Module) -> None:
-        super().__init__()
-        sizes, how = (*config.critic_sizes, config.latent_size), dict(activation=nn.GELU, normalise=True)
-        members = range(config.num_critics)
-        self.phis = nn.ModuleList(multilayer_perceptron(input_size + action_size, *sizes, **how) for _ in members)
-        self.psis = nn.ModuleList(multilayer_perceptron(input_size, *sizes, **how) for _ in members)
-        self.head = head
-
-    def phi(self, state: Tensor, action: Tensor) -> Tensor:
-        """(num_critics, ..., latent_size) of (..., input_size) and (..., action_size), of the same leading sizes."""
-        rows = torch.cat([state, action.to(state.dtype)], dim=-1)
-        return torch.stack([member(rows) for member in self.phis])
-
-    def psi(self, rows: Tensor) -> Tensor:
-        """(num_critics, ..., latent_size) of (..., input_size)."""
-        return torch.stack([member(rows) for member in self.psis])
-
-
-class TMD(GoalAgent):
+class TMD(ActorCritic):
     r"""Learns a quasimetric between states with actions and goals, a successor distance, and an actor that follows it.
 
     Per member of the ensemble, from transitions (s, a, s') and a goal g that is a state after s
@@ -98,17 +72,9 @@ class TMD(GoalAgent):
 
     The actor minimises the largest of the members' d(phi(s, a), psi(g)) over its mean, plus behaviour cloning.
 
-    Args:
-        observation_size: values in an observation.
-        action_size: values in an action.
-        config: default `TMDConfig.published()`.
-        goal_size: None: goals are observations. Otherwise goals have this many values, and stand for all states that
-            achieve them: psi's rows have room for both and an indicator. (The code knows observations alone.)
-        action_low, action_high: the actions' range, numbers or one a value. Default -1 and 1.
-        head: makes the head from its input size; default ``LatentMRN(size, config.num_components, preset="tmd")``.
-        device: of the networks. Default: torch's.
-        group: processes that train together, of `torch.distributed`: gradients are averaged before each step. Goals
-            of other processes are not compared.
+    Arguments: those of `GoalAgent`, and ``head``, which makes the head from its input size; default
+    ``LatentMRN(size, config.num_components, preset="tmd")``. With ``goal_size`` psi's rows have room for observations,
+    goals and an indicator. (The code knows observations alone.) Goals of a group's other processes are not compared.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
@@ -129,35 +95,16 @@ class TMD(GoalAgent):
         torch.Size([5, 7])
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        config: TMDConfig | None = None,
-        *,
-        goal_size: int | None = None,
-        action_low: Any = -1.0,
-        action_high: Any = 1.0,
-        head: Callable[[int], nn.Module] | None = None,
-        device: torch.device | str | None = None,
-        group: optimisation.Group | None = None,
-    ) -> None:
-        config = config or TMDConfig.published()
-        super().__init__(
-            observation_size, action_size, config, goal_size=goal_size, action_low=action_low, action_high=action_high,
-            group=group,
-        )  # fmt: skip
+    config_class: ClassVar = TMDConfig
+
+    def make_networks(self, head: Callable[[int], nn.Module] | None = None) -> None:
+        config = self.config
         make_head = head or (lambda size: LatentMRN(size, config.num_components, preset="tmd"))
-        self.critic = Critic(self.input_size, action_size, config, make_head(config.latent_size))
-        self.actor = Actor(
-            self.actor_input_size, self.action_low, self.action_high, config.actor_sizes, unit=True,
-            activation=nn.GELU,
+        self.critic = Embeddings(
+            self.input_size, self.action_size, self.input_size, (*config.critic_sizes, config.latent_size),
+            config.num_critics, make_head(config.latent_size),
         )  # fmt: skip
-        self.has_networks(device, critic=self.critic, actor=self.actor)
-        self.optimizers = {
-            "critic": optimisation.adamw(self.critic, config.critic_learning_rate),
-            "actor": optimisation.adamw(self.actor, config.actor_learning_rate),
-        }
+        self.actor = self.make_actor(unit=True, activation=nn.GELU)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The mean of the members' losses, and what `tmd_critic` measures besides."""
@@ -186,12 +133,7 @@ class TMD(GoalAgent):
     def update(self, batch: Batch) -> Metrics:
         """One step of the critics, then of the actor; returns 0-d tensors, detached."""
         self.check_batch(batch, "goal", "actor_goal")
-        loss, metrics = self.critic_loss(batch)
-        optimisation.step(self.optimizers["critic"], loss, self.group)
-        with optimisation.frozen(self.critic):
-            loss, actor_metrics = self.actor_loss(batch)
-            optimisation.step(self.optimizers["actor"], loss, self.group)
-        return {**metrics, **actor_metrics}
+        return self.learn(batch)
 
     @torch.no_grad()
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
@@ -205,6 +147,3 @@ class TMD(GoalAgent):
         """Distances (..., N, M) from each of N observations to each of M goals, by the head's pairwise kernel."""
         state, target = self.state_inputs(observations), self.goal_inputs(goals)
         return every_pair(self.critic.head, self.critic.psi(state), self.critic.psi(target)).amax(dim=0)
-
-    def made_of(self) -> dict[str, Any]:
-        return {**super().made_of(), "head": repr(self.critic.head)}

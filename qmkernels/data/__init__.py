@@ -3,6 +3,11 @@
 from .dataset import Dataset
 from .goals import GoalSampler
 from .replay_buffer import ReplayBuffer
-from .spaces import check_actions, check_goal_environment
+from .returns import NStepReturns, n_step_returns
+from .spaces import check_actions, check_environment, check_goal_environment, has_goals
+from .transitions import check_horizon
 
-__all__ = ["Dataset", "GoalSampler", "ReplayBuffer", "check_actions", "check_goal_environment"]
+__all__ = [
+    "Dataset", "GoalSampler", "NStepReturns", "ReplayBuffer", "check_actions", "check_environment",
+    "check_goal_environment", "check_horizon", "has_goals", "n_step_returns",
+]  # fmt: skip

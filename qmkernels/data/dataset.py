@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .goals import Goals, sample_goals
 from .spaces import GOAL_KEYS, check_actions
-from .transitions import Arrays, batch_of, stored_dtype
+from .transitions import Arrays, batch_of, check_horizon, stored_dtype, windows_of
 
 
 class Dataset:
@@ -76,6 +76,8 @@ class Dataset:
         last = numpy.flatnonzero(ends)
         self.episode_end = last[numpy.searchsorted(last, numpy.arange(size))]
         """Index of the last transition of each one's episode, (N,)."""
+        self.longest_episode = int(numpy.diff(last, prepend=-1).max())
+        """In transitions."""
 
     @classmethod
     def from_minari(cls, dataset: Any, *, check_space: bool = True) -> Dataset:
@@ -191,6 +193,17 @@ class Dataset:
         indices = generator.integers(len(self), size=size)
         chosen = sample_goals(goals, indices, self.episode_end[indices], (0, len(self)), generator)
         return batch_of(self.arrays, indices, chosen)
+
+    def sample_windows(self, size: int, horizon: int, generator: numpy.random.Generator) -> dict[str, Tensor]:
+        """``size`` windows of ``horizon`` transitions one after another, which begin at any, with replacement.
+
+        On the CPU: observation (B, H + 1, ...), action (B, H, ...), and so reward, terminated and the others, and mask
+        (B, H), which is False after the episode's end, where its last transition is repeated. ValueError for a horizon
+        longer than every episode.
+        """
+        check_horizon(horizon, self.longest_episode)
+        indices = generator.integers(len(self), size=size)
+        return windows_of(self.arrays, indices, self.episode_end[indices], horizon)
 
     def _check(self) -> None:
         size = len(self.arrays["observation"])

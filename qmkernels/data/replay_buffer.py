@@ -1,7 +1,8 @@
-"""Online transitions of an environment with goals."""
+"""Online transitions of an environment."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .goals import Goals, sample_goals
-from .spaces import GOAL_KEYS, check_actions, check_goal_environment
-from .transitions import Arrays, batch_of
+from .spaces import GOAL_KEYS, check_actions, check_environment, has_goals
+from .transitions import Arrays, batch_of, check_horizon, windows_of
 
 _OPEN = numpy.iinfo(numpy.int64).max
 
@@ -19,29 +20,37 @@ class ReplayBuffer:
     """The newest ``capacity`` transitions of one environment, step after step, with goals drawn anew in every batch.
 
     Args:
-        environment: with a Dict of observation, achieved_goal and desired_goal as its observation space.
+        environment: its observation space is a Dict with observation and, where it has goals, achieved_goal and
+            desired_goal; vectors.
         capacity: in transitions; memory for all of them is taken at once.
+        extra: arrays that every transition has besides, such as an episode's skill: names to the shapes of a
+            transition's values, which are stored as float32.
 
     Transitions are numbered as they come, and a number's place is its remainder by the capacity. So an episode of
     which the oldest part was overwritten keeps its later part, and what comes after a transition is still there.
     """
 
-    def __init__(self, environment: Any, capacity: int) -> None:
-        check_goal_environment(environment)
+    def __init__(self, environment: Any, capacity: int, *, extra: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        check_environment(environment)
         if capacity < 1:
             raise ValueError(f"ReplayBuffer: capacity must be at least 1, got {capacity}.")
         spaces, self.action_space = environment.observation_space.spaces, environment.action_space
-        self.capacity, self.num_added = capacity, 0
+        self.capacity, self.num_added, self.longest_episode = capacity, 0, 0
         self._in_episode = False
+        self._extra = {name: tuple(shape) for name, shape in (extra or {}).items()}
+        self._keys = GOAL_KEYS if has_goals(environment.observation_space) else GOAL_KEYS[:1]
         discrete = hasattr(self.action_space, "n")
-        sizes = {"observation": spaces["observation"].shape, "next_observation": spaces["observation"].shape}
-        sizes |= {"achieved_goal": spaces["achieved_goal"].shape, "desired_goal": spaces["desired_goal"].shape}
+        sizes = {key: spaces[key].shape for key in self._keys} | {"next_observation": spaces["observation"].shape}
         self.arrays: Arrays = {name: numpy.zeros((capacity, *size), numpy.float32) for name, size in sizes.items()}
         self.arrays["action"] = numpy.zeros(
             (capacity, *self.action_space.shape), numpy.int64 if discrete else numpy.float32
         )
         self.arrays["reward"] = numpy.zeros(capacity, numpy.float32)
         self.arrays["terminated"], self.arrays["truncated"] = (numpy.zeros(capacity, bool) for _ in range(2))
+        taken = [name for name in self._extra if name in self.arrays]
+        if taken:
+            raise ValueError(f"ReplayBuffer: extra must have names of its own, got {', '.join(taken)}.")
+        self.arrays |= {name: numpy.zeros((capacity, *shape), numpy.float32) for name, shape in self._extra.items()}
         self._end = numpy.full(capacity, _OPEN)
         self._begin = 0
 
@@ -49,24 +58,35 @@ class ReplayBuffer:
         return min(self.num_added, self.capacity)
 
     def add(
-        self, observation: dict, action: Any, reward: float, next_observation: dict, terminated: bool, truncated: bool
+        self,
+        observation: dict,
+        action: Any,
+        reward: float,
+        next_observation: dict,
+        terminated: bool,
+        truncated: bool,
+        **extra: Any,
     ) -> None:
-        """What ``environment.step(action)`` returned, and the observation before it; in the order of time."""
-        missing = [key for key in GOAL_KEYS if key not in next_observation]
+        """What ``environment.step(action)`` returned, the observation before it, and the values of the extra arrays; in
+        the order of time."""
+        missing = [key for key in self._keys if key not in next_observation]
         if missing:
             raise ValueError(f"ReplayBuffer.add: the observation lacks {', '.join(missing)}.")
+        shapes = {name: numpy.shape(value) for name, value in extra.items()}
+        if shapes != self._extra:
+            raise ValueError(f"ReplayBuffer.add: extra arrays must be of shapes {self._extra}, got {shapes}.")
         action = numpy.asarray(action)
         check_actions(action[None], self.action_space)
         place = self.num_added % self.capacity
         row = {
             "observation": observation["observation"],
             "next_observation": next_observation["observation"],
-            "achieved_goal": next_observation["achieved_goal"],
-            "desired_goal": next_observation["desired_goal"],
+            **{key: next_observation[key] for key in self._keys[1:]},
             "action": action - self.action_space.start if hasattr(self.action_space, "n") else action,
             "reward": reward,
             "terminated": terminated,
             "truncated": truncated,
+            **extra,
         }
         for name, value in row.items():
             self.arrays[name][place] = value
@@ -74,6 +94,7 @@ class ReplayBuffer:
         if not self._in_episode:
             self._begin = self.num_added
         self.num_added += 1
+        self.longest_episode = max(self.longest_episode, min(self.num_added - self._begin, self.capacity))
         self._in_episode = not (terminated or truncated)
         if not self._in_episode:
             self.end_episode()
@@ -89,22 +110,34 @@ class ReplayBuffer:
 
         ``achieved_goal`` is what next_observation achieves, ``goal``, or each name of a dictionary of samplers, what
         `GoalSampler` draws among achieved goals, ``goal_is_next`` whether that is the row's own achieved goal, and
-        ``desired_goal`` what the environment wanted. Rewards are the environment's, for the desired goal.
+        ``desired_goal`` what the environment wanted. Rewards are the environment's, for the desired goal. Of an
+        environment without goals, goals are next observations.
         """
-        if self.num_added == 0:
-            raise ValueError("ReplayBuffer.sample: nothing was added yet.")
-        oldest = self.num_added - len(self)
-        indices = generator.integers(oldest, self.num_added, size=size)
-        ends = numpy.minimum(self._end[indices % self.capacity], self.num_added - 1)
-        chosen = sample_goals(goals, indices, ends, (oldest, self.num_added), generator)
+        indices, ends = self._drawn(size, generator)
+        chosen = sample_goals(goals, indices, ends, (self.num_added - len(self), self.num_added), generator)
         places = {name: each % self.capacity for name, each in chosen.items()}
         return batch_of(self.arrays, indices % self.capacity, places)
+
+    def sample_windows(self, size: int, horizon: int, generator: numpy.random.Generator) -> dict[str, Tensor]:
+        """As `Dataset.sample_windows`; of an episode that is not over yet, what was added counts. An episode counts for
+        the longest one also where it was overwritten since."""
+        indices, ends = self._drawn(size, generator)
+        check_horizon(horizon, self.longest_episode)
+        return windows_of(self.arrays, indices, ends, horizon)
+
+    def _drawn(self, size: int, generator: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Numbers of transitions, and of the last ones of their episodes, (size,) each."""
+        if self.num_added == 0:
+            raise ValueError("ReplayBuffer.sample: nothing was added yet.")
+        indices = generator.integers(self.num_added - len(self), self.num_added, size=size)
+        return indices, numpy.minimum(self._end[indices % self.capacity], self.num_added - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that was stored, as tensors and numbers."""
         filled = {name: torch.from_numpy(array[: len(self)].copy()) for name, array in self.arrays.items()}
         end = torch.from_numpy(self._end[: len(self)].copy())
-        numbers = {"capacity": self.capacity, "num_added": self.num_added, "begin": self._begin}
+        numbers = {name: getattr(self, name) for name in ("capacity", "num_added", "longest_episode")}
+        numbers["begin"] = self._begin
         return {"arrays": filled, "end": end, "in_episode": self._in_episode, **numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -122,3 +155,4 @@ class ReplayBuffer:
             array[: len(found)] = found.numpy()
         self._end[: len(state["end"])] = state["end"].numpy()
         self.num_added, self._begin, self._in_episode = state["num_added"], state["begin"], state["in_episode"]
+        self.longest_episode = state["longest_episode"]

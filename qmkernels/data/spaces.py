@@ -9,18 +9,38 @@ import numpy
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
 
+def has_goals(space: Any) -> bool:
+    """Whether an observation space is a Dict of observation, achieved_goal and desired_goal."""
+    return all(key in (getattr(space, "spaces", None) or ()) for key in GOAL_KEYS)
+
+
 def check_goal_environment(environment: Any) -> None:
     """ValueError where the environment has no goals, or observations and goals that are not flat vectors."""
-    name = getattr(getattr(environment, "spec", None), "id", None) or type(environment).__name__
-    spaces = getattr(environment.observation_space, "spaces", None)
-    if not isinstance(spaces, dict) or any(key not in spaces for key in GOAL_KEYS):
+    if not has_goals(environment.observation_space):
         raise ValueError(
-            f"{name} has no goals: its observation space must be a Dict with {', '.join(GOAL_KEYS)}, as of a GoalEnv, "
-            f"got {environment.observation_space}. Wrap it."
+            f"{_name(environment)} has no goals: its observation space must be a Dict with {', '.join(GOAL_KEYS)}, as "
+            f"of a GoalEnv, got {environment.observation_space}. Wrap it."
         )
-    for key in GOAL_KEYS:
+    check_environment(environment)
+
+
+def check_environment(environment: Any) -> None:
+    """ValueError unless observations are a Dict with the vector "observation" and, where it has goals, theirs."""
+    space = environment.observation_space
+    spaces = getattr(space, "spaces", None) or {}
+    if "observation" not in spaces:
+        raise ValueError(
+            f"{_name(environment)}: its observation space must be a Dict with observation, got {space}. Wrap it."
+        )
+    for key in GOAL_KEYS if has_goals(space) else GOAL_KEYS[:1]:
         if spaces[key].shape is None or len(spaces[key].shape) != 1:
-            raise ValueError(f"{name}: {key} must be a vector, got {spaces[key]}. Flatten it with a wrapper.")
+            raise ValueError(
+                f"{_name(environment)}: {key} must be a vector, got {spaces[key]}. Flatten it with a wrapper."
+            )
+
+
+def _name(environment: Any) -> str:
+    return getattr(getattr(environment, "spec", None), "id", None) or type(environment).__name__
 
 
 def check_actions(actions: numpy.ndarray, space: Any) -> None:

@@ -23,6 +23,36 @@ def batch_of(arrays: Arrays, places: numpy.ndarray, goal_places: Mapping[str, nu
     return batch | {name: torch.from_numpy(goals[chosen]) for name, chosen in goal_places.items()}
 
 
+def windows_of(arrays: Arrays, numbers: numpy.ndarray, ends: numpy.ndarray, horizon: int) -> dict[str, Tensor]:
+    """Windows of ``horizon`` transitions one after another, as tensors on the CPU.
+
+    Args:
+        arrays: (capacity, ...) each; the transition of a number is at its remainder by the capacity.
+        numbers: the first transition of each window, (B,).
+        ends: the last transition of each one's episode, (B,).
+
+    Returns:
+        ``observation`` (B, horizon + 1, ...), of which the last is that after the last transition; every other array
+        but next_observation, (B, horizon, ...); ``mask`` (B, horizon), whether the transition is of the episode. After
+        its end the last transition is repeated, and of observations the one after it.
+    """
+    places = numbers[:, None] + numpy.arange(horizon)
+    mask = places <= ends[:, None]
+    places = numpy.minimum(places, ends[:, None]) % len(arrays["reward"])
+    observation = numpy.concatenate([arrays["observation"][places[:, :1]], arrays["next_observation"][places]], axis=1)
+    others = {name: array[places] for name, array in arrays.items() if name not in ("observation", "next_observation")}
+    windows = {"observation": observation, **others, "mask": mask}
+    return {name: torch.from_numpy(array) for name, array in windows.items()}
+
+
+def check_horizon(horizon: int, longest_episode: int) -> None:
+    """ValueError unless an episode has as many transitions."""
+    if not 1 <= horizon <= longest_episode:
+        raise ValueError(
+            f"A window must have from 1 to {longest_episode} transitions, which the longest episode has, got {horizon}."
+        )
+
+
 def stored_dtype(array: numpy.ndarray) -> numpy.dtype:
     """Integers as int64, truth values as they are, everything else as float32."""
     if array.dtype == numpy.bool_:

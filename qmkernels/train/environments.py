@@ -1,7 +1,8 @@
-"""Environments with goals: made by name, stepped through episodes, and asked for data."""
+"""Environments: made by name, stepped through episodes, and asked for data."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,10 +10,20 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy
 
-from ..data import Dataset
+from ..data import Dataset, has_goals
 from . import hyper_maze as hyper_maze  # registers its environment
+from . import point_arena as point_arena  # registers its environment
+from .ogbench_tasks import OGBenchGoals, is_of_ogbench
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
+
+# How names begin to the package that registers them, where it is installed, and what is said where it is not.
+_OGBENCH = "pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-"
+REGISTERING = {
+    "": ("gymnasium_robotics", "Mazes and Fetch are in gymnasium-robotics."),
+    "dm_control/": ("shimmy", "Tasks of dm_control are in shimmy[dm-control]."),
+    **dict.fromkeys(_OGBENCH, ("ogbench", "OGBench's environments are in ogbench.")),
+}
 
 # What an episode's seed is for, so that no two purposes share episodes.
 COLLECTION, EVALUATION, DATASET = 1, 2, 3
@@ -32,28 +43,62 @@ class ActionRepeat(gymnasium.Wrapper):
             total, succeeded = total + float(reward), succeeded or is_success(info)
             if terminated or truncated:
                 break
-        return observation, total, terminated, truncated, {**info, "success": succeeded}
+        return observation, total, terminated, truncated, info | ({"success": succeeded} if tells(info) else {})
 
 
-def make_environment(name: str, action_repeat: int = 1) -> gymnasium.Env:
-    """An environment with vectors of actions or Discrete ones; ValueError for any other."""
-    if importlib.util.find_spec("gymnasium_robotics") is not None:
-        import gymnasium_robotics
+def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gymnasium.Env:
+    """An environment whose observations are a Dict and whose actions are a vector or Discrete; ValueError for others.
 
-        gymnasium.register_envs(gymnasium_robotics)
+    ``arguments`` are gymnasium's, or the environment's own.
+    Without goals the Dict has "observation" alone: the vector that the environment gives, or all of its dictionary.
+    """
+    needed = [needed for begin, needed in REGISTERING.items() if name.startswith(begin)]
+    missing = [hint for module, hint in needed if not _register(module)]
     try:
-        environment = gymnasium.make(name)
+        environment = gymnasium.make(name, **arguments)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        hint = "" if importlib.util.find_spec("gymnasium_robotics") else " Mazes and Fetch are in gymnasium-robotics."
-        raise ValueError(f"--env {name}: {error}{hint}") from error
+        raise ValueError(" ".join([f"--env {name}: {error}", *missing])) from error
+    if is_of_ogbench(environment):
+        environment = OGBenchGoals(environment)
+    if not has_goals(environment.observation_space):
+        environment = _with_dictionary(environment, name)
     space = environment.action_space
     if not isinstance(space, gymnasium.spaces.Discrete) and not (
         isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
     ):
         raise ValueError(f"--env {name}: actions must be a bounded vector or Discrete, got {space}.")
-    if environment.spec.max_episode_steps is None:
+    # Tasks of dm_control truncate their episodes themselves.
+    if environment.spec.max_episode_steps is None and environment.spec.namespace != "dm_control":
         raise ValueError(f"--env {name}: episodes must end; register it with max_episode_steps.")
     return ActionRepeat(environment, action_repeat) if action_repeat > 1 else environment
+
+
+def _register(module: str) -> bool:
+    """Registers a package's environments with gymnasium; False where it is not installed."""
+    if importlib.util.find_spec(module) is None:
+        return False
+    gymnasium.register_envs(importlib.import_module(module))
+    return True
+
+
+def _with_dictionary(environment: gymnasium.Env, name: str) -> gymnasium.Env:
+    """Observations as a dictionary with the vector "observation" alone."""
+    spaces, wrappers = gymnasium.spaces, gymnasium.wrappers
+    if isinstance(environment.observation_space, spaces.Dict) and all(
+        isinstance(space, spaces.Box) for space in environment.observation_space.values()
+    ):
+        environment = wrappers.FlattenObservation(environment)
+    space = environment.observation_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"--env {name}: observations must be a vector or a Dict of vectors, got {space}.")
+    return wrappers.TransformObservation(
+        environment, lambda observation: {"observation": observation}, spaces.Dict({"observation": space})
+    )
+
+
+def tells(info: dict) -> bool:
+    """Whether an environment's info tells success at all."""
+    return "success" in info or "is_success" in info
 
 
 def is_success(info: dict) -> bool:
@@ -86,7 +131,7 @@ def episode(
         action = policy(observation)
         following, reward, terminated, truncated, info = environment.step(action)
         _check(environment, following, reward, f"after step {len(steps) + 1}")
-        success = is_success(info) or (terminated and "success" not in info and "is_success" not in info)
+        success = is_success(info) or (terminated and not tells(info))
         steps.append(Step(observation, action, float(reward), following, terminated, truncated, success))
         observation = following
     return steps
@@ -132,6 +177,9 @@ def collect_dataset(
 
         steps += episode(environment, any_action if discrete else drifting, episode_seed(seed, DATASET, number))
         number += 1
+    achieved = None
+    if has_goals(environment.observation_space):
+        achieved = [step.next_observation["achieved_goal"] for step in steps]
     return Dataset(
         observation=[step.observation["observation"] for step in steps],
         action=[step.action - int(space.start) if discrete else step.action for step in steps],
@@ -139,6 +187,6 @@ def collect_dataset(
         reward=[step.reward for step in steps],
         terminated=[step.terminated for step in steps],
         truncated=[step.truncated for step in steps],
-        achieved_goal=[step.next_observation["achieved_goal"] for step in steps],
+        achieved_goal=achieved,
         action_space=None if discrete else space,
     )

@@ -25,17 +25,22 @@ Curve = Sequence[dict[str, float]]
 class Experiment:
     """An agent in its environment: how a run makes it, feeds it, acts by it and measures it.
 
-    A method gives ``method``, ``presets``, `make_agent`, `batch`, `condition`, `measure` and `panels`, and replaces
-    what else differs with it. `goal_reaching.GoalExperiment` is the one for agents that reach goals.
+    A method gives ``method``, ``presets``, ``agent_class``, `batch`, `condition`, `measure` and `panels`, and replaces
+    what else differs with it. `goal_reaching.GoalExperiment` is the one for agents that reach goals,
+    `rewards.RewardExperiment` the one for agents that collect the environment's rewards.
     """
 
     method: ClassVar[str]
     """Its name in commands and checkpoints."""
     presets: ClassVar[dict[str, Callable[[str], Settings]]]
     """By name: from an environment's name to settings."""
+    agent_class: ClassVar[type]
 
     def __init__(self, settings: Any, environment: gymnasium.Env, device: torch.device, group: Any = None) -> None:
         self.settings, self.environment, self.device = settings, environment, device
+        self.exploration = settings.exploration
+        self.chance: dict[str, float] = {}
+        """What `measure` found of random actions, once a run has measured them."""
         self.agent = self.make_agent(group)
 
     @classmethod
@@ -51,15 +56,43 @@ class Experiment:
         """The preset that "auto" stands for."""
         return "small"
 
-    def make_agent(self, group: Any) -> Agent:
-        """The agent, for `environment`, on `device`; ``group``: the processes that it averages gradients over."""
-        raise NotImplementedError
+    @classmethod
+    def environment_arguments(cls, settings: Any) -> dict[str, Any]:
+        """With which the environment is made, besides its name."""
+        return {}
+
+    def make_agent(self, group: Any, **arguments: Any) -> Agent:
+        """The agent, for `environment`, on `device`; ``group``: the processes that it averages gradients over;
+        ``arguments``: what else it takes."""
+        space = self.environment.action_space
+        discrete = isinstance(space, gymnasium.spaces.Discrete)
+        actions = dict(discrete=True) if discrete else dict(action_low=space.low, action_high=space.high)
+        return self.agent_class(
+            self.environment.observation_space["observation"].shape[0], int(space.n) if discrete else space.shape[0],
+            self.settings.agent, device=self.device, group=group, **actions, **arguments,
+        )  # fmt: skip
 
     def check_data(self, data: Dataset) -> None:
         """ValueError where the agent cannot learn from a dataset that was given."""
 
+    def remarks(self) -> list[str]:
+        """What is said once, before the first update."""
+        return []
+
     def begin(self, data: Dataset | ReplayBuffer) -> None:
         """Before the first update of a run, with what it learns from."""
+
+    def extra(self) -> dict[str, tuple[int, ...]]:
+        """Arrays that every transition of the buffer has besides: names to the shapes of a transition's values."""
+        return {}
+
+    def begin_episode(self, number: int, generator: numpy.random.Generator) -> dict[str, numpy.ndarray]:
+        """Before an episode of the buffer, the number-th of the run: the values of `extra` for all its transitions.
+
+        What is drawn here, such as a skill, may be kept for `explore` until the next episode begins. No update comes
+        within an episode, so that nothing of it is in a checkpoint.
+        """
+        return {}
 
     def batch(
         self, data: Dataset | ReplayBuffer, size: int, generator: numpy.random.Generator
@@ -79,6 +112,10 @@ class Experiment:
         """What is drawn of a run, beside each other."""
         raise NotImplementedError
 
+    def tables(self, curve: Curve) -> dict[str, str]:
+        """Further files of a run, by name, as text."""
+        return {}
+
     def policies(self) -> dict[str, Policy]:
         """The ways to act that are measured, begun anew: the agent's most likely action alone."""
         return {"": self.most_likely}
@@ -91,8 +128,9 @@ class Experiment:
         return self.taken(self.agent.act(self.state(observation), self.condition(observation), deterministic))
 
     def explore(self, observation: dict[str, numpy.ndarray], generator: numpy.random.Generator) -> numpy.ndarray:
-        """The agent's action with noise on it or, of discrete ones, sometimes a random action instead."""
-        space, exploration = self.environment.action_space, self.settings.exploration
+        """The agent's action with noise of ``exploration`` on it or, of discrete ones, sometimes a random action
+        instead."""
+        space, exploration = self.environment.action_space, self.exploration
         if isinstance(space, gymnasium.spaces.Discrete):
             explores = generator.random() < exploration
             return self.random(generator) if explores else self.most_likely(observation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,11 +11,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..agents.agent import Agent
+from ..agents.goal_agent import GoalAgent
 from ..data import Dataset, GoalSampler, ReplayBuffer, check_goal_environment
 from . import mazes
-from .environments import EVALUATION, Policy, Step, episode, episode_seed
+from .environments import EVALUATION, Policy, Step, episode, episode_seed, tells
 from .experiment import Curve, Experiment, Panel
+from .ogbench_tasks import eval_csv, task_names
 from .settings import Settings
 
 # Whose mean and deviation the inputs are standardised by.
@@ -27,25 +29,36 @@ class GoalSettings(Settings):
     """The settings that agents that reach goals share."""
 
     goals: Literal["set", "observation"] = "set"
-    """set: a goal stands for all states that achieve it, with an input of its own. observation: a goal is an
-    observation, the goal's values where an observation begins and zeros behind; for environments whose observations
-    begin with what they achieve, such as positions before velocities."""
+    """set: a goal stands for all states that achieve it, with an input of its own; in OGBench's environments, where
+    every observation is a goal, it is an observation. observation: a goal is an observation, the goal's values where an
+    observation begins and zeros behind; for environments whose observations begin with what they achieve, such as
+    positions before velocities."""
     standardise: bool = True
     """Observations and goals go into the networks less their mean and over their deviation, which are those of the
     dataset, or of the episodes of random actions. No published code does so."""
 
+    smallest_batch: ClassVar[int] = 1
+    """2 where the agent compares the rows of a batch with each other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < self.smallest_batch:
+            raise ValueError(
+                f"batch_size must be at least {self.smallest_batch}, as its rows are compared with each other; got "
+                f"{self.batch_size}."
+            )
+
 
 class GoalExperiment(Experiment):
-    """A method gives ``presets``, ``agent_class`` and, of its settings, `goal_samplers`; the agent's constructor takes
-    sizes, settings and ``goal_size``, ``action_low``, ``action_high``, ``device`` and ``group``."""
+    """A method gives ``presets``, ``agent_class`` and, of its settings, `goal_samplers`."""
 
-    agent_class: ClassVar[type]
+    agent_class: ClassVar[type[GoalAgent]]
     unit_of_distance: ClassVar[str] = "agent's steps"
     settings: Any
 
     def __init__(self, settings: GoalSettings, environment: Any, device: torch.device, group: Any = None) -> None:
         check_goal_environment(environment)
-        self.maze = mazes.maze_of(environment)
+        self.maze, self.tasks = mazes.maze_of(environment), task_names(environment)
         super().__init__(settings, environment, device, group)
         self.samplers = self.goal_samplers()
 
@@ -53,19 +66,22 @@ class GoalExperiment(Experiment):
         """Names of the goals in a batch to how they are drawn."""
         raise NotImplementedError
 
-    def make_agent(self, group: Any, **more: Any) -> Agent:
-        spaces, action = self.environment.observation_space.spaces, self.environment.action_space
-        if hasattr(action, "n"):
-            raise ValueError(f"{self.settings.env} has discrete actions; {self.agent_class.__name__} needs a Box.")
-        return self.agent_class(
-            spaces["observation"].shape[0], action.shape[0], self.settings.agent, goal_size=self.goal_size,
-            action_low=action.low, action_high=action.high, device=self.device, group=group, **more,
-        )  # fmt: skip
+    def make_agent(self, group: Any, **arguments: Any) -> GoalAgent:
+        return super().make_agent(group, goal_size=self.goal_size, **arguments)
 
     @property
     def goal_size(self) -> int | None:
         """Values in a goal; None where goals are observations."""
-        return self.environment.observation_space["achieved_goal"].shape[0] if self.settings.goals == "set" else None
+        if self.settings.goals == "observation" or self.tasks:
+            return None
+        return self.environment.observation_space["achieved_goal"].shape[0]
+
+    def remarks(self) -> list[str]:
+        self.environment.reset(seed=self.settings.seed)
+        info = self.environment.step(self.random(numpy.random.default_rng(self.settings.seed)))[-1]
+        if tells(info):
+            return []
+        return [f"{self.settings.env}: no success in info; an episode counts as a success where it terminates."]
 
     def check_data(self, data: Dataset) -> None:
         if "achieved_goal" not in data.arrays and self.goal_size is not None:
@@ -101,24 +117,42 @@ class GoalExperiment(Experiment):
         """Shares of episodes with a success at any step, by kind of episode and policy.
 
         success: from the environment's own starts to its goals. success_end_to_end: between the two ends of a maze.
+        In OGBench's environments success_task1 and so on, and success is their mean.
         """
-        count = self.settings.evaluation_episodes
-        kinds = {"success": False} if self.maze is None else {"success": False, "success_end_to_end": True}
         return {
-            kind + name: sum(self.evaluation_episode(n, policy, end_to_end)[-1].success for n in range(count)) / count
+            kind + name: value
             for name, policy in policies.items()
-            for kind, end_to_end in kinds.items()
+            for kind, value in (self._of_tasks(policy) if self.tasks else self._of_starts(policy)).items()
         }
 
-    def evaluation_episode(self, number: int, policy: Policy, end_to_end: bool = False) -> list[Step]:
+    def _of_tasks(self, policy: Policy) -> dict[str, float]:
+        found = {
+            f"success_{task}": self._success(policy, lambda _, number=number: {"task_id": number})
+            for number, task in enumerate(self.tasks, start=1)
+        }
+        return {"success": sum(found.values()) / len(found), **found}
+
+    def _of_starts(self, policy: Policy) -> dict[str, float]:
+        found = {"success": self._success(policy, lambda _: None)}
+        if self.maze is not None:
+            found["success_end_to_end"] = self._success(policy, self._end_to_end)
+        return found
+
+    def _success(self, policy: Policy, options: Callable[[int], dict | None]) -> float:
+        """Of the evaluation's episodes; ``options``: of the reset of each, by its number."""
+        count = self.settings.evaluation_episodes
+        return sum(self.evaluation_episode(n, policy, options(n))[-1].success for n in range(count)) / count
+
+    def _end_to_end(self, number: int) -> dict[str, numpy.ndarray]:
+        return mazes.end_to_end_options(self.maze, number)
+
+    def evaluation_episode(self, number: int, policy: Policy, options: dict | None = None) -> list[Step]:
         """The steps of an episode up to the first success."""
-        return episode(
-            self.environment,
-            policy,
-            episode_seed(self.settings.seed, EVALUATION, number),
-            options=mazes.end_to_end_options(self.maze, number) if end_to_end else None,
-            stop_at_success=True,
-        )
+        seed = episode_seed(self.settings.seed, EVALUATION, number)
+        return episode(self.environment, policy, seed, options=options, stop_at_success=True)
+
+    def tables(self, curve: Curve) -> dict[str, str]:
+        return {"eval.csv": eval_csv(curve, self.tasks)} if self.tasks else {}
 
     def panels(self, curve: Curve) -> list[Panel]:
         """The success curve and, for mazes, learned distances to one end with trajectories towards it."""
@@ -148,7 +182,7 @@ class GoalExperiment(Experiment):
         policy = self.policies()[""]
         # Even episodes go to the end that the distances are drawn for.
         for number in range(0, 2 * NUM_TRAJECTORIES, 2):
-            steps = self.evaluation_episode(number, policy, end_to_end=True)
+            steps = self.evaluation_episode(number, policy, self._end_to_end(number))
             passed = [steps[0].observation, *(step.next_observation for step in steps)]
             path = numpy.stack([observation["achieved_goal"] for observation in passed])
             panel.plot(*path.T, color="white" if steps[-1].success else "red", linewidth=1)
@@ -160,7 +194,11 @@ class GoalExperiment(Experiment):
 
 def draw_success(panel: Axes, curve: Curve, title: str) -> None:
     """Every measure of success by updates."""
-    kinds = {"success_end_to_end": "between opposite ends", "success": "starts and goals of the environment"}
+    kinds = {
+        "success_end_to_end": "between opposite ends",
+        **{name: name.removeprefix("success_") for name in curve[0] if name.startswith("success_task")},
+        "success": "starts and goals of the environment",
+    }
     for key in dict.fromkeys(name for entry in curve for name in entry if name.startswith("success")):
         kind = next(kind for kind in kinds if key.startswith(kind))
         points = [(entry["step"], entry[key]) for entry in curve if key in entry]

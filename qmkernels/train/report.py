@@ -1,8 +1,10 @@
-"""What a training run leaves behind: metrics.json and success.png."""
+"""What a training run leaves behind: metrics.json, metrics.csv and success.png."""
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
+import io
 import json
 import platform
 from typing import Any
@@ -13,15 +15,17 @@ from .checkpoint import write_whole
 from .trainer import Trainer, measures
 
 METRICS_NAME = "metrics.json"
+TABLE_NAME = "metrics.csv"
 FIGURE_NAME = "success.png"
-PACKAGES = ("qmkernels", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari")
+PACKAGES = ("qmkernels", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "dm-control", "minari")
 
 
 def metrics(trainer: Trainer) -> dict[str, Any]:
     """What metrics.json holds; ``curve`` has an entry for each evaluation, the last is ``final``.
 
     An entry has the measures of the experiment: of agents that reach goals ``success`` and, in mazes,
-    ``success_end_to_end``, with the name of a further way to act behind. random: the same of uniformly random actions.
+    ``success_end_to_end``, with the name of a further way to act behind, of agents that collect rewards ``return``.
+    random: the same of uniformly random actions.
     seconds: wall-clock time of updates, collections and evaluations, of all parts of a resumed run.
     """
     return {
@@ -39,6 +43,20 @@ def metrics(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def table(trainer: Trainer) -> str:
+    """What metrics.csv holds: a line for each number of the curve, and the measures of random actions at step 0 with
+    ``_random`` behind their names."""
+    lines, settings = io.StringIO(), trainer.settings
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(("method", "env", "seed", "step", "measure", "value"))
+    by_chance = {"step": 0, **{f"{name}_random": value for name, value in trainer.random.items()}}
+    for entry in (by_chance, *trainer.curve):
+        for name, value in entry.items():
+            if name != "step":
+                writer.writerow((trainer.experiment.method, settings.env, settings.seed, entry["step"], name, value))
+    return lines.getvalue()
+
+
 def figure(trainer: Trainer) -> Figure:
     """The panels of the experiment, beside each other."""
     panels = trainer.experiment.panels(trainer.curve)
@@ -49,9 +67,11 @@ def figure(trainer: Trainer) -> Figure:
 
 
 def write(trainer: Trainer) -> None:
-    """Writes both files; each replaces an earlier one only when it is whole."""
+    """Writes the files; each replaces an earlier one only when it is whole."""
     text = json.dumps(metrics(trainer), indent=2) + "\n"
-    write_whole(trainer.settings.out / METRICS_NAME, lambda file: file.write(text.encode()))
+    texts = {METRICS_NAME: text, TABLE_NAME: table(trainer), **trainer.experiment.tables(trainer.curve)}
+    for name, text in texts.items():
+        write_whole(trainer.settings.out / name, lambda file, text=text: file.write(text.encode()))
     drawn = figure(trainer)
     write_whole(trainer.settings.out / FIGURE_NAME, lambda file: drawn.savefig(file, format="png"))
 
@@ -63,7 +83,7 @@ def summary(trainer: Trainer, finished: bool) -> str:
     lines = [f"{'Trained' if finished else 'Stopped after'} {trainer.step} steps in {trainer.seconds:.0f} s: {found}."]
     if not finished:
         lines.append("The same command goes on from here.")
-    lines.append(f"Wrote {trainer.settings.out / METRICS_NAME} and {trainer.settings.out / FIGURE_NAME}.")
+    lines.append(f"Wrote {METRICS_NAME}, {TABLE_NAME} and {FIGURE_NAME} in {trainer.settings.out}.")
     return "\n".join(lines)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+# Intervals for runs of some thousand updates.
+OFTEN = dict(evaluation_interval=500, checkpoint_interval=500, log_interval=50)
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Settings:
     preset: str = "auto"
     """Where the defaults of all other options come from."""
     out: Path = Path("qmkernels_METHOD")
-    """Folder for metrics.json, success.png, checkpoint.pt and the TensorBoard files; made where missing."""
+    """Folder of metrics.json, metrics.csv, success.png, checkpoint.pt and TensorBoard's files; made where missing."""
     restart: bool = False
     """Begin anew, though there is a checkpoint."""
     seed: int = 0
@@ -34,7 +38,7 @@ class Settings:
     offline: bool = False
     """Learn from a dataset alone: the given one, or one collected with Ornstein-Uhlenbeck actions."""
     dataset: str = ""
-    """Name of a Minari dataset on this machine; implies offline."""
+    """Name of a Minari dataset on this machine, or path of an OGBench file, .npz; implies offline."""
     collect_steps: int = 60_000
     """Agent's steps in a collected dataset."""
     noise_reversion: float = 0.3
@@ -62,10 +66,12 @@ class Settings:
     """Updates between two checkpoints."""
     log_interval: int = 250
     """Updates between two entries in TensorBoard."""
+    wandb: str = ""
+    """Name of a project of Weights & Biases, which gets the same entries; needs the package wandb."""
 
     # What may differ between a checkpoint and the command that goes on from it.
     free_to_change: ClassVar[frozenset[str]] = frozenset(
-        {"out", "restart", "steps", "device", "threads", "checkpoint_interval", "log_interval"}
+        {"out", "restart", "steps", "device", "threads", "checkpoint_interval", "log_interval", "wandb"}
     )
 
     def __post_init__(self) -> None:
@@ -82,6 +88,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if not 0 <= self.noise_reversion <= 1:
             raise ValueError(f"noise_reversion must be from 0 to 1, got {self.noise_reversion}.")
+        if self.wandb and importlib.util.find_spec("wandb") is None:
+            raise ValueError(f"--wandb {self.wandb}: the package is not installed: pip install wandb")
 
     def plain(self) -> dict[str, Any]:
         """As numbers, strings and lists, those of a part as ``PART.NAME``."""

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..data import Dataset, ReplayBuffer
 from . import checkpoint
 from .environments import COLLECTION, EVALUATION, collect_dataset, episode, episode_seed, make_environment
 from .experiment import Experiment
+from .logs import Log
 from .processes import Processes, device_of
 from .settings import Settings
 
@@ -38,7 +38,8 @@ class Trainer:
     def __init__(self, method: type[Experiment], settings: Settings, processes: Processes | None = None) -> None:
         self.settings, self.processes = settings, processes or Processes()
         settings.out.mkdir(parents=True, exist_ok=True)
-        self.environment = make_environment(settings.env, settings.action_repeat)
+        arguments = method.environment_arguments(settings)
+        self.environment = make_environment(settings.env, settings.action_repeat, **arguments)
         self.device = device_of(settings.device)
         self.generator = numpy.random.default_rng([settings.seed, 0, self.processes.rank])
         torch.manual_seed(settings.seed)
@@ -47,7 +48,10 @@ class Trainer:
         if not self.processes.is_first:
             # The networks are the same everywhere; what is drawn from here on is not.
             torch.manual_seed(int(self.generator.integers(2**63)))
-        self.buffer = None if settings.is_offline else ReplayBuffer(self.environment, settings.buffer_capacity)
+        self.buffer = None
+        if not settings.is_offline:
+            extra = self.experiment.extra()
+            self.buffer = ReplayBuffer(self.environment, settings.buffer_capacity, extra=extra)
         self.data: Dataset | ReplayBuffer | None = self.buffer
         self.step = self.episodes = self.environment_steps = 0
         self.seconds = 0.0
@@ -74,17 +78,20 @@ class Trainer:
         if not self.curve:
             chance = numpy.random.default_rng([settings.seed, EVALUATION])
             if self.processes.is_first:
+                for remark in self.experiment.remarks():
+                    print(remark, flush=True)
                 self.random = self.experiment.measure({"": lambda _: self.experiment.random(chance)})
             self._evaluate()
+        self.experiment.chance = self.random
         is_first = self.processes.is_first
-        writer = SummaryWriter(settings.out / "tensorboard", purge_step=self.step) if is_first else None
+        log = Log(settings, self.experiment.method, self.step) if is_first else None
         bar = tqdm(
             total=settings.steps, initial=self.step, unit="step", mininterval=0.5, dynamic_ncols=True,
             disable=not is_first,
         )  # fmt: skip
-        with contextlib.closing(writer) if writer else contextlib.nullcontext(), bar:
+        with contextlib.closing(log) if log else contextlib.nullcontext(), bar:
             try:
-                self._train_on(stop, writer, bar)
+                self._train_on(stop, log, bar)
             except Exception:
                 # Not of several processes: the others would wait for this one.
                 if self.processes.count == 1 and all(
@@ -93,7 +100,7 @@ class Trainer:
                     self._save()
                 raise
 
-    def _train_on(self, stop: threading.Event, writer: SummaryWriter | None, bar: tqdm) -> None:
+    def _train_on(self, stop: threading.Event, log: Log | None, bar: tqdm) -> None:
         settings = self.settings
         last, saved = time.perf_counter(), -1
         while self.step < settings.steps and not self.processes.total(stop.is_set()):
@@ -102,15 +109,13 @@ class Trainer:
             metrics = self.agent.update(self._batch())
             self.step += 1
             bar.update()
-            if writer and self.step % settings.log_interval == 0:
-                for name, value in metrics.items():
-                    writer.add_scalar(name, value.item(), self.step)
-                writer.add_scalar("environment_steps", self.environment_steps, self.step)
+            if log and self.step % settings.log_interval == 0:
+                found = {name: value.item() for name, value in metrics.items()}
+                log.add({**found, "environment_steps": self.environment_steps}, self.step)
             if self.step % settings.evaluation_interval == 0 or self.step == settings.steps:
                 self._evaluate()
-                if writer:
-                    for name, value in self.curve[-1].items():
-                        writer.add_scalar(f"evaluation/{name}", value, self.step)
+                if log:
+                    log.add({f"evaluation/{name}": value for name, value in self.curve[-1].items()}, self.step)
                     shown = {name: f"{value:.2f}" for name, value in measures(self.curve[-1]).items()}
                     bar.set_postfix(shown, refresh=False)
             now = time.perf_counter()
@@ -127,7 +132,8 @@ class Trainer:
             if self.episodes == 0:
                 self._collect(settings.prefill_episodes, random=True)
         elif settings.dataset:
-            self.data = Dataset.from_minari(settings.dataset)
+            given = settings.dataset
+            self.data = Dataset.from_ogbench(given) if given.endswith(".npz") else Dataset.from_minari(given)
             found = [self.data.arrays[name].shape[1:] for name in ("observation", "action")]
             wanted = [self.environment.observation_space["observation"].shape, self.environment.action_space.shape]
             if found != wanted:
@@ -158,8 +164,9 @@ class Trainer:
         before, begun = self.buffer.num_added, self.episodes
         for number in range(self.processes.rank, count * self.processes.count, self.processes.count):
             seed = episode_seed(self.settings.seed, COLLECTION, begun + number)
+            extra = self.experiment.begin_episode(begun + number, self.generator)
             for step in episode(self.environment, policy, seed):
-                self.buffer.add(*step[:6])
+                self.buffer.add(*step[:6], **extra)
             self.episodes += self.processes.count
         added = self.processes.total(self.buffer.num_added - before)
         self.environment_steps += added * self.settings.action_repeat

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from ...agents import CRL, CRLConfig
 from ...data import GoalSampler
 from ..goal_reaching import GoalExperiment, GoalSettings
+from ..settings import OFTEN
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,7 @@ class CRLSettings(GoalSettings):
     agent: CRLConfig = field(default_factory=CRLConfig)
     """The agent's own settings."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: a state is told from the others by its goal.")
+    smallest_batch: ClassVar = 2
 
 
 def _published(env: str) -> CRLSettings:
@@ -39,7 +37,7 @@ def _small(env: str) -> CRLSettings:
     """Small networks, actions held for five steps, and goals for the actor that are nearer than published."""
     return CRLSettings(
         env, offline=True, steps=3000, batch_size=256, action_repeat=5, agent=CRLConfig.small(),
-        actor_goals=GoalSampler(discount=0.97), evaluation_interval=500, checkpoint_interval=500, log_interval=50,
+        actor_goals=GoalSampler(discount=0.97), **OFTEN,
     )  # fmt: skip
 
 

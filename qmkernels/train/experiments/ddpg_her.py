@@ -11,6 +11,7 @@ import torch
 from ...agents import DDPGHER, DDPGHERConfig
 from ...data import Dataset, GoalSampler, ReplayBuffer
 from ..goal_reaching import GoalExperiment, GoalSettings
+from ..settings import OFTEN
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,11 @@ def _published(env: str) -> DDPGHERSettings:
     )  # fmt: skip
 
 
-_OFTEN = dict(evaluation_interval=500, checkpoint_interval=500, log_interval=50)
-
-
 def _online(env: str) -> DDPGHERSettings:
     """Small networks on Fetch tasks, fewer episodes than published."""
     return DDPGHERSettings(
         env, steps=3000, updates_per_cycle=50, prefill_episodes=50, episodes_per_cycle=2, exploration=0.2,
-        agent=DDPGHERConfig.small(), **_OFTEN,
+        agent=DDPGHERConfig.small(), **OFTEN,
     )  # fmt: skip
 
 
@@ -63,7 +61,7 @@ def _small(env: str) -> DDPGHERSettings:
         env, offline=True, steps=5000, action_repeat=5,
         agent=DDPGHERConfig.small(discount=0.97, ends_at_goal=True, action_weight=0.0),
         critic_goals=GoalSampler(current=0.2, geometric=0.0, uniform=0.3, random=0.5),
-        actor_goals=GoalSampler(geometric=0.0, random=1.0), **_OFTEN,
+        actor_goals=GoalSampler(geometric=0.0, random=1.0), **OFTEN,
     )  # fmt: skip
 
 

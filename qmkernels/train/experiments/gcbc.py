@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from ...agents import GCBC, GCBCConfig
 from ...data import GoalSampler
 from ..goal_reaching import GoalExperiment, GoalSettings
+from ..settings import OFTEN
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,7 @@ def _published(env: str) -> GCBCSettings:
 
 def _small(env: str) -> GCBCSettings:
     """The data of QRL's and TMD's small presets for mazes: actions held for five steps."""
-    return GCBCSettings(
-        env, offline=True, steps=4000, action_repeat=5, agent=GCBCConfig.small(), evaluation_interval=500,
-        checkpoint_interval=500, log_interval=50,
-    )  # fmt: skip
+    return GCBCSettings(env, offline=True, steps=4000, action_repeat=5, agent=GCBCConfig.small(), **OFTEN)
 
 
 class GCBCExperiment(GoalExperiment):

@@ -14,6 +14,7 @@ from ...data import GoalSampler
 from ...nn import IQE, LatentMRN
 from ..environments import EVALUATION, Policy, episode, episode_seed
 from ..goal_reaching import GoalExperiment, GoalSettings
+from ..settings import OFTEN
 
 # Makers of heads from their input size; None: the agent's own, the Euclidean distance.
 HEADS = {
@@ -43,10 +44,7 @@ class MetricRLSettings(GoalSettings):
     agent: MetricRLConfig = field(default_factory=MetricRLConfig)
     """The agent's own settings."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: a state is pushed from the others' next ones.")
+    smallest_batch: ClassVar = 2
 
 
 def _published(env: str) -> MetricRLSettings:
@@ -56,10 +54,7 @@ def _published(env: str) -> MetricRLSettings:
 
 def _small(env: str) -> MetricRLSettings:
     """Small networks, and actions held for five steps as in QRL's preset for mazes."""
-    return MetricRLSettings(
-        env, offline=True, steps=1500, action_repeat=5, agent=MetricRLConfig.small(), evaluation_interval=500,
-        checkpoint_interval=500, log_interval=50,
-    )  # fmt: skip
+    return MetricRLSettings(env, offline=True, steps=1500, action_repeat=5, agent=MetricRLConfig.small(), **OFTEN)
 
 
 class MetricRLExperiment(GoalExperiment):
@@ -69,13 +64,7 @@ class MetricRLExperiment(GoalExperiment):
     settings: MetricRLSettings
 
     def make_agent(self, group: Any) -> MetricRL:
-        head, action = HEADS[self.settings.head], self.environment.action_space
-        if not hasattr(action, "n"):
-            return super().make_agent(group, head=head)
-        return MetricRL(
-            self.environment.observation_space["observation"].shape[0], int(action.n), self.settings.agent,
-            goal_size=self.goal_size, discrete=True, head=head, device=self.device, group=group,
-        )  # fmt: skip
+        return super().make_agent(group, head=HEADS[self.settings.head])
 
     def goal_samplers(self) -> dict[str, GoalSampler]:
         return {"goal": self.settings.actor_goals}

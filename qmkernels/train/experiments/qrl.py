@@ -11,7 +11,7 @@ from ...agents import MPPI, QRL, QRLConfig
 from ...data import GoalSampler
 from ..environments import Policy
 from ..goal_reaching import GoalExperiment, GoalSettings
-from ..settings import Settings
+from ..settings import OFTEN, Settings
 
 NUM_CANDIDATES = 256
 
@@ -37,14 +37,13 @@ class QRLSettings(GoalSettings):
     agent: QRLConfig = field(default_factory=QRLConfig)
     """The agent's own settings."""
 
+    smallest_batch: ClassVar = 2
     free_to_change: ClassVar[frozenset[str]] = Settings.free_to_change | {"compile", "evaluate_with", "mppi"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.evaluate_with or len(set(self.evaluate_with)) < len(self.evaluate_with):
             raise ValueError(f"evaluate_with must be one or more ways, each once, got {self.evaluate_with}.")
-        if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: a transition's goal is another one's state.")
         if not 0 <= self.future_discount <= 1:
             raise ValueError(f"future_discount must be from 0 to 1, got {self.future_discount}.")
 
@@ -65,12 +64,11 @@ _SMALL = dict(
     dynamics_sizes=(256, 256), actor_sizes=(256, 256), dynamics_weight=1.0, adaptive_entropy=False,
     initial_multiplier=1.0, multiplier_learning_rate=0.05, critic_learning_rate=5e-4, actor_learning_rate=3e-4,
 )  # fmt: skip
-_OFTEN = dict(evaluation_interval=500, checkpoint_interval=500, log_interval=50)
 
 
 def _small(env: str) -> QRLSettings:
     """Online with small networks and a strong multiplier: learns FetchReach in minutes on one core."""
-    return QRLSettings(env, steps=3000, agent=QRLConfig.online(**_SMALL), **_OFTEN)
+    return QRLSettings(env, steps=3000, agent=QRLConfig.online(**_SMALL), **OFTEN)
 
 
 def _maze(env: str) -> QRLSettings:
@@ -79,7 +77,7 @@ def _maze(env: str) -> QRLSettings:
     With an action a step, the distances of single steps are below the error of the latent dynamics.
     """
     agent = QRLConfig.offline(**_SMALL, softplus_beta=0.1, softplus_offset=80.0, behaviour_cloning_weight=0.2)
-    return QRLSettings(env, offline=True, steps=4000, action_repeat=5, agent=agent, **_OFTEN)
+    return QRLSettings(env, offline=True, steps=4000, action_repeat=5, agent=agent, **OFTEN)
 
 
 def _published(env: str) -> QRLSettings:
@@ -91,6 +89,7 @@ class QRLExperiment(GoalExperiment):
     presets: ClassVar = {
         "published": _published, "online": _online, "offline": _offline, "small": _small, "maze": _maze,
     }  # fmt: skip
+    agent_class: ClassVar = QRL
     settings: QRLSettings
     agent: QRL
 
@@ -99,16 +98,10 @@ class QRLExperiment(GoalExperiment):
         return "offline" if dataset else "maze" if "maze" in env.lower() else "online"
 
     def make_agent(self, group: Any) -> QRL:
-        spaces, action = self.environment.observation_space.spaces, self.environment.action_space
-        discrete = hasattr(action, "n")
-        if discrete and "mppi" in self.settings.evaluate_with:
+        agent = super().make_agent(group, compile=self.settings.compile)
+        if agent.discrete and "mppi" in self.settings.evaluate_with:
             raise ValueError(f"--evaluate-with mppi: {self.settings.env} has discrete actions; use actor.")
-        bounds = {} if discrete else dict(action_low=action.low, action_high=action.high)
-        return QRL(
-            spaces["observation"].shape[0], int(action.n) if discrete else action.shape[0], self.settings.agent,
-            goal_size=self.goal_size, discrete=discrete, device=self.device, compile=self.settings.compile, group=group,
-            **bounds,
-        )  # fmt: skip
+        return agent
 
     def goal_samplers(self) -> dict[str, GoalSampler]:
         return {"goal": GoalSampler(geometric=1.0, discount=self.settings.future_discount)}

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from ...agents import TMD, TMDConfig
 from ...data import GoalSampler
 from ..goal_reaching import GoalExperiment, GoalSettings
+from ..settings import OFTEN
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,7 @@ class TMDSettings(GoalSettings):
     agent: TMDConfig = field(default_factory=TMDConfig)
     """The agent's own settings."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: a state is told from the others by its goal.")
+    smallest_batch: ClassVar = 2
 
 
 def _published(env: str) -> TMDSettings:
@@ -42,8 +40,7 @@ def _small(env: str) -> TMDSettings:
     """
     return TMDSettings(
         env, offline=True, steps=3000, batch_size=256, action_repeat=5, agent=TMDConfig.small(),
-        actor_goals=GoalSampler(geometric=0.5, uniform=0.5, discount=0.9), evaluation_interval=500,
-        checkpoint_interval=500, log_interval=50,
+        actor_goals=GoalSampler(geometric=0.5, uniform=0.5, discount=0.9), **OFTEN,
     )  # fmt: skip
 
 

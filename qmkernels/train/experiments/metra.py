@@ -1,0 +1,112 @@
+"""METRA's experiment: published and small settings, online, in environments that show where an agent is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy
+import torch
+
+from ...agents import METRA, METRAConfig
+from ...agents.metra import AsymmetricNorm
+from ...data import Dataset, ReplayBuffer
+from ...nn import IQE
+from ..goal_reaching import STANDARDISED_ROWS
+from ..skills import SkillExperiment, SkillSettings
+
+# Makers of heads from the skill's size; None: the norm.
+HEADS = {"euclidean": None, "mrn": AsymmetricNorm, "iqe": lambda size: IQE(size, 1)}
+
+# Robots of gymnasium do not see where they are unless asked to, and in METRA's code episodes go on when they fall. By
+# the name's beginning: what the environment is made with, how many values a position has, and the published skills.
+_SHOWN = {"exclude_current_positions_from_observation": False}
+_STANDING = {"terminate_when_unhealthy": False, "include_cfrc_ext_in_observation": False}
+ROBOTS: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {
+    "HalfCheetah": (_SHOWN, 1, dict(skill_size=16, discrete_skills=True)),
+    "Ant": (_SHOWN | _STANDING, 2, {}),
+}
+OTHERS: tuple[dict[str, Any], int, dict[str, Any]] = ({}, 2, {})
+
+
+@dataclass(frozen=True)
+class METRASettings(SkillSettings):
+    """The settings of a run of METRA."""
+
+    preset: Literal["auto", "published", "small"] = "auto"
+    """Where the defaults of all other options come from: the published setting, or one that covers OGBench's arena, or
+    moves HalfCheetah, in minutes on one core. auto: small."""
+    head: Literal["euclidean", "mrn", "iqe"] = "euclidean"
+    """What is at most 1 of the latents' steps: the published norm, or a quasimetric: MRN, that norm plus the largest
+    value lost, or IQE with components of one value."""
+    episode_steps: int = 0
+    """Environment steps after which an episode ends; 0: as the environment says (METRA: 200)."""
+    standardise: bool = True
+    """Observations go into the networks less their mean and over their deviation, which are those of the episodes of
+    random actions. (The code has fixed ones for HalfCheetah and Ant.)"""
+    agent: METRAConfig = field(default_factory=METRAConfig)
+    """The agent's own settings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.is_offline:
+            raise ValueError("METRA learns from episodes of its own skills: leave out --offline and --dataset.")
+        if self.episode_steps < 0:
+            raise ValueError(f"episode_steps must be at least 0, got {self.episode_steps}.")
+
+
+def _robot(env: str) -> tuple[dict[str, Any], int, dict[str, Any]]:
+    return ROBOTS.get(env.split("-")[0], OTHERS)
+
+
+def _published(env: str) -> METRASettings:
+    """Source: Park et al. 2024 and its public code, for vectors as observations; the number of updates is that of a
+    reproduction, 10,000 epochs of 50. Before the first update there are 10,000 steps of the new policy's skills there,
+    and as many of random actions here."""
+    _, position_size, skills = _robot(env)
+    return METRASettings(
+        env, steps=500_000, updates_per_cycle=50, episodes_per_cycle=8, prefill_episodes=50, exploration=0.0,
+        episode_steps=200, position_size=position_size, evaluation_episodes=48, evaluation_interval=10_000,
+        checkpoint_interval=10_000, agent=METRAConfig.published(**skills),
+    )  # fmt: skip
+
+
+def _small(env: str) -> METRASettings:
+    """Small networks, and more updates for an episode. Robots hold an action for four steps, in which they get further
+    from where they were than their limbs swing, and have two continuous values as skills."""
+    arguments, position_size, _ = _robot(env)
+    of_robots = dict(steps=10_000, action_repeat=4, episodes_per_cycle=16, episode_steps=200) if arguments else {}
+    small = dict(
+        steps=6000, updates_per_cycle=100, episodes_per_cycle=4, prefill_episodes=20, exploration=0.0,
+        position_size=position_size, evaluation_episodes=48, evaluation_interval=1000, checkpoint_interval=1000,
+        log_interval=50, agent=METRAConfig.small(),
+    )  # fmt: skip
+    return METRASettings(env, **{**small, **of_robots})
+
+
+class METRAExperiment(SkillExperiment):
+    method: ClassVar = "metra"
+    presets: ClassVar = {"published": _published, "small": _small}
+    agent_class: ClassVar = METRA
+    settings: METRASettings
+
+    @classmethod
+    def environment_arguments(cls, settings: METRASettings) -> dict[str, Any]:
+        arguments, *_ = _robot(settings.env)
+        return {**arguments, **({"max_episode_steps": settings.episode_steps} if settings.episode_steps else {})}
+
+    def make_agent(self, group: Any) -> METRA:
+        return super().make_agent(group, head=HEADS[self.settings.head])
+
+    def begin(self, data: Dataset | ReplayBuffer) -> None:
+        if self.settings.standardise:
+            rows = data.sample(STANDARDISED_ROWS, {}, numpy.random.default_rng(self.settings.seed))
+            self.agent.standardise(rows["observation"].to(self.device))
+
+    def batch(
+        self, data: Dataset | ReplayBuffer, size: int, generator: numpy.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        return data.sample(size, {}, generator)
+
+
+EXPERIMENT = METRAExperiment
