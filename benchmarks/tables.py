@@ -213,10 +213,13 @@ def of_random_actions(entry: dict[str, float]) -> dict[str, float]:
 
 
 def spread(values: list[float | None]) -> str:
-    """Mean and standard deviation of the seeds, as a sample of all; "" where not every one was measured."""
+    """Mean and standard deviation of the seeds, as a sample of all, or the value of the only one; "" where not every one
+    was measured."""
     if None in values:
         return ""
-    return f"{number_of(statistics.mean(values))} ± {number_of(statistics.stdev(values) if len(values) > 1 else 0)}"
+    if len(values) == 1:
+        return f"{number_of(values[0])}, one seed"
+    return f"{number_of(statistics.mean(values))} ± {number_of(statistics.stdev(values))}"
 
 
 def number_of(value: float) -> str:
@@ -227,7 +230,7 @@ def agents_provenance(seeds: list[dict]) -> str:
     first = seeds[0]
     versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("gymnasium-robotics", "mujoco", "torch"))
     numbers = ", ".join(str(seed["settings"]["seed"]) for seed in seeds)
-    command = " ".join(first["command"].split()[:3])
+    command = " ".join(first["command"].split()[:5])
     return (
         f"`{command}` run at commit {first['commit']} with `--seed` {numbers} by `benchmarks/measure_agents.py`, one "
         f"thread on {first['machine']}, {versions}."

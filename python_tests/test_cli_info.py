@@ -256,7 +256,9 @@ def test_the_table_of_agents_has_mean_and_deviation_of_every_measure_and_way_to_
     assert one == "| A-v0 | `metra --steps 5` |  | 110 ± 14 (7.00) | 4,000 | 1,500 | 1.5 |"
     success = "actor 0.62 ± 0.18; mppi 1.00 ± 0.00 (0.25)"
     assert two == f"| Some-v0 | `qrl` | {success} |  | 4,000 | 1,500 | 1.5 |"
-    assert "`qmkernels train qrl` run at commit abc with `--seed` 0, 1 by" in text
+    assert "`qmkernels train qrl --env Some-v0` run at commit abc with `--seed` 0, 1 by" in text
+    (other / "seed_1.json").unlink()
+    assert "| A-v0 | `metra --steps 5` |  | 100, one seed (7.00) |" in tables.agents_table(tmp_path)
 
 
 def test_the_table_of_overheads_has_the_last_run_of_every_commit(tmp_path):
