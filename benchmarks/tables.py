@@ -213,8 +213,8 @@ def of_random_actions(entry: dict[str, float]) -> dict[str, float]:
 
 
 def spread(values: list[float | None]) -> str:
-    """Mean and standard deviation of the seeds, as a sample of all, or the value of the only one; "" where not every one
-    was measured."""
+    """Mean and standard deviation of the seeds, as a sample of all, or the value of the only one; "" where one has
+    none."""
     if None in values:
         return ""
     if len(values) == 1:
