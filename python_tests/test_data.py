@@ -469,3 +469,10 @@ def test_what_is_wrong_with_an_ogbench_file_is_said(tmp_path, changes, message):
     _ogbench_file(tmp_path / "maze.npz", **changes)
     with pytest.raises(ValueError, match=message):
         Dataset.from_ogbench(tmp_path / "maze.npz")
+
+
+def test_what_is_no_ogbench_file_is_said(tmp_path):
+    (tmp_path / "words.npz").write_text("not an archive")
+    for name in ("words.npz", "nowhere.npz"):
+        with pytest.raises(ValueError, match=f"there is no .npz file .*{name}"):
+            Dataset.from_ogbench(tmp_path / name)

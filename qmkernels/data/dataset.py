@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,13 @@ class Dataset:
         truncated, for the episodes of OGBench end by time. Goals are observations. ``rewards``, where the file has
         them, are read too; other arrays are not.
 
-        Raises ValueError as `Dataset` does, and for a file without one of the three arrays, whose rows differ in
-        number, or whose observations are images.
+        Raises ValueError as `Dataset` does, and where there is no such file, or one without one of the three arrays,
+        whose rows differ in number, or whose observations are images.
 
         Source: Park et al. 2024, arXiv 2410.20092, and the loader of its package.
         """
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"Dataset.from_ogbench: there is no .npz file {path}.")
         with numpy.load(path) as file:
             missing = [name for name in ("observations", "actions", "terminals") if name not in file]
             if missing:
