@@ -110,6 +110,8 @@ def test_a_run_measures_coverage_beside_that_of_random_actions(tmp_path, env, mo
         assert 1 <= entry["coverage"] <= 4 * 13 and entry["coverage_random"] == found["random"]["coverage"] > 1
         assert ("zero_shot_success" in entry) == ("zero_shot_success_random" in entry) == ("Goals" in env)
     assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
+    lines = [line.rsplit(",", 1)[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    assert len(lines) == len(set(lines)) and sum(line.endswith(",0,coverage_random") for line in lines) == 1
 
 
 def test_every_transition_has_its_episodes_skill(tmp_path):
@@ -138,6 +140,7 @@ def test_a_path_is_of_positions_from_the_first_to_the_last(size):
 
 def test_who_goes_straight_covers_more_than_chance_and_reaches_every_goal():
     experiment = experiment_in("SkillGoals-v0")
+    experiment.chance = experiment.measure({"": experiment.at_random()})
     experiment.agent = Straight()
     found = experiment.measure(experiment.policies())
     assert found["zero_shot_success"] == 1 > found["zero_shot_success_random"]
@@ -150,6 +153,7 @@ def test_who_goes_straight_covers_more_than_chance_and_reaches_every_goal():
 
 def test_goals_that_observations_do_not_begin_with_are_not_tried():
     experiment = experiment_in("SkillHidden-v0")
+    experiment.chance = experiment.measure({"": experiment.at_random()})
     assert experiment.measure(experiment.policies()).keys() == {"coverage", "coverage_random"}
 
 

@@ -20,7 +20,7 @@ struct Exchange {
 const Exchange* exchange = nullptr;
 
 constexpr uint8_t floating_point = 2;
-// Kernels between rows give a second thread no less than four times as many.
+// So few are no work for a second thread in any kernel between rows.
 constexpr int64_t most_small_values = 4096;
 
 // Whether it is a dense tensor of float32 or float64.

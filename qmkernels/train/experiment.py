@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..agents.agent import Agent
 from ..data import Dataset, ReplayBuffer
-from .environments import Policy
+from .environments import EVALUATION, Policy
 from .settings import Settings
 
 Panel = Callable[[Figure, Axes], None]
@@ -119,6 +119,11 @@ class Experiment:
     def policies(self) -> dict[str, Policy]:
         """The ways to act that are measured, begun anew: the agent's most likely action alone."""
         return {"": self.most_likely}
+
+    def at_random(self) -> Policy:
+        """Random actions, begun anew: the same ones in the same episodes."""
+        generator = numpy.random.default_rng([self.settings.seed, EVALUATION])
+        return lambda _: self.random(generator)
 
     def most_likely(self, observation: dict[str, numpy.ndarray]) -> numpy.ndarray:
         return self.act(observation, deterministic=True)

@@ -49,8 +49,9 @@ def table(trainer: Trainer) -> str:
     lines, settings = io.StringIO(), trainer.settings
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(("method", "env", "seed", "step", "measure", "value"))
-    by_chance = {"step": 0, **{f"{name}_random": value for name, value in trainer.random.items()}}
-    for entry in (by_chance, *trainer.curve):
+    by_chance = {f"{name}_random": value for name, value in trainer.random.items()}
+    first, *others = trainer.curve or [{"step": 0}]
+    for entry in ({**by_chance, **first}, *others):
         for name, value in entry.items():
             if name != "step":
                 writer.writerow((trainer.experiment.method, settings.env, settings.seed, entry["step"], name, value))

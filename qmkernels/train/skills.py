@@ -55,21 +55,17 @@ class SkillExperiment(Experiment):
         # What an observation has behind it, such as velocities, is 0 at the goal.
         return self.agent.skill_towards(state, torch.nn.functional.pad(goal, (0, len(state) - len(goal))))
 
-    def policies(self) -> dict[str, Policy]:
-        """The skills' most likely actions, and beside them random ones, in episodes of the same number and length."""
-        generator = numpy.random.default_rng([self.settings.seed, EVALUATION])
-        return {"": self.most_likely, "_random": lambda _: self.random(generator)}
-
     def measure(self, policies: dict[str, Policy]) -> dict[str, float]:
         """coverage: bins of side 1 of the positions that episodes of any skills visit.
 
         zero_shot_success: where the environment has goals that are beginnings of observations, the share of episodes
-        that reach theirs at any step, with the skill towards it at each.
+        that reach theirs at any step, with the skill towards it at each. Behind both, with ``_random``, stands what a
+        run has found of random actions in as many episodes.
         """
         found = {f"coverage{name}": float(num_bins(self.paths(policy))) for name, policy in policies.items()}
         if self.goals_are_observed:
             found |= {f"zero_shot_success{name}": self.zero_shot_success(each) for name, each in policies.items()}
-        return found
+        return found | {f"{name}_random": value for name, value in self.chance.items()}
 
     @cached_property
     def goals_are_observed(self) -> bool:
@@ -103,19 +99,19 @@ class SkillExperiment(Experiment):
     def panels(self, curve: Curve) -> list[Panel]:
         """Trajectories coloured by skill, those of random actions at the same scale, and coverage by the environment's
         steps."""
-        policies, colours = self.policies(), self.colours()
+        colours = self.colours()
 
-        def trajectories(title: str, name: str) -> Panel:
+        def trajectories(title: str, policy: Policy) -> Panel:
             def draw(figure: Figure, panel: Axes) -> None:
                 if panel is not figure.axes[0]:
                     panel.sharex(figure.axes[0])
                     panel.sharey(figure.axes[0])
-                draw_paths(panel, self.paths(policies[name]), colours, title)
+                draw_paths(panel, self.paths(policy), colours, title)
 
             return draw
 
         title = f"{self.settings.env}, seed {self.settings.seed}"
-        drawn = [trajectories("Skills", ""), trajectories("Random actions", "_random")]
+        drawn = [trajectories("Skills", self.most_likely), trajectories("Random actions", self.at_random())]
         return [*drawn, lambda _, panel: draw_coverage(panel, curve, title)]
 
     def colours(self) -> numpy.ndarray:

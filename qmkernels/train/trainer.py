@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..data import Dataset, ReplayBuffer
 from . import checkpoint
-from .environments import COLLECTION, EVALUATION, collect_dataset, episode, episode_seed, make_environment
+from .environments import COLLECTION, collect_dataset, episode, episode_seed, make_environment
 from .experiment import Experiment
 from .logs import Log
 from .processes import Processes, device_of
@@ -75,15 +75,14 @@ class Trainer:
         self._prepare_data()
         if self.step == 0:
             self.experiment.begin(self.data)
-        if not self.curve:
-            chance = numpy.random.default_rng([settings.seed, EVALUATION])
-            if self.processes.is_first:
-                for remark in self.experiment.remarks():
-                    print(remark, flush=True)
-                self.random = self.experiment.measure({"": lambda _: self.experiment.random(chance)})
-            self._evaluate()
-        self.experiment.chance = self.random
         is_first = self.processes.is_first
+        if not self.curve and is_first:
+            for remark in self.experiment.remarks():
+                print(remark, flush=True)
+            self.random = self.experiment.measure({"": self.experiment.at_random()})
+        self.experiment.chance = self.random
+        if not self.curve:
+            self._evaluate()
         log = Log(settings, self.experiment.method, self.step) if is_first else None
         bar = tqdm(
             total=settings.steps, initial=self.step, unit="step", mininterval=0.5, dynamic_ncols=True,
