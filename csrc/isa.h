@@ -23,8 +23,9 @@ Isa widest_isa();
 // Chosen at the first call: the widest that runs here, or the one that QMKERNELS_ISA names (std::invalid_argument if
 // this build or this processor lacks it).
 Isa isa_in_use();
-// That of small calls: no wider than 256 bits, unless QMKERNELS_ISA says so. Wider vectors gain nothing there, and for
-// some time after them a processor runs everything else more slowly.
+// That of small calls: no wider than 256 bits, unless QMKERNELS_ISA says so. Wider vectors gain nothing there, and
+// where other work comes between the calls they take longer: benchmarks/measure_overhead.py, with and without
+// QMKERNELS_ISA=avx512.
 Isa isa_of_small_calls();
 
 }  // namespace qmk
