@@ -215,9 +215,9 @@ def test_monotonic_triplets_are_those_in_the_true_order():
     assert monotonic_triplets(learned, true).item() == pytest.approx(6 / 8)
     known = torch.where(torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.bool), true, torch.nan)
     assert monotonic_triplets(learned, known).item() == pytest.approx(3 / 4)
-    with pytest.raises(ValueError, match=r"must be \(N, M\) both, got \(3, 2\) and \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"must both be \(N, M\), got \(3, 2\) and \(3, 3\)"):
         monotonic_triplets(learned[:, :2], true)
-    with pytest.raises(ValueError, match="no state is nearer"):
+    with pytest.raises(ValueError, match="all true distances to a state are equal"):
         monotonic_triplets(learned, torch.ones(3, 3))
 
 

@@ -169,17 +169,19 @@ def test_the_state_of_another_agent_is_refused_by_what_differs(case):
     field = next(each.name for each in dataclasses.fields(case.config) if each.type == "float")
     value = getattr(case.config, field)
     name = case.agent.__name__
-    said = f"{name}.load_state_dict: the checkpoint is of another agent: {field} is {value} there, {value / 2} here"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        f"{name}.load_state_dict: make the agent as the checkpoint's was: {field} must be {value}, got {value / 2}"
+    )
+    with pytest.raises(ValueError, match=message):
         case.make(changes={field: value / 2}).load_state_dict(case.make().state_dict())
     another = CASES[CASES.index(case) - 1]
-    with pytest.raises(ValueError, match="another agent"):
+    with pytest.raises(ValueError, match="make the agent as the checkpoint's was"):
         case.make().load_state_dict(another.make().state_dict())
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES if "head" in case.made])
 def test_the_state_of_an_agent_with_another_head_is_refused(case):
-    with pytest.raises(ValueError, match=r"another agent: head is [^;]* there, [^;]* here\.$"):
+    with pytest.raises(ValueError, match=r"as the checkpoint's was: head must be [^;]*, got [^;]*\.$"):
         case.make(head=lambda size: qm.nn.MRNFixed(size)).load_state_dict(case.make().state_dict())
 
 

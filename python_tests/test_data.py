@@ -170,18 +170,18 @@ def test_a_buffer_keeps_terminated_and_truncated_apart():
     assert buffer.arrays["truncated"][:12].nonzero()[0].tolist() == [6]
 
 
-def test_a_buffers_saved_state_goes_on_as_before():
-    one, other = (ReplayBuffer(goal_environment(), 20) for _ in range(2))
-    fill(one, [7, 9, 8])
-    one.add(observed(5000), numpy.zeros(1), 0.0, observed(5001), False, False)
-    other.load_state_dict(one.state_dict())
-    for buffer in (one, other):
+def test_a_buffer_resumes_from_its_saved_state():
+    saved, other = (ReplayBuffer(goal_environment(), 20) for _ in range(2))
+    fill(saved, [7, 9, 8])
+    saved.add(observed(5000), numpy.zeros(1), 0.0, observed(5001), False, False)
+    other.load_state_dict(saved.state_dict())
+    for buffer in (saved, other):
         buffer.add(observed(5001), numpy.ones(1), 0.0, observed(5002), True, False)
-    batches = [buffer.sample(50, GoalSampler(), numpy.random.default_rng(0)) for buffer in (one, other)]
+    batches = [buffer.sample(50, GoalSampler(), numpy.random.default_rng(0)) for buffer in (saved, other)]
     for name, value in batches[0].items():
         assert torch.equal(value, batches[1][name]), name
-    with pytest.raises(ValueError, match="capacity is 20 there, 30 here"):
-        ReplayBuffer(goal_environment(), 30).load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match="capacity must be 30, as here, got 20"):
+        ReplayBuffer(goal_environment(), 30).load_state_dict(saved.state_dict())
 
 
 @pytest.mark.parametrize("has_goals", [False, True])
@@ -312,13 +312,13 @@ STATE = numpy.zeros((4, 1))
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Dataset(STATE, STATE, STATE), "give terminated, truncated or both"),
         (lambda: Dataset(STATE, STATE, STATE, terminated=[False] * 4), "none of the 4 transitions is terminated"),
         (lambda: Dataset(STATE, STATE[:3], STATE, terminated=[True] * 4), "action must have 4 rows"),
-        (lambda: Dataset(STATE, STATE, STATE + numpy.nan, terminated=[True] * 4), "next_observation has values"),
-        (lambda: Dataset(STATE[:0], STATE[:0], STATE[:0], terminated=[]), "there are no transitions"),
+        (lambda: Dataset(STATE, STATE, STATE + numpy.nan, terminated=[True] * 4), "next_observation must be finite"),
+        (lambda: Dataset(STATE[:0], STATE[:0], STATE[:0], terminated=[]), "observation must have at least one row"),
         (
             lambda: Dataset(STATE, STATE + 3, STATE, terminated=[True] * 4, action_space=box(-1, 1, 1)),
             "4 of 4 actions are outside",
@@ -326,7 +326,7 @@ STATE = numpy.zeros((4, 1))
         (lambda: check_goal_environment(plain_environment()), "Toy-v0 has no goals"),
         (lambda: ReplayBuffer(goal_environment({"state": vector(3)}), 5), "Toy-v0: .* must be a Dict with observation"),
         (lambda: ReplayBuffer(goal_environment({"observation": box(0, 1, (3, 3))}), 5), "observation must be a vector"),
-        (lambda: ReplayBuffer(plain_environment(), 5, extra={"reward": (2,)}), "names of its own, got reward"),
+        (lambda: ReplayBuffer(plain_environment(), 5, extra={"reward": (2,)}), "must not reuse .* got reward"),
         (
             lambda: ReplayBuffer(plain_environment(), 5, extra={"skill": (2,)}).add(
                 observed(0), numpy.zeros(1), 0.0, observed(1), False, False
@@ -341,17 +341,17 @@ STATE = numpy.zeros((4, 1))
         ),
         (
             lambda: episodes_of([3, 7, 2]).sample_windows(1, 8, numpy.random.default_rng(0)),
-            "from 1 to 7 transitions, which the longest episode has, got 8",
+            "from 1 to 7 transitions, the longest episode's, got 8",
         ),
         (lambda: episodes_of([3, 7, 2]).sample_windows(1, 0, numpy.random.default_rng(0)), "from 1 to 7 .* got 0"),
         (
             lambda: n_step_returns(episodes_of([3]).sample_windows(1, 2, numpy.random.default_rng(0)), 3, 0.9),
-            "steps must be from 1 to the 2 of a window, got 3",
+            "steps must be from 1 to the window's 2, got 3",
         ),
         (lambda: ReplayBuffer(goal_environment(), 0), "capacity must be at least 1"),
         (
             lambda: ReplayBuffer(goal_environment(), 5).sample(1, GoalSampler(), numpy.random.default_rng(0)),
-            "nothing was added",
+            "the buffer is empty",
         ),
         (
             lambda: ReplayBuffer(goal_environment(), 5).add(
@@ -364,12 +364,12 @@ STATE = numpy.zeros((4, 1))
         (lambda: GoalSampler(discount=1.5), "discount must be from 0 to 1"),
     ],
 )
-def test_what_is_wrong_is_said(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_errors_name_what_is_wrong(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_actions_are_held_against_their_space():
+def test_actions_are_checked_against_their_space():
     discrete = SimpleNamespace(n=3, start=1)
     check_actions(numpy.array([1, 3]), discrete)
     check_actions(numpy.array([[-1.0], [1.0]]), box(-1, 1, 1))

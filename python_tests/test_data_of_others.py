@@ -89,16 +89,16 @@ def test_an_ogbench_file_that_stops_within_an_episode_is_read_to_its_end(tmp_pat
         ({"terminals": numpy.ones(3)}, "differ in their numbers of rows: .*'terminals': 3"),
         ({"terminals": numpy.zeros(8)}, "flags no row as terminal"),
         ({"observations": numpy.zeros((8, 4, 4, 3), numpy.uint8)}, r"must be vectors, \(N, size\), got \(8, 4, 4, 3\)"),
-        ({"observations": numpy.full((8, 2), numpy.nan)}, "observation has values that are not finite"),
+        ({"observations": numpy.full((8, 2), numpy.nan)}, "observation must be finite"),
     ],
 )
-def test_what_is_wrong_with_an_ogbench_file_is_said(tmp_path, changes, message):
+def test_errors_name_what_is_wrong_with_an_ogbench_file(tmp_path, changes, message):
     _ogbench_file(tmp_path / "maze.npz", **changes)
     with pytest.raises(ValueError, match=message):
         Dataset.from_ogbench(tmp_path / "maze.npz")
 
 
-def test_what_is_no_ogbench_file_is_said(tmp_path):
+def test_a_file_that_is_not_ogbenchs_is_named(tmp_path):
     (tmp_path / "words.npz").write_text("not an archive")
     for name in ("words.npz", "nowhere.npz"):
         with pytest.raises(ValueError, match=f"there is no .npz file .*{name}"):

@@ -149,5 +149,5 @@ def test_what_cannot_be_planned_is_named():
         MPPI(step_weight=-1.0)
     for discrete, candidates in ((True, None), (False, torch.rand(5, 3))):
         agent = QRL(4, 3, QRLConfig.online(**SMALL), discrete=discrete)
-        with pytest.raises(ValueError, match="MPPI is for continuous actions, and takes no candidate_actions"):
+        with pytest.raises(ValueError, match="mppi needs continuous actions and no candidate_actions"):
             agent.plan(torch.zeros(4), torch.zeros(4), candidates, mppi=MPPI())

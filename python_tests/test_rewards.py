@@ -162,8 +162,8 @@ def test_noise_fades_over_the_episodes_after_those_of_random_actions():
     ("env", "arguments", "said"),
     [
         ("Walk-v0", [], "Walk-v0 has goals, which IQRL would not see"),
-        ("NoGoals-v0", ["--agent.horizon", "7"], "from 1 to 6 transitions, which the longest episode has, got 7"),
-        ("NoGoals-v0", ["--agent.n-steps", "9"], "from 1 to 6 transitions, which the longest episode has, got 9"),
+        ("NoGoals-v0", ["--agent.horizon", "7"], "from 1 to 6 transitions, the longest episode's, got 7"),
+        ("NoGoals-v0", ["--agent.n-steps", "9"], "from 1 to 6 transitions, the longest episode's, got 9"),
         ("NoGoals-v0", ["--agent.num-sampled", "6"], "num_sampled must be at most num_critics"),
         ("NoGoals-v0", ["--last-exploration", "-1"], "last_exploration must be at least 0"),
         ("NoGoals-v0", ["--exploration-episodes", "0"], "exploration_episodes must be at least 1"),

@@ -1,4 +1,4 @@
-"""Transitions, offline and online, and the goals that are drawn for them; numpy and torch alone."""
+"""Offline and online transitions, and the goals drawn for them; needs only numpy and torch."""
 
 from .dataset import Dataset
 from .goals import GoalSampler
