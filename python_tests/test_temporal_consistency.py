@@ -172,5 +172,5 @@ def test_backward_keeps_the_inputs_and_two_numbers_a_row(backend):
 
 def test_a_mask_on_another_device_is_refused():
     predicted, target, mask = latents(3, 5, 10)
-    with pytest.raises(RuntimeError, match="mask must be on cpu as the latents are, got meta"):
+    with pytest.raises(RuntimeError, match="mask must be on cpu, like the latents, got meta"):
         qm.losses.temporal_consistency(predicted, target, mask.to("meta"))
