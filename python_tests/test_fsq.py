@@ -261,7 +261,7 @@ def test_an_index_out_of_range_gives_nan_where_it_is_not_looked_at():
 @pytest.mark.parametrize(
     "z, levels, error, message",
     [
-        (torch.zeros(4), [], ValueError, "at least one number"),
+        (torch.zeros(4), [], ValueError, "at least one int"),
         (torch.zeros(4), [8, 1], ValueError, "from 2 to 1000"),
         (torch.zeros(4), [8, 1001], ValueError, "from 2 to 1000"),
         (torch.zeros(63), [2] * 63, ValueError, "below 2\\^63"),

@@ -383,7 +383,7 @@ def test_wrong_arguments_are_refused_before_any_work(arguments, error, message):
     [
         ({"reduction": "median"}, ValueError, "reduction must be one of none, sum, mean, max, maxmean, got 'median'"),
         ({"backend": "gpu"}, ValueError, "backend must be 'auto' or one of cuda, triton, cpu, reference, got 'gpu'"),
-        ({"max_weight": torch.zeros(3, 1, 1)}, ValueError, r"weights of \(3, 1, 1\) do not broadcast"),
+        ({"max_weight": torch.zeros(3, 1, 1)}, ValueError, r"weights must broadcast to .* distances, got \(3, 1, 1\)"),
         ({"reduction": "sum", "max_weight": 0.5}, ValueError, "max_weight belongs to reduction 'maxmean'"),
     ],
 )
@@ -460,7 +460,7 @@ def test_weights_broadcast_against_the_distances(backend):
         qm.iqe_pairwise(one, one, 8, max_weight=weight, backend=backend),
         qm.iqe_pairwise(one, one, 8, max_weight=0.4, backend=backend),
     )
-    with pytest.raises(ValueError, match=r"weights of \(5, 1\) differ within a matrix of pairs, \(3, 5, 9\)"):
+    with pytest.raises(ValueError, match=r"the same for all pairs of a matrix, got \(5, 1\) for \(3, 5, 9\)"):
         qm.iqe(*pairs, 8, max_weight=torch.rand(5, 1), backend=backend)
 
 

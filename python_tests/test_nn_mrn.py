@@ -93,7 +93,7 @@ def test_bad_constructor_arguments_are_named(build, message):
 def test_projections_of_different_sizes_are_an_error():
     head = qm.nn.MRNFixed(6)
     head.asym_proj = qm.nn.mrn.MRNProjector(6, output_size=8)
-    with pytest.raises(ValueError, match="must have outputs of one size, got 16 and 8"):
+    with pytest.raises(ValueError, match="must have outputs of the same size, got 16 and 8"):
         head(torch.zeros(3, 6), torch.zeros(3, 6))
 
 
