@@ -52,7 +52,7 @@ class Kernel:
 def _whole(outputs: Any, like: Tensor):
     """Returns an op's outputs as tensors: None, for outputs that were not asked for, becomes an empty one, (0,)."""
     if isinstance(outputs, tuple):
-        return tuple(like.new_empty(0) if each is None else each for each in outputs)
+        return tuple(like.new_empty(0) if output is None else output for output in outputs)
     return outputs
 
 
