@@ -1,4 +1,4 @@
-"""Goals are drawn as they say and never from another episode; datasets and buffers hand out what was put in."""
+"""Goals follow their distributions and never cross episodes; datasets and buffers return what was stored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def goal_environment(capacity_spaces=None, action_space=None):
 
 
 def plain_environment():
-    """Without goals."""
+    """An environment without goals."""
     return goal_environment({"observation": vector(3)})
 
 
@@ -83,7 +83,7 @@ def test_goals_follow_their_distribution(sampler, expected):
     indices, ends = numpy.full(size, 4), numpy.full(size, 9)
     drawn = sampler.sample(indices, ends, (0, 20), numpy.random.default_rng(0))
     shares = numpy.bincount(drawn - 4, minlength=6) / size
-    # Five standard deviations of a share.
+    # Tolerance: five standard deviations of a share.
     assert (numpy.abs(shares - expected) <= 5 * numpy.sqrt(expected * (1 - expected) / size) + 1e-12).all()
 
 
@@ -96,10 +96,10 @@ def test_random_goals_are_uniform_over_everything():
 
 def test_the_same_generator_gives_the_same_goals():
     sampler = GoalSampler(geometric=0.5, random=0.5)
-    one, two = (
+    first, second = (
         sampler.sample(numpy.arange(99), numpy.full(99, 99), (0, 100), numpy.random.default_rng(3)) for _ in range(2)
     )
-    numpy.testing.assert_array_equal(one, two)
+    numpy.testing.assert_array_equal(first, second)
 
 
 def test_goals_of_several_names_are_each_drawn_by_their_own_sampler():
@@ -198,12 +198,14 @@ def test_extra_arrays_stay_with_their_transitions_and_are_saved():
     def made():
         return ReplayBuffer(plain_environment(), 7, extra={"skill": (2,), "scale": ()})
 
-    one, other = made(), made()
+    saved, other = made(), made()
     for time in range(10):
         skill = [time, -time]
-        one.add(observed(time), numpy.zeros(1), 0.0, observed(time + 1), False, time % 5 == 4, skill=skill, scale=time)
-    other.load_state_dict(one.state_dict())
-    for buffer in (one, other):
+        saved.add(
+            observed(time), numpy.zeros(1), 0.0, observed(time + 1), False, time % 5 == 4, skill=skill, scale=time
+        )
+    other.load_state_dict(saved.state_dict())
+    for buffer in (saved, other):
         batch = buffer.sample(50, {}, numpy.random.default_rng(0))
         state = batch["observation"][:, 0]
         assert batch["skill"].dtype == torch.float32 and state.min() == 3
@@ -243,7 +245,7 @@ def test_windows_are_of_one_episode_in_its_order_and_masked_after_its_end(
         numpy.testing.assert_array_equal(state, expected)
         steps = begin + numpy.arange(horizon)
         numpy.testing.assert_array_equal(windows["mask"].numpy(), steps < end)
-        is_over = numpy.isin(episode, numpy.arange(len(lengths)))  # the unfinished one ends nowhere
+        is_over = numpy.isin(episode, numpy.arange(len(lengths)))  # the unfinished one has no end
         numpy.testing.assert_array_equal(windows[ended_by].numpy(), is_over & (steps >= end - 1))
         assert windows["action"].shape == (64, horizon, 1) and windows["reward"].shape == (64, horizon)
 
@@ -262,15 +264,15 @@ def test_n_step_returns_add_rewards_to_the_end_and_bootstrap_after_it(steps, end
     rewards, ends = 1.0 + numpy.arange(length), numpy.arange(length) == length - 1
     data = episodes_of([length], reward=rewards, **{ended_by: ends})
     windows = data.sample_windows(200, 4, numpy.random.default_rng(0))
-    found = n_step_returns(windows, steps, discount)
+    returns = n_step_returns(windows, steps, discount)
     for row in range(200):
         begin = int(windows["observation"][row, 0, 0])
         count = min(steps, length - begin)
         value = sum(discount**k * rewards[begin + k] for k in range(count))
         is_last = ended_by == "terminated" and begin + count == length
-        assert found.value[row].item() == pytest.approx(value)
-        assert found.bootstrap_index[row] == count
-        assert found.bootstrap_discount[row].item() == (0.0 if is_last else discount**count)
+        assert returns.value[row].item() == pytest.approx(value)
+        assert returns.bootstrap_index[row] == count
+        assert returns.bootstrap_discount[row].item() == (0.0 if is_last else discount**count)
 
 
 def test_goals_of_a_dataset_are_what_was_achieved_where_it_says_so():
