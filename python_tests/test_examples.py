@@ -13,9 +13,9 @@ import qmkernels as qm
 MODULES = [
     "qmkernels.agents.crl", "qmkernels.agents.ddpg_her", "qmkernels.agents.gcbc", "qmkernels.agents.iqrl",
     "qmkernels.agents.metra", "qmkernels.agents.metric_rl", "qmkernels.agents.qrl", "qmkernels.agents.tmd",
-    "qmkernels.data.goals", "qmkernels.distributed", "qmkernels.losses.contrastive", "qmkernels.losses.qrl_critic",
-    "qmkernels.ops.fsq", "qmkernels.ops.iqe", "qmkernels.ops.mrn", "qmkernels.ops.nearest", "qmkernels.ops.poisson",
-    "qmkernels.ops.pqe",
+    "qmkernels.data.goal_wrapper", "qmkernels.data.goals", "qmkernels.distributed", "qmkernels.losses.contrastive",
+    "qmkernels.losses.qrl_critic", "qmkernels.ops.fsq", "qmkernels.ops.iqe", "qmkernels.ops.mrn",
+    "qmkernels.ops.nearest", "qmkernels.ops.poisson", "qmkernels.ops.pqe",
 ]  # fmt: skip
 
 
