@@ -6,10 +6,13 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import qmkernels as qm
+from qmkernels.backends.native import core
 
 ROOT = Path(__file__).resolve().parent.parent
 CMAKE = shutil.which("cmake")
@@ -125,3 +128,25 @@ def test_an_nvcc_that_is_missing_or_too_old_is_an_error_only_where_cuda_was_aske
         assert status != 0 and f"QMKERNELS_CUDA=ON, but {reason}" in output
     else:
         assert status == 0 and output.startswith(f"[] {reason}")
+
+
+@pytest.mark.parametrize(
+    "built_for, gpus, runs",
+    [
+        ("90", [(9, 0)], True),
+        ("90", [(12, 0)], True),
+        ("90-real", [(12, 0)], False),
+        ("90", [(8, 0)], False),
+        ("80-real 100", [(8, 9)], True),
+        ("89-real", [(8, 0)], False),
+        ("86-real", [(7, 5), (8, 6)], True),
+    ],
+)
+def test_a_core_that_was_built_for_other_gpus_says_so(built_for, gpus, runs, monkeypatch):
+    built = SimpleNamespace(has_cuda=True, build_info=lambda: {"cuda_architectures": built_for})
+    monkeypatch.setattr(core, "_core", built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpus[device])
+    reason = core.why_not("cuda")
+    assert reason is None if runs else f"built for the GPU architectures {built_for}, not for sm_" in reason
