@@ -76,7 +76,7 @@ def as_pdoc_reads_it(docstring: str) -> str:
     if INHERITED.fullmatch(docstring):
         return ""
     docstring = re.sub(r"(?m)^ *::$", "", docstring)
-    docstring = re.sub(r"(?m)::$", ":", docstring)
+    docstring = re.sub(r"(?m)^(?! *\.\. )(.*)::$", r"\1:", docstring)
     docstring = re.sub(r"(?m)^( *)\.\. math:: (.+)", r"\1.. math::\n\1    \2", docstring)
     docstring = re.sub(r"(?m)^Args of all quasimetrics \(.*\):$", "Keyword Args:", docstring)
     docstring = re.sub(r"(?m)^Raises:\n((?:    .*\n?)+)", one_per_item, docstring)
