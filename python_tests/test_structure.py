@@ -31,6 +31,7 @@ LAYERS = {
     "info": {"backends"},
     "bench": {"definitions", "backends", "nn"},
     "cli": {"info", "bench", "demo", "train"},
+    "examples": set(),  # public names alone: `import qmkernels`
 }
 
 
