@@ -57,6 +57,13 @@ CASES = (
     Case(1024, 1024, 512, 8),
 )
 
+# Of measure_iqe.py alone: how time and memory grow with the batch, and the contenders that are shown.
+BATCH_SIZES = (
+    *(Case(rows, None, 512, 8) for rows in (64, 256, 1024, 4096)),
+    *(Case(rows, rows, 512, 8) for rows in (64, 128, 256, 512, 1024)),
+)
+SHOWN_BY_BATCH_SIZE = ("ours", "torchqmet", "unrolled compiled", "endpoints compiled")
+
 # How many tensors of all intervals a contender holds at its peak, forward and forward+backward: measure_iqe.py's peak
 # memory at 128x128, D=512, rounded up.
 TENSORS_AT_PEAK = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import re
@@ -18,8 +17,6 @@ import torch
 from qmkernels import cli, info
 from qmkernels.backends import dispatch
 from qmkernels.backends.native import core
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
@@ -212,105 +209,3 @@ def test_openmp_runtimes_are_known_by_their_file_names(name):
 @pytest.mark.parametrize("name", ["libtorch_cpu.so", "libcomposite.so", "libompi_trace.so"])
 def test_other_libraries_are_not_taken_for_openmp(name):
     assert not info._OPENMP_FILE.search(name)
-
-
-def load_tables():
-    path = ROOT / "benchmarks" / "tables.py"
-    if not path.exists():
-        pytest.skip("not run from a checkout: benchmarks/tables.py is not there")
-    spec = importlib.util.spec_from_file_location("tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_results_tables_come_from_the_last_run_and_check_finds_a_stale_readme(tmp_path, monkeypatch):
-    tables = load_tables()
-    case = {"form": "pairwise", "rows": "128", "columns": "128", "size": "512", "dim_per_component": "8",
-            "direction": "forward", "commit": "abc", "machine": "a CPU", "floor_ms": "0.05"}  # fmt: skip
-    stored = [
-        {**case, "date": "2020-01-01T00:00:00Z", "contender": "ours", "median_ms": "77"},
-        {**case, "date": "2020-01-02T00:00:00Z", "contender": "ours", "median_ms": "0.1"},
-        {**case, "date": "2020-01-02T00:00:00Z", "contender": "torchqmet", "median_ms": "250"},
-        {**case, "date": "2020-01-02T00:00:00Z", "contender": "sort", "note": "skipped: needs about 20 GiB; 4 are"},
-    ]
-    fields = sorted({*(name for row in stored for name in row), "peak_mib", "max_error", "note", "cores", "threads",
-                     "isa", "torch", "python", "command"})  # fmt: skip
-    with (tmp_path / "iqe_cpu.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(stored)
-    readme = tmp_path / "README.md"
-    blocks = "".join(f"<!-- results:{name} -->\n<!-- /results -->\n" for name in ("ops", "iqe", "agents"))
-    readme.write_text(f"before\n{blocks}after\n")
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["tables.py", "--readme", str(readme), "--results", str(tmp_path), *arguments])
-        return tables.main()
-
-    assert run() == 1  # a block is missing
-    others = "".join(f"<!-- results:{name} -->\n<!-- /results -->\n" for name in ("training_step", "overhead"))
-    readme.write_text(readme.read_text().replace("after", f"{others}after"))
-    assert run("--check") == 1
-    assert run() == 0
-    assert run("--check") == 0
-    text = readme.read_text()
-    assert "2500x [1500x]" in text and "77" not in text and "not run: needs 20 GiB" in text and text.endswith("after\n")
-
-
-def test_the_table_of_training_steps_says_what_share_of_the_ceilings_speed_ours_has(tmp_path):
-    tables = load_tables()
-    run = {"date": "2020-01-01T00:00:00Z", "case": "batch 7", "peak_mib": "5.00"}
-    run |= {name: "?" for name in ("commit", "machine", "cores", "threads", "isa", "torch", "python", "command")}
-    with (tmp_path / "training_step_cpu.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*run, "contender", "median_ms", "times_ours"])
-        writer.writeheader()
-        writer.writerow({**run, "contender": "ours", "median_ms": "20", "times_ours": "1"})
-        writer.writerow({**run, "contender": "ceiling", "median_ms": "17", "times_ours": "0.93"})
-        writer.writerow({**run, "contender": "torchqmet"})
-    text = tables.training_step_table(tmp_path)
-    assert "| batch 7 | 20 ms (5.00 MiB) | 17 ms (0.93x, 5.00 MiB) | not run | 93% |" in text
-
-
-def test_the_table_of_agents_has_mean_and_deviation_of_every_measure_and_way_to_act(tmp_path):
-    tables = load_tables()
-    folder = tmp_path / "agents" / "some"
-    folder.mkdir(parents=True)
-    versions = dict.fromkeys(("gymnasium-robotics", "mujoco", "torch"), "1.2")
-    settings = {"evaluate_with": ["actor", "mppi"], "offline": True, "collect_steps": 300, "action_repeat": 5}
-    other = tmp_path / "agents" / "other"
-    other.mkdir()
-    for seed, success in ((0, 0.5), (1, 0.75)):
-        run = {
-            "command": f"qmkernels train qrl --env Some-v0 --seed {seed}", "commit": "abc", "machine": "a CPU",
-            "final": {"success": success, "success_mppi": 1.0}, "random": {"success": 0.25}, "step": 4000,
-            "environment_steps": 0, "seconds": 90, "settings": {**settings, "seed": seed}, "versions": versions,
-        }  # fmt: skip
-        (folder / f"seed_{seed}.json").write_text(json.dumps(run))
-        run["settings"].pop("evaluate_with")
-        run |= {"command": f"qmkernels train metra --env A-v0 --steps 5 --seed {seed}", "random": {}}
-        run["final"] = {"coverage": 100.0 + 20 * seed, "coverage_random": 7.0}
-        (other / f"seed_{seed}.json").write_text(json.dumps(run))
-    text = tables.agents_table(tmp_path)
-    heading, _, one, two, *_ = text.splitlines()
-    wanted = ("environment", "method and options", "success, environment's starts and goals", "coverage", "updates")
-    assert heading.startswith(f"| {' | '.join(wanted)} |")
-    assert one == "| A-v0 | `metra --steps 5` |  | 110 ± 14 (7.00) | 4,000 | 1,500 | 1.5 |"
-    success = "actor 0.62 ± 0.18; mppi 1.00 ± 0.00 (0.25)"
-    assert two == f"| Some-v0 | `qrl` | {success} |  | 4,000 | 1,500 | 1.5 |"
-    assert "`qmkernels train qrl --env Some-v0` run at commit abc with `--seed` 0, 1 by" in text
-    (other / "seed_1.json").unlink()
-    assert "| A-v0 | `metra --steps 5` |  | 100, one seed (7.00) |" in tables.agents_table(tmp_path)
-
-
-def test_the_table_of_overheads_has_the_last_run_of_every_commit(tmp_path):
-    tables = load_tables()
-    run = {"date": "2026-01-01", "machine": "m", "cores": 2, "threads": 1, "python": "3", "torch": "2", "isa": "avx2"}
-    run |= {"command": "c", "load_average": "0", "qmkernels": "0", "rounds": 1, "case": "iqe", "median_us": "1"}
-    rows = [{**run, "commit": commit, "times_empty": times} for commit, times in (("a", "3"), ("a", "2"), ("b", "1.5"))]
-    with (tmp_path / "overhead_cpu.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    text = tables.overhead_table(tmp_path)
-    assert "| call | a | b |" in text and "| iqe | 2 | 1.5 |" in text
