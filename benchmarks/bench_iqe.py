@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from comparison import DIRECTIONS, Unavailable, torchqmet
+from comparison import DIRECTIONS, Unavailable, compiled, torchqmet
 from torch import Tensor, nn
 
 import qmkernels as qm
@@ -161,9 +161,7 @@ def _plain(
 ) -> Callable[[Case, torch.device], tuple[Distance, list[Tensor]]]:
     def build(case: Case, device: torch.device) -> tuple[Distance, list[Tensor]]:
         head = PlainIQE(components, case.dim_per_component).to(device)
-        if is_compiled:
-            torch._dynamo.reset()
-        return _broadcasting(torch.compile(head, dynamic=False) if is_compiled else head, case)
+        return _broadcasting(compiled(head)() if is_compiled else head, case)
 
     return build
 

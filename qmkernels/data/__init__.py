@@ -1,4 +1,7 @@
-"""Transitions, offline and online, and the goals that are drawn for them; numpy and torch alone."""
+"""Transitions, offline and online, and the goals that are drawn for them; numpy and torch, and for `GoalWrapper`
+gymnasium."""
+
+from typing import Any
 
 from .dataset import Dataset
 from .goals import GoalSampler
@@ -8,6 +11,15 @@ from .spaces import check_actions, check_environment, check_goal_environment, ha
 from .transitions import check_horizon
 
 __all__ = [
-    "Dataset", "GoalSampler", "NStepReturns", "ReplayBuffer", "check_actions", "check_environment",
+    "Dataset", "GoalSampler", "GoalWrapper", "NStepReturns", "ReplayBuffer", "check_actions", "check_environment",
     "check_goal_environment", "check_horizon", "has_goals", "n_step_returns",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """`GoalWrapper`, when it is first asked for: all else goes without gymnasium."""
+    if name == "GoalWrapper":
+        from .goal_wrapper import GoalWrapper
+
+        return GoalWrapper
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ..agents.agent import Agent
 from ..data import Dataset, ReplayBuffer
+from ..options import suggestion
 from .environments import EVALUATION, Policy
 from .settings import Settings
 
@@ -46,8 +47,12 @@ class Experiment:
     @classmethod
     def defaults(cls, env: str, dataset: str = "", preset: str = "auto") -> Settings:
         """The settings of a preset; ValueError for one that there is not."""
-        if preset not in ("auto", *cls.presets):
-            raise ValueError(f"--preset {preset}: there is no such preset; there are auto, {', '.join(cls.presets)}.")
+        presets = ("auto", *cls.presets)
+        if preset not in presets:
+            raise ValueError(
+                f"--preset {preset}: there is no such preset.{suggestion(preset, presets)} Presets of {cls.method}: "
+                f"{', '.join(presets)}."
+            )
         name = cls.automatic(env, dataset) if preset == "auto" else preset
         return replace(cls.presets[name](env), preset=preset, dataset=dataset, out=Path(f"qmkernels_{cls.method}"))
 
