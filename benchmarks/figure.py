@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from speed_tables import FIGURE, published_and_compiled
-from stored_rows import Case, Row, last_runs, median_ms
+from stored_rows import Case, Row, counted, last_runs, median_ms
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {"elementwise": "B distances, D=512", "pairwise": "B x B distances, D=512"}
@@ -41,11 +41,11 @@ def main() -> int:
         draw(panels[0, column], own, "median_ms")
         draw(panels[1, column], own, "peak_mib")
         panels[1, column].set_yscale("symlog", linthresh=SMALLEST_MIB)
-        panels[1, column].set_ylim(bottom=0)
+        panels[1, column].set_ylim(0, 3 * panels[1, column].get_ylim()[1])  # room for the annotation
         panels[1, column].set_xlabel("batch size B")
     panels[0, 0].set_ylabel("time, ms")
     panels[1, 0].set_ylabel("peak memory, MiB")
-    panels[0, 0].legend(frameon=False)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(f"IQE, 8 values per component, forward + backward\n{where(cases[0]['ours'])}", fontsize=10)
     figure.savefig(options.results / FIGURE, dpi=150)
     return 0
@@ -59,8 +59,10 @@ def draw(panel: Axes, cases: list[Case], field: str) -> None:
         panel.plot(sizes, [float(case[name][field]) for case, name in ran], marker="o", color=colour, label=label)
         if len(ran) < len(cases):
             last, name = ran[-1]
-            text = "  not run beyond: over 4 GiB"
-            panel.annotate(text, (sizes[-1], float(last[name][field])), color=colour, fontsize=8, va="center")
+            panel.annotate(
+                "then over 4 GiB, not run", (sizes[-1], float(last[name][field])), (0, 6), textcoords="offset points",
+                ha="right", color=colour, fontsize=8,
+            )  # fmt: skip
     sizes = [int(case["ours"]["rows"]) for case in cases]
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
@@ -69,7 +71,8 @@ def draw(panel: Axes, cases: list[Case], field: str) -> None:
 
 
 def where(row: Row) -> str:
-    return f"{row['machine']}, {row['threads']} threads, {row['isa']}, torch {row['torch']}, commit {row['commit']}"
+    machine = f"{row['machine']}, {counted(row['threads'], 'thread')}, {row['isa']}"
+    return f"{machine}, torch {row['torch']}, commit {row['commit']}"
 
 
 if __name__ == "__main__":

@@ -88,11 +88,11 @@ def provenance(measured: Iterable[Row]) -> list[str]:
         commands = dict.fromkeys(re.sub(r" --(only|out) ('[^']*'|\S+)", "", row["command"]) for row in own)
         lines.append(
             f"Measured {' to '.join(dict.fromkeys([days[0], days[-1]]))} at commit{'s' * (len(commits) > 1)} "
-            f"{', '.join(commits)} on {machine}, {_counted(cores, 'core')}, {_counted(threads, 'thread')}, {isa}, "
+            f"{', '.join(commits)} on {machine}, {counted(cores, 'core')}, {counted(threads, 'thread')}, {isa}, "
             f"torch {torch}, Python {python}, with {', '.join(f'`{command}`' for command in commands)}."
         )
     return lines
 
 
-def _counted(number: str, noun: str) -> str:
+def counted(number: str, noun: str) -> str:
     return f"{number} {noun}{'' if number == '1' else 's'}"

@@ -18,6 +18,8 @@ from qmkernels import cli, info
 from qmkernels.backends import dispatch
 from qmkernels.backends.native import core
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_help_lists_every_command(capsys, arguments):
