@@ -61,7 +61,7 @@ def test_the_dynamics_learn_where_actions_lead():
         agent.update(batch)
     wrong = {**batch, "action": batch["action"].flip(0)}
     with torch.no_grad():
-        right, shuffled = (agent.critic_loss(each)[1]["critic_0/dynamics"] for each in (batch, wrong))
+        right, shuffled = (agent.critic_loss(rows)[1]["critic_0/dynamics"] for rows in (batch, wrong))
     assert right < 0.5 * shuffled
 
 
@@ -80,19 +80,19 @@ def test_variable_costs_are_minus_the_rewards():
     varied = agent_of(QRLConfig.online(**SMALL, variable_cost=True))
     batch = batch_for(fixed)
     batch["reward"] = torch.full((33,), -3.0)
-    one, other = (agent.critic_loss(batch)[0] for agent in (fixed, varied))
-    torch.testing.assert_close(one, other)
+    first, second = (agent.critic_loss(batch)[0] for agent in (fixed, varied))
+    torch.testing.assert_close(first, second)
 
 
 def test_a_state_is_linked_to_the_goal_it_achieves_at_no_cost():
     agent = agent_of(QRLConfig.online(**{**SMALL, "num_critics": 1}), goal_size=2)
     batch = batch_for(agent)
-    found = agent.critic_loss(batch)[1]["critic_0/violation"]
+    violation = agent.critic_loss(batch)[1]["critic_0/violation"]
     step = agent.critics[0].head(*(agent.critics[0].embed(agent.state_inputs(batch[name])) for name in
                                    ("observation", "next_observation")))  # fmt: skip
     link = agent.distance(batch["next_observation"], batch["achieved_goal"])
     expected = torch.cat([(step - 1).relu(), link]).square().mean()
-    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(violation, expected.detach())
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3)])
@@ -161,10 +161,10 @@ def test_compiled_losses_are_one_graph_each_and_train_the_same(monkeypatch):
         torch.manual_seed(3)
         for _ in range(2):
             agent.update(batch)
-    for (name, one), (_, other) in zip(
+    for (name, first), (_, second) in zip(
         plain.networks.named_parameters(), compiled.networks.named_parameters(), strict=True
     ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_wrong_range_and_a_plan_without_candidates_are_named():
