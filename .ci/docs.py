@@ -21,6 +21,7 @@ import pdoc.render
 from torch import nn
 
 import qmkernels
+from qmkernels.ops.broadcasting import BothWays
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("nn", "nn.reductions", "nn.transforms", "losses", "agents", "data", "compat", "distributed")
@@ -33,11 +34,10 @@ def is_named_tuple(value: object) -> bool:
 def add_results(module: ModuleType) -> None:
     """Documents the named tuples that a module's functions return beside the functions."""
     for function in filter(inspect.isfunction, [getattr(module, name) for name in module.__all__]):
-        returned = typing.get_type_hints(function)["return"]
-        for result in filter(is_named_tuple, (returned, *typing.get_args(returned))):
-            if result.__name__ not in module.__all__:
-                setattr(module, result.__name__, result)
-                module.__all__.append(result.__name__)
+        result = typing.get_type_hints(function)["return"]
+        if is_named_tuple(result) and result.__name__ not in module.__all__:
+            setattr(module, result.__name__, result)
+            module.__all__.append(result.__name__)
 
 
 def resolve_fields(module: ModuleType) -> None:
@@ -89,6 +89,8 @@ def as_pdoc_reads_it(docstring: str) -> str:
 
 def main() -> int:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "docs"
+    qmkernels.BothWays = BothWays
+    qmkernels.__all__.append("BothWays")
     for module in (qmkernels, qmkernels.losses, qmkernels.data):
         add_results(module)
         resolve_fields(module)
