@@ -56,7 +56,10 @@ class Trainer:
         self.seconds = 0.0
         self.curve: list[dict[str, float]] = []
         self.random: dict[str, float] = {}
-        settings.out.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out must be a folder, got {settings.out} ({error.strerror}).") from error
         self._resume()
 
     def run(self) -> bool:
