@@ -101,11 +101,16 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def compiled(function: Callable) -> Callable[[], Callable]:
-    """A contender: ``function`` under torch.compile."""
+    """A contender: ``function`` under torch.compile.
+
+    QMKERNELS_BENCH_COMPILER names its backend (default "inductor"). Where nothing is timed "aot_eager" traces the same
+    graphs, forward and backward, without generating code for them, which takes most of such a run.
+    """
 
     def build() -> Callable:
         torch._dynamo.reset()
-        return torch.compile(function, dynamic=False)
+        backend = os.environ.get("QMKERNELS_BENCH_COMPILER", "inductor")
+        return torch.compile(function, dynamic=False, backend=backend)
 
     return build
 

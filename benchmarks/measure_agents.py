@@ -4,7 +4,7 @@
 
 Needs ``pip install ".[robotics,dm_control]"``. Every run is a command that anyone can give; its metrics.json is kept
 with that command and the commit, and the first seed's figure beside it. A killed measurement goes on where it was.
-benchmarks/tables.py makes the README's table of the results.
+benchmarks/tables.py makes the tables of the results.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 All contenders of a case run in this one process with the same inputs and threads, taking turns; a row has the median
 and the 20% and 80% quantiles of one call's time, its peak memory above its inputs and results, and its error against
-the eager contender in float64. benchmarks/tables.py makes the README's table of the rows.
+the eager contender in float64. benchmarks/tables.py makes the table of the rows.
 """
 
 from __future__ import annotations

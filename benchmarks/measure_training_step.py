@@ -5,7 +5,7 @@
 All contenders of a case run in this one process with the same batch and threads, taking turns: first ours and the
 ceiling, then each other one with ours. A row has the median and the 20% and 80% quantiles of one update's time, the
 peak memory of one, and ``times_ours``: the median over the rounds of its time divided by ours of the same round, which
-a machine that is busy for a while changes least. benchmarks/tables.py makes the README's table of the rows.
+a machine that is busy for a while changes least. benchmarks/tables.py makes the table of the rows.
 """
 
 from __future__ import annotations

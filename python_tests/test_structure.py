@@ -34,6 +34,7 @@ LAYERS = {
     "info": {"backends", "options"},
     "bench": {"definitions", "backends", "nn", "compat", "info", "measurement", "options", "progress"},
     "cli": {"info", "bench", "demo", "train", "options"},
+    "examples": set(),  # public names alone: `import qmkernels`
 }
 
 

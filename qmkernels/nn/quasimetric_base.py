@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import arguments, broadcasting
-from ..ops.broadcasting import BothWays, DistanceForms
+from ..ops.broadcasting import BothWays, DistanceForms, Distances
 from .reductions import ReductionBase, make_reduction
 from .row_blocks import in_row_blocks
 from .transforms import TransformBase, make_transform
@@ -126,7 +126,7 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
         """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
         return BothWays(self(x, y), self(y, x))
 
-    def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Tensor | BothWays:
+    def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Distances:
         """The distance from every row of x to every row of y: ``(*b, N, D)`` and ``(*b, M, D)`` to ``(*b, N, M)``.
 
         With ``bidirectional`` both directions, of that shape. Pairs are made of some rows of x at a time, so that

@@ -69,7 +69,7 @@ def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
               h = 1.001 \tfrac{L - 1}{2},\quad o = \tfrac12 [L \text{ even}],\quad s = \mathrm{artanh}(o / h)
 
     where halves are rounded to even. Digits, the rounded numbers, counted from 0, are those of the group's index, the
-    first one the least significant: index = sum_j (digit_j + L_j // 2) prod_{i<j} L_i. `fsq_codes` is the way back.
+    first one the least significant: index = sum_j (digit_j + L_j // 2) prod_{i < j} L_i. `fsq_codes` is the way back.
 
     Args:
         z: ``(..., G * n)``; float32, float64, bfloat16 or float16.
