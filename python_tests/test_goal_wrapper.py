@@ -72,3 +72,4 @@ def test_the_example_in_the_error_trains(tmp_path, monkeypatch, capsys):
         gymnasium.registry.pop("Goals-v0", None)
         sys.modules.pop("my_env", None)
     assert (tmp_path / "out" / "metrics.json").exists()
+    assert "%|" not in capsys.readouterr().err  # no bar: this is no terminal

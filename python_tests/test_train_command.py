@@ -124,7 +124,7 @@ def test_help_shows_the_methods_own_options_and_presets(monkeypatch, capsys, met
     presets = typing.get_type_hints(type(experiment_of(method).defaults("")))["preset"]
     assert typing.get_args(presets) == ("auto", *experiment_of(method).presets)
     assert "--preset {" + ",".join(typing.get_args(presets)) + "}" in said and METHODS[method] in said
-    assert all(f" {title} options " in said for title in (*GROUPS.values(), method, "agent"))
+    assert all(f" {title} options " in said for title in (*GROUPS.values(), method.replace("_", "-"), "agent"))
     assert said.splitlines()[-1] == (
         f"example: qmkernels train {method} --env PointMaze_UMaze-v3 --seed 0 --out runs/{method}"
     )

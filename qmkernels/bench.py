@@ -241,7 +241,7 @@ def measure(
     peaks: dict[str, float | None] = {}
     notes: dict[str, str] = {}
     for name in names:
-        bar.set_description_str(f"{case}: {direction}: preparing {name}")
+        bar.set_description_str(f"preparing {name}")
         try:
             step = step_of(case, name, direction, device)
             returned = sum(tensor.nbytes for tensor in step())
@@ -252,7 +252,7 @@ def measure(
         except Exception as error:  # of torch.compile, of torchqmet, or for lack of memory
             notes[name] = f"failed: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
         bar.update(2)
-    bar.set_description_str(f"{case}: {direction}: timing")
+    bar.set_description_str("timing")
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times = interleaved_times_ms(list(steps.values()), rounds, synchronize, after_round=bar.update)
     medians = dict(zip(steps, map(statistics.median, times), strict=True))

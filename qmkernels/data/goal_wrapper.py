@@ -108,5 +108,5 @@ class GoalWrapper(gymnasium.Wrapper):
         return found, float(success) - 1.0, terminated, truncated, {**info, "is_success": success}
 
     def _with_goals(self, observation: numpy.ndarray) -> dict[str, numpy.ndarray]:
-        goals = self.goal_of(observation), self.desired_goal
+        goals = self.goal_of(observation), self.desired_goal.copy()
         return dict(zip(GOAL_KEYS, (observation, *goals), strict=True))

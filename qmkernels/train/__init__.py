@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
                 print(report.summary(trainer, finished), flush=True)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    except (ValueError, ImportError, FileExistsError, NotADirectoryError, argparse.ArgumentError) as error:
+    except (ValueError, ImportError, argparse.ArgumentError) as error:
         print(f"qmkernels train: {error}", file=sys.stderr)
         return 2
     return 0 if finished else INTERRUPTED

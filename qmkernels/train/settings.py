@@ -1,4 +1,4 @@
-"""The settings that training runs of all methods share, which are also their command-line options."""
+"""The settings shared by training runs of all methods, which are also their command-line options."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Settings:
     wandb: str = ""
     """Name of a project of Weights & Biases, which gets the same entries; needs the package wandb."""
 
-    # What may differ between a checkpoint and the command that goes on from it.
+    # What may differ between a checkpoint and the command that resumes from it.
     free_to_change: ClassVar[frozenset[str]] = frozenset(
         {"out", "restart", "steps", "device", "threads", "checkpoint_interval", "log_interval", "wandb"}
     )

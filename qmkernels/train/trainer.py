@@ -26,7 +26,7 @@ DATASET_NAME = "dataset.npz"
 
 
 class Trainer:
-    """One run of a method, from its settings; `run` goes on from the checkpoint in its folder, if there is one.
+    """One run of a method, from its settings; it resumes from the checkpoint in its folder, if there is one.
 
     Episodes depend on the seed and their number alone, and whole episodes lie between two updates, so that the agent,
     the buffer and the states of the random generators are all that a checkpoint needs for a bit-exact continuation.
@@ -56,7 +56,10 @@ class Trainer:
         self.seconds = 0.0
         self.curve: list[dict[str, float]] = []
         self.random: dict[str, float] = {}
-        settings.out.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out must be a folder, got {settings.out} ({error.strerror}).") from error
         self._resume()
 
     def run(self) -> bool:
@@ -239,12 +242,12 @@ class Trainer:
             print(f"Resuming from step {self.step} of {path}.", flush=True)
 
     def _comparable(self) -> dict[str, Any]:
-        """What a run is made of, for the next one that goes on from its checkpoint."""
+        """What a run that resumes from the checkpoint is compared by."""
         return {**self.settings.plain(), "processes": self.processes.count}
 
 
 def measures(entry: dict[str, float]) -> dict[str, float]:
-    """What an entry of the curve measures, without when."""
+    """The measures of an entry of the curve, without its time."""
     return {name: value for name, value in entry.items() if name not in ("step", "environment_steps")}
 
 
