@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 def check_config(config: Any, *, at_least_zero: tuple[str, ...] = (), of_any_sign: tuple[str, ...] = ()) -> None:
-    """A dataclass's numbers are positive, at least 0 or of any sign; fields named ``*_sizes`` become tuples of positive
-    ints; those of a Literal type are one of its values."""
+    """A dataclass's numbers are positive, at least 0 or of any sign; fields named ``*_sizes`` and ``*_frequencies``
+    become tuples of positive numbers; those of a Literal type are one of its values."""
     name_of_class, types = type(config).__name__, get_type_hints(type(config))
     for name, value in vars(config).items():
         choices = get_args(types[name]) if get_origin(types[name]) is Literal else ()
         if choices and value not in choices:
             raise ValueError(f"{name_of_class}: {name} must be one of {', '.join(choices)}, got {value!r}.")
-        if name.endswith("_sizes"):
+        if name.endswith(("_sizes", "_frequencies")):
             object.__setattr__(config, name, tuple(value))
-            if any(size < 1 for size in value):
+            if any(each <= 0 for each in value):
                 raise ValueError(f"{name_of_class}: {name} must be positive, got {tuple(value)}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and name not in of_any_sign:
             if not (value >= 0 if name in at_least_zero else value > 0):
