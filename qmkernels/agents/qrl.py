@@ -45,7 +45,7 @@ class QRLConfig:
     dim_per_component: int = 32  # values in an IQE component; no meaning for another head
     dynamics_sizes: tuple[int, ...] = (512, 512)  # hidden layers of the latent dynamics
     actor_sizes: tuple[int, ...] = (512, 512)  # hidden layers of the actor
-    fourier_features: int = 0  # sines and cosines of places that the encoder sees besides; ours, none are published
+    fourier_features: int = 0  # sines and cosines of each place that encoder and actor see; none are published
     fourier_inputs: int = 2  # values with which an observation, and a goal, begins: the place
     fourier_frequencies: tuple[float, float] = (0.5, 12.0)  # from lowest to highest, in radians per standardised unit
     num_critics: int = 2  # actor and plans go by the largest of their distances
@@ -158,24 +158,22 @@ class QRL(GoalAgent):
     def make_networks(self, head: Callable[[int], nn.Module] | None = None, compile: bool = False) -> None:
         config = self.config
         make_head = head or (lambda size: IQE(size, config.dim_per_component))
+        places = (0,) if self.goal_size is None else (0, self.observation_size)
         self.critics = nn.ModuleList(
-            Critic(
-                self.input_size, self.action_size, config, make_head(config.embedding_size), self._fourier_features()
-            )
+            Critic(self.input_size, self.action_size, config, make_head(config.embedding_size), self._features(places))
             for _ in range(config.num_critics)
         )
         if not self.discrete:
-            self.actor = self.make_actor()
+            self.actor = self.make_actor(features=self._features((0, self.observation_size)))
             self.actor.raw_entropy_weight = nn.Parameter(torch.zeros(()))
             self.target_entropy = -float((self.action_high - self.action_low).sum()) / 2
         through = torch.compile if compile else lambda loss: loss
         self._critic_loss, self._actor_loss = through(self.critic_loss), through(self.actor_loss)
 
-    def _fourier_features(self) -> FourierFeatures:
+    def _features(self, starts: tuple[int, ...]) -> FourierFeatures:
         config, sizes = self.config, (self.observation_size, self.goal_size or self.observation_size)
         if config.fourier_features and config.fourier_inputs > min(sizes):
             raise ValueError(f"QRL: fourier_inputs must be at most {min(sizes)}, got {config.fourier_inputs}.")
-        starts = (0,) if self.goal_size is None else (0, self.observation_size)
         return FourierFeatures(starts, config.fourier_inputs, config.fourier_features, config.fourier_frequencies)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
