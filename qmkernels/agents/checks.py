@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def check_config(config: Any, *, at_least_zero: tuple[str, ...] = (), of_any_sign: tuple[str, ...] = ()) -> None:
-    """Raises ValueError unless numbers are positive, or in the range that the arguments name, fields named ``*_sizes`` and
-    ``*_frequencies`` hold positive numbers, and fields of a Literal type hold one of its values. Turns the former into
-    tuples."""
+    """Raises ValueError unless numbers are positive, or in the range that the arguments name, fields named ``*_sizes``
+    and ``*_frequencies`` hold positive numbers, and fields of a Literal type hold one of its values. Turns the former
+    into tuples."""
     name_of_class, types = type(config).__name__, get_type_hints(type(config))
     for name, value in vars(config).items():
         choices = get_args(types[name]) if get_origin(types[name]) is Literal else ()
