@@ -10,6 +10,7 @@ import torch
 
 from qmkernels.agents import QRL, QRLConfig
 from qmkernels.agents.goal_actor import TanhNormal
+from qmkernels.agents.networks import FourierFeatures
 
 SMALL = dict(
     encoder_sizes=(33,), latent_size=16, projector_sizes=(33,), embedding_size=48, dim_per_component=8,
@@ -172,3 +173,32 @@ def test_a_wrong_range_and_a_plan_without_candidates_are_named():
         QRL(4, 2, QRLConfig.online(**SMALL), action_low=-math.inf)
     with pytest.raises(ValueError, match="give candidate_actions"):
         agent_of().plan(torch.zeros(4), torch.zeros(4))
+
+
+def test_fourier_features_are_sines_and_cosines_of_each_place():
+    torch.manual_seed(0)
+    features = FourierFeatures((0, 3), 2, 5, (1.0, 100.0))
+    rows = torch.randn(3, 6)
+    state, goal = rows[:, :2] @ features.directions, rows[:, 3:5] @ features.directions
+    found = features(rows)
+    torch.testing.assert_close(found, torch.cat([rows, state.sin(), goal.sin(), state.cos(), goal.cos()], dim=1))
+    assert found.shape[1] == 6 + features.added
+    drawn = FourierFeatures((0,), 2, 999, (1.0, 100.0)).directions
+    slow, fast = drawn[:, :333].std().item(), drawn[:, -333:].std().item()
+    assert fast / slow == pytest.approx(100 ** (2 / 3), rel=0.2)
+
+
+@pytest.mark.parametrize("goal_size", [None, 2])
+def test_fourier_features_tell_near_places_apart(goal_size):
+    near = torch.zeros(5, 4), torch.full((5, 4), 0.05)[:, :goal_size]
+    smooth, sharp = (
+        agent_of(QRLConfig.online(**SMALL, fourier_features=16, fourier_frequencies=frequencies), goal_size=goal_size)
+        for frequencies in ((1e-3, 1e-3), (40.0, 40.0))
+    )
+    changes = [
+        (agent.distance(near[0] + 0.05, near[1]) - agent.distance(near[0], near[1])).abs().mean()
+        for agent in (smooth, sharp)
+    ]
+    assert changes[1] > 3 * changes[0]
+    with pytest.raises(ValueError, match="fourier_inputs must be at most"):
+        agent_of(QRLConfig.online(**SMALL, fourier_features=16, fourier_inputs=5), goal_size=goal_size)

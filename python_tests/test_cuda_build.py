@@ -1,6 +1,6 @@
 """The CUDA sources compile, with every array in registers. Needs nvcc, no GPU.
 
-QMKERNELS_TEST_ARCHS lists the compute capabilities to compile for, by default "80 90".
+QMKERNELS_TEST_ARCHS lists the compute capabilities to compile for, by default "90".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
 NVCC = shutil.which("nvcc")
-ARCHS = os.environ.get("QMKERNELS_TEST_ARCHS", "80 90").split()
+ARCHS = os.environ.get("QMKERNELS_TEST_ARCHS", "90").split()
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc was not found")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import importlib
 import os
 import pickle
@@ -359,15 +358,3 @@ def test_the_same_seed_gives_torchqmets_parameters_and_numbers(name, torchqmet):
     x, y = points(9, SIZE), points(9, SIZE, seed=1)
     assert_same(results(ours, ours, x, y), results(theirs, theirs, x, y))
     assert_same(results(ours, ours.pairwise, x, y), results(theirs, all_pairs(theirs), x, y))
-
-
-MODULES = (
-    "nn.iqe", "nn.mrn", "nn.pqe", "nn.neural_norms", "nn.quasimetric_base", "nn.transforms", "compat.accelerate",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_the_docstrings_examples_print_what_they_say(name):
-    module = importlib.import_module(f"qmkernels.{name}")
-    failed, attempted = doctest.testmod(module)
-    assert failed == 0 and attempted > 0

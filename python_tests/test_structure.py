@@ -26,11 +26,15 @@ LAYERS = {
     "compat": {*ARITHMETIC, "nn"},
     "agents": {*ARITHMETIC, "nn", "losses"},
     "data": set(),
-    "train": {"backends", "nn", "agents", "data"},
-    "demo": {"backends", "nn", "losses"},
-    "info": {"backends"},
-    "bench": {"definitions", "backends", "nn"},
-    "cli": {"info", "bench", "demo", "train"},
+    "options": set(),
+    "progress": set(),
+    "measurement": set(),
+    "train": {"backends", "nn", "agents", "data", "options", "progress"},
+    "demo": {"backends", "nn", "losses", "options", "progress"},
+    "info": {"backends", "options"},
+    "bench": {"definitions", "backends", "nn", "compat", "info", "measurement", "options", "progress"},
+    "cli": {"info", "bench", "demo", "train", "options"},
+    "examples": set(),  # public names alone: `import qmkernels`
 }
 
 

@@ -151,17 +151,17 @@ def test_under_torchrun_a_signal_to_one_process_stops_all_and_they_resume_togeth
     assert step >= 20 and json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == step
     process = torchrun(tmp_path, step + 3)
     printed = process.communicate(timeout=120)[0]
-    assert process.returncode == 0 and printed.count(f"Going on from step {step}") == printed.count("Trained") == 1, (
+    assert process.returncode == 0 and printed.count(f"Resuming from step {step}") == printed.count("Trained") == 1, (
         printed
     )
     assert checkpoint_of(tmp_path / "run")["step"] == step + 3
 
 
 def test_a_finished_run_can_be_made_longer_and_restarted(tmp_path, capsys):
-    for steps, more, message in (("10", [], None), ("15", [], "Going on from step 10"), ("5", ["--restart"], None)):
+    for steps, more, message in (("10", [], None), ("15", [], "Resuming from step 10"), ("5", ["--restart"], None)):
         assert train(tmp_path, "--steps", steps, *more) == 0
         printed = capsys.readouterr().out
-        assert ("Going on" in printed) if message else ("Going on" not in printed)
+        assert ("Resuming" in printed) if message else ("Resuming" not in printed)
         assert checkpoint_of(tmp_path)["step"] == int(steps)
 
 
@@ -186,7 +186,7 @@ def test_what_was_learned_before_the_environment_raised_is_saved_and_resumed(tmp
     assert state["of_processes"][0]["buffer"]["num_added"] == 4 * 12
     # Its 100 steps start over: two evaluations and an episode for seven updates do not reach them.
     assert train(tmp_path, *often, env="Broken-error-v0") == 0
-    assert "Going on from step 10" in capsys.readouterr().out
+    assert "Resuming from step 10" in capsys.readouterr().out
 
 
 def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, capsys):
@@ -205,7 +205,9 @@ def test_the_checkpoint_of_another_method_is_refused_in_one_sentence(tmp_path, c
     capsys.readouterr()
     assert train(tmp_path, "--steps", "8", method="tmd") == 2
     printed = capsys.readouterr().err
-    assert "is of a run of gcbc, not of tmd. Give another --out, or --restart" in printed and printed.count("\n") == 1
+    assert (
+        "belongs to a run of gcbc, not of tmd. Give another --out, or --restart" in printed and printed.count("\n") == 1
+    )
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 

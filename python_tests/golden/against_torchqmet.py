@@ -1,4 +1,4 @@
-"""Prints how far our heads are from torchqmet's, in float64, as one README row per class.
+"""Prints how far our heads are from torchqmet's, in float64, as a row of qmkernels/compat/README.md per class.
 
     QMKERNELS_TORCHQMET=<checkout> python python_tests/golden/against_torchqmet.py
 

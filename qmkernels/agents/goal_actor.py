@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .networks import multilayer_perceptron
+from .networks import FourierFeatures, multilayer_perceptron
 
 # Actions beyond this share of half their range share the probability of the whole tail.
 _TANH_THRESHOLD = 0.999
@@ -87,15 +87,26 @@ Policy = TanhNormal | UnitNormal
 class Actor(nn.Module):
     """Maps observation and goal to a `TanhNormal`, or with ``unit`` to a `UnitNormal`, whose initial mean is 0.
 
-    ``network``: arguments of `multilayer_perceptron`.
+    ``features``: of observation and goal, in one row, before the layers. ``network``: arguments of
+    `multilayer_perceptron`.
     """
 
     def __init__(
-        self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int], unit: bool = False, **network: Any
+        self,
+        input_size: int,
+        low: Tensor,
+        high: Tensor,
+        sizes: Iterable[int],
+        unit: bool = False,
+        features: FourierFeatures | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
         outputs = len(low) if unit else 2 * len(low)
-        self.network = multilayer_perceptron(input_size, *sizes, outputs, zero_output=True, **network)
+        inputs = input_size + (features.added if features else 0)
+        self.network = multilayer_perceptron(inputs, *sizes, outputs, zero_output=True, **network)
+        if features and features.count:
+            self.network.insert(0, features)
         self.register_buffer("centre", (low + high) / 2)
         self.register_buffer("half_range", (high - low) / 2)
         self.unit = unit

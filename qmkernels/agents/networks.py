@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +73,33 @@ class EnsemblePerceptron(nn.Module):
                 rows = torch.addcmul(of(self.norm_biases[layer]), rows, of(self.norm_weights[layer]))
             rows = self.activation(rows)
         return rows
+
+
+class FourierFeatures(nn.Module):
+    """Rows (..., n), and behind them sines and cosines of random directions in the places that they hold.
+
+    A place is ``size`` values of a row from each of ``starts`` on; each has its own ``count`` sines and cosines, of the
+    same directions, which are drawn once and are part of the state. Their frequencies, in radians per unit, are normal
+    with deviations that rise evenly by ratio from the first of ``frequencies`` to the second.
+
+    A network of the values alone learns first what varies slowly (Tancik et al. 2020, arXiv 2006.10739), so that near
+    places with a wall between them look alike to it.
+    """
+
+    def __init__(self, starts: Iterable[int], size: int, count: int, frequencies: tuple[float, float]) -> None:
+        super().__init__()
+        self.starts, self.size, self.count = tuple(starts), size, count
+        lowest, highest = (math.log10(each) for each in frequencies)
+        self.register_buffer("directions", torch.randn(size, count) * torch.logspace(lowest, highest, count))
+
+    @property
+    def added(self) -> int:
+        """Values that a row gets besides."""
+        return 2 * self.count * len(self.starts)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        angles = [rows[..., start : start + self.size] @ self.directions for start in self.starts]
+        return torch.cat([rows, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles)], dim=-1)
 
 
 class Residual(nn.Module):

@@ -22,7 +22,7 @@ from ..ops.broadcasting import every_pair
 from . import checks, latent_planning, optimisation
 from .goal_agent import GoalAgent, expanded
 from .latent_planning import largest
-from .networks import multilayer_perceptron
+from .networks import FourierFeatures, multilayer_perceptron
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -45,6 +45,9 @@ class QRLConfig:
     dim_per_component: int = 32  # values per IQE component; unused by other heads
     dynamics_sizes: tuple[int, ...] = (512, 512)  # hidden layers of the latent dynamics
     actor_sizes: tuple[int, ...] = (512, 512)  # hidden layers of the actor
+    fourier_features: int = 0  # sines and cosines of each place that encoder and actor see; none are published
+    fourier_inputs: int = 2  # values with which an observation, and a goal, begins: the place
+    fourier_frequencies: tuple[float, float] = (0.5, 12.0)  # from lowest to highest, in radians per standardised unit
     num_critics: int = 2  # actor and plans follow their largest distance
 
     epsilon: float = 0.25  # root mean square, in steps, by which steps may exceed their cost (paper, section 3.2)
@@ -67,8 +70,8 @@ class QRLConfig:
     entropy_learning_rate: float = 3e-4  # of the entropy's weight before its exponential, which starts at 1
 
     def __post_init__(self) -> None:
-        free = ("step_cost", "softplus_offset", "dynamics_weight", "actor_distance_weight", "behaviour_cloning_weight")
-        checks.check_config(self, at_least_zero=free)
+        free = "step_cost", "softplus_offset", "dynamics_weight", "actor_distance_weight", "behaviour_cloning_weight"
+        checks.check_config(self, at_least_zero=(*free, "fourier_features"))
 
     @classmethod
     def online(cls, **changes: Any) -> QRLConfig:
@@ -89,10 +92,14 @@ class QRLConfig:
 class Critic(nn.Module):
     """Encoder, latent dynamics z' = z + f(z, a), projector, head, and the multiplier of the constraint."""
 
-    def __init__(self, input_size: int, action_size: int, config: QRLConfig, head: nn.Module) -> None:
+    def __init__(
+        self, input_size: int, action_size: int, config: QRLConfig, head: nn.Module, features: FourierFeatures
+    ) -> None:
         super().__init__()
         latent = config.latent_size
-        self.encoder = multilayer_perceptron(input_size, *config.encoder_sizes, latent)
+        self.encoder = multilayer_perceptron(input_size + features.added, *config.encoder_sizes, latent)
+        if features.count:
+            self.encoder.insert(0, features)
         self.residual = multilayer_perceptron(latent + action_size, *config.dynamics_sizes, latent, zero_output=True)
         self.projector = multilayer_perceptron(latent, *config.projector_sizes, config.embedding_size)
         self.head = head
@@ -151,16 +158,23 @@ class QRL(GoalAgent):
     def make_networks(self, head: Callable[[int], nn.Module] | None = None, compile: bool = False) -> None:
         config = self.config
         make_head = head or (lambda size: IQE(size, config.dim_per_component))
+        places = (0,) if self.goal_size is None else (0, self.observation_size)
         self.critics = nn.ModuleList(
-            Critic(self.input_size, self.action_size, config, make_head(config.embedding_size))
+            Critic(self.input_size, self.action_size, config, make_head(config.embedding_size), self._features(places))
             for _ in range(config.num_critics)
         )
         if not self.discrete:
-            self.actor = self.make_actor()
+            self.actor = self.make_actor(features=self._features((0, self.observation_size)))
             self.actor.raw_entropy_weight = nn.Parameter(torch.zeros(()))
             self.target_entropy = -float((self.action_high - self.action_low).sum()) / 2
         through = torch.compile if compile else lambda loss: loss
         self._critic_loss, self._actor_loss = through(self.critic_loss), through(self.actor_loss)
+
+    def _features(self, starts: tuple[int, ...]) -> FourierFeatures:
+        config, sizes = self.config, (self.observation_size, self.goal_size or self.observation_size)
+        if config.fourier_features and config.fourier_inputs > min(sizes):
+            raise ValueError(f"QRL: fourier_inputs must be at most {min(sizes)}, got {config.fourier_inputs}.")
+        return FourierFeatures(starts, config.fourier_inputs, config.fourier_features, config.fourier_frequencies)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         config, multipliers = self.config, [critic.raw_multiplier for critic in self.critics]

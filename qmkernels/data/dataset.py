@@ -91,7 +91,10 @@ class Dataset:
                 dataset = minari.load_dataset(dataset)
             except FileNotFoundError as error:
                 known = ", ".join(minari.list_local_datasets()) or "none"
-                raise ValueError(f"No Minari dataset {dataset!r} on this machine; there are: {known}.") from error
+                raise ValueError(
+                    f"No Minari dataset {dataset!r} on this machine; there are: {known}. Public ones come with: "
+                    f"minari download {dataset}"
+                ) from error
         parts: dict[str, list[numpy.ndarray]] = {}
         for episode in dataset.iterate_episodes():
             observations, achieved = episode.observations, None

@@ -16,10 +16,16 @@ def has_goals(space: Any) -> bool:
 
 def check_goal_environment(environment: Any) -> None:
     """Raises ValueError unless the environment has goals, and observations and goals are flat vectors."""
-    if not has_goals(environment.observation_space):
+    space, name = environment.observation_space, _name(environment)
+    steps = getattr(getattr(environment, "spec", None), "max_episode_steps", None) or 200
+    if not has_goals(space):
         raise ValueError(
-            f"{_name(environment)} has no goals: its observation space must be a Dict with {', '.join(GOAL_KEYS)}, as "
-            f"of a GoalEnv, got {environment.observation_space}. Wrap it."
+            f"{name} has no goals: its observation space must be a Dict with {', '.join(GOAL_KEYS)}, as of a GoalEnv, "
+            f"got {space}. qmkernels.data.GoalWrapper gives it goals. Put this into a module my_env.py, and train with "
+            f"--env my_env:Goals-v0:\n"
+            f"  import gymnasium, qmkernels as qm\n"
+            f'  gymnasium.register("Goals-v0", lambda: qm.data.GoalWrapper(gymnasium.make("{name}"), success=0.1), '
+            f"max_episode_steps={steps})"
         )
     check_environment(environment)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..backends import dispatch
 from ..backends.native import core
 from ..ops import arguments, broadcasting
-from ..ops.broadcasting import BothWays, DistanceForms
+from ..ops.broadcasting import BothWays, DistanceForms, Distances
 from ..ops.torch_internals import has_plain_tensors
 from .quasimetric_base import QuasimetricBase
 from .reductions import FusedReduction, fused_reduction
@@ -84,7 +84,7 @@ class EmbeddingHead(QuasimetricBase):
             return super().bidirectional(x, y)
         return self._distance(broadcasting.elementwise, x, y, bidirectional=True)
 
-    def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Tensor | BothWays:
+    def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Distances:
         """Returns distances from every row of x, ``(*b, N, D)``, to every row of y, ``(*b, M, D)``: ``(*b, N, M)``.
 
         With ``bidirectional``, both directions in that shape. Nothing of size N x M x D is stored.
@@ -118,7 +118,7 @@ class EmbeddingHead(QuasimetricBase):
         parts = self._embed(torch.cat(rows)).split([len(part) for part in rows])
         return tuple(part.reshape(*z.shape[:-1], part.shape[-1]) for part, z in zip(parts, (x, y), strict=True))
 
-    def _distance(self, pairing: Callable, x: Tensor, y: Tensor, bidirectional: bool) -> Tensor | BothWays:
+    def _distance(self, pairing: Callable, x: Tensor, y: Tensor, bidirectional: bool) -> Distances:
         name = type(self).__name__
         if not (has_plain_tensors() and core.are_embeddings(x, y, self.input_size)):
             self._check_sizes(x, y)

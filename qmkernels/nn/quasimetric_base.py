@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import arguments, broadcasting
-from ..ops.broadcasting import BothWays, DistanceForms
+from ..ops.broadcasting import BothWays, DistanceForms, Distances
 from .reductions import ReductionBase, make_reduction
 from .row_blocks import in_row_blocks
 from .transforms import TransformBase, make_transform
@@ -124,7 +124,7 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
         """Returns the distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
         return BothWays(self(x, y), self(y, x))
 
-    def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Tensor | BothWays:
+    def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Distances:
         """Returns distances from every row of x, ``(*b, N, D)``, to every row of y, ``(*b, M, D)``: ``(*b, N, M)``.
 
         With ``bidirectional``, both directions in that shape. It works on a few rows of x at a time, so that nothing of

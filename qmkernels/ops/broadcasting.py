@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,6 +84,10 @@ class BothWays(NamedTuple):
     y_to_x: Tensor
 
 
+# A Tensor, or `BothWays` with bidirectional=True. Of the union of both a type checker would allow no use of a tensor.
+Distances = Tensor | Any
+
+
 class DistanceForms(NamedTuple):
     """A distance's two forms, called with ``(tensors, settings, backend)``, such as two `autograd.Op`: on matching
     rows, x and y of one shape (..., D), and on every pair of rows, (B, N, D) and (B, M, D) to (B, N, M).
@@ -134,7 +138,7 @@ def elementwise(
     settings: tuple,
     backend: str,
     bidirectional: bool = False,
-) -> Tensor | BothWays:
+) -> Distances:
     """Runs a distance on x and y, whose leading dimensions broadcast, in the form that the broadcast calls for."""
     if x.shape == y.shape:
         stacks = bidirectional and x.numel() < _LARGEST_STACK
@@ -170,7 +174,7 @@ def pairwise(
     settings: tuple,
     backend: str,
     bidirectional: bool = False,
-) -> Tensor | BothWays:
+) -> Distances:
     """Runs a distance on every pair of x (*b, N, D) and y (*b, M, D)."""
     if x.dim() < 2 or y.dim() < 2:
         raise ValueError(f"{op}: x and y must be (*b, N, D) and (*b, M, D), got {tuple(x.shape)} and {tuple(y.shape)}.")

@@ -69,7 +69,7 @@ def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
               h = 1.001 \tfrac{L - 1}{2},\quad o = \tfrac12 [L \text{ even}],\quad s = \mathrm{artanh}(o / h)
 
     where halves round to even. The rounded numbers, shifted to start at 0, are the digits of the group's index, the
-    first digit least significant: index = sum_j (rounded_j + L_j // 2) prod_{i<j} L_i. `fsq_codes` inverts it.
+    first digit least significant: index = sum_j (rounded_j + L_j // 2) prod_{i < j} L_i. `fsq_codes` inverts it.
 
     Args:
         z: ``(..., G * n)``; float32, float64, bfloat16 or float16.

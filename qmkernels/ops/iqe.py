@@ -132,7 +132,7 @@ def iqe(
     max_weight: Tensor | float | None = None,
     bidirectional: bool = False,
     backend: str | None = None,
-) -> Tensor | broadcasting.BothWays:
+) -> broadcasting.Distances:
     r"""Interval quasimetric embedding: the distance from ``x`` to ``y``.
 
     With the last dimension split into C components of K = ``dim_per_component`` values,
@@ -191,7 +191,7 @@ def iqe_pairwise(
     max_weight: Tensor | float | None = None,
     bidirectional: bool = False,
     backend: str | None = None,
-) -> Tensor | broadcasting.BothWays:
+) -> broadcasting.Distances:
     """Computes `iqe` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
 
     ``out[..., i, j] = iqe(x[..., i, :], y[..., j, :])``. It sorts each row of x once, not once per pair. Memory beyond

@@ -99,7 +99,7 @@ def mrn(
     scale: float | None = None,
     bidirectional: bool = False,
     backend: str | None = None,
-) -> Tensor | broadcasting.BothWays:
+) -> broadcasting.Distances:
     r"""Metric residual network: the distance from ``x`` to ``y``, a symmetric plus an asymmetric part.
 
     With the last dimension split into C = ``num_components`` components, each with an asymmetric half A and a symmetric
@@ -189,7 +189,7 @@ def mrn_pairwise(
     scale: float | None = None,
     bidirectional: bool = False,
     backend: str | None = None,
-) -> Tensor | broadcasting.BothWays:
+) -> broadcasting.Distances:
     """Computes `mrn` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
 
     ``out[..., i, j] = mrn(x[..., i, :], y[..., j, :])``. Memory beyond inputs and output is of the inputs' size, and

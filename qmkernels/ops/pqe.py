@@ -96,7 +96,7 @@ def pqe(
     reduction: str = "sum",
     bidirectional: bool = False,
     backend: str | None = None,
-) -> Tensor | broadcasting.BothWays:
+) -> broadcasting.Distances:
     r"""Poisson quasimetric embedding with half-lines, PQE-LH: the distance from ``x`` to ``y``.
 
     With the last dimension split into C components of K = ``dim_per_component`` values,
@@ -153,7 +153,7 @@ def pqe_pairwise(
     reduction: str = "sum",
     bidirectional: bool = False,
     backend: str | None = None,
-) -> Tensor | broadcasting.BothWays:
+) -> broadcasting.Distances:
     """Computes `pqe` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
 
     ``out[..., i, j] = pqe(x[..., i, :], y[..., j, :])``. Memory beyond inputs and output is of the inputs' size, and

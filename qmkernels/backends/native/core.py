@@ -7,6 +7,7 @@ declares. Tensors are contiguous; the core reads their addresses itself and chec
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -115,7 +116,24 @@ def why_not(device_type: str) -> str | None:
             return str(error).rstrip(".")
         return None
     if not _core.has_cuda:
-        return "the core was built without CUDA kernels (no nvcc at build time): reinstall with QMKERNELS_CUDA=ON"
+        return "the core was built without CUDA kernels, nvcc or a GPU was missing: reinstall with QMKERNELS_CUDA=ON"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
+    built_for = _core.build_info()["cuda_architectures"]
+    capabilities = [torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())]
+    if not any(_includes(built_for, capability) for capability in capabilities):
+        gpus = ", ".join(f"sm_{major}{minor}" for major, minor in capabilities)
+        return f"the core was built for the GPU architectures {built_for}, not for {gpus}: reinstall on this machine"
     return None
+
+
+def _includes(architectures: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU of this capability runs code for one of these architectures. In CMake's notation 80-real is machine
+    code, for GPUs of the same major number, 80-virtual is PTX, for all newer GPUs, and 80 is both."""
+    for number, kind in re.findall(r"(\d+)(?:-(real|virtual))?", architectures):
+        major, minor = divmod(int(number), 10)
+        if kind != "virtual" and capability[0] == major and capability[1] >= minor:
+            return True
+        if kind != "real" and capability >= (major, minor):
+            return True
+    return False
