@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=int, help="run the case of this number alone")
+    parser.add_argument("--case", type=int, help="run only the case with this number")
     parser.add_argument("--isa", help="baseline, avx2 or avx512; default: the best of this processor")
     parser.add_argument("--seconds", type=float, help="stop after this long")
     parser.add_argument("--threads", type=int, help="run from so many threads at once, for --seconds")

@@ -42,9 +42,9 @@ class Case:
 
     def tensors(self, dtype=torch.float64, *, size=5, rows=4, seed=0, device="cpu") -> list[Tensor]:
         """Makes new leaves for the function ``at(size)``; those with a gradient require it."""
-        made = self.make(torch.Generator().manual_seed(seed), rows, size)
-        made = [tensor.to(device, self.dtype_of(i, dtype)) for i, tensor in enumerate(made)]
-        return [tensor.requires_grad_(i not in self.no_gradient) for i, tensor in enumerate(made)]
+        tensors = self.make(torch.Generator().manual_seed(seed), rows, size)
+        tensors = [tensor.to(device, self.dtype_of(i, dtype)) for i, tensor in enumerate(tensors)]
+        return [tensor.requires_grad_(i not in self.no_gradient) for i, tensor in enumerate(tensors)]
 
     def detached(self, *arguments, **options) -> list[Tensor]:
         return [tensor.detach() for tensor in self.tensors(*arguments, **options)]

@@ -31,20 +31,20 @@ def clones(tensors: list[Tensor], dtype: torch.dtype | None = None) -> list[Tens
 class _Calls(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.found = []
+        self.calls = []
 
     def __torch_dispatch__(self, function, types, arguments=(), named=None):
         if function.namespace == "qmkernels":
             detached = [tensor.detach() if isinstance(tensor, Tensor) else tensor for tensor in arguments]
-            self.found.append((function, detached))
+            self.calls.append((function, detached))
         return function(*arguments, **(named or {}))
 
 
 def calls_of(case: Case, backend: str = "auto", device: str = "cpu", size: int = 5) -> list[tuple]:
     """Returns the registered ops that a row calls, forward and backward, and their arguments."""
-    with _Calls() as calls:
+    with _Calls() as recorded:
         value_and_gradients(case, case.tensors(size=size, device=device), backend, size)
-    return calls.found
+    return recorded.calls
 
 
 def check_error_is_no_worse_than_that_of_plain_torch(case, backend, device, dtype=torch.float32, *, size=5, rows=4):

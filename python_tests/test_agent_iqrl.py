@@ -113,7 +113,7 @@ def test_the_representation_loss_is_its_formula_over_the_steps_before_an_end():
     torch.testing.assert_close(agent.representation_loss({**batch, "observation": behind})[0], loss)
 
 
-def test_targets_are_the_smaller_of_two_averaged_critics_drawn_anew_and_returns_alone_after_an_end():
+def test_targets_are_the_smaller_of_two_averaged_critics_redrawn_and_only_returns_after_an_end():
     agent = agent_of(IQRLConfig.small(**SMALL, policy_noise=0.0))
     for seed in range(4):
         agent.update(batch_for(agent, seed=seed))

@@ -90,7 +90,7 @@ def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, 
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 77))
-def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
+def test_nan_gives_nan_only_in_its_row(dim_per_component, reduction, side):
     x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
     arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, "sigmoid", False
@@ -100,7 +100,7 @@ def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 77))
-def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side):
+def test_nan_gives_nan_only_in_its_pairs(dim_per_component, reduction, side):
     x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
     arguments = x, y, torch.tensor(0.3), dim_per_component, reduction, "sigmoid", False
@@ -174,7 +174,7 @@ def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_componen
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33))
-def test_an_infinite_gradient_of_a_maximum_reaches_its_component_alone(dim_per_component):
+def test_an_infinite_gradient_of_a_maximum_reaches_only_its_component(dim_per_component):
     iqe_gradients.check_infinite_upstream(
         native, *pair_points(5, 5, 3 * dim_per_component, torch.float32), dim_per_component
     )

@@ -70,7 +70,7 @@ def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(moved):
 @pytest.mark.parametrize("side", (0, 1))
 @pytest.mark.parametrize("reduction", ("sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5))
-def test_nan_reaches_the_loss_and_both_slopes_of_its_row_alone(dim_per_component, reduction, side):
+def test_nan_reaches_the_loss_and_only_its_rows_slopes(dim_per_component, reduction, side):
     inputs = _inputs(7, 3, dim_per_component, torch.float64, reduction)
     inputs[side][2, dim_per_component + 1] = torch.nan
     actual, expected = native.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)

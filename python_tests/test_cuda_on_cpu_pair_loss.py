@@ -20,7 +20,7 @@ SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (2, 33, 150, 5), (1, 70, 300, 100)]
 TERMS = [
     (kind, terms)
     for kind in KINDS
-    for terms in ("alone", "linex", "linex, a row")
+    for terms in ("alone", "linex", "linex per row")
     if (kind, terms) != ("none", "alone")
 ]
 
@@ -31,7 +31,7 @@ def _problem(shape, kind: str, terms: str, dtype: torch.dtype, scale: float = 0.
     distance, after = 6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
     log_discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(dtype)
     form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
-    return distance, after if terms != "alone" else None, log_discounts if terms == "linex, a row" else None, *form
+    return distance, after if terms != "alone" else None, log_discounts if terms == "linex per row" else None, *form
 
 
 def _agree(arguments) -> None:

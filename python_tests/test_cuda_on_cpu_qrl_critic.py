@@ -93,7 +93,7 @@ def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(moved):
 )
 @pytest.mark.parametrize("reduction", ("sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5))
-def test_nan_reaches_the_loss_and_the_slopes_of_its_own_pairs_alone(dim_per_component, reduction, side, with_goal):
+def test_nan_reaches_the_loss_and_only_its_pairs_slopes(dim_per_component, reduction, side, with_goal):
     inputs = _inputs(7, 3, _form(dim_per_component, reduction), torch.float64, with_goal, True)
     changed = inputs[("x", "y", "goal", "", "", "cost").index(side)]
     changed[(2,) if side == "cost" else (2, dim_per_component + 1)] = torch.nan
@@ -153,7 +153,7 @@ def test_two_runs_give_the_same_bits():
 
 @WITH_GOAL
 @pytest.mark.parametrize("dim_per_component", (4, 5))
-def test_an_infinite_slope_of_a_maximum_reaches_its_component_alone(dim_per_component, with_goal):
+def test_an_infinite_slope_of_a_maximum_reaches_only_its_component(dim_per_component, with_goal):
     inputs = _inputs(5, 3, _form(dim_per_component, "max"), torch.float32, with_goal, False)
     kept = list(reference.qrl_critic_forward(*inputs)[1:])
     kept[1][1, 2] = torch.inf

@@ -241,7 +241,7 @@ def test_indices_take_part_in_no_gradient_and_arguments_are_not_mutated(backend)
     assert torch.equal(z.detach(), before)
 
 
-def test_backward_keeps_the_input_alone(backend):
+def test_backward_keeps_only_the_input(backend):
     kept = []
     z = _values([8, 5], rows=50).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):

@@ -209,7 +209,7 @@ def test_at_ties_subgradients_agree_when_summed_over_the_tied_ends(dim_per_compo
 @pytest.mark.parametrize("where", ["x", "y"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", [1, 4, 8, 16, 32, 33, 70])
-def test_nan_gives_nan_in_its_row_alone(backend, dim_per_component, reduction, where):
+def test_nan_gives_nan_only_in_its_row(backend, dim_per_component, reduction, where):
     x, y = random_pair((21,), 3, dim_per_component)
     (x if where == "x" else y)[5, dim_per_component // 2] = math.nan
     out = qm.iqe(x, y, dim_per_component, reduction=reduction, backend=backend)
@@ -221,7 +221,7 @@ def test_nan_gives_nan_in_its_row_alone(backend, dim_per_component, reduction, w
 
 @pytest.mark.parametrize("where", ["x", "y"])
 @pytest.mark.parametrize("num_x, num_y", [(9, 21), (21, 3)])
-def test_pairwise_nan_gives_nan_in_its_row_or_column_alone(num_x, num_y, backend, where):
+def test_pairwise_nan_gives_nan_only_in_its_row_or_column(num_x, num_y, backend, where):
     x, _ = random_pair((num_x,), 3, 8)
     y, _ = random_pair((num_y,), 3, 8, seed=1)
     (x if where == "x" else y)[2, 11] = math.nan
@@ -465,7 +465,7 @@ def test_weights_broadcast_against_the_distances(backend):
 
 
 @pytest.mark.parametrize("dim_per_component", [1, 4, 8, 33])
-def test_an_infinite_gradient_of_a_maximum_reaches_its_component_alone(dim_per_component, backend):
+def test_an_infinite_gradient_of_a_maximum_reaches_only_its_component(dim_per_component, backend):
     x, y = pair_points(9, 9, 5 * dim_per_component, torch.float32)
     kernels = dispatch.resolve("iqe", "cpu", backend).module
     iqe_gradients.check_infinite_upstream(kernels, x, y, dim_per_component)

@@ -113,7 +113,7 @@ def test_of_equal_largest_differences_one_has_the_gradient(backend):
 
 @pytest.mark.parametrize("where", [0, 13, 20, 39])
 @pytest.mark.parametrize("asymmetric", definition.ASYMMETRIC)
-def test_nan_gives_nan_in_its_row_alone_and_infinities_what_the_formula_gives(asymmetric, where, backend):
+def test_nan_gives_nan_only_in_its_row_and_infinities_what_the_formula_gives(asymmetric, where, backend):
     x, y = torch.randn(2, 5, 40).unbind(0)
     x[2, where] = torch.nan
     out = qm.mrn(x, y, asymmetric=asymmetric)

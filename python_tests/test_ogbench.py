@@ -78,7 +78,7 @@ def test_a_reset_without_a_task_is_between_any_two_free_cells(corridor):
     assert pairs == {(a, b) for a in range(1, 6) for b in range(1, 6) if a != b}
 
 
-def test_an_episode_depends_on_its_seed_alone(corridor):
+def test_an_episode_depends_only_on_its_seed(corridor):
     first = plain(corridor.reset(seed=3)[0])
     numpy.random.seed(99)
     assert plain(corridor.reset(seed=3)[0]) == first != plain(corridor.reset(seed=4)[0])

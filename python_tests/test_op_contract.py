@@ -168,7 +168,7 @@ def test_func_grad_equals_autograd(case, backend):
 
 
 def in_dims_of(tensors):
-    """Yields all tensors batched, the first along its last dimension, and each one alone."""
+    """Yields all tensors batched, the first along its last dimension, and each alone."""
     yield (0,) * len(tensors)
     yield tensors[0].dim(), *(0,) * (len(tensors) - 1)
     for place in range(len(tensors)) if len(tensors) > 1 else ():

@@ -17,7 +17,7 @@ SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (3, 33, 40, 5), (1, 5, 100, 50), (2, 70, 1
 TERMS = [
     (kind, terms)
     for kind in KINDS
-    for terms in ("alone", "linex", "linex, a row")
+    for terms in ("alone", "linex", "linex per row")
     if (kind, terms) != ("none", "alone")
 ]
 
@@ -32,7 +32,7 @@ def problem(shape, kind, terms, dtype=torch.float64, scale=0.7):
     return (
         distance.requires_grad_(),
         after if terms != "alone" else None,
-        log_discounts if terms == "linex, a row" else None,
+        log_discounts if terms == "linex per row" else None,
         form,
     )
 
@@ -120,7 +120,7 @@ def test_derivatives_pass_gradcheck_and_gradgradcheck(kind, terms):
 
 
 def test_a_log_discount_may_have_a_gradient():
-    distance, after, log_discounts, form = problem((2, 5, 7, 1), "none", "linex, a row")
+    distance, after, log_discounts, form = problem((2, 5, 7, 1), "none", "linex per row")
     loss, _ = pair_loss(distance, after, log_discounts.requires_grad_(), form)
     assert torch.autograd.grad(loss, log_discounts)[0].abs().min() > 0
 

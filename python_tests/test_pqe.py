@@ -107,7 +107,7 @@ def test_at_ties_the_gradient_is_that_from_above(dim_per_component, backend):
 
 @pytest.mark.parametrize("where", [0, 13, 39])
 @pytest.mark.parametrize("dim_per_component", [1, 4, 5])
-def test_nan_gives_nan_in_its_row_alone(dim_per_component, where, backend):
+def test_nan_gives_nan_only_in_its_row(dim_per_component, where, backend):
     x, y = torch.randn(2, 5, 40).unbind(0)
     x[2, where] = math.nan
     x.requires_grad_()

@@ -37,7 +37,7 @@ def rows(*shape, dtype=torch.float32, seed=0):
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_launch_is_repeated_for_its_shapes_dtype_and_settings_alone():
+def test_a_launch_is_repeated_only_for_its_shapes_dtype_and_settings():
     calls = []
     function, plain = recorded(calls)
     kinds = [

@@ -130,8 +130,8 @@ def test_a_broken_environment_ends_the_run_at_once_and_the_last_checkpoint_stays
 
 
 class FakeRun:
-    def __init__(self, **given) -> None:
-        self.given, self.entries, self.metrics, self.is_finished = given, [], {}, False
+    def __init__(self, **settings) -> None:
+        self.settings, self.entries, self.metrics, self.is_finished = settings, [], {}, False
 
     def define_metric(self, name: str, step_metric: str) -> None:
         self.metrics[name] = step_metric
@@ -144,7 +144,7 @@ class FakeRun:
         self.is_finished = True
 
 
-def test_weights_and_biases_get_what_tensorboard_gets_and_a_run_goes_on_in_its_record(tmp_path, monkeypatch):
+def test_weights_and_biases_get_what_tensorboard_gets_and_a_resumed_run_continues_its_record(tmp_path, monkeypatch):
     fake, runs = types.ModuleType("wandb"), []
     fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     fake.init = lambda **settings: runs.append(FakeRun(**settings)) or runs[-1]
@@ -152,9 +152,10 @@ def test_weights_and_biases_get_what_tensorboard_gets_and_a_run_goes_on_in_its_r
     assert train(tmp_path, "--steps", "8") == 0 and not runs
     for steps, more in (("12", []), ("20", []), ("5", ["--restart"])):
         assert train(tmp_path, "--steps", steps, "--wandb", "toys", *more) == 0
-    first, second, anew = runs
-    assert first.given["project"] == "toys" and first.given["config"]["agent.epsilon"] == 0.25
-    assert first.given["id"] == second.given["id"] != anew.given["id"] and first.given["resume"] == "allow"
+    first, second, restarted = runs
+    assert first.settings["project"] == "toys" and first.settings["config"]["agent.epsilon"] == 0.25
+    assert first.settings["id"] == second.settings["id"] != restarted.settings["id"]
+    assert first.settings["resume"] == "allow"
     assert [entry["step"] for entry in first.entries] == [10, 10, 12] and [e["step"] for e in second.entries] == [
         15,
         20,

@@ -125,7 +125,7 @@ def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 33))
-def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
+def test_nan_gives_nan_only_in_its_row(dim_per_component, reduction, side):
     x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
     arguments = x, y, _max_weight(torch.float32), dim_per_component, reduction, "sigmoid", False
@@ -135,7 +135,7 @@ def test_nan_gives_nan_in_its_own_row_alone(dim_per_component, reduction, side):
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 33))
-def test_nan_gives_nan_in_its_own_pairs_alone(dim_per_component, reduction, side):
+def test_nan_gives_nan_only_in_its_pairs(dim_per_component, reduction, side):
     x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
     arguments = x, y, _max_weight(torch.float32), dim_per_component, reduction, "sigmoid", False
@@ -212,7 +212,7 @@ def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_componen
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5))
-def test_an_infinite_gradient_of_a_maximum_reaches_its_component_alone(dim_per_component):
+def test_an_infinite_gradient_of_a_maximum_reaches_only_its_component(dim_per_component):
     iqe_gradients.check_infinite_upstream(
         kernels, *pair_points(5, 5, 3 * dim_per_component, torch.float32), dim_per_component
     )

@@ -17,7 +17,7 @@ pytestmark = interpreted
 
 # One tile, tiles that rows and columns do not fill, columns without a match.
 SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (2, 33, 150, 5)]
-TERMS = ("alone", "linex", "linex, a row")
+TERMS = ("alone", "linex", "linex per row")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -29,7 +29,7 @@ def test_forward_and_backward_return_what_the_reference_returns(shape, kind, ter
     generator = torch.Generator().manual_seed(sum(shape))
     distance, after = (6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64)).to(DEVICE, dtype)
     discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(DEVICE, dtype)
-    tensors = (distance, after if terms != "alone" else None, discounts if terms == "linex, a row" else None)
+    tensors = (distance, after if terms != "alone" else None, discounts if terms == "linex per row" else None)
     form = PairLossSettings(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
     actual, expected = (module.pair_loss_forward(*tensors, *form) for module in (kernels, reference))
     assert_alike(actual, expected)

@@ -117,7 +117,7 @@ def test_blocks_of_one_method_and_of_both_give_the_same_bits(rates):
 
 
 @pytest.mark.parametrize("form", COMPARISONS)
-def test_rates_without_meaning_give_nan_in_their_own_place_alone(form):
+def test_invalid_rates_give_nan_only_in_their_place(form):
     bad = torch.tensor([-1.0, torch.nan, 1.0, 1.0, torch.inf, 1.0], dtype=torch.float64, device=DEVICE)
     also = torch.tensor([1.0, 1.0, -0.5, torch.nan, torch.inf, 1.0], dtype=torch.float64, device=DEVICE)
     results = kernels.poisson_forward(bad, also, form), *kernels.poisson_backward(torch.ones_like(bad), bad, also, form)

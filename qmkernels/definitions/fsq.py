@@ -75,8 +75,8 @@ def gradient(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
 def codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Returns the codes (..., G * n) of indices (..., G); NaN for an index that `fsq` never gives."""
     parts = [
-        ((indices.div(one.place, rounding_mode="floor") % count) - one.width).to(dtype) / one.width
-        for one, count in zip(constants(levels), levels, strict=True)
+        ((indices.div(digit.place, rounding_mode="floor") % count) - digit.width).to(dtype) / digit.width
+        for digit, count in zip(constants(levels), levels, strict=True)
     ]
     is_index = (indices >= 0) & (indices < math.prod(levels))
     return torch.stack(parts, dim=-1).masked_fill(~is_index.unsqueeze(-1), torch.nan).flatten(-2)

@@ -32,7 +32,7 @@ Tensors = tuple[Tensor | None, ...]
 _VALUES_AT_ONCE = 2**21
 
 
-# What a Function needs besides tensors: the op, its forward and backward function on the backend (None: the ops run
+# A Function's arguments other than tensors: the op, its forward and backward function on the backend (None: the ops run
 # through torch's dispatcher), the settings, and the backend's name.
 Call = tuple["Op", tuple[Callable, Callable] | None, tuple, str]
 

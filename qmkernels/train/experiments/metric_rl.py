@@ -35,7 +35,7 @@ class MetricRLSettings(GoalSettings):
     core. auto: small."""
     goals: Literal["set", "observation"] = "observation"
     """observation: a goal is an observation that starts with the goal's values and ends with zeros, as published. set:
-    a goal stands for all states that achieve it, and has inputs of its own."""
+    a goal stands for all states that achieve it, and has its own inputs."""
     head: Literal["euclidean", "iqe", "mrn"] = "euclidean"
     """Distance between latents: the published Euclidean one, or a quasimetric: IQE with components of 16 values, or MRN
     with 8 components."""
