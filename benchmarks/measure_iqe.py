@@ -39,8 +39,8 @@ from torch import Tensor
 
 import qmkernels as qm
 from qmkernels.backends.native import core
-from qmkernels.bench import interleaved_times_ms
 from qmkernels.definitions import iqe as definition
+from qmkernels.measurement import interleaved_times_ms
 
 COLUMNS = (
     "date", "commit", "machine", "cores", "threads", "load_average", "python", "torch", "qmkernels", "isa", "command",

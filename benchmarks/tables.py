@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import agent_tables
+import gpu
 import speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "ops": speed_tables.ops,
         "training_step": speed_tables.training_step,
         "overhead": speed_tables.overhead,
+        "gpu": gpu.proof,
     },
     "qmkernels/agents/README.md": {"agents": agent_tables.every_experiment},
 }

@@ -67,6 +67,6 @@ def test_what_a_page_links_to_and_names_exists(page):
 def test_a_script_to_copy_from_checks_its_result(name, tmp_path):
     command = [sys.executable, "-m", f"qmkernels.examples.{name}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 1

@@ -1,5 +1,4 @@
-"""Transitions, offline and online, and the goals that are drawn for them; numpy and torch, and for `GoalWrapper`
-gymnasium."""
+"""Offline and online transitions, and the goals drawn for them; needs numpy and torch, `GoalWrapper` also gymnasium."""
 
 from typing import TYPE_CHECKING, Any
 
