@@ -51,14 +51,10 @@ def run(argv: Sequence[str]) -> int:
     """Trains with the command's arguments; returns its exit status.
 
     0: done. 1: a package is missing. 2: an argument is wrong, or does not suit the environment, the data or the
-    checkpoint. 130: Ctrl-C or a termination signal; a checkpoint is written, and the same command goes on from it.
+    checkpoint. 130: Ctrl-C or a termination signal; a checkpoint is written, from which the same command resumes.
 
     ``torchrun -m qmkernels.cli train ...`` trains with several processes.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f'qmkernels train needs {", ".join(missing)}: pip install "qmkernels[agents]"', file=sys.stderr)
-        return 1
     if argv and argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -66,6 +62,10 @@ def run(argv: Sequence[str]) -> int:
         wrong = f"no method {argv[0]!r}.{suggestion(argv[0], METHODS)}" if argv else "METHOD is missing."
         print(f"qmkernels train: {wrong} Methods: {', '.join(METHODS)}.", file=sys.stderr)
         return 2
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f'qmkernels train needs {", ".join(missing)}: pip install "qmkernels[agents]"', file=sys.stderr)
+        return 1
     method, arguments = argv[0], list(argv[1:])
     from . import processes, report
     from .trainer import Trainer
