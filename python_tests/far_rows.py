@@ -8,11 +8,11 @@ from torch import Tensor
 from qmkernels.definitions import pair_loss as definition
 from qmkernels.definitions.pair_loss import SOFTMAXES, PairLossSettings
 
-# From 1e9 on all logits of the far softmaxes are the same number, also where the product with the scale is rounded.
+# From 1e9 on all logits of the far softmaxes are the same number, even where the product with the scale is rounded.
 CASES = [
     (kind, far, scale) for kind in SOFTMAXES for far, scale in ((1e6, 0.125), (1e9, 0.125), (1e9, 0.3), (1e12, 0.3))
 ]
-# Of softmaxes; what a float32 gradient may be off where a probability near 1 is taken from 1.
+# For softmaxes: the error of a float32 gradient that subtracts a probability near 1 from 1.
 TOLERANCE = {"rtol": 2e-6, "atol": 2e-9}
 
 

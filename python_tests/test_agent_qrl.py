@@ -180,9 +180,9 @@ def test_fourier_features_are_sines_and_cosines_of_each_place():
     features = FourierFeatures((0, 3), 2, 5, (1.0, 100.0))
     rows = torch.randn(3, 6)
     state, goal = rows[:, :2] @ features.directions, rows[:, 3:5] @ features.directions
-    found = features(rows)
-    torch.testing.assert_close(found, torch.cat([rows, state.sin(), goal.sin(), state.cos(), goal.cos()], dim=1))
-    assert found.shape[1] == 6 + features.added
+    extended = features(rows)
+    torch.testing.assert_close(extended, torch.cat([rows, state.sin(), goal.sin(), state.cos(), goal.cos()], dim=1))
+    assert extended.shape[1] == 6 + features.added
     drawn = FourierFeatures((0,), 2, 999, (1.0, 100.0)).directions
     slow, fast = drawn[:, :333].std().item(), drawn[:, -333:].std().item()
     assert fast / slow == pytest.approx(100 ** (2 / 3), rel=0.2)

@@ -1,4 +1,4 @@
-"""`qmkernels bench`: every contender computes the same, and what cannot run says why."""
+"""`qmkernels bench`: every contender computes the same, and one that cannot run says why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def test_contenders_take_turns_and_each_round_is_kept():
     calls = []
     times = bench.interleaved_times_ms([lambda: calls.append("a"), lambda: calls.append("b")], 3, least_ms=0.0)
-    assert [len(own) for own in times] == [3, 3]
+    assert [len(rounds) for rounds in times] == [3, 3]
     assert calls[-6:] == ["a", "b"] * 3
 
 
@@ -28,18 +28,18 @@ def test_ours_and_the_plain_formula_give_the_same(head, per_component, pairwise)
     case = bench.Case(head, 7, 12, per_component, pairwise)
     ours, plain = (bench.step_of(case, name, "forward+backward", CPU)() for name in ("ours", "eager"))
     assert ours[0].shape == ((7, 7) if pairwise else (7,)) and len(ours) == len(plain) > 2
-    for one, other in zip(ours, plain, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_users_sizes_are_a_table_for_each_pass_and_a_row_for_each_contender_in_csv(capsys, tmp_path):
+def test_sizes_give_a_table_per_pass_and_a_csv_row_per_contender(capsys, tmp_path):
     path = tmp_path / "bench.csv"
     sizes = ["--head", "pqe", "--dim-per-component", "3", "--pairwise"]
     assert cli.main(["bench", *SMALL, *sizes, "--contenders", "ours", "eager", "--csv", str(path)]) == 0
     printed = capsys.readouterr()
     for direction in bench.PASSES:
         assert f"pqe, 7 x 7 pairs of 12, 3 per component: {direction}\n" in printed.out
-    assert printed.err == ""  # no bar: this is no terminal
+    assert printed.err == ""  # no bar: this is not a terminal
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["pass"], row["contender"]) for row in rows] == [
@@ -57,7 +57,7 @@ def test_without_sizes_the_published_ones_are_measured(monkeypatch):
     assert measured == [(case, direction) for case in bench.PUBLISHED for direction in bench.PASSES]
 
 
-def test_a_contender_that_fails_says_why_and_the_others_go_on(monkeypatch, capsys):
+def test_a_contender_that_fails_says_why_and_the_others_still_run(monkeypatch, capsys):
     def fail(*_, **__):
         raise RuntimeError("no C++ compiler\nand more")
 
@@ -70,10 +70,10 @@ def test_a_contender_that_fails_says_why_and_the_others_go_on(monkeypatch, capsy
     assert capsys.readouterr().out.count("compiled   failed: RuntimeError: no C++ compiler\n") == 2
 
 
-def test_our_stand_in_is_not_timed_as_torchqmet(monkeypatch):
+def test_our_replacement_is_not_timed_as_torchqmet(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "torchqmet"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torchqmet", None)  # so that it is put back
+    monkeypatch.setitem(sys.modules, "torchqmet", None)  # so that monkeypatch restores it
     monkeypatch.delitem(sys.modules, "torchqmet")
     before = set(sys.modules)
     try:
@@ -85,8 +85,8 @@ def test_our_stand_in_is_not_timed_as_torchqmet(monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is known on Linux alone")
-def test_the_peak_is_what_a_call_takes_beside_what_it_returns():
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is known on Linux only")
+def test_the_peak_excludes_what_a_call_returns():
     kept = bench.peak_mib(lambda: torch.ones(2**22), 2**24, CPU)
     passing = bench.peak_mib(lambda: torch.ones(2**22).sum(), 0, CPU)
     if kept is None:
@@ -113,7 +113,7 @@ def test_the_peak_is_what_a_call_takes_beside_what_it_returns():
         ),
     ],
 )  # fmt: skip
-def test_bench_refuses_in_one_line_what_it_cannot_run(capsys, arguments, message):
+def test_errors_take_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["bench", *arguments])
     printed = capsys.readouterr().err

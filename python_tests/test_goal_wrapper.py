@@ -1,4 +1,4 @@
-"""`qm.data.GoalWrapper`: goals for an environment that has none, and training with them."""
+"""`qm.data.GoalWrapper`: goals for an environment without them, and training on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import qmkernels as qm
 gymnasium = pytest.importorskip("gymnasium")
 
 
-def test_a_step_is_a_success_within_the_distance_and_the_seed_decides_the_goal():
+def test_steps_within_the_distance_succeed_and_the_seed_determines_the_goal():
     environment = qm.data.GoalWrapper(NoGoals(), 0.4)
     first, _ = environment.reset(seed=3)
     assert environment.observation_space.contains(first) and qm.data.has_goals(environment.observation_space)
@@ -30,7 +30,7 @@ def test_a_step_is_a_success_within_the_distance_and_the_seed_decides_the_goal()
     assert successes == {True, False}
 
 
-def test_goals_can_be_a_function_of_observations_with_bounds_and_a_test_of_their_own():
+def test_goals_may_be_a_function_of_observations_with_their_own_bounds_and_test_of_success():
     environment = qm.data.GoalWrapper(
         NoGoals(), lambda achieved, desired: achieved[0] > desired[0], goal_of=lambda seen: seen[:1], low=2.0, high=3.0
     )
@@ -42,7 +42,7 @@ def test_goals_can_be_a_function_of_observations_with_bounds_and_a_test_of_their
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (
             lambda: qm.data.GoalWrapper(NoGoals(), 0.1, goal_of=lambda seen: seen[:1]),
@@ -53,17 +53,17 @@ def test_goals_can_be_a_function_of_observations_with_bounds_and_a_test_of_their
         (lambda: qm.data.GoalWrapper(gymnasium.make("Taxi-v4"), 0.1), "observations must be vectors, got Discrete"),
     ],
 )
-def test_what_it_cannot_wrap_is_refused(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_errors_name_what_cannot_be_wrapped(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
 def test_the_example_in_the_error_trains(tmp_path, monkeypatch, capsys):
     assert train(tmp_path / "out", env="NoGoals-v0") == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    lines = re.findall(r"^  (.+)$", said, re.MULTILINE)
-    assert len(lines) == 2 and "max_episode_steps=12" in lines[1] and "--env my_env:Goals-v0:" in said
+    lines = re.findall(r"^  (.+)$", error, re.MULTILINE)
+    assert len(lines) == 2 and "max_episode_steps=12" in lines[1] and "--env my_env:Goals-v0:" in error
     (tmp_path / "my_env.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
     try:
@@ -72,4 +72,4 @@ def test_the_example_in_the_error_trains(tmp_path, monkeypatch, capsys):
         gymnasium.registry.pop("Goals-v0", None)
         sys.modules.pop("my_env", None)
     assert (tmp_path / "out" / "metrics.json").exists()
-    assert "%|" not in capsys.readouterr().err  # no bar: this is no terminal
+    assert "%|" not in capsys.readouterr().err  # no bar: this is not a terminal

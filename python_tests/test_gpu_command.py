@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, as far as it goes without a GPU: rehearsed, resumed, and what it reports."""
+"""benchmarks/gpu.py without a GPU: rehearsals, resumption and reports."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_stage_says_how_it_ended(tmp_path, monkeypatch, command, status):
     assert result["last_lines"] == ([] if status.startswith("not run") else ["done"])
 
 
-def test_the_proof_says_so_where_the_sources_have_changed_since(tmp_path):
+def test_the_proof_says_that_sources_have_changed_since(tmp_path):
     results = tmp_path / "benchmarks" / "results"
     results.mkdir(parents=True)
     (tmp_path / "csrc").mkdir()
@@ -75,10 +75,10 @@ def test_the_proof_says_so_where_the_sources_have_changed_since(tmp_path):
     assert "have changed since" in gpu.proof(results)
 
 
-# Poisson's reads numbers on the host; of nearest "eager" takes a hundredth of the bank, 200 MB.
+# Poisson's reads values on the host; "eager" of nearest takes a hundredth of the bank, 200 MB.
 @pytest.mark.parametrize("case", [case for case in measure_ops.CASES if case.op not in ("poisson", "nearest")],
                          ids=lambda case: f"{case.op} {case.name}")  # fmt: skip
-def test_plain_contenders_compute_on_the_device_that_is_asked_for(case):
+def test_plain_contenders_compute_on_the_requested_device(case):
     if "eager" not in case.contenders:
         pytest.skip("the case has no plain contender")
     for direction in case.directions:

@@ -400,7 +400,7 @@ def test_pairwise_needs_two_dimensions(shapes):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a forced cuda backend can run here")
 def test_a_forced_backend_that_cannot_run_says_why_and_which_can():
-    with pytest.raises(RuntimeError, match="backend 'cuda' cannot run here: .* Able to: .*cpu, reference"):
+    with pytest.raises(RuntimeError, match="backend 'cuda' cannot run here: .* Choose from: .*cpu, reference"):
         qm.iqe(GOOD, GOOD, backend="cuda")
 
 

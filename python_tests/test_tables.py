@@ -1,4 +1,4 @@
-"""The tables of the README and its pages, and the README's figure, come from the stored results."""
+"""The tables and the figure in the README and its pages come from the stored results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def store(results, measured, rows):
 
 
 def store_iqe(results):
-    """Every case of the README's table that is IQE's, and of the first an older run."""
+    """Stores every IQE case of the README's table, and an older run of the first."""
     rows = [{**IQE, "date": "2020-01-01T00:00:00Z", "contender": "ours", "median_ms": "77"}]
     for size in ({}, {"rows": "1024", "columns": "1024"}, {"form": "elementwise", "rows": "256", "columns": ""}):
         rows += [
@@ -71,13 +71,13 @@ def test_the_tables_come_from_the_last_run_and_check_finds_a_stale_page(tmp_path
     assert run() == 1 and "<!-- results:figure -->" in capsys.readouterr().err
 
 
-def test_a_case_of_the_readmes_table_that_was_not_measured_is_named(results):
+def test_cases_of_the_readmes_table_without_results_are_named(results):
     store(results, "iqe", [{**IQE, "contender": "ours", "median_ms": "1"}])
     with pytest.raises(ValueError, match="'elementwise \\(256, 512\\), K=8' is among the results of iqe"):
         speed_tables.headline(results)
 
 
-def test_the_figure_is_drawn_where_a_contender_did_not_run(results, monkeypatch):
+def test_the_figure_is_drawn_even_if_a_contender_did_not_run(results, monkeypatch):
     rows = []
     for form, batch in (("elementwise", 64), ("elementwise", 128), ("pairwise", 64), ("pairwise", 128)):
         case = {**IQE, "form": form, "rows": batch, "columns": batch if form == "pairwise" else ""}
@@ -91,7 +91,7 @@ def test_the_figure_is_drawn_where_a_contender_did_not_run(results, monkeypatch)
     assert "| pairwise 128 x 128, D=512, K=8 | 2 ms, 5 MiB | not run |" in speed_tables.batch_sizes(results)
 
 
-def test_the_table_of_training_steps_says_what_share_of_the_ceilings_speed_ours_has(results):
+def test_the_table_of_training_steps_compares_ours_with_the_ceiling(results):
     run = {**RUN, "case": "batch 7", "command": "?"}
     store(
         results,
@@ -114,7 +114,7 @@ def test_the_table_of_overheads_has_the_last_run_of_every_commit(results):
     assert "| call | a | b |" in text and "| iqe | 2 | 1.5 |" in text and "at commits a, b on" in text
 
 
-def test_the_table_of_agents_has_mean_and_deviation_of_every_measure_and_way_to_act(results):
+def test_the_table_of_agents_gives_mean_and_deviation_per_measure_and_way_to_act(results):
     for name in ("some", "other"):
         (results / "agents" / name).mkdir(parents=True)
     versions = dict.fromkeys(("gymnasium-robotics", "mujoco", "torch"), "1.2")

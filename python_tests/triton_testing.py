@@ -56,6 +56,6 @@ interpreted = [
 
 
 def environment(interpret: bool) -> dict[str, str]:
-    """Of a process of its own that imports these files."""
+    """Returns the environment of a separate process that imports these files."""
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return variables | {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"TRITON_INTERPRET": "1"} if interpret else {})

@@ -36,7 +36,7 @@ struct PairSlopes {
 template <class T>
 struct BackwardMemory {
     T* packed;
-    Lanes<T>* of_lanes;  // their gradient, laid out as they are
+    Lanes<T>* of_lanes;  // their gradient, in the same layout
     T* of_rows;          // the panel's, [strip][row of the panel][value]
     PairSlopes<T> slopes;
 };

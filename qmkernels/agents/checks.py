@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def check_config(config: Any, *, at_least_zero: tuple[str, ...] = (), of_any_sign: tuple[str, ...] = ()) -> None:
-    """Raises ValueError unless numbers are positive, or in the range that the arguments name, fields named ``*_sizes``
-    and ``*_frequencies`` hold positive numbers, and fields of a Literal type hold one of its values. Turns the former
-    into tuples."""
+    """Raises ValueError unless numbers are positive, or in the range that the arguments name, ``*_sizes`` and
+    ``*_frequencies`` hold positive numbers, and fields of a Literal type hold one of its values. Turns ``*_sizes`` and
+    ``*_frequencies`` into tuples."""
     name_of_class, types = type(config).__name__, get_type_hints(type(config))
     for name, value in vars(config).items():
         choices = get_args(types[name]) if get_origin(types[name]) is Literal else ()
@@ -19,7 +19,7 @@ def check_config(config: Any, *, at_least_zero: tuple[str, ...] = (), of_any_sig
             raise ValueError(f"{name_of_class}: {name} must be one of {', '.join(choices)}, got {value!r}.")
         if name.endswith(("_sizes", "_frequencies")):
             object.__setattr__(config, name, tuple(value))
-            if any(each <= 0 for each in value):
+            if any(number <= 0 for number in value):
                 raise ValueError(f"{name_of_class}: {name} must be positive, got {tuple(value)}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and name not in of_any_sign:
             if not (value >= 0 if name in at_least_zero else value > 0):

@@ -87,7 +87,7 @@ Policy = TanhNormal | UnitNormal
 class Actor(nn.Module):
     """Maps observation and goal to a `TanhNormal`, or with ``unit`` to a `UnitNormal`, whose initial mean is 0.
 
-    ``features``: of observation and goal, in one row, before the layers. ``network``: arguments of
+    ``features``: applied to the row of observation and goal before the first layer. ``network``: arguments of
     `multilayer_perceptron`.
     """
 

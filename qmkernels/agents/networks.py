@@ -76,25 +76,26 @@ class EnsemblePerceptron(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """Rows (..., n), and behind them sines and cosines of random directions in the places that they hold.
+    """Appends to rows (..., n) the sines and cosines of their places, projected onto random directions.
 
-    A place is ``size`` values of a row from each of ``starts`` on; each has its own ``count`` sines and cosines, of the
-    same directions, which are drawn once and are part of the state. Their frequencies, in radians per unit, are normal
-    with deviations that rise evenly by ratio from the first of ``frequencies`` to the second.
+    A place is ``size`` values of a row, from one of ``starts`` on. Each place gets ``count`` sines and ``count``
+    cosines. All places share the directions, which are drawn once and belong to the module's state. Frequencies, in
+    radians per unit, are normal; their standard deviations rise geometrically from the first of ``frequencies`` to the
+    second.
 
-    A network of the values alone learns first what varies slowly (Tancik et al. 2020, arXiv 2006.10739), so that near
-    places with a wall between them look alike to it.
+    Without them a network first learns what varies slowly (Tancik et al. 2020, arXiv 2006.10739), and two nearby places
+    with a wall between them look alike to it.
     """
 
     def __init__(self, starts: Iterable[int], size: int, count: int, frequencies: tuple[float, float]) -> None:
         super().__init__()
         self.starts, self.size, self.count = tuple(starts), size, count
-        lowest, highest = (math.log10(each) for each in frequencies)
+        lowest, highest = (math.log10(frequency) for frequency in frequencies)
         self.register_buffer("directions", torch.randn(size, count) * torch.logspace(lowest, highest, count))
 
     @property
     def added(self) -> int:
-        """Values that a row gets besides."""
+        """The number of values appended to a row."""
         return 2 * self.count * len(self.starts)
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -45,9 +45,9 @@ class QRLConfig:
     dim_per_component: int = 32  # values per IQE component; unused by other heads
     dynamics_sizes: tuple[int, ...] = (512, 512)  # hidden layers of the latent dynamics
     actor_sizes: tuple[int, ...] = (512, 512)  # hidden layers of the actor
-    fourier_features: int = 0  # sines and cosines of each place that encoder and actor see; none are published
-    fourier_inputs: int = 2  # values with which an observation, and a goal, begins: the place
-    fourier_frequencies: tuple[float, float] = (0.5, 12.0)  # from lowest to highest, in radians per standardised unit
+    fourier_features: int = 0  # sines, and as many cosines, of each place, for encoder and actor; the paper has none
+    fourier_inputs: int = 2  # leading values of an observation, and of a goal, that are its place
+    fourier_frequencies: tuple[float, float] = (0.5, 12.0)  # lowest and highest, in radians per standardised unit
     num_critics: int = 2  # actor and plans follow their largest distance
 
     epsilon: float = 0.25  # root mean square, in steps, by which steps may exceed their cost (paper, section 3.2)

@@ -104,7 +104,7 @@ def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
         reason = why_not(backend, op, device_type)
         if reason is not None:
             able = [name for name in BACKENDS if why_not(name, op, device_type) is None]
-            raise RuntimeError(f"{op}: backend {backend!r} cannot run here: {reason}. Able to: {', '.join(able)}.")
+            raise RuntimeError(f"{op}: backend {backend!r} cannot run here: {reason}. Choose from: {', '.join(able)}.")
         return _load(backend, op)
     for name in _AUTO_ORDER.get(device_type, ("reference",)):
         reason = why_not(name, op, device_type)

@@ -17,8 +17,8 @@ def accelerate(module: nn.Module) -> nn.Module:
     ``state_dict`` keys are the same in both packages; ``isinstance`` checks of torchqmet's own classes become false.
 
     A class derived from a torchqmet head may rely on any of its details and is left alone, with one warning that names
-    all such classes. Everything else stays as it is, and calling it again changes nothing. Compiled functions that hold
-    a head compile again.
+    all such classes. Everything else stays unchanged, and calling it again changes nothing. Compiled functions that
+    hold a head compile again.
 
     Args:
         module (nn.Module): Any module, for example a head itself.
@@ -50,8 +50,8 @@ def accelerate(module: nn.Module) -> nn.Module:
             left_alone.add(f"{kind.__module__}.{kind.__qualname__}")
     if left_alone:
         warnings.warn(
-            f"accelerate: left alone, because derived from torchqmet's heads: {', '.join(sorted(left_alone))}. "
-            f"Call qmkernels.compat.install_torchqmet() before these classes are defined.",
+            f"accelerate: left alone, because they derive from torchqmet's heads: "
+            f"{', '.join(sorted(left_alone))}. Call qmkernels.compat.install_torchqmet() before they are defined.",
             stacklevel=2,
         )
     return module

@@ -70,7 +70,7 @@ def stand_ins() -> dict[str, ModuleType]:
             **heads,
             **_public(reductions, "ReductionBase", "make_reduction"),
             **_public(transforms, "TransformBase", "make_transform"),
-            __doc__="qmkernels in the place of torchqmet; see qmkernels.compat.install_torchqmet.",
+            __doc__="qmkernels in place of torchqmet; see qmkernels.compat.install_torchqmet.",
             __version__=VERSION,
             __all__=list(HEADS),
             __path__=[],

@@ -19,7 +19,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`GoalWrapper`, imported when it is first asked for: all else works without gymnasium."""
+    """Imports `GoalWrapper` on first use: everything else works without gymnasium."""
     if name == "GoalWrapper":
         from .goal_wrapper import GoalWrapper
 

@@ -92,7 +92,7 @@ class Dataset:
             except FileNotFoundError as error:
                 known = ", ".join(minari.list_local_datasets()) or "none"
                 raise ValueError(
-                    f"No Minari dataset {dataset!r} on this machine; there are: {known}. Public ones come with: "
+                    f"No Minari dataset {dataset!r} on this machine; there are: {known}. To download a public one: "
                     f"minari download {dataset}"
                 ) from error
         parts: dict[str, list[numpy.ndarray]] = {}

@@ -12,25 +12,24 @@ from .spaces import GOAL_KEYS
 
 
 class GoalWrapper(gymnasium.Wrapper):
-    """Gives goals to an environment whose observations are vectors: a new one in each episode.
+    """Adds goals to an environment whose observations are vectors, a new one in each episode.
 
-    Observations become a Dict of ``observation``, ``achieved_goal`` and ``desired_goal``, as those of a GoalEnv are. A
-    step is a success where the achieved goal is close enough to the desired one: ``info["is_success"]`` is True and the
-    reward 0; otherwise they are False and -1. A success does not end an episode.
+    Observations become a Dict of ``observation``, ``achieved_goal`` and ``desired_goal``, as in a GoalEnv. A step whose
+    achieved goal is close enough to the desired one is a success: ``info["is_success"]`` is True and the reward 0;
+    otherwise they are False and -1. A success does not end an episode.
 
     Args:
-        environment: its observations are in a Box of one dimension, (D,).
-        success: the largest Euclidean distance between goals that counts as a success, in their units; or a function of
-            the achieved and the desired goal, (G,) each, to bool.
-        goal_of: from an observation (D,) to the goal that it achieves, (G,). Default: the observation itself.
-        low, high: desired goals are uniform between these bounds, numbers or (G,). Default, where goals are
-            observations: the bounds of these.
+        environment: with observations in a Box of one dimension, (D,).
+        success: the largest Euclidean distance between goals, in their units, that counts as a success; or a function
+            from the achieved and the desired goal, (G,) each, to bool.
+        goal_of: a function from an observation (D,) to the goal that it achieves, (G,). Default: the observation.
+        low, high: bounds between which desired goals are uniform, numbers or (G,). Default, only without ``goal_of``:
+            the bounds of the observations.
 
-    ``reset(options={"desired_goal": goal})`` sets the goal of an episode. Other goals are drawn by `draw_goal` from the
-    environment's own generator, so that the seed of a reset decides the goal too.
+    ``reset(options={"desired_goal": goal})`` sets the goal of an episode. Otherwise `draw_goal` draws it from the
+    environment's generator, so that the seed of a reset determines the goal too.
 
-    Raises ValueError where observations are not vectors, where bounds are missing or not finite, and where ``success``
-    is negative.
+    Raises ValueError if observations are not vectors, bounds are missing or not finite, or ``success`` is negative.
 
     Example:
         >>> import gymnasium
@@ -80,16 +79,16 @@ class GoalWrapper(gymnasium.Wrapper):
         self.desired_goal = self._low
 
     def goal_of(self, observation: numpy.ndarray) -> numpy.ndarray:
-        """The goal that an observation achieves, (G,)."""
+        """Returns the goal that an observation achieves, (G,)."""
         goal = observation if self._goal_of is None else self._goal_of(observation)
         return numpy.asarray(goal, numpy.float64)
 
     def draw_goal(self) -> numpy.ndarray:
-        """A desired goal, (G,), for a new episode; replace it in a subclass to draw others."""
+        """Returns a desired goal, (G,), for a new episode; a subclass may override it."""
         return self.np_random.uniform(self._low, self._high)
 
     def is_success(self, achieved: numpy.ndarray, desired: numpy.ndarray) -> bool:
-        """Whether one goal (G,) counts as the other."""
+        """Returns whether the achieved goal, (G,), counts as the desired one."""
         if callable(self._success):
             return bool(self._success(achieved, desired))
         return bool(numpy.linalg.norm(achieved - desired) <= self._success)
@@ -97,15 +96,15 @@ class GoalWrapper(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         others = {name: value for name, value in (options or {}).items() if name != "desired_goal"}
         observation, info = self.env.reset(seed=seed, options=others or None)
-        given = (options or {}).get("desired_goal")
-        self.desired_goal = self.draw_goal() if given is None else numpy.asarray(given, numpy.float64)
+        goal = (options or {}).get("desired_goal")
+        self.desired_goal = self.draw_goal() if goal is None else numpy.asarray(goal, numpy.float64)
         return self._with_goals(observation), info
 
     def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
         observation, _, terminated, truncated, info = self.env.step(action)
-        found = self._with_goals(observation)
-        success = self.is_success(found["achieved_goal"], found["desired_goal"])
-        return found, float(success) - 1.0, terminated, truncated, {**info, "is_success": success}
+        observations = self._with_goals(observation)
+        success = self.is_success(observations["achieved_goal"], observations["desired_goal"])
+        return observations, float(success) - 1.0, terminated, truncated, {**info, "is_success": success}
 
     def _with_goals(self, observation: numpy.ndarray) -> dict[str, numpy.ndarray]:
         goals = self.goal_of(observation), self.desired_goal.copy()

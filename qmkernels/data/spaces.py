@@ -21,7 +21,7 @@ def check_goal_environment(environment: Any) -> None:
     if not has_goals(space):
         raise ValueError(
             f"{name} has no goals: its observation space must be a Dict with {', '.join(GOAL_KEYS)}, as of a GoalEnv, "
-            f"got {space}. qmkernels.data.GoalWrapper gives it goals. Put this into a module my_env.py, and train with "
+            f"got {space}. qmkernels.data.GoalWrapper adds goals: put this into a module my_env.py, and train with "
             f"--env my_env:Goals-v0:\n"
             f"  import gymnasium, qmkernels as qm\n"
             f'  gymnasium.register("Goals-v0", lambda: qm.data.GoalWrapper(gymnasium.make("{name}"), success=0.1), '

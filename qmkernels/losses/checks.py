@@ -46,7 +46,7 @@ def check_alike(loss: str, **tensors: Tensor) -> None:
 
 
 def per_row(loss: str, name: str, value: Tensor | float, like: Tensor) -> Tensor | float:
-    """Returns ``value`` as a float or in the dtype of the distances ``like`` (..., B), for which it is one per row."""
+    """Returns a number as a float, or one number per row in the dtype of the distances ``like`` (..., B)."""
     if not isinstance(value, Tensor):
         return float(value)
     if value.dim() and value.shape != like.shape[-value.dim() :]:

@@ -72,8 +72,8 @@ def tmd_critic(
         `TMDCritic`, in float32 for half embeddings, else in their dtype.
 
     Gradients flow to phi, psi, psi_goal and the head's parameters; none flow to psi_next. NaN in a row of phi or
-    psi_goal gives NaN in the loss and in the gradients of all rows paired with it; in psi or psi_next, through its own
-    term alone. Infinities give what the head and the formula give.
+    psi_goal gives NaN in the loss and in the gradients of all rows paired with it; in psi or psi_next, only through its
+    own term. Infinities give what the head and the formula give.
 
     Raises:
         ValueError: shapes that do not fit or are empty, an offset that leaves rows without a match, a discount outside

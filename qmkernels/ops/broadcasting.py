@@ -84,7 +84,7 @@ class BothWays(NamedTuple):
     y_to_x: Tensor
 
 
-# A Tensor, or `BothWays` with bidirectional=True. Of the union of both a type checker would allow no use of a tensor.
+# A Tensor, or `BothWays` with bidirectional=True. For the union of both a type checker would reject tensor operations.
 Distances = Tensor | Any
 
 

@@ -116,7 +116,7 @@ def why_not(device_type: str) -> str | None:
             return str(error).rstrip(".")
         return None
     if not _core.has_cuda:
-        return "the core was built without CUDA kernels, nvcc or a GPU was missing: reinstall with QMKERNELS_CUDA=ON"
+        return "the core was built without CUDA kernels (nvcc or a GPU was missing): reinstall with QMKERNELS_CUDA=ON"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     built_for = _core.build_info()["cuda_architectures"]
@@ -128,8 +128,8 @@ def why_not(device_type: str) -> str | None:
 
 
 def _includes(architectures: str, capability: tuple[int, int]) -> bool:
-    """Whether a GPU of this capability runs code for one of these architectures. In CMake's notation 80-real is machine
-    code, for GPUs of the same major number, 80-virtual is PTX, for all newer GPUs, and 80 is both."""
+    """Returns whether a GPU of this capability runs code built for one of these architectures. In CMake's notation
+    80-real is machine code, for GPUs of the same major number; 80-virtual is PTX, for all newer GPUs; 80 is both."""
     for number, kind in re.findall(r"(\d+)(?:-(real|virtual))?", architectures):
         major, minor = divmod(int(number), 10)
         if kind != "virtual" and capability[0] == major and capability[1] >= minor:
