@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from comparison import DIRECTIONS, Unavailable, torchqmet
+from comparison import DIRECTIONS, Unavailable, compiled, torchqmet
 from torch import Tensor, nn
 
 import qmkernels as qm
@@ -56,6 +56,13 @@ CASES = (
     Case(128, 128, 512, 8),
     Case(1024, 1024, 512, 8),
 )
+
+# Of measure_iqe.py alone: how time and memory grow with the batch, and the contenders that are shown.
+BATCH_SIZES = (
+    *(Case(rows, None, 512, 8) for rows in (64, 256, 1024, 4096)),
+    *(Case(rows, rows, 512, 8) for rows in (64, 128, 256, 512, 1024)),
+)
+SHOWN_BY_BATCH_SIZE = ("ours", "torchqmet", "unrolled compiled", "endpoints compiled")
 
 # How many tensors of all intervals a contender holds at its peak, forward and forward+backward: measure_iqe.py's peak
 # memory at 128x128, D=512, rounded up.
@@ -154,9 +161,7 @@ def _plain(
 ) -> Callable[[Case, torch.device], tuple[Distance, list[Tensor]]]:
     def build(case: Case, device: torch.device) -> tuple[Distance, list[Tensor]]:
         head = PlainIQE(components, case.dim_per_component).to(device)
-        if is_compiled:
-            torch._dynamo.reset()
-        return _broadcasting(torch.compile(head, dynamic=False) if is_compiled else head, case)
+        return _broadcasting(compiled(head)() if is_compiled else head, case)
 
     return build
 

@@ -40,7 +40,7 @@ def case(rows: int, size: int, dim_per_component: int, aims: dict[tuple[str, str
         {
             "ours": lambda: ours(size, dim_per_component, True),
             "eager": lambda: plain_loss(PlainIQE(sort_form, dim_per_component)),
-            "compiled": compiled(plain_loss(PlainIQE(unrolled_sort_form, dim_per_component))),
+            "compiled": lambda: compiled(plain_loss(PlainIQE(unrolled_sort_form, dim_per_component)))(),
             "torchqmet": lambda: plain_loss(torchqmet().IQE(size, dim_per_component)),
             "ours, not fused": lambda: ours(size, dim_per_component, False),
         },

@@ -22,7 +22,7 @@ def plain_tmd(phi: Tensor, psi: Tensor, psi_next: Tensor, psi_goal: Tensor) -> T
     """TMD's critic loss with matrices of distances, as its code has it."""
     distance = plain_mrn(phi[:, :, None], psi_goal[:, None])
     logits = -distance / math.sqrt(phi.shape[-1])
-    matches = torch.arange(phi.shape[1]).expand(phi.shape[0], -1)
+    matches = torch.arange(phi.shape[1], device=phi.device).expand(phi.shape[0], -1)
     contrastive = functional.cross_entropy(logits, matches)  # over the second dimension, the states
     action = plain_mrn(psi, phi).mean()
     following = plain_mrn(psi_next[:, :, None], psi_goal[:, None]).detach()
@@ -36,7 +36,7 @@ def plain_tmd(phi: Tensor, psi: Tensor, psi_next: Tensor, psi_goal: Tensor) -> T
 def plain_symmetric(x: Tensor, y: Tensor) -> Tensor:
     """InfoNCE in both directions from one matrix."""
     logits = -plain_mrn(x[:, None], y[None]) / math.sqrt(x.shape[-1])
-    matches = torch.arange(len(x))
+    matches = torch.arange(len(x), device=x.device)
     return 0.5 * (functional.cross_entropy(logits, matches) + functional.cross_entropy(logits.T, matches))
 
 

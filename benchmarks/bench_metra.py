@@ -28,10 +28,9 @@ def plain_metra(phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Te
 
 def with_skill(loss: Callable[[], Loss], rows: int, size: int) -> Callable[[], Callable[..., Tensor]]:
     """A contender whose skills are given: they have no gradient."""
-    skill = randn(rows, size, seed=2)
 
     def build() -> Callable[..., Tensor]:
-        function = loss()
+        function, skill = loss(), randn(rows, size, seed=2)
         return lambda phi, phi_next, raw: function(phi, phi_next, skill.to(phi.dtype), raw)
 
     return build

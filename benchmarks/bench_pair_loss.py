@@ -25,7 +25,7 @@ SCALE, LOG_DISCOUNT = 1 / math.sqrt(512), math.log(0.99)
 def _softmaxes(distance: Tensor, *dims: int) -> Tensor:
     """Cross-entropy along dimensions of the logits (B, N, N): 1 over the states, 2 over the goals."""
     logits = -SCALE * distance
-    matches = torch.arange(distance.shape[1]).expand(distance.shape[0], -1)
+    matches = torch.arange(distance.shape[1], device=distance.device).expand(distance.shape[0], -1)
     sides = [functional.cross_entropy(logits if dim == 1 else logits.mT, matches) for dim in dims]
     return sum(sides) / len(sides)
 
@@ -37,7 +37,8 @@ def _linex(distance: Tensor, after: Tensor) -> Tensor:
     return 0.5 * divergence.mean() + 0.5 * divergence.diagonal(dim1=1, dim2=2).mean()
 
 
-PLAIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+Loss = Callable[[Tensor, Tensor], Tensor]
+PLAIN: dict[str, Loss] = {
     "backward": lambda distance, after: _softmaxes(distance, 1),
     "symmetric": lambda distance, after: _softmaxes(distance, 1, 2),
     "linex": lambda distance, after: _linex(distance, after),
@@ -52,19 +53,27 @@ FORMS = {
 
 
 def case(name: str, batch: int, rows: int, aims: dict[tuple[str, str], float] | None = None) -> Case:
-    after = 20 + 3 * randn(batch, rows, rows, seed=1)
     with_after = name in ("linex", "tmd")
 
-    def plain(distance: Tensor) -> Tensor:
-        return PLAIN[name](distance, after)
+    def ours(distance: Tensor, after: Tensor) -> Tensor:
+        return pair_loss(distance, after if with_after else None, None, FORMS[name])[0]
+
+    def given_after(loss: Callable[[], Loss]) -> Callable[[], Callable[[Tensor], Tensor]]:
+        """A contender that has the distances of the next states: they have no gradient."""
+
+        def build() -> Callable[[Tensor], Tensor]:
+            function, after = loss(), 20 + 3 * randn(batch, rows, rows, seed=1)
+            return lambda distance: function(distance, after)
+
+        return build
 
     return Case(
         "pair_loss", f"{name}, {batch} x {rows} x {rows}",
         lambda: [20 + 3 * randn(batch, rows, rows)],
         {
-            "ours": lambda: lambda distance: pair_loss(distance, after if with_after else None, None, FORMS[name])[0],
-            "eager": lambda: plain,
-            "compiled": compiled(plain),
+            "ours": given_after(lambda: ours),
+            "eager": given_after(lambda: PLAIN[name]),
+            "compiled": given_after(compiled(PLAIN[name])),
         },
         aims=aims or {},
         moved=(batch * rows * rows * (1 + with_after), batch * rows * rows * (3 + 2 * with_after)),

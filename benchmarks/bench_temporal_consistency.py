@@ -24,10 +24,10 @@ def loss_of(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def case(steps: int, batch: int, size: int, aims: dict[tuple[str, str], float] | None = None) -> Case:
-    target = randn(steps, batch, size, seed=1)  # of the momentum encoder: no gradient flows to it
-    values = target.numel()
+    values = steps * batch * size
 
     def against(loss):
+        target = randn(steps, batch, size, seed=1)  # of the momentum encoder: no gradient flows to it
         return lambda predicted: loss(predicted, target.to(predicted.dtype))
 
     return Case(

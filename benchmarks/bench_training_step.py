@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from bench_iqe import PlainIQE, endpoint_form, unrolled_sort_form
-from comparison import Unavailable, randn, torchqmet
+from comparison import Unavailable, compiled, randn, torchqmet
 from torch import Tensor, nn
 
 import qmkernels as qm
@@ -75,15 +75,15 @@ def with_torchqmet(case: Case) -> Update:
     return lambda: agent.update(batch)
 
 
-def compiled(form: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Case], Update]:
+def with_compiled(form: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Case], Update]:
     """The head in plain PyTorch under torch.compile; it compiles for a minute."""
 
     def build(case: Case) -> Update:
         if case is QUICK_CASE:
             raise Unavailable("it compiles for a minute: measure_training_step.py runs it")
-        torch._dynamo.reset()
-        plain, batch = PlainIQE(form, case.config.dim_per_component), case.batch()
-        agent = case.agent(lambda size: torch.compile(plain, dynamic=False))
+        batch = case.batch()
+        head = compiled(PlainIQE(form, case.config.dim_per_component))()
+        agent = case.agent(lambda size: head)
         return lambda: agent.update(batch)
 
     return build
@@ -117,8 +117,8 @@ CONTENDERS: dict[str, Callable[[Case], Update]] = {
     "ours": ours,
     "ceiling": ceiling,
     "reference": reference,
-    "running maximum, compiled": compiled(unrolled_sort_form),
-    "endpoints, compiled": compiled(endpoint_form),
+    "running maximum, compiled": with_compiled(unrolled_sort_form),
+    "endpoints, compiled": with_compiled(endpoint_form),
     "torchqmet": with_torchqmet,
 }
 

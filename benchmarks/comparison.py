@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import importlib
 import os
 import platform
@@ -22,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qmkernels import measurement
 from qmkernels.backends.native import core
 from qmkernels.info import cpu_model, usable_cores, version_of
 
@@ -52,9 +51,10 @@ class Case:
     aims: dict[tuple[str, str], float] = field(default_factory=dict)
     moved: tuple[int, int] | None = None
 
-    def step(self, contender: str, direction: str) -> Step:
+    def step(self, contender: str, direction: str, device: torch.device | str = "cpu") -> Step:
         """A call that computes the result, or also fresh gradients of all inputs, and returns them."""
-        function, tensors = self.contenders[contender](), self.inputs()
+        with torch.device(device):  # of the tensors and heads; what a call makes is where its inputs are
+            function, tensors = self.contenders[contender](), self.inputs()
         if direction == "forward":
 
             def forward() -> tuple[Tensor, ...]:
@@ -69,7 +69,7 @@ class Case:
             nonlocal grad_out
             out = function(*leaves)
             if grad_out is None:
-                grad_out = randn(*out.shape, seed=2).to(out.dtype)
+                grad_out = randn(*out.shape, seed=2).to(out)
             return (out.detach(), *torch.autograd.grad(out, leaves, grad_out))
 
         return forward_and_backward
@@ -97,15 +97,22 @@ def run_benchmark(benchmark: Callable, case: Case, direction: str, contender: st
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    """The same numbers on every device; the tensor is on the default one."""
+    numbers = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    return numbers.to(torch.get_default_device())
 
 
 def compiled(function: Callable) -> Callable[[], Callable]:
-    """A contender: ``function`` under torch.compile."""
+    """A contender: ``function`` under torch.compile.
+
+    QMKERNELS_BENCH_COMPILER names its backend (default "inductor"). Where nothing is timed "aot_eager" traces the same
+    graphs, forward and backward, without generating code for them, which takes most of such a run.
+    """
 
     def build() -> Callable:
         torch._dynamo.reset()
-        return torch.compile(function, dynamic=False)
+        backend = os.environ.get("QMKERNELS_BENCH_COMPILER", "inductor")
+        return torch.compile(function, dynamic=False, backend=backend)
 
     return build
 
@@ -179,28 +186,8 @@ def largest_error(results: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> flo
 
 def peak_mib(run: Step, returned: int, device: torch.device) -> str:
     """Peak memory of one call above what was there before it and the bytes that it returns; empty where not known."""
-    gc.collect()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        peak = torch.cuda.max_memory_allocated(device) - before
-    elif platform.system() == "Linux":
-        # Freed heap goes back to the system first, or a call could reuse it unseen; then the high-water mark restarts.
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status_kib("VmRSS")
-        run()
-        peak = 1024 * (_status_kib("VmHWM") - before)
-    else:
-        return ""
-    return f"{max(0, peak - returned) / 2**20:.2f}"
-
-
-def _status_kib(field: str) -> int:
-    return int(re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE).group(1))
+    peak = measurement.peak_mib(run, returned, device)
+    return "" if peak is None else f"{peak:.2f}"
 
 
 def megahertz() -> float | None:

@@ -4,7 +4,7 @@
 
 Needs ``pip install ".[robotics,dm_control]"``. Every run is a command that anyone can give; its metrics.json is kept
 with that command and the commit, and the first seed's figure beside it. A killed measurement goes on where it was.
-benchmarks/tables.py makes the README's table of the results.
+benchmarks/tables.py makes the tables of the results.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ EXPERIMENTS = {
     "cartpole_swingup_iqrl": "iqrl --env dm_control/cartpole-swingup-v0",
     "fetchreach_qrl": "qrl --env FetchReach-v4 --preset small --steps 2000",
     "fetchreach_not_standardised": "qrl --env FetchReach-v4 --preset small --steps 2000 --no-standardise",
-    "medium_qrl": "qrl --env PointMaze_Medium-v3 --steps 6000 --agent.softplus-offset 120 --agent.epsilon 0.1",
+    "medium_qrl": "qrl --env PointMaze_Medium-v3 --agent.softplus-offset 120 --agent.fourier-features 64 "
+    "--agent.num-critics 1 --evaluation-interval 4000 --evaluate-with greedy actor",
 }
 
 

@@ -1,11 +1,13 @@
 """Measures IQE beside every contender of bench_iqe.py: a row for each in benchmarks/results/iqe_<device>.csv.
 
     QMKERNELS_TORCHQMET=<checkout> python benchmarks/measure_iqe.py --threads 2
+    QMKERNELS_TORCHQMET=<checkout> python benchmarks/measure_iqe.py --threads 2 --batch-sizes --seconds 2
 
 All contenders of a case run in this one process with the same inputs and threads, taking turns; a row has the median
 and the 20% and 80% quantiles of one call's time, its peak memory above its inputs and results, its error against
 float64, and the floor: the least time that the bytes (elementwise) or the operations (pairwise) of the case take here.
-benchmarks/tables.py makes the README's tables of the rows.
+benchmarks/tables.py makes the tables of the rows. With --batch-sizes the rows are those that benchmarks/figure.py
+draws, in batch_sizes_<device>.csv: forward and backward by batch size.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from bench_iqe import CASES, CONTENDERS, LARGEST_MATRIX_FOR_REFERENCE_MIB, Case, inputs, step
+from bench_iqe import BATCH_SIZES, CASES, CONTENDERS, SHOWN_BY_BATCH_SIZE, Case, inputs, step
 from comparison import (
     DIRECTIONS,
     HERE,
@@ -37,14 +39,16 @@ from torch import Tensor
 
 import qmkernels as qm
 from qmkernels.backends.native import core
-from qmkernels.bench import interleaved_times_ms
 from qmkernels.definitions import iqe as definition
+from qmkernels.measurement import interleaved_times_ms
 
 COLUMNS = (
     "date", "commit", "machine", "cores", "threads", "load_average", "python", "torch", "qmkernels", "isa", "command",
     "op", "form", "rows", "columns", "size", "dim_per_component", "direction", "contender", "median_ms", "low_ms",
     "high_ms", "rounds", "peak_mib", "max_error", "floor_kind", "floor_ms", "note",
 )  # fmt: skip
+# All intervals of a matrix in float32; the definition in float64 would keep gigabytes for backward beyond it.
+LARGEST_MATRIX_IN_FLOAT64_MIB = 64
 
 
 def main() -> None:
@@ -54,13 +58,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="timing budget of a case and direction")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", default="", help="cases whose name holds this text, such as pairwise")
+    parser.add_argument("--batch-sizes", action="store_true", help="measure what figure.py draws instead")
     parser.add_argument("--out", type=Path, default=None, help="CSV to append to")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
     warn_if_loaded()
-    out = options.out or HERE / "results" / f"iqe_{options.device.split(':')[0]}.csv"
+    cases, contenders, directions = CASES, tuple(CONTENDERS), DIRECTIONS
+    if options.batch_sizes:
+        cases, contenders, directions = BATCH_SIZES, SHOWN_BY_BATCH_SIZE, DIRECTIONS[1:]
+    measured, device = "batch_sizes" if options.batch_sizes else "iqe", torch.device(options.device)
+    out = options.out or HERE / "results" / f"{measured}_{device.type}.csv"
     out.parent.mkdir(parents=True, exist_ok=True)
     is_new = not out.exists()
     with out.open("a", newline="") as file:
@@ -68,15 +77,17 @@ def main() -> None:
         if is_new:
             writer.writeheader()
         run = run_columns(options.device)
-        for case in CASES:
-            for direction in DIRECTIONS if options.only in case.name else ():
-                for row in measure(case, direction, torch.device(options.device), options.rounds, options.seconds):
+        for case in cases:
+            for direction in directions if options.only in case.name else ():
+                for row in measure(case, direction, contenders, device, options.rounds, options.seconds):
                     writer.writerow({**run, "load_average": f"{os.getloadavg()[0]:.1f}", **row})
                     file.flush()
 
 
-def measure(case: Case, direction: str, device: torch.device, rounds: int, seconds: float) -> list[dict[str, object]]:
-    """One row for each contender that there can be for this case, in the order of CONTENDERS."""
+def measure(
+    case: Case, direction: str, contenders: Iterable[str], device: torch.device, rounds: int, seconds: float
+) -> list[dict[str, object]]:
+    """One row per contender, of those that cannot run with a note that says why."""
     truth = in_float64(case, direction, device)
     floor_kind, floor = floor_step(case, direction, device)
     base = {"op": "iqe", "form": case.form, "rows": case.rows, "columns": case.columns or "", "size": case.size,
@@ -85,7 +96,7 @@ def measure(case: Case, direction: str, device: torch.device, rounds: int, secon
     steps: dict[str, Step] = {}
     call_ms: dict[str, float] = {}
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    for name in CONTENDERS:
+    for name in contenders:
         rows[name] = {**base, "contender": name, "note": ""}
         try:
             steps[name] = step(name, case, direction, device)
@@ -139,8 +150,9 @@ def in_float64(case: Case, direction: str, device: torch.device) -> tuple[Tensor
 
 
 def checked_rows(case: Case) -> int:
-    """Rows of x whose results are checked: all, but 32 where float64 would keep gigabytes for backward."""
-    return 32 if case.whole_matrix_mib > LARGEST_MATRIX_FOR_REFERENCE_MIB else case.rows
+    """Rows of x whose results are checked: all, or the first 32 of a large matrix."""
+    is_large = case.columns is not None and case.whole_matrix_mib > LARGEST_MATRIX_IN_FLOAT64_MIB
+    return 32 if is_large else case.rows
 
 
 def floor_step(case: Case, direction: str, device: torch.device) -> tuple[str, Callable[[], object] | float]:

@@ -1,10 +1,11 @@
-"""Measures the ops but IQE, and the losses, beside plain PyTorch: rows in benchmarks/results/ops_cpu.csv.
+"""Measures the ops but IQE, and the losses, beside plain PyTorch: rows in benchmarks/results/ops_<device>.csv.
 
     QMKERNELS_TORCHQMET=<checkout> python benchmarks/measure_ops.py --threads 2
 
 All contenders of a case run in this one process with the same inputs and threads, taking turns; a row has the median
 and the 20% and 80% quantiles of one call's time, its peak memory above its inputs and results, and its error against
-the eager contender in float64. benchmarks/tables.py makes the README's table of the rows.
+the eager contender in float64. On a GPU ours is also timed on Triton, and replayed from a CUDA graph.
+benchmarks/tables.py makes the table of the rows.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from comparison import (
     warn_if_loaded,
 )
 
+import qmkernels as qm
 from qmkernels.backends import dispatch
-from qmkernels.bench import interleaved_times_ms
+from qmkernels.measurement import interleaved_times_ms
 
 MODULES = [importlib.import_module(f"bench_{op}") for op in (*dispatch.OPS, "losses") if op != "iqe"]
 CASES = [case for module in MODULES for case in module.CASES]
@@ -49,51 +51,90 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for every contender")
     parser.add_argument("--seconds", type=float, default=20.0, help="timing budget of a case and direction")
     parser.add_argument("--only", default="", help="cases whose op and name hold this text, such as 'pqe elementwise'")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "ops_cpu.csv", help="CSV to append to")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=None, help="CSV to append to")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warn_if_loaded()
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not options.out.exists()
-    with options.out.open("a", newline="") as file:
+    device = torch.device(options.device)
+    out = options.out or HERE / "results" / f"ops_{device.type}.csv"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not out.exists()
+    with out.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if is_new:
             writer.writeheader()
-        run = run_columns("cpu")
+        run = run_columns(options.device)
         for case in CASES:
             for direction in case.directions if options.only in f"{case.op} {case.name}" else ():
-                for row in measure(case, direction, options.seconds):
+                for row in measure(case, direction, device, options.seconds):
                     writer.writerow({**run, "load_average": f"{os.getloadavg()[0]:.1f}", **row})
                     file.flush()
 
 
-def measure(case: Case, direction: str, seconds: float) -> list[dict[str, object]]:
-    """One row for each contender."""
-    truth = in_float64(case, direction)
+def on_triton(step: Step) -> Step:
+    def run() -> tuple[torch.Tensor, ...]:
+        with qm.use_backend("triton"):
+            return step()
+
+    return run
+
+
+def in_a_graph(step: Step) -> Step:
+    """The step captured once in a CUDA graph, which is launched instead."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step()
+
+    def replay() -> tuple[torch.Tensor, ...]:
+        graph.replay()
+        return results
+
+    return replay
+
+
+WAYS_ON_A_GPU = {"ours, Triton": on_triton, "ours, CUDA graph": in_a_graph}
+
+
+def measure(case: Case, direction: str, device: torch.device, seconds: float) -> list[dict[str, object]]:
+    """One row for each contender; of one that cannot run here, or fails, with a note that says why."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    truth = in_float64(case, direction, device)
     rows, steps, call_ms = {}, {}, {}
-    for name in case.contenders:
+    for name in (*case.contenders, *(WAYS_ON_A_GPU if device.type == "cuda" else ())):
         rows[name] = {"op": case.op, "case": case.name, "direction": direction, "contender": name, "note": ""}
         rows[name]["aim"] = case.aims.get((name, direction), "")
         try:
-            steps[name] = case.step(name, direction)
-        except Unavailable as reason:
-            rows[name]["note"] = f"skipped: {reason}"
+            if name in WAYS_ON_A_GPU:
+                step = WAYS_ON_A_GPU[name](case.step("ours", direction, device))
+            else:
+                step = case.step(name, direction, device)
+            results = step()
+        except (Unavailable, RuntimeError) as reason:  # as where memory does not suffice
+            rows[name]["note"] = f"skipped: {' '.join(str(reason).split())[:200]}"
             continue
-        results = steps[name]()
+        steps[name] = step
         returned = sum(result.numel() * result.element_size() for result in results)
         if truth is not None:
             rows[name]["max_error"] = f"{largest_error(results, truth):.1e}"
         del results
         begin = time.perf_counter()
-        rows[name]["peak_mib"] = peak_mib(steps[name], returned, torch.device("cpu"))
+        rows[name]["peak_mib"] = peak_mib(steps[name], returned, device)
+        synchronize()
         call_ms[name] = 1e3 * (time.perf_counter() - begin)
     timed = dict(steps)
     if case.moved:
-        timed["copy"] = copy_of(case.moved[direction != "forward"])
+        timed["copy"] = copy_of(case.moved[direction != "forward"], device)
     rounds = max(3, min(200, int(1e3 * seconds / sum(max(0.2, time_ms) for time_ms in call_ms.values()))))
-    times = dict(zip(timed, interleaved_times_ms(list(timed.values()), rounds, lambda: None), strict=True))
+    times = dict(zip(timed, interleaved_times_ms(list(timed.values()), rounds, synchronize), strict=True))
     for name in steps:
         parts = PARTS.get(case.op, {}).get(name, 1)
         low, high = quantiles(times[name])
@@ -114,20 +155,20 @@ def measure(case: Case, direction: str, seconds: float) -> list[dict[str, object
     return list(rows.values())
 
 
-def copy_of(values: int) -> Step:
+def copy_of(values: int, device: torch.device) -> Step:
     """A torch copy that moves that many float32 values, half of them read, half written."""
-    source = torch.ones(values // 2)
+    source = torch.ones(values // 2, device=device)
     target = torch.empty_like(source)
     return lambda: (target.copy_(source),)
 
 
-def in_float64(case: Case, direction: str) -> tuple[torch.Tensor, ...] | None:
+def in_float64(case: Case, direction: str, device: torch.device) -> tuple[torch.Tensor, ...] | None:
     """The eager contender's results on the same numbers in float64, where it solves the whole case; None for fsq, whose
     codes jump by a level where the dtypes round to different sides."""
     if "eager" not in case.contenders or "eager" in PARTS.get(case.op, {}) or case.op == "fsq":
         return None
     exact = Case(case.op, case.name, lambda: [tensor.double() for tensor in case.inputs()], case.contenders)
-    return exact.step("eager", direction)()
+    return exact.step("eager", direction, device)()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-# Which GPUs the CUDA kernels are built for: those of this machine, so that an installation takes no longer than it must.
-# Sets cuda_architectures, as CMAKE_CUDA_ARCHITECTURES takes them, empty for no CUDA kernels; and cuda_choice, why.
-#   QMKERNELS_CUDA  AUTO: for the GPUs of this machine, and none where it has none; ON: for all where it has none; OFF
-#   QMKERNELS_CUDA_ARCHITECTURES  native: those GPUs; all: every one of release wheels; or a list as CMake takes it
-set(all_architectures 80-real 86-real 89-real 90-real 100) # PTX of the last, for GPUs that are newer
+# Chooses the GPUs for which CUDA kernels are built: by default only this machine's, to keep the installation short.
+# Sets cuda_architectures, as CMAKE_CUDA_ARCHITECTURES takes them, or empty for no CUDA kernels; and cuda_choice, why.
+#   QMKERNELS_CUDA  AUTO: this machine's GPUs, or none; ON: this machine's, or all if it has none; OFF: none
+#   QMKERNELS_CUDA_ARCHITECTURES  native: this machine's; all: those of release wheels; or a list as CMake takes it
+set(all_architectures 80-real 86-real 89-real 90-real 100) # the last also as PTX, for newer GPUs
 set(oldest_architecture 80)
 
-# The architectures of this machine's GPUs, without repetition, the newest last.
+# Sets result to the architectures of this machine's GPUs, without duplicates, the newest last.
 function(find_gpus result)
   find_program(nvidia_smi nvidia-smi NO_CACHE)
   set(capabilities)
@@ -54,7 +54,7 @@ function(choose_cuda_architectures)
   set(cuda_choice ${choice} PARENT_SCOPE)
 endfunction()
 
-# After check_language(CUDA): leaves nothing of the choice where nvcc is missing or too old for it; an error for ON.
+# Call it after check_language(CUDA). A missing or too old nvcc empties the choice; with ON it is an error.
 function(drop_what_nvcc_cannot_build)
   set(obstacle)
   if(NOT CMAKE_CUDA_COMPILER)

@@ -1,4 +1,4 @@
-// The names of a struct's fields and of an enumeration's values, written where these are declared.
+// Names of a struct's fields and of an enumeration's values, written where these are declared.
 #pragma once
 
 #include <tuple>

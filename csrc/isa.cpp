@@ -1,4 +1,4 @@
-// Which instruction set the CPU kernels use: asked of the processor once, narrowed by QMKERNELS_ISA.
+// The instruction set of the CPU kernels: detected once, restricted by QMKERNELS_ISA.
 #include "isa.h"
 
 #include <cstdlib>
@@ -27,7 +27,7 @@ bool has_features(const std::string& isa) {
     return isa == "baseline";
 }
 
-// The one that QMKERNELS_ISA names, where it does, else `automatic`.
+// The one that QMKERNELS_ISA names, if any, else `automatic`.
 Isa choose(Isa automatic) {
     const char* wanted = std::getenv("QMKERNELS_ISA");
     if (wanted == nullptr || *wanted == '\0') return automatic;

@@ -1,7 +1,7 @@
 // The instruction sets that the CPU kernels are compiled for, and which of them this process uses.
 #pragma once
 
-// X(isa, ...) for each, from the narrowest to the widest. The build compiles csrc/cpu once for each of them.
+// X(isa, ...) for each, from narrowest to widest. The build compiles csrc/cpu once for each.
 #if defined(__x86_64__) && !defined(QMK_BASELINE_ONLY)
 #define QMK_FOR_EACH_ISA(X, ...) X(baseline, __VA_ARGS__) X(avx2, __VA_ARGS__) X(avx512, __VA_ARGS__)
 #else
@@ -20,11 +20,11 @@ const char* name_of(Isa isa);
 bool runs_here(Isa isa);
 Isa widest_isa();
 
-// Chosen at the first call: the widest that runs here, or the one that QMKERNELS_ISA names (std::invalid_argument if
-// this build or this processor lacks it).
+// Chosen at the first call: the widest that this processor supports, or the one that QMKERNELS_ISA names
+// (std::invalid_argument if this build or this processor lacks it).
 Isa isa_in_use();
-// That of small calls: no wider than 256 bits, unless QMKERNELS_ISA says so. Wider vectors gain nothing there, and
-// where other work comes between the calls they take longer: benchmarks/measure_overhead.py, with and without
+// That of small calls: at most 256 bits wide, unless QMKERNELS_ISA says otherwise. Wider vectors gain nothing there,
+// and are slower if other work comes between the calls: compare benchmarks/measure_overhead.py with and without
 // QMKERNELS_ISA=avx512.
 Isa isa_of_small_calls();
 

@@ -7,7 +7,7 @@
 //         T* out;
 //         FooShape shape;                  // a struct with QMK_FIELDS of its own: these are arguments too
 //         FooSettings settings;            // a struct with QMK_SETTINGS: one argument, a named tuple
-//         void* scratch;                   // only where the kernel needs it, see below; not among the fields
+//         void* scratch;                   // only if the kernel needs it, see below; not among the fields
 //         QMK_FIELDS(x, y, out, shape, settings)
 //     };
 //     QMK_KERNEL(foo_forward, FooForward)  // in namespace qmk
@@ -18,9 +18,9 @@
 //     template <class T> void foo_forward(const FooForward<T>& call, int threads);                  // csrc/cpu/foo.cpp
 //     template <class T> void foo_forward(const FooForward<T>& call, Context context);              // csrc/cuda/foo.cu
 //
-// made for float and double by QMK_INSTANTIATE. Where a call has a field `scratch`, the caller allocates as many bytes,
-// on a boundary of 64, as `template <class T> int64_t foo_forward_scratch(const FooForward<T>& call)` says, which
-// stands beside each kernel. It is a template over T like the kernel, and made by QMK_INSTANTIATE_SCRATCH.
+// made for float and double by QMK_INSTANTIATE. If a call has a field `scratch`, the caller allocates, aligned to 64,
+// as many bytes as `template <class T> int64_t foo_forward_scratch(const FooForward<T>& call)` returns, which stands
+// beside each kernel. It is a template over T like the kernel, and made by QMK_INSTANTIATE_SCRATCH.
 //
 // From Python: `kernels.foo_forward(x=x, y=y, out=out, rows=3, dim=8, settings=settings)`. An argument that is missing,
 // unknown, or of another dtype is a TypeError.
@@ -74,7 +74,8 @@
         }                                                                                                              \
     };
 
-// For float and double, where the kernel is defined. Where: `int` in csrc/cpu/<op>.cpp, `Context` in csrc/cuda/<op>.cu.
+// Instantiates a kernel for float and double where it is defined. Where: `int` in csrc/cpu/<op>.cpp, `Context` in
+// csrc/cuda/<op>.cu.
 #define QMK_INSTANTIATE(function, Call, Where)         \
     template void function(const Call<float>&, Where); \
     template void function(const Call<double>&, Where);

@@ -1,8 +1,8 @@
-"""Every agent in every form as a row of one table: how it is made, what it learns from, what it acts for.
+"""A table of every agent in every form: how to make it, what it learns from, and what it acts for.
 
 test_agents.py has the generic tests over these rows. A new agent adds its rows here, conditioned on a goal, a skill or
-nothing; what a row cannot claim, it excepts with the reason, which pytest prints. What is particular to an agent is in
-its own test file.
+nothing. A row excepts the claims that do not hold, with a reason that pytest prints. What is particular to an agent is
+in its own test file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Batch = dict[str, Tensor]
 
 
 def line_batch(agent: Any, size: int = 33, seed: int = 1) -> Batch:
-    """Steps along a line, an action moves every coordinate by its mean; goals are where one or eight of them lead."""
+    """Steps along a line: an action moves every coordinate by its mean; goals are one or eight steps ahead."""
     generator = torch.Generator().manual_seed(seed)
     state = torch.randn(size, OBSERVATION_SIZE, generator=generator)
     action = torch.rand(size, ACTION_SIZE, generator=generator) * 2 - 1
@@ -52,24 +52,24 @@ def any_goal(agent: Any, *leading: int) -> Tensor:
 class Case:
     """One agent in one form, with small networks."""
 
-    method: str  # as the training command has it
+    method: str  # its name in the training command
     agent: type[protocol.Agent]
     config: Any
-    needed: tuple[str, ...]  # what a batch must have
-    improves: tuple[str, float]  # what updates lower, or raise, and by how much at least
-    form: str = ""  # of several of one agent
+    needed: tuple[str, ...]  # keys that a batch must have
+    improves: tuple[str, float]  # a metric, and the least change that updates make to it
+    form: str = ""  # tells the forms of one agent apart
     made: dict[str, Any] = field(default_factory=dict)  # arguments of the constructor
-    batch: Callable[..., Batch] = line_batch  # of the agent, a number of rows and a seed; may have more than is needed
-    condition: Callable[..., Tensor] = any_goal  # of the agent and leading sizes: what it acts for
-    learning: dict[str, Any] = field(default_factory=dict)  # changes of the configuration to improve in 100 updates
-    compared: tuple[str, ...] = ()  # other measures in which backends agree
-    pursues: tuple[str, int] = ("", 0)  # what the actor lowers, -1, or raises, 1, while the critic stays
-    pursuit: dict[str, Any] = field(default_factory=dict)  # changes of the configuration for that
-    cloning: dict[str, Any] = field(default_factory=dict)  # changes of the configuration to imitate the data
-    acts_for: str = "goal"  # what of a batch it acts for
-    standardised: tuple[str, ...] = ("observation", "achieved_goal")  # of a batch, by which it standardises
-    fixed: tuple[str, ...] = ("_scale.", ".centre", ".half_range")  # parts of names that updates do not change
-    any_sign: tuple[str, ...] = ()  # of the configuration, what may be below 0
+    batch: Callable[..., Batch] = line_batch  # (agent, rows, seed) -> batch, which may have more than is needed
+    condition: Callable[..., Tensor] = any_goal  # (agent, *leading sizes) -> what it acts for
+    learning: dict[str, Any] = field(default_factory=dict)  # configuration changes to improve in 100 updates
+    compared: tuple[str, ...] = ()  # other metrics on which backends agree
+    pursues: tuple[str, int] = ("", 0)  # a metric that the actor lowers, -1, or raises, 1, with a fixed critic
+    pursuit: dict[str, Any] = field(default_factory=dict)  # configuration changes for that
+    cloning: dict[str, Any] = field(default_factory=dict)  # configuration changes to imitate the data
+    acts_for: str = "goal"  # key of the batch's rows that it acts for
+    standardised: tuple[str, ...] = ("observation", "achieved_goal")  # keys of the rows by which it standardises
+    fixed: tuple[str, ...] = ("_scale.", ".centre", ".half_range")  # parts of names of what updates do not change
+    any_sign: tuple[str, ...] = ()  # configuration fields that may be negative
     excepted: dict[str, str] = field(default_factory=dict)  # claim -> why it does not hold
 
     def __post_init__(self) -> None:
@@ -84,17 +84,17 @@ class Case:
         return self.agent(OBSERVATION_SIZE, ACTION_SIZE, replace(self.config, **changes or {}), **{**self.made, **made})
 
     def rows(self, agent: Any, size: int = 33, seed: int = 1) -> Batch:
-        """Of a batch what is needed, and nothing else."""
+        """Returns a batch with only what is needed."""
         batch = self.batch(agent, size, seed)
         return {name: batch[name] for name in self.needed}
 
 
 def parameters_of(module: torch.nn.Module) -> Tensor:
-    return torch.cat([each.detach().reshape(-1).clone() for each in module.parameters()])
+    return torch.cat([parameter.detach().reshape(-1).clone() for parameter in module.parameters()])
 
 
 def every(claim: str = "") -> pytest.MarkDecorator:
-    """A parameter ``case`` of all rows; those are skipped that except the claim."""
+    """Parametrises ``case`` over all rows, and skips those that except the claim."""
     assert not claim or claim in CLAIMS, claim
 
     def parameter(case: Case) -> Any:
@@ -115,7 +115,7 @@ NO_CLONING = {"cloning": "it imitates nothing"}
 
 
 def _in_forms(case: Case, *forms: tuple[str, dict[str, Any]]) -> list[Case]:
-    """The case, and for each form those fields of it that change."""
+    """Returns the case, and one copy per form with the fields that change."""
     return [case, *(replace(case, form=form, **changes) for form, changes in forms)]
 
 
@@ -213,7 +213,7 @@ _IQRL = Case(
 
 
 def travel_batch(agent: Any, size: int = 33, seed: int = 1) -> Batch:
-    """Actions move the coordinates of their own; skills have something to do with where they lead."""
+    """Each action value moves its own coordinate; skills correlate with the movement."""
     generator = torch.Generator().manual_seed(seed)
     state = torch.randn(size, OBSERVATION_SIZE, generator=generator)
     action = torch.rand(size, ACTION_SIZE, generator=generator) * 2 - 1
@@ -278,7 +278,7 @@ CASES = [
         ("mrn", {"made": {"head": lambda size: qm.nn.LatentMRN(size, 4)}}),
     ),
     _IQRL,
-    # With a slack of 1 the constraint has gradients for a head while steps are short, too.
+    # With a slack of 1 the constraint has gradients for a head even while steps are short.
     *_in_forms(
         _METRA,
         ("discrete skills", {"config": _DISCRETE_SKILLS}),

@@ -1,16 +1,16 @@
-"""What the tests of one backend's functions against backends/reference share: points, and what counts as alike."""
+"""Shared by the tests of a backend's functions against backends/reference: points, and the comparison of results."""
 
 from __future__ import annotations
 
 import torch
 
 DTYPES = (torch.float32, torch.float64)
-# float32: sums over components and over the other side, in another order than the reference's.
+# float32: sums over components and over the other side are in another order than the reference's.
 TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
 
 
 def points(*rows: int, size: int, dtype: torch.dtype, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """x and y (*rows, size)."""
+    """Returns x and y, (*rows, size) each."""
     generator = torch.Generator().manual_seed(sum(rows) + size)
     x = torch.randn(*rows, size, generator=generator, dtype=torch.float64)
     y = torch.randn(*rows, size, generator=generator, dtype=torch.float64) + 0.5
@@ -18,20 +18,20 @@ def points(*rows: int, size: int, dtype: torch.dtype, device: str = "cpu") -> tu
 
 
 def pair_points(num_x: int, num_y: int, size: int, dtype: torch.dtype, *, batch: int = 2, device: str = "cpu"):
-    """x (batch, num_x, size) and y (batch, num_y, size)."""
+    """Returns x (batch, num_x, size) and y (batch, num_y, size)."""
     x, y = points(batch, max(num_x, num_y), size=size, dtype=dtype, device=device)
     return x[:, :num_x].contiguous(), y[:, :num_y].contiguous()
 
 
-def assert_alike(got: tuple[torch.Tensor | None, ...], wanted: tuple[torch.Tensor | None, ...]) -> None:
-    """Of the same shapes and dtypes; equal, floats within TOLERANCE; None in the same places."""
-    for one, other in zip(got, wanted, strict=True):
+def assert_alike(actual: tuple[torch.Tensor | None, ...], expected: tuple[torch.Tensor | None, ...]) -> None:
+    """Asserts equal shapes, dtypes and values, floats within TOLERANCE, and None in the same places."""
+    for ours, other in zip(actual, expected, strict=True):
         if other is None:
-            assert one is None
+            assert ours is None
             continue
-        assert one.shape == other.shape
-        assert one.dtype == other.dtype
-        if one.is_floating_point():
-            torch.testing.assert_close(one, other, equal_nan=True, **TOLERANCE[one.dtype])
+        assert ours.shape == other.shape
+        assert ours.dtype == other.dtype
+        if ours.is_floating_point():
+            torch.testing.assert_close(ours, other, equal_nan=True, **TOLERANCE[ours.dtype])
         else:
-            assert torch.equal(one, other)
+            assert torch.equal(ours, other)

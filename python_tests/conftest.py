@@ -1,4 +1,4 @@
-"""What test files share: threads, and the backends of a CPU."""
+"""Shared by all test files: threads, and the backends of a CPU."""
 
 import os
 
@@ -8,7 +8,7 @@ import torch
 import qmkernels as qm
 from qmkernels.backends import dispatch
 
-# Under pytest-xdist every worker takes its share of the cores: more threads than cores wait for one another.
+# Under pytest-xdist every worker takes its share of the cores, because more threads than cores wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
-    """The test runs on the compiled kernels, and once more on the reference."""
+    """Runs the test on the compiled kernels, and again on the reference."""
     if reason := dispatch.why_not(request.param, dispatch.OPS[0], "cpu"):
         pytest.skip(reason)
     with qm.use_backend(request.param):
@@ -25,7 +25,7 @@ def backend(request):
 
 @pytest.fixture
 def triton_interpreter(monkeypatch):
-    """Its variable holds for parts of triton that are imported at the first launch, and for the choice of backends."""
+    """Sets the interpreter's variable, which triton's later imports and the choice of backends read."""
     if not torch.cuda.is_available():
         monkeypatch.setenv("TRITON_INTERPRET", "1")
     for function in (dispatch.why_not, dispatch.resolve, dispatch.functions):

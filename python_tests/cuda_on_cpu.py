@@ -1,7 +1,7 @@
-"""What the tests of CUDA kernels without a GPU share: an op's kernels, compiled as C++, run on a CPU thread by thread.
+"""Runs an op's CUDA kernels without a GPU, for tests: compiled as C++, thread by thread on a CPU.
 
-Every shared-memory index, barrier, warp shuffle, tile edge and launch size is the one a GPU would use; what only a GPU
-can show is missing: its memory model and its speed. The threads run in a random order (csrc/tests/cuda_on_cpu).
+Every shared-memory index, barrier, warp shuffle, tile edge and launch size is the one a GPU would use. Only a GPU's
+memory model and speed are missing. The threads run in random order (csrc/tests/cuda_on_cpu).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _scratch(num_bytes: int, device: torch.device) -> torch.Tensor:
 
 
 def _build(op: str, folder: Path) -> ModuleType:
-    """The Python module of one op, as the build makes it of all, with the op's CUDA kernels compiled as C++."""
+    """Builds the Python module of one op, as the build does for all ops, with its CUDA kernels compiled as C++."""
     (folder / "ops.h").write_text(
         f'#include "{CSRC}/ops/{op}.h"\n'
         "namespace qmk {\n"
@@ -38,14 +38,14 @@ def _build(op: str, folder: Path) -> ModuleType:
         f"constexpr auto all_kernels = {op}_kernels{{}};\n"
         "}\n"
     )
-    # One file for all of an op: its kernels share the dynamic shared memory.
+    # One file per op, because its kernels share the dynamic shared memory.
     sources = sorted({*CSRC.glob(f"cuda/{op}.cu"), *CSRC.glob(f"cuda/{op}_*.cu")})
     (folder / "kernels.cpp").write_text(
         "".join(f'#include "{source}"\n' for source in sources)
         + "namespace qmk::cuda { namespace { CUDA_ON_CPU_DYNAMIC_SHARED } }\n"
     )
     command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
-    # Three blocks at most, so that a block does one tile after another.
+    # At most three blocks, so that a block handles several tiles.
     command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3", "-DQMK_CUDA_ON_CPU"]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
     command += [f"-I{CSRC / 'tests' / 'cuda_on_cpu'}", f"-I{folder}", f"-I{sysconfig.get_paths()['include']}"]
@@ -58,9 +58,9 @@ def _build(op: str, folder: Path) -> ModuleType:
 
 
 def kernels(op: str) -> Callable:
-    """A fixture for the module: the native backend calls the op's CUDA kernels, on CPU tensors.
+    """Makes a fixture for the module, in which the native backend calls the op's CUDA kernels on CPU tensors.
 
-    New tensors and scratch memory are filled with NaN, so that what a kernel leaves out or reads too early shows.
+    It fills new tensors and scratch memory with NaN, to show what a kernel leaves out or reads too early.
     """
 
     @pytest.fixture(scope="module", autouse=True)
@@ -82,7 +82,7 @@ def kernels(op: str) -> Callable:
 
 
 def off_a_boundary(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy that starts one item past a boundary of 16 bytes."""
+    """Returns a copy that starts one item past a boundary of 16 bytes."""
     moved = torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
     assert moved.data_ptr() % 16 != 0
     return moved

@@ -1,4 +1,4 @@
-"""A batch of which one state and its goal are far from everything, and what softmaxes over its distances must give."""
+"""A batch with one state and goal far from everything, and the exact results of softmaxes over its distances."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor
 from qmkernels.definitions import pair_loss as definition
 from qmkernels.definitions.pair_loss import SOFTMAXES, PairLossSettings
 
-# From 1e9 on all logits of the far softmaxes are the same number, also where the product with the scale is rounded.
+# From 1e9 on all logits of the far softmaxes are the same number, even where the product with the scale is rounded.
 CASES = [
     (kind, far, scale) for kind in SOFTMAXES for far, scale in ((1e6, 0.125), (1e9, 0.125), (1e9, 0.3), (1e12, 0.3))
 ]
-# Of softmaxes; what a float32 gradient may be off where a probability near 1 is taken from 1.
+# For softmaxes: the error of a float32 gradient that subtracts a probability near 1 from 1.
 TOLERANCE = {"rtol": 2e-6, "atol": 2e-9}
 
 
 def points(far: float, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """x and y (16, 3), float32."""
+    """Returns x and y, (16, 3) float32 each."""
     x, y = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0)).to(device)
     x[3, 0] -= far
     y[3, 1] += far
@@ -25,7 +25,7 @@ def points(far: float, device: str = "cpu") -> tuple[Tensor, Tensor]:
 
 
 def head(x: Tensor, y: Tensor) -> Tensor:
-    """The largest difference of coordinates, which is the same number in every order of computation."""
+    """Computes the largest difference of coordinates, which is the same number in any order of computation."""
     return (x - y).abs().amax(dim=-1)
 
 
@@ -34,28 +34,28 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def exact(distance: Tensor, kind: str, scale: float) -> tuple[Tensor, Tensor]:
-    """The loss of float32 distances, and its gradient by them, in float64."""
+    """Computes the loss of float32 distances, and its gradient by them, in float64."""
     leaf = distance.detach().double().requires_grad_()
     loss, *_ = definition.pair_loss(leaf, None, None, PairLossSettings(kind, scale))
     return loss.detach(), *torch.autograd.grad(loss, leaf)
 
 
 def check_loss(loss: Tensor, x: Tensor, y: Tensor, kind: str, scale: float) -> None:
-    """A loss of `points`, and its gradients."""
+    """Checks a loss of `points` and its gradients."""
     distance = distances(x, y)
-    wanted, by_distance = exact(distance, kind, scale)
-    assert wanted < 4  # digits that a far row would take from the others show
-    torch.testing.assert_close(loss.detach().double(), wanted, **TOLERANCE)
-    got = torch.autograd.grad(loss, (x, y))
-    torch.testing.assert_close(got, torch.autograd.grad(distance, (x, y), by_distance.float()), **TOLERANCE)
+    expected, by_distance = exact(distance, kind, scale)
+    assert expected < 4  # so that digits lost to the far row show
+    torch.testing.assert_close(loss.detach().double(), expected, **TOLERANCE)
+    actual = torch.autograd.grad(loss, (x, y))
+    torch.testing.assert_close(actual, torch.autograd.grad(distance, (x, y), by_distance.float()), **TOLERANCE)
 
 
 def check_kernels(module, kind: str, far: float, scale: float, device: str = "cpu") -> None:
-    """A backend's two functions, on the distances of `points`."""
+    """Checks a backend's two functions on the distances of `points`."""
     distance = distances(*points(far, device)).detach().unsqueeze(0)
-    wanted, by_distance = exact(distance, kind, scale)
+    expected, by_distance = exact(distance, kind, scale)
     settings = PairLossSettings(kind, scale)
     loss, _, *sums = module.pair_loss_forward(distance, None, None, *settings)
-    torch.testing.assert_close(loss.double(), wanted, **TOLERANCE)
+    torch.testing.assert_close(loss.double(), expected, **TOLERANCE)
     grad = module.pair_loss_backward(torch.ones_like(loss), distance, None, None, *sums, *settings)
     torch.testing.assert_close(grad.double(), by_distance, **TOLERANCE)

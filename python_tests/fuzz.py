@@ -3,10 +3,10 @@
     python python_tests/fuzz.py --cases 100000 --seed 0 [--isa avx2]
     python python_tests/fuzz.py --threads 8 --seconds 60
 
-The first prints its counts per op, and for a failure the line that repeats that case alone; the second compares the
-results of many threads at once with those of one. Under AddressSanitizer (.ci/sanitize) it also shows that nothing is
-read or written outside its memory. fuzz_draws.py has how numbers and sizes are drawn, fuzz_ops.py and fuzz_losses.py
-the cases of each op, head and loss, fuzz_cases.py their table, fuzz_comparison.py how results are compared.
+The first prints its counts per op, and for a failure the command that repeats only that case. The second compares the
+results of many threads at once with those of one. Under AddressSanitizer (.ci/sanitize) it also shows that no memory is
+read or written out of bounds. fuzz_draws.py draws numbers and sizes, fuzz_ops.py and fuzz_losses.py make the cases of
+each op, head and loss, fuzz_cases.py has their table, and fuzz_comparison.py compares results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import qmkernels as qm
 
 
 def run_case(seed: int, number: int) -> str:
-    """Runs a case and returns its op's name; an AssertionError, or what the op raised, says which case it is."""
+    """Runs a case and returns its op's name; an AssertionError, or the op's own error, names the case."""
     op, draw, case = make_case(seed, number)
     threads = torch.get_num_threads()
     torch.set_num_threads(draw.threads)
@@ -38,7 +38,7 @@ def run_case(seed: int, number: int) -> str:
         upstreams: list[Tensor] = []
         with qm.use_backend("cpu"):
             actual = run(case, upstreams, draw)
-            assert_same_bits(op, actual, run(case, upstreams, None), "again")  # now its launches are repeated
+            assert_same_bits(op, actual, run(case, upstreams, None), "again")  # this time its launches are repeated
         with qm.use_backend("reference"):
             expected = run(case, upstreams, None)
         compare(op, case, draw, actual, expected, upstreams)
@@ -54,7 +54,7 @@ def run_case(seed: int, number: int) -> str:
 
 
 def run_threads(num_threads: int, seconds: float, seed: int, num_cases: int = 200) -> int:
-    """Runs cases from many threads until the time is up and returns how many; every bit is what it was alone."""
+    """Runs cases from many threads until the time is up, comparing every bit with one thread's; returns the count."""
     ops, _, cases = zip(*(make_case(seed, number) for number in range(num_cases)), strict=True)
     upstreams: list[list[Tensor]] = [[] for _ in cases]
     alone = [run(case, grads, Draw(seed, i)) for i, (case, grads) in enumerate(zip(cases, upstreams, strict=True))]
@@ -90,25 +90,26 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="stop after this long")
     parser.add_argument("--threads", type=int, help="run from so many threads at once, for --seconds")
     parser.add_argument("--keep-going", action="store_true", help="after a failure, with the next case")
-    given = parser.parse_args()
-    if given.isa:
-        os.environ["QMKERNELS_ISA"] = given.isa  # read at the first call of a kernel
-    print(f"fuzz: {qm.backends.native.core.isa_in_use()}, seed {given.seed}", flush=True)
-    if given.threads:
-        print(f"{run_threads(given.threads, given.seconds or 10, given.seed)} cases in {given.threads} threads agree")
+    options = parser.parse_args()
+    if options.isa:
+        os.environ["QMKERNELS_ISA"] = options.isa  # read at the first call of a kernel
+    print(f"fuzz: {qm.backends.native.core.isa_in_use()}, seed {options.seed}", flush=True)
+    if options.threads:
+        count = run_threads(options.threads, options.seconds or 10, options.seed)
+        print(f"{count} cases in {options.threads} threads agree")
         return 0
-    numbers = [given.case] if given.case is not None else range(given.first, given.first + given.cases)
+    numbers = [options.case] if options.case is not None else range(options.first, options.first + options.cases)
     counts: collections.Counter[str] = collections.Counter()
     failures, begin = 0, time.monotonic()
     for number in numbers:
-        if given.seconds and time.monotonic() - begin > given.seconds:
+        if options.seconds and time.monotonic() - begin > options.seconds:
             break
         try:
-            counts[run_case(given.seed, number)] += 1
+            counts[run_case(options.seed, number)] += 1
         except AssertionError as failure:
             failures += 1
             print(f"FAILED: {failure}", flush=True)
-            if not given.keep_going:
+            if not options.keep_going:
                 break
     print(" ".join(f"{op} {count}" for op, count in counts.items()))
     print(f"{counts.total()} cases agree, {failures} failed, {time.monotonic() - begin:.0f} s")

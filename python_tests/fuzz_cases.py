@@ -1,4 +1,4 @@
-"""The table of what is drawn, and a case by its seed and number.
+"""The table of what can be drawn, and the case of a seed and number.
 
 An op that neither fuzz_ops.py nor fuzz_losses.py draws is drawn from its rows of op_cases.py.
 """
@@ -21,12 +21,14 @@ def row_of(op: str) -> Callable[[Draw], Case]:
         row, size = draw.choice(rows), draw.choice((1, 2, 3, 5, 8, 16, 33))
         draw.content = "normal"
         tensors = row.make(draw.generator, draw.rows(100, least=2), size)
-        tensors = [one.to(row.dtype_of(i, draw.dtype)) for i, one in enumerate(tensors)]
-        tensors = [draw.layout(one) if one.dim() else one for one in tensors]
+        tensors = [tensor.to(row.dtype_of(i, draw.dtype)) for i, tensor in enumerate(tensors)]
+        tensors = [draw.layout(tensor) if tensor.dim() else tensor for tensor in tensors]
         places = [*row.with_gradient, *row.no_gradient]  # in the order in which the call gets them
 
-        def call(*given):
-            return row.at(size)(*(one for _, one in sorted(zip(places, given, strict=True), key=lambda pair: pair[0])))
+        def call(*inputs):
+            return row.at(size)(
+                *(tensor for _, tensor in sorted(zip(places, inputs, strict=True), key=lambda pair: pair[0]))
+            )
 
         return Case(
             call, [tensors[i] for i in row.with_gradient], {"row": row.name, "size": size}, TOLERANCE["loss"],

@@ -1,4 +1,4 @@
-"""How a case is run, and its results compared: with those of the reference near enough, with other runs bit by bit."""
+"""Runs a case and compares its results: with the reference's within tolerances, with other runs' bit by bit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Results:
 
 
 def run(case: Case, upstreams: list[Tensor], draw: Draw | None) -> Results:
-    """Of the backend in use. The first run draws the upstream gradients; the others are given them."""
-    leaves = [given if _is_parameter(given) else given.detach().requires_grad_() for given in case.inputs]
+    """Returns the results of the current backend. The first run draws the upstream gradients, which others reuse."""
+    leaves = [leaf if _is_parameter(leaf) else leaf.detach().requires_grad_() for leaf in case.inputs]
     outputs = case.call(*leaves, *case.constants)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     names = getattr(outputs, "_fields", tuple(map(str, range(len(outputs)))))
@@ -29,10 +29,10 @@ def run(case: Case, upstreams: list[Tensor], draw: Draw | None) -> Results:
     return Results(names, tuple(output.detach() for output in outputs), list(grads))
 
 
-def assert_same_bits(op: str, one: Results, other: Results, when: str) -> None:
-    pairs = [*zip(one.outputs, other.outputs, strict=True)]
-    if op != "nearest":  # torch adds up the gradient of y[indices] in any order
-        pairs += zip(one.grads, other.grads, strict=True)
+def assert_same_bits(op: str, first: Results, other: Results, when: str) -> None:
+    pairs = [*zip(first.outputs, other.outputs, strict=True)]
+    if op != "nearest":  # torch sums the gradient of y[indices] in any order
+        pairs += zip(first.grads, other.grads, strict=True)
     for a, b in pairs:
         assert (a is None) == (b is None), f"{op}, {when}: a gradient is missing"
         assert a is None or bool(_same(a, b).all()), f"{op}, {when}: other bits"
@@ -42,8 +42,8 @@ def _assert_near(
     what: str, actual: Tensor, expected: Tensor, units: float, least_scale: float | Tensor, tied: Tensor | None = None,
     where_finite: bool = False, without_overflow: bool = False,
 ) -> None:  # fmt: skip
-    """``least_scale``: a number that the largest of ``expected`` is held against, or the scale of each value.
-    ``tied``: components of (..., C, 1) whose sums are compared, (..., C * K) being the shape of the tensors."""
+    """``least_scale``: a lower bound of the scale, the largest of ``expected``, or the scale of each value.
+    ``tied``: a mask (..., C, 1) of components whose sums are compared; the tensors are (..., C * K)."""
     assert actual.dtype == expected.dtype and actual.shape == expected.shape, f"{what}: {actual.dtype} {actual.shape}"
     dtype = actual.dtype
     if not dtype.is_floating_point:
@@ -54,12 +54,12 @@ def _assert_near(
     scale = least_scale if isinstance(least_scale, Tensor) else max(least_scale, _largest(expected))
     bound = torch.zeros_like(expected) + units * eps * scale
     if dtype not in (torch.float32, torch.float64):
-        # Tied ends may cancel in a sum, of which each is rounded: those of either side count.
+        # Tied ends may cancel in a sum, but each is rounded, so the scale counts them on both sides.
         rounded = torch.maximum(actual.abs(), expected.abs()).nan_to_num(0, 0, 0).clamp(min=torch.finfo(dtype).tiny)
         bound += 2 * torch.finfo(dtype).eps * rounded
     if tied is not None:
         actual, expected, bound = (_summed_where(tied, values) for values in (actual, expected, bound))
-    if where_finite:  # after the sums: of tied ends another may be the infinite one
+    if where_finite:  # after the sums, because another of the tied ends may be the infinite one
         actual = torch.where(expected.isfinite(), actual, expected)
     if without_overflow:
         actual, expected = (_without_overflow(values, dtype) for values in (actual, expected))
@@ -73,24 +73,24 @@ def _assert_near(
 
 
 def _summed_where(tied: Tensor, values: Tensor) -> Tensor:
-    """The sum over a component in place of each of its values, where ``tied``."""
+    """Replaces each value of a ``tied`` component by the component's sum."""
     count = tied.shape[-2]
     values = values.unflatten(-1, (count, values.shape[-1] // max(count, 1)))
     return torch.where(tied, values.sum(dim=-1, keepdim=True), values).flatten(-2)
 
 
-def _tied(given: Tensor, size: int, everywhere: bool) -> Tensor | None:
-    """Which components of an input, (..., C, 1), have equal values or, ``everywhere``, may have equal differences.
-    Random numbers meet too: of some thousand in float32 two are equal in one case of a hundred."""
-    if given.dim() == 0 or given.shape[-1] % size:
+def _tied(input: Tensor, size: int, everywhere: bool) -> Tensor | None:
+    """Returns which components of an input, (..., C, 1), have equal values or, ``everywhere``, may have equal
+    differences. Random numbers tie too: of some thousand in float32, two are equal in one case of a hundred."""
+    if input.dim() == 0 or input.shape[-1] % size:
         return None
-    components = given.detach().unflatten(-1, (-1, size))
+    components = input.detach().unflatten(-1, (-1, size))
     meet = components.double().sort(dim=-1).values.diff(dim=-1) == 0
     return meet.any(dim=-1, keepdim=True) | everywhere
 
 
-# Known, and being mended: a NaN in a row of y gives some gradients of IQE 0 or that of numbers; far distances cancel in
-# the matrix form of pairwise losses, whose sums of the largest numbers also overflow in another order.
+# Known, to be fixed: a NaN in a row of y gives some gradients of IQE 0 or those of numbers; far distances cancel in the
+# matrix form of pairwise losses, whose sums of the largest numbers also overflow in another order.
 HEADS_WITHOUT_NAN_GRADIENTS = ("IQE", "<function")
 INFINITE_NOT_COMPARED = ("contrastive", "linex", "tmd_critic", "metric_contrastive")
 
@@ -113,27 +113,25 @@ def compare(op: str, case: Case, draw: Draw, actual: Results, expected: Results,
     if draw.content == "nan" and is_iqe:
         return
     scale = max((_largest(grad) for grad in upstreams), default=0.0)
-    ties = draw.content in ("ties", "equal rows", "denormal", "infinite")  # infinities tie as the largest number
+    ties = draw.content in ("ties", "equal rows", "denormal", "infinite")  # infinities tie, as the largest number
     ties = ties or draw.dtype in (torch.bfloat16, torch.float16)
-    # A projector's bias moves x and y alike: its gradient is 0 but for the rounding of terms as large as its weights'.
+    # A projector's bias moves x and y alike: its gradient is 0 up to the rounding of terms as large as its weights'.
     pairs = zip(case.inputs, expected.grads, strict=True)
-    of_parameters = max(
-        (_largest(grad) for given, grad in pairs if _is_parameter(given) and grad is not None), default=0
-    )
-    for i, (ours, theirs, given) in enumerate(zip(actual.grads, expected.grads, case.inputs, strict=True)):
+    of_parameters = max((_largest(grad) for leaf, grad in pairs if _is_parameter(leaf) and grad is not None), default=0)
+    for i, (ours, theirs, leaf) in enumerate(zip(actual.grads, expected.grads, case.inputs, strict=True)):
         assert (ours is None) == (theirs is None), f"gradient {i} is {ours}, the reference has {theirs}"
         if ours is None:
             continue
         if draw.content in ("nan", "infinite", "denormal"):
-            # 0 times NaN is NaN by one formula and 0 where a mask selects: what is defined is that a row with NaN has a
+            # 0 times NaN is NaN in one formula and 0 where a mask selects. What is defined is that a row with NaN has a
             # gradient with NaN. Squares of denormal numbers are 0.
-            if draw.content == "nan" and op in OPS_OF_ROWS and given.dim() > 1:
-                no_number = given.isnan().any(dim=-1) & theirs.isnan().any(dim=-1)
+            if draw.content == "nan" and op in OPS_OF_ROWS and leaf.dim() > 1:
+                no_number = leaf.isnan().any(dim=-1) & theirs.isnan().any(dim=-1)
                 assert ours.isnan().any(dim=-1)[no_number].all(), f"gradient {i} of a row with NaN is a number"
-        least_scale = max(scale, of_parameters) if _is_parameter(given) else scale
+        least_scale = max(scale, of_parameters) if _is_parameter(leaf) else scale
         _assert_near(
             f"gradient {i}", ours, theirs, case.tolerance[1], least_scale if case.terms is None else scale * case.terms,
-            tied=None if case.sum_over is None else _tied(given, case.sum_over, ties),
+            tied=None if case.sum_over is None else _tied(leaf, case.sum_over, ties),
             where_finite=draw.content in ("nan", "infinite", "denormal"),
             without_overflow=draw.content == "infinite",
         )  # fmt: skip
@@ -143,24 +141,25 @@ OPS_OF_ROWS = ("iqe", "iqe_pairwise", "mrn", "mrn_pairwise", "euclidean_pairwise
 
 
 def _accuracy_is_defined(case: Case, draw: Draw) -> bool:
-    """Not where the largest logit is one of many that tie but for rounding, as PQE's distances of nearly 1 do; and not
-    that of a sigmoid loss that is NaN: the kernel counts rows whose maximum leaves NaN out."""
+    """Returns False where many logits tie for the largest up to rounding, as PQE's distances near 1 do, and for a NaN
+    sigmoid loss, where the kernel counts rows whose maximum ignores NaN."""
     saturates = str(case.settings["head"]).startswith("PQE")
     return not saturates and not (draw.content == "nan" and case.settings.get("form") == "sigmoid")
 
 
 def _without_overflow(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums in double do not overflow where those in float do, and of two products one may: so far out all are alike."""
+    """Makes all overflowing values equal: sums in double do not overflow where those in float do, and of two products
+    one may."""
     far = torch.finfo(dtype).max / 1024
     return values.clamp(-far, far)
 
 
-def _is_parameter(given: Tensor) -> bool:
-    return isinstance(given, torch.nn.Parameter)
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, torch.nn.Parameter)
 
 
 def _same(actual: Tensor, expected: Tensor) -> Tensor:
-    """Where they are equal, infinities and NaN included."""
+    """Returns where they are equal, infinities and NaN included."""
     return (actual == expected) | (actual.isnan() & expected.isnan())
 
 

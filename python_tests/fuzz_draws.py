@@ -1,8 +1,8 @@
-"""What a random case is, and how its numbers, sizes and layouts are drawn.
+"""Random cases: how their numbers, sizes and layouts are drawn.
 
-A case is made from its seed and number alone. It draws sizes around those of tiles and registers, settings, batch
-dimensions, dtypes, how inputs and upstream gradients lie in memory, the number of threads, and numbers: normal ones,
-small integers that tie, equal rows, denormal numbers, infinities, NaN.
+A case depends only on its seed and number. It draws sizes around those of tiles and registers, settings, batch
+dimensions, dtypes, the memory layouts of inputs and upstream gradients, the number of threads, and numbers: normal
+ones, small integers that tie, equal rows, denormal numbers, infinities, NaN.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ COMPONENTS = (1, 1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 33, 64, 100)
 CONTENTS = {"normal": 8, "ties": 3, "equal rows": 2, "denormal": 1, "infinite": 1, "nan": 1}
 MOST_VALUES = 150_000  # of a case's differences: all pairs times all values of a row
 
-# How far a result may be from the reference's in the same dtype, in units of the computation's last place and of the
-# largest number of the tensor: (forward, gradients). Both sides add up in their own order, so sums of n terms differ
-# by about sqrt(n) units of the largest term, and by more of the result where terms cancel.
+# How far a result may be from the reference's in the same dtype, in units of the last place of the tensor's largest
+# number: (forward, gradients). Both sides sum in their own order, so sums of n terms differ by about sqrt(n) units of
+# the largest term, and by more units of the result where terms cancel.
 TOLERANCE = {
     "iqe": (64, 512),
     "mrn": (64, 2048),  # gradients divide by a root that has its own errors
@@ -40,16 +40,18 @@ TOLERANCE = {
 
 @dataclass
 class Case:
-    """A call of tensors, of which those that a gradient flows to come first, and what is defined of its results."""
+    """A call on tensors, those with a gradient first, and which of its results are defined."""
 
     call: Callable[..., Any]
     inputs: list[Tensor]
     settings: dict[str, Any]
     tolerance: tuple[float, float]
     constants: list[Tensor] = field(default_factory=list)
-    sum_over: int | None = None  # at ties only a gradient's sums over so many neighbouring values are defined
-    terms: Tensor | None = None  # how large what cancels in the first gradient is, for an upstream gradient of 1
-    check: Callable[[tuple, tuple], None] | None = None  # of the outputs, in place of nearness
+    sum_over: int | None = None  # at ties only a gradient's sums over this many neighbouring values are defined
+    terms: Tensor | None = (
+        None  # the size of the terms that cancel in the first gradient, for an upstream gradient of 1
+    )
+    check: Callable[[tuple, tuple], None] | None = None  # compares the outputs, in place of tolerances
 
 
 class Draw:
@@ -67,7 +69,7 @@ class Draw:
         return choices[self.chance.randrange(len(choices))]
 
     def chosen(self, **choices: tuple) -> dict[str, Any]:
-        """Of each setting one of its choices, and sometimes none at all."""
+        """Draws one choice per setting, or sometimes no settings at all."""
         return {name: self.choice(values) for name, values in choices.items() if self.chance.random() < 0.7}
 
     def randn(self, *shape: int) -> Tensor:
@@ -80,7 +82,7 @@ class Draw:
         return self.choice([rows for rows in ROWS if least <= rows <= max(budget, least, 2)])
 
     def dim(self, budget: int) -> tuple[int, int]:
-        """The size of a component and the number of components of a row of at most ``budget`` values."""
+        """Draws the size and the number of components of a row of at most ``budget`` values."""
         size = self.choice([size for size in SIZES if size <= max(budget, 1)])
         return size, self.choice([count for count in COMPONENTS if count * size <= max(budget, size)])
 
@@ -101,7 +103,7 @@ class Draw:
         return values
 
     def layout(self, tensor: Tensor) -> Tensor:
-        """The same numbers laid out otherwise in memory."""
+        """Returns the same numbers in another memory layout."""
         kind = self.choice(("plain", "plain", "transposed", "strided", "offset", "sliced"))
         if kind == "transposed" and tensor.dim() > 1:
             return tensor.transpose(0, -1).contiguous().transpose(0, -1)
@@ -114,7 +116,7 @@ class Draw:
         return tensor
 
     def rows_of(self, *shape: int) -> Tensor:
-        """Values in some layout; sometimes all rows are one that is expanded."""
+        """Draws values in some layout; sometimes all rows are one expanded row."""
         if len(shape) > 1 and shape[-2] > 1 and self.chance.random() < 0.06:
             return self.values(*shape[:-2], 1, shape[-1]).expand(shape)
         return self.layout(self.values(*shape))
@@ -129,7 +131,7 @@ class Draw:
         return [x, y]
 
     def upstream(self, like: Tensor) -> Tensor:
-        """A gradient of ``like``'s shape and dtype: in order, expanded with strides of 0, sliced or transposed."""
+        """Draws a gradient of ``like``'s shape and dtype: contiguous, expanded, sliced or transposed."""
         kind = self.choice(("plain", "expanded", "row", "sliced", "transposed"))
         if kind == "expanded" or like.dim() == 0:
             grad = self.randn().to(like.dtype).expand(like.shape)

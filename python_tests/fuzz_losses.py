@@ -18,7 +18,7 @@ _REDUCTIONS = tuple(qm.nn.reductions.REDUCTIONS)
 
 
 def _any_head(draw: Draw, size: int, count: int) -> tuple[torch.nn.Module, int | None]:
-    """A head for rows of ``size * count`` values, and the ``sum_over`` of its cases."""
+    """Draws a head for rows of ``size * count`` values, and the ``sum_over`` of its cases."""
     kind = draw.choice(("IQE", "MRN", "MRNFixed", "LatentMRN", "PQE", "PQELH", "PQEGG", "DeepNorm", "WideNorm"))
     options = draw.chosen(reduction=_REDUCTIONS, transforms=((), ("concave_activation",)), discount=(None, 0.9))
     dim, options = size * count, {**options, "warn_if_not_quasimetric": False}
@@ -69,7 +69,7 @@ def _loss_case(draw: Draw, call: Callable, tensors: list[Tensor], settings: dict
 
 
 def _embeddings_and_head(draw: Draw, number: int) -> tuple[list[Tensor], Callable, int | None, str]:
-    """Batches of one shape, for a head without parameters of a dtype of its own, as losses take them."""
+    """Draws batches of one shape, as losses take them, and a head whose parameters have no dtype of their own."""
     size, count = draw.dim(200)
     rows = draw.choice([rows for rows in ROWS if 2 <= rows and rows * rows * size * count <= MOST_VALUES] or [2])
     shape = (*draw.choice(([], [], [2])), rows, size * count)
@@ -109,7 +109,7 @@ def contrastive(draw: Draw) -> Case:
 
 
 def _clip(draw: Draw) -> float:
-    """The divergence jumps at the clip: numbers that tie, small integers, must not meet it."""
+    """Draws a clip that small integers, which tie, never hit, because the divergence jumps there."""
     return draw.choice((2.9173, 1.0389)) if draw.content == "ties" else draw.choice((3.0, 1.0))
 
 
@@ -190,8 +190,8 @@ def temporal_consistency(draw: Draw) -> Case:
         kept = draw.randn(steps, rows) > -1
         constants.append(kept if mask == "bool" else kept.to(draw.dtype))
     discount = draw.choice((0.9, 0.5, 1.0))
-    # A gradient is weight / |p| times a difference of two unit vectors, which cancel where p and t are parallel: of one
-    # value it is 0 but for the rounding of these terms.
+    # A gradient is weight / |p| times a difference of two unit vectors, which cancel where p and t are parallel: for
+    # single values it is 0 up to the rounding of these terms.
     weight = discount ** torch.arange(steps, dtype=torch.float64).view(-1, 1, 1) / rows
     norm = torch.linalg.vector_norm(predicted.double(), dim=-1, keepdim=True)
     return Case(

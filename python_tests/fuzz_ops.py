@@ -26,7 +26,7 @@ def _elementwise_shapes(draw: Draw, size: int) -> tuple[tuple, tuple]:
 
 
 def pairwise_shapes(draw: Draw, least: int = 0) -> tuple[tuple, tuple, tuple[int, int]]:
-    """Of x and y, and the size and number of components."""
+    """Draws the shapes of x and y, and the size and number of components."""
     batch = draw.batch()
     budget = MOST_VALUES // max(1, math.prod(batch))
     num_x = draw.rows(budget, least)
@@ -36,7 +36,7 @@ def pairwise_shapes(draw: Draw, least: int = 0) -> tuple[tuple, tuple, tuple[int
 
 
 def _weights_shape(draw: Draw, inputs: list[Tensor], pairwise: bool) -> tuple[int, ...]:
-    """Of weights for all distances, or for those of each member of an ensemble, or for each row."""
+    """Draws the shape of weights: for all distances, per member of an ensemble, or per row."""
     x, y = inputs
     if draw.chance.random() < 0.5 or (not pairwise and x.shape != y.shape):
         return ()
@@ -145,7 +145,7 @@ def nearest(draw: Draw) -> Case:
     k = draw.chance.randint(1, bank.shape[0])
 
     def same_neighbours(actual, expected):
-        """The distances are torch's, the same on both sides, so nothing but the selection is compared: exactly."""
+        """Compares only the selection, exactly: the distances are torch's, the same on both sides."""
         assert torch.equal(actual[1], expected[1]), "other neighbours"
 
     def metric(x, y):
@@ -163,7 +163,7 @@ def fsq(draw: Draw) -> Case:
     z = draw.rows_of(*shape)
 
     def same_codes(actual, expected):
-        """But for a digit that is in error by as much as it is from a half."""
+        """Compares codes, except digits whose error is as large as their distance from a half."""
         digits = torch.tensor([float(count // 2) for count in levels]).repeat(z.shape[-1] // len(levels))
         ours, theirs = (codes[0].double() * digits for codes in (actual, expected))
         apart = torch.where(ours.isnan() & theirs.isnan(), 0.0, (ours - theirs).abs())

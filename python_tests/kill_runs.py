@@ -1,9 +1,9 @@
-"""Kills training runs at random moments, resumes them each time, and holds the end to an undisturbed run's, bit by bit.
+"""Kills training runs at random moments, resumes them each time, and compares the end with an undisturbed run's bits.
 
     python python_tests/kill_runs.py [--kills 20] [--seed 0] [--method qrl]
 
-Half of the kills (SIGKILL) meet a run that learns online, half one that learns offline, of a toy environment. It takes
-some minutes, most of which are imports, and needs Linux.
+Half of the kills (SIGKILL) hit a run that learns online, half one that learns offline, in a toy environment. It takes
+some minutes, mostly for imports, and needs Linux.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ sys.exit(training_runs.train(pathlib.Path(sys.argv[1]), *sys.argv[3:], method=sy
 
 
 class Run:
-    """A run in a process of its own, which has imported what it needs. Times are its processor's, in seconds, so that
-    other work on the machine moves no kill."""
+    """A run in its own process, after its imports. Times are processor seconds, so that other work on the machine does
+    not move a kill."""
 
     def __init__(self, out: Path, method: str, mode: str) -> None:
         self.checkpoint = out / "checkpoint.pt"
@@ -48,7 +48,7 @@ class Run:
         self.begun_s = self.used_s()
 
     def used_s(self) -> float:
-        """Since the run began."""
+        """Returns the processor seconds since the run began."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") - self.begun_s
 
@@ -63,7 +63,7 @@ class Run:
 
 
 def kill_and_compare(folder: Path, method: str, mode: str, kills: int, chance: random.Random) -> list[int]:
-    """The steps of the checkpoints from which the run went on; AssertionError where its end is another one."""
+    """Returns the steps of the checkpoints from which the run resumed; AssertionError if it ends differently."""
     whole = Run(folder / "whole", method, mode)
     whole.until(whole.checkpoint.exists)
     before_s = whole.used_s()
@@ -90,13 +90,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--method", choices=REACHING, default="qrl")
-    given = parser.parse_args()
-    chance = random.Random(given.seed)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
     for number, mode in enumerate(MODES):
-        kills = (given.kills + number) // len(MODES)
+        kills = (options.kills + number) // len(MODES)
         with tempfile.TemporaryDirectory() as folder:
-            steps = kill_and_compare(Path(folder), given.method, mode, kills, chance)
-        print(f"{given.method}, {mode}: killed {kills} times, went on from steps {steps} of {STEPS}, ends bit-equal.")
+            steps = kill_and_compare(Path(folder), options.method, mode, kills, chance)
+        print(f"{options.method}, {mode}: killed {kills} times, resumed from steps {steps} of {STEPS}, ends bit-equal.")
     return 0
 
 

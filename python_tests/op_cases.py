@@ -1,7 +1,7 @@
-"""Every op in every form as a row of one table: what to call, and on which tensors.
+"""A table of every op in every form: what to call, and on which tensors.
 
 The op contract (test_op_contract.py) and the tests on a GPU (test_cuda.py) are generic tests over these rows. A new op
-adds its rows here; what a row cannot claim, it excepts with the reason, which pytest prints.
+adds its rows here. A row excepts the claims that do not hold, with a reason that pytest prints.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ CLAIMS = ("gradcheck", "independent rows", "empty batch")
 
 @dataclass(frozen=True)
 class Case:
-    """One op in one form, as a function of tensors to the tensor that is differentiated."""
+    """One op in one form, as a function from tensors to the tensor that is differentiated."""
 
     name: str
-    op: str  # as csrc/ops.cmake has it
-    at: Callable[[int], Callable[..., Tensor]]  # of a size, values a component: the function of the tensors
-    make: Callable[..., list[Tensor]]  # of a generator, a number of rows and the size: float64 tensors without ties
-    kind: str = "rows"  # one result a row; or "pairs", one a row of the first and of the second tensor; or "loss"
-    no_gradient: tuple[int, ...] = ()  # places of tensors that have none
-    held: tuple[int, ...] = ()  # places of those whose gradient is, by the op's definition, not the value's derivative
-    parameters: tuple[int, ...] = ()  # places of a head's parameters, which stay float32 with half embeddings
+    op: str  # its name in csrc/ops.cmake
+    at: Callable[[int], Callable[..., Tensor]]  # (values per component) -> function of the tensors
+    make: Callable[..., list[Tensor]]  # (generator, rows, size) -> float64 tensors without ties
+    kind: str = "rows"  # one result per row; or "pairs", per row of the first and second tensor; or "loss"
+    no_gradient: tuple[int, ...] = ()  # indices of tensors without a gradient
+    held: tuple[int, ...] = ()  # indices of those whose gradient, by definition, is not the value's derivative
+    parameters: tuple[int, ...] = ()  # indices of a head's parameters, which stay float32 with half embeddings
     excepted: dict[str, str] = field(default_factory=dict)  # claim -> why it does not hold
 
     def __post_init__(self) -> None:
@@ -41,20 +41,20 @@ class Case:
         return [i for i in range(len(self.tensors())) if i not in self.no_gradient]
 
     def tensors(self, dtype=torch.float64, *, size=5, rows=4, seed=0, device="cpu") -> list[Tensor]:
-        """New leaves of the function ``at(size)``; those that have a gradient require it."""
+        """Makes new leaves for the function ``at(size)``; those with a gradient require it."""
         made = self.make(torch.Generator().manual_seed(seed), rows, size)
-        made = [one.to(device, self.dtype_of(i, dtype)) for i, one in enumerate(made)]
-        return [one.requires_grad_(i not in self.no_gradient) for i, one in enumerate(made)]
+        made = [tensor.to(device, self.dtype_of(i, dtype)) for i, tensor in enumerate(made)]
+        return [tensor.requires_grad_(i not in self.no_gradient) for i, tensor in enumerate(made)]
 
     def detached(self, *arguments, **options) -> list[Tensor]:
-        return [one.detach() for one in self.tensors(*arguments, **options)]
+        return [tensor.detach() for tensor in self.tensors(*arguments, **options)]
 
     def dtype_of(self, place: int, dtype: torch.dtype) -> torch.dtype:
         return torch.float32 if place in self.parameters and dtype.itemsize < 4 else dtype
 
 
 def every(claim: str = "") -> pytest.MarkDecorator:
-    """A parameter ``case`` of all rows; those are skipped that except the claim."""
+    """Parametrises ``case`` over all rows, and skips those that except the claim."""
     assert not claim or claim in CLAIMS, claim
 
     def parameter(case):
@@ -72,7 +72,7 @@ def _points(generator, *shape) -> Tensor:
 
 
 def _rows(count=2, *others, more=0):
-    """``count`` tensors of points, the second of ``more`` rows, and others, which are constant."""
+    """Makes ``count`` tensors of points, the second with ``more`` rows, and constant others."""
 
     def make(generator, rows, size):
         points = [_points(generator, rows + more * (i == 1), 3 * size) + 0.4 * i for i in range(count)]
@@ -84,9 +84,9 @@ def _rows(count=2, *others, more=0):
 _pairs = partial(_rows, more=2)
 
 
-def _along_first(weights: Tensor, dims: int, *own: int) -> Tensor:
-    """Those of an ensemble's two members, of shape ``own`` each, along the first of ``dims`` dimensions."""
-    return weights.reshape(2, *[1] * (dims - 1), *own)
+def _along_first(weights: Tensor, dims: int, *sizes: int) -> Tensor:
+    """Puts the weights of an ensemble's two members, ``sizes`` each, along the first of ``dims`` dimensions."""
+    return weights.reshape(2, *[1] * (dims - 1), *sizes)
 
 
 def _rates(generator, rows, size):
@@ -94,27 +94,27 @@ def _rates(generator, rows, size):
 
 
 def _steps(generator, rows, size):
-    """phi, phi_next, skill and log_multiplier: some steps are longer than one, others shorter."""
+    """Makes phi, phi_next, skill and log_multiplier; some steps are longer than one, others shorter."""
     phi, step, skill = _points(generator, 3, rows, 3 * size)
     length = torch.linspace(0.1, 2, rows, dtype=torch.float64).unsqueeze(-1)
     return [phi, phi + length * torch.nn.functional.normalize(step, dim=-1), skill, torch.tensor(0.3).double()]
 
 
 def _away_from_middles(generator, rows, size):
-    """Values that no backend rounds to another level than the others do."""
+    """Makes values that all backends round to the same level."""
     z = 2 * _points(generator, rows, 3 * size)
     low, high = (qm.fsq(z + nudge, _LEVELS, backend="reference").codes for nudge in (-1e-4, 1e-4))
     return [z.masked_fill(low != high, 0.1)]
 
 
 def _latents(generator, rows, size):
-    """predicted, target and a mask."""
+    """Makes predicted, target and a mask."""
     latents = _points(generator, 2, 3, rows, 3 * size)
     mask = (torch.rand(3, rows, generator=generator) > 0.3).double()
     return [latents[0], latents[1] + 0.5 * latents[0], mask]
 
 
-# --- Losses of a head: an IQE, whose parameter is a tensor like the others where it has one.
+# --- Losses of a head: an IQE, whose parameter, if any, is a tensor like the others.
 
 
 class _LossOfHead(torch.nn.Module):
@@ -150,12 +150,12 @@ def _contrastive(**options):
     return _of_mrn(partial(qm.losses.contrastive, logsumexp_weight=0.1, **options))
 
 
-# Large distances and small ones on both sides of the softplus and of the cost.
+# Distances on both sides of the softplus's offset and of the cost.
 _QRL = {"softplus_beta": 0.3, "softplus_offset": 3.0}
 
 
 def _with_goal(generator, rows, size):
-    """x, y, goal, the raw multiplier and a cost a row."""
+    """Makes x, y, goal, the raw multiplier and one cost per row."""
     x, y, goal = (_points(generator, rows, 3 * size) + 0.4 * i for i in range(3))
     return [x, y, goal, torch.tensor(0.3).double(), torch.rand(rows, generator=generator, dtype=torch.float64)]
 
@@ -297,7 +297,7 @@ CASES = (
         lambda k: lambda *tensors: qm.losses.metra(*tensors, head=partial(qm.iqe, dim_per_component=k)).loss, _steps,
         "loss", held=(3,), excepted=_OF_TWO_PARTS,
     ),
-    # Distances after a step are held fixed: y and the next state have a part of the derivative.
+    # Distances after a step get no gradient: y and the next state have only part of the derivative.
     Case(
         "linex", "pair_loss", _of_mrn(partial(qm.losses.linex, log_discount=-0.1)), _rows(3), "loss", no_gradient=(2,),
         held=(1,), excepted=_OF_ALL_PAIRS,

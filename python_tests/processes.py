@@ -1,4 +1,4 @@
-"""Other processes on this machine: a fresh Python, for what it must survive, and two in one group, which must agree."""
+"""Other processes on this machine: a fresh Python, for what it must survive, and a group of two, which must agree."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs ``code`` in a Python of its own, outside the checkout, with ``environment`` on top of this one's."""
+    """Runs ``code`` in a new Python, outside the checkout, with ``environment`` on top of this one's."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True, text=True, timeout=300, cwd="/", env={**os.environ, **environment},
@@ -22,7 +22,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def run_two(worker: Callable[[int], Any], folder: Path) -> list[Any]:
-    """What ``worker(rank)`` returned in each of two processes of a group; an exception of either is raised here."""
+    """Returns the results of ``worker(rank)`` in two processes of a group; raises an exception of either here."""
     torch.multiprocessing.start_processes(partial(_run, worker, folder), nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 

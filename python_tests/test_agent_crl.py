@@ -1,4 +1,4 @@
-"""The CRL agent: its loss is the formula, and its logits learn the odds of goals."""
+"""The CRL agent: its loss follows the formula, and its logits learn the odds of goals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ NUM_STATES, DISCOUNT = 7, 0.7
 
 
 def ring_batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Who goes one way round a ring goes on so; the goal lies k steps past the next state, k with weight discount^k."""
+    """Walks that keep their direction around a ring; the goal is k steps after the next state, k with weight
+    discount^k.
+    """
     state = torch.randint(NUM_STATES, (size,), generator=generator)
     action = torch.rand(size, 1, generator=generator) * 2 - 1
     steps = 1 + torch.multinomial(DISCOUNT ** torch.arange(NUM_STATES), size, replacement=True, generator=generator)
@@ -35,27 +37,29 @@ def ring_batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]
 
 
 def test_on_a_ring_logits_are_the_log_odds_of_goals_and_larger_for_the_shorter_way():
-    """The optimum of the loss: log of p(g after s, a) / p(g), less the log of the number of other goals."""
+    """The optimum of the loss: the log of p(g after s, a) / p(g), minus the log of the number of other goals."""
     torch.manual_seed(0)
     size, generator = 128, torch.Generator().manual_seed(0)
     sizes = dict(critic_sizes=(64,), actor_sizes=(64,), latent_size=16, behaviour_cloning_weight=0.0)
     agent = CRL(NUM_STATES, 1, CRLConfig(**sizes))
-    for rate in (5e-3, 5e-4):  # the smaller one for what is left of the noise
+    for rate in (5e-3, 5e-4):  # the smaller one for the remaining noise
         agent.optimizers["critic"].param_groups[0]["lr"] = rate
         for _ in range(400):
             agent.update(ring_batch(size, generator))
     states = torch.eye(NUM_STATES)
-    steps = (torch.arange(NUM_STATES) - torch.arange(NUM_STATES)[:, None]) % NUM_STATES  # to the right, 0 of none
+    steps = (torch.arange(NUM_STATES) - torch.arange(NUM_STATES)[:, None]) % NUM_STATES  # to the right, 0 for none
     logits = []
     for action, forward in ((0.75, steps), (-0.75, -steps % NUM_STATES)):
         with torch.no_grad():
             phi = agent.critic.phi(states, torch.full((NUM_STATES, 1), action))
-            found = agent.logit(phi[:, :, None], agent.critic.psi(states)[:, None])
+            logit = agent.logit(phi[:, :, None], agent.critic.psi(states)[:, None])
         share = DISCOUNT ** ((forward - 1) % NUM_STATES) * (1 - DISCOUNT) / (1 - DISCOUNT**NUM_STATES)
         expected = (share * NUM_STATES).log() - math.log(size - 1)
-        assert (found - expected).abs().max() < 1.5 and (found - expected).abs().mean() < 0.3
-        logits.append(found)
-    is_clear = torch.isin(steps, torch.tensor([1, 2, NUM_STATES - 2, NUM_STATES - 1]))  # others are as far either way
+        assert (logit - expected).abs().max() < 1.5 and (logit - expected).abs().mean() < 0.3
+        logits.append(logit)
+    is_clear = torch.isin(
+        steps, torch.tensor([1, 2, NUM_STATES - 2, NUM_STATES - 1])
+    )  # others are equally far both ways
     assert torch.equal((logits[0] > logits[1])[is_clear], (steps <= NUM_STATES // 2)[is_clear])
 
 

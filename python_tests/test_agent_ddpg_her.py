@@ -25,7 +25,7 @@ NUM_STATES = 6
 
 
 def chain_batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """An action's sign moves along a row of states between two walls; goals are any of them."""
+    """An action's sign moves along a row of states between two walls; any state can be a goal."""
     state, goal = torch.randint(NUM_STATES, (2, size), generator=generator)
     where = torch.rand(2, size, 1, generator=generator)
     action = (where[0] - 0.5).sign() * (1 + where[1]) / 2
@@ -37,7 +37,7 @@ def chain_batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor
 
 @pytest.mark.parametrize(("critic", "ends_at_goal"), [("mlp", True), ("mlp", False), ("iqe", True)])
 def test_on_a_chain_values_are_minus_the_discounted_steps_and_the_actor_takes_the_shorter_way(critic, ends_at_goal):
-    """All steps but the one that reaches the goal count, the n-th of them gamma^n."""
+    """All steps except the one that reaches the goal count, the n-th as gamma^n."""
     torch.manual_seed(0)
     generator, discount = torch.Generator().manual_seed(0), 0.8
     config = DDPGHERConfig(
@@ -53,15 +53,15 @@ def test_on_a_chain_values_are_minus_the_discounted_steps_and_the_actor_takes_th
     away = place != aim
     taken = agent.act(observation, goal).squeeze(-1)
     assert torch.equal(taken[away] > 0, (aim > place)[away])
-    # Behind the goal: nothing, or at an end, which can be held; elsewhere it is left and reached in turn.
+    # At the goal: 0 at an end, where the agent can stay; elsewhere it leaves and reaches the goal in turn.
     is_inside = (aim > 0) & (aim < NUM_STATES - 1)
     behind = torch.where(is_inside, 0.0 if ends_at_goal else -1 / (1 - discount**2), 0.0)
     errors = []
     for sign in (-1, 1):
         steps = ((place + sign).clamp(0, NUM_STATES - 1) - aim).abs()
         expected = -(1 - discount**steps) / (1 - discount) + discount ** (steps + 1) * behind
-        found = agent.value(agent.critic, observation, goal, torch.full((*away.shape, 1), 0.75 * sign)).detach()
-        errors.append((found - expected).abs())
+        value = agent.value(agent.critic, observation, goal, torch.full((*away.shape, 1), 0.75 * sign)).detach()
+        errors.append((value - expected).abs())
     assert torch.stack(errors).mean() < 0.2
     distance = agent.distance(observation, goal)
     for goal_place in range(NUM_STATES):
@@ -82,14 +82,14 @@ def test_targets_are_those_of_the_averaged_networks_within_their_bounds(kind, en
         with torch.no_grad():
             agent.target_critic.network[-1].bias += shift
             value = agent.target_critic(following, goal, action)
-            found = agent.targets(batch)
+            targets = agent.targets(batch)
             agent.target_critic.network[-1].bias -= shift
         expected = torch.where(batch["reached"], 0.9 * value, 0.9 * value - 1).clamp(-10, 0)
         if ends_at_goal:
             expected[batch["reached"]] = 0
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(targets, expected)
         if bound is not None:
-            assert (found[~batch["reached"]] == bound).all()
+            assert (targets[~batch["reached"]] == bound).all()
 
 
 @pytest.mark.parametrize("tau", [0.125, 1.0])
@@ -97,22 +97,22 @@ def test_targets_are_those_of_the_averaged_networks_within_their_bounds(kind, en
 def test_targets_move_by_tau_towards_what_an_update_made(critic, tau):
     agent = agent_of(DDPGHERConfig.small(**SMALL, critic=critic, tau=tau))
     for seed in range(3):
-        before = [parameters_of(each) for each in (agent.target_critic, agent.target_actor)]
+        before = [parameters_of(network) for network in (agent.target_critic, agent.target_actor)]
         agent.update(line_batch(agent, seed=seed))
-        trained = [parameters_of(each) for each in (agent.critic, agent.actor)]
-        after = [parameters_of(each) for each in (agent.target_critic, agent.target_actor)]
+        trained = [parameters_of(network) for network in (agent.critic, agent.actor)]
+        after = [parameters_of(network) for network in (agent.target_critic, agent.target_actor)]
         for was, learned, is_now in zip(before, trained, after, strict=True):
             assert torch.equal(is_now, was.lerp(learned, tau)) and not torch.equal(is_now, was)
 
 
-def test_actions_stay_in_their_range_are_the_same_each_time_and_the_critic_sees_them_in_halves_of_it():
+def test_actions_stay_in_range_are_deterministic_and_reach_the_critic_in_halves_of_the_range():
     low, high = torch.tensor([-1.0, 0.0, 5.0]), torch.tensor([1.0, 0.5, 9.0])
     agent, unit = agent_of(action_low=low, action_high=high), agent_of()
-    for each in (agent, unit):
+    for member in (agent, unit):
         torch.manual_seed(1)
-        torch.nn.init.normal_(each.actor.network[-1].weight, std=3.0)
+        torch.nn.init.normal_(member.actor.network[-1].weight, std=3.0)
     observation, goal = torch.randn(2, 500, 4)
-    action, halves = (each.act(observation, goal) for each in (agent, unit))
+    action, halves = (member.act(observation, goal) for member in (agent, unit))
     assert ((action >= low) & (action <= high)).all() and halves.std(dim=0).min() > 0.1
     torch.testing.assert_close(action, (low + high) / 2 + halves * (high - low) / 2)
     assert torch.equal(agent.act(observation, goal, False), agent.act(observation, goal, True))
@@ -130,10 +130,10 @@ def test_the_penalty_brings_actions_to_the_middle():
 
 
 def experiment_in(environment_class, *changes):
-    """The experiment in an environment of goals on a plane, whose first two of four coordinates are achieved."""
+    """The experiment in an environment with goals on a plane; the first two of four coordinates are achieved."""
     needed = pytest.importorskip("qmkernels.train")
-    for each in needed.NEEDED:
-        pytest.importorskip(each, reason="training needs qmkernels[agents]")
+    for package in needed.NEEDED:
+        pytest.importorskip(package, reason="training needs qmkernels[agents]")
     from qmkernels.train.experiments.ddpg_her import DDPGHERExperiment, DDPGHERSettings
 
     environment = environment_class()
@@ -169,13 +169,13 @@ def walks(environment, buffer: bool):
     if not buffer:
         before, after = walk[:, :-1].reshape(-1, 4), walk[:, 1:].reshape(-1, 4)
         return Dataset(before, numpy.zeros((180, 3)), after, truncated=numpy.tile(ends, 20), achieved_goal=after[:, :2])
-    found = ReplayBuffer(environment, 180)
+    replay = ReplayBuffer(environment, 180)
     for path in walk:
         desired = path[0, :2] + 0.5
         seen = [{"observation": row, "achieved_goal": row[:2], "desired_goal": desired} for row in path]
         for step in range(9):
-            found.add(seen[step], numpy.zeros(3), 0.0, seen[step + 1], False, bool(ends[step]))
-    return found
+            replay.add(seen[step], numpy.zeros(3), 0.0, seen[step + 1], False, bool(ends[step]))
+    return replay
 
 
 NEAR = 1.5
@@ -216,13 +216,13 @@ def test_rewards_that_do_not_take_rows_are_named_before_the_first_update():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"discount": 1.0}, "discount must be below 1, got 1.0"),
         ({"tau": 1.5}, "tau must be at most 1, got 1.5"),
         ({"critic": "iqe", "latent_size": 33}, "dim_per_component must divide latent_size, got 16 and 33"),
     ],
 )
-def test_wrong_settings_are_named(changes, said):
-    with pytest.raises(ValueError, match=f"DDPGHERConfig: {said}"):
+def test_wrong_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=f"DDPGHERConfig: {message}"):
         DDPGHERConfig.published(**changes)

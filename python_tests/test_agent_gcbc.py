@@ -1,4 +1,4 @@
-"""The GCBC agent: it learns the data's actions by their goals."""
+"""The GCBC agent: it learns the data's actions, given their goals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def agent_of(config: GCBCConfig = SMALL, seed: int = 0, **kind) -> GCBC:
 
 
 def batch_for(agent: GCBC, size: int = 33, seed: int = 1) -> dict[str, torch.Tensor]:
-    """The action goes half the way, in two coordinates, from state to goal."""
+    """The action covers half the way from state to goal, in two coordinates."""
     generator = torch.Generator().manual_seed(seed)
     state, goal = torch.rand(2, size, 4, generator=generator)
     batch = {"observation": state, "action": (goal - state)[:, :2] / 2, "next_observation": state}
@@ -32,5 +32,5 @@ def test_actions_towards_goals_are_learned_from_rows_that_were_not_seen_in_train
         metrics = agent.update(batch_for(agent, 123, seed))
     assert metrics["actor/log_prob"] > before + 2
     batch = batch_for(agent, 123, 1000)
-    found = agent.act(batch["observation"], batch["goal"], deterministic=True)
-    assert (found - batch["action"]).abs().mean() < 0.1 * batch["action"].abs().mean() + 0.02
+    action = agent.act(batch["observation"], batch["goal"], deterministic=True)
+    assert (action - batch["action"]).abs().mean() < 0.1 * batch["action"].abs().mean() + 0.02

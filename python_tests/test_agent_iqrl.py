@@ -1,4 +1,4 @@
-"""The iQRL agent: its losses and whom they train, averages, sampled critics, acting and its state."""
+"""The iQRL agent: its losses and what they train, averages, sampled critics, acting and its state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def agent_of(config: IQRLConfig | None = None, seed: int = 0, **bounds) -> IQRL:
 
 
 def batch_for(agent: IQRL, size: int = 33, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Points that actions move, some windows with an end; rewards are for actions near a half."""
+    """Points moved by actions, some windows with an end; rewards favour actions near a half."""
     generator = torch.Generator().manual_seed(seed)
     steps, action_size = agent.config.horizon, agent.action_size
     action = torch.rand(size, steps, action_size, generator=generator) * 2 - 1
@@ -40,11 +40,13 @@ def batch_for(agent: IQRL, size: int = 33, seed: int = 1) -> dict[str, torch.Ten
 
 
 def parameters_of(*modules: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([each.detach().reshape(-1).clone() for module in modules for each in module.parameters()])
+    return torch.cat(
+        [parameter.detach().reshape(-1).clone() for module in modules for parameter in module.parameters()]
+    )
 
 
 def trained_by(agent: IQRL, loss: torch.Tensor) -> set[str]:
-    """Names of the networks that a loss has gradients for."""
+    """Returns the names of the networks for which a loss has gradients."""
     agent.networks.zero_grad(set_to_none=True)
     loss.backward()
     return {name for name, network in agent.networks.items() if any(p.grad is not None for p in network.parameters())}
@@ -68,8 +70,8 @@ def test_an_ensemble_is_its_members_beside_each_other(activation):
     together, alone = EnsemblePerceptron(3, 7, 33, 17, 2, **how), []
     for member in range(3):
         network = multilayer_perceptron(7, 33, 17, 2, **how)
-        linears = [each for each in network if isinstance(each, torch.nn.Linear)]
-        norms = [each for each in network if isinstance(each, torch.nn.LayerNorm)]
+        linears = [part for part in network if isinstance(part, torch.nn.Linear)]
+        norms = [part for part in network if isinstance(part, torch.nn.LayerNorm)]
         with torch.no_grad():
             for layer, linear in enumerate(linears):
                 linear.bias.normal_()
@@ -105,7 +107,7 @@ def test_the_representation_loss_is_its_formula_over_the_steps_before_an_end():
     torch.testing.assert_close(loss, expected)
     assert metrics["encoder/loss"] == loss and loss > 0
     assert not batch["mask"].all()
-    # What lies behind the end of an episode has no part in it.
+    # Steps after the end of an episode do not count.
     behind = batch["observation"].clone()
     behind[:, 1:][~batch["mask"]] += 1
     torch.testing.assert_close(agent.representation_loss({**batch, "observation": behind})[0], loss)
@@ -127,15 +129,15 @@ def test_targets_are_the_smaller_of_two_averaged_critics_drawn_anew_and_returns_
             pairs[first, second] = batch["n_step_return"] + batch["bootstrap_discount"] * smaller
     drawn = []
     for _ in range(60):
-        found = agent.targets(batch)
-        drawn.append(tuple(pair for pair, expected in pairs.items() if torch.allclose(found, expected, atol=1e-5)))
+        target = agent.targets(batch)
+        drawn.append(tuple(pair for pair, expected in pairs.items() if torch.allclose(target, expected, atol=1e-5)))
     assert all(drawn) and len(set(drawn)) > 3
     is_over = batch["bootstrap_discount"] == 0
     assert torch.equal(agent.targets(batch)[is_over], batch["n_step_return"][is_over]) and is_over.any()
 
 
 def test_the_noise_on_target_actions_is_clipped():
-    """With one critic that gives the action back, targets are the target actor's actions and their noise."""
+    """With one critic that returns the action, targets are the target actor's actions plus their noise."""
     agent = agent_of(IQRLConfig.small(**SMALL, policy_noise=0.2, noise_clip=0.3))
     batch = batch_for(agent, size=4000)
     agent.value = lambda critics, latent, action, members: action[:, 0].expand(2, -1)
@@ -189,17 +191,17 @@ def test_the_actor_finds_the_action_of_the_highest_value_and_latents_become_pred
 @pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3)])
 def test_codes_and_indices_for_every_row_and_always_the_same_actions(leading):
     agent, observation = agent_of(), torch.randn(*leading, 4)
-    found = agent.encode(observation)
-    assert found.codes.shape == (*leading, 18) and found.indices.shape == (*leading, 9)
+    latents = agent.encode(observation)
+    assert latents.codes.shape == (*leading, 18) and latents.indices.shape == (*leading, 9)
     assert torch.equal(agent.act(observation, None, False), agent.act(observation, None, True))
 
 
 def test_actions_stay_in_their_range_and_networks_see_them_in_halves_of_it():
     low, high = torch.tensor([-1.0, 5.0]), torch.tensor([1.0, 9.0])
     agent, unit = agent_of(action_low=low, action_high=high), agent_of()
-    for each in (agent, unit):
+    for member in (agent, unit):
         torch.manual_seed(1)
-        torch.nn.init.normal_(each.actor[0][-1].weight, std=3.0)
+        torch.nn.init.normal_(member.actor[0][-1].weight, std=3.0)
     observation = torch.randn(500, 4)
     action, halves = agent.act(observation), unit.act(observation)
     assert ((action >= low) & (action <= high)).all() and halves.std(dim=0).min() > 0.1
@@ -208,9 +210,9 @@ def test_actions_stay_in_their_range_and_networks_see_them_in_halves_of_it():
     torch.manual_seed(2)
     expected = unit.update(batch)
     torch.manual_seed(2)
-    found = agent.update({**batch, "action": (low + high) / 2 + batch["action"] * (high - low) / 2})
+    metrics = agent.update({**batch, "action": (low + high) / 2 + batch["action"] * (high - low) / 2})
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(metrics[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_rank_and_codes_in_use_are_those_of_known_latents():
@@ -224,18 +226,18 @@ def test_rank_and_codes_in_use_are_those_of_known_latents():
     assert agent.latent_statistics(spread)["latent_rank"] == 9
 
 
-def test_a_saved_state_goes_on_with_every_second_update_of_the_actor():
+def test_a_saved_state_resumes_with_every_second_update_of_the_actor():
     agent, other = agent_of(), agent_of(seed=5)
     for seed in range(3):
         agent.update(batch_for(agent, seed=seed))
     other.load_state_dict(agent.state_dict())
     for number in (4, 5):
-        for each in (agent, other):
-            assert ("actor/value" in each.update(batch_for(each))) == (number % 2 == 0)
+        for member in (agent, other):
+            assert ("actor/value" in member.update(batch_for(member))) == (number % 2 == 0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"discount": 1.5}, "discount must be at most 1, got 1.5"),
         ({"num_sampled": 6}, "num_sampled must be at most num_critics, got 6 of 5"),
@@ -243,6 +245,6 @@ def test_a_saved_state_goes_on_with_every_second_update_of_the_actor():
         ({"fsq_levels": ()}, r"fsq_levels must be one or more, at least 2 each, got \(\)"),
     ],
 )
-def test_wrong_settings_are_named(changes, said):
-    with pytest.raises(ValueError, match=f"IQRLConfig: {said}"):
+def test_wrong_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=f"IQRLConfig: {message}"):
         IQRLConfig.published(**changes)

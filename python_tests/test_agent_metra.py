@@ -28,7 +28,7 @@ def agent_of(head=None, seed: int = 0, low=-1.0, high=1.0, **changes) -> METRA:
 
 
 def batch_for(agent: METRA, size: int = 33, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Actions move the first two coordinates by themselves; skills have something to do with them."""
+    """Actions move the first two coordinates by their values; skills correlate with them."""
     generator = torch.Generator().manual_seed(seed)
     state = torch.randn(size, 4, generator=generator)
     action = torch.rand(size, 2, generator=generator) * 2 - 1
@@ -44,7 +44,7 @@ def batch_for(agent: METRA, size: int = 33, seed: int = 1) -> dict[str, torch.Te
 
 
 def parameters_of(module: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([each.detach().reshape(-1).clone() for each in module.parameters()])
+    return torch.cat([parameter.detach().reshape(-1).clone() for parameter in module.parameters()])
 
 
 @pytest.mark.parametrize("length", [0.1, 3.0], ids=["short steps", "long steps"])
@@ -67,29 +67,29 @@ def test_the_multiplier_rises_while_steps_are_longer_than_one_and_falls_while_th
 @kinds
 def test_steps_grow_until_the_constraint_holds_them(kind, head):
     agent = agent_of(head, **kind, phi_learning_rate=5e-3, multiplier_learning_rate=5e-2, initial_multiplier=3.0)
-    found = [agent.update(batch_for(agent, 123, seed)) for seed in range(120)]
-    rewards = torch.stack([each["phi/reward"] for each in found])
+    history = [agent.update(batch_for(agent, 123, seed)) for seed in range(120)]
+    rewards = torch.stack([metrics["phi/reward"] for metrics in history])
     assert rewards[-20:].mean() > rewards[:10].mean()
-    distance = torch.stack([each["phi/distance"] for each in found[-40:]]).mean()
+    distance = torch.stack([metrics["phi/distance"] for metrics in history[-40:]]).mean()
     assert 0.05 < distance < 1.1
 
 
 def test_norms_are_the_sum_and_the_mean_of_the_squares():
-    found = {}
+    distances = {}
     for norm in ("sum", "mean"):
         agent = agent_of(skill_size=5, norm=norm)
-        found[norm] = agent.representation_loss(batch_for(agent))[2]["phi/distance"]
-    torch.testing.assert_close(found["sum"], 5 * found["mean"])
+        distances[norm] = agent.representation_loss(batch_for(agent))[2]["phi/distance"]
+    torch.testing.assert_close(distances["sum"], 5 * distances["mean"])
 
 
 def test_a_heads_distance_from_a_state_to_the_next_one_takes_the_norms_place():
     agent = agent_of(HEADS["iqe"], skill_size=4)
     batch = batch_for(agent)
     phi, following = agent.phi(batch["observation"]), agent.phi(batch["next_observation"])
-    found = agent.representation_loss(batch)[2]["phi/distance"]
+    distance = agent.representation_loss(batch)[2]["phi/distance"]
     there, back = agent.representation.head(phi, following), agent.representation.head(following, phi)
-    torch.testing.assert_close(found, there.square().mean().detach())
-    assert (there.square().mean() - back.square().mean()).abs() > 0.01 * found
+    torch.testing.assert_close(distance, there.square().mean().detach())
+    assert (there.square().mean() - back.square().mean()).abs() > 0.01 * distance
 
 
 def test_the_asymmetric_norm_is_a_norm_and_what_is_lost_on_the_way():
@@ -101,13 +101,13 @@ def test_the_asymmetric_norm_is_a_norm_and_what_is_lost_on_the_way():
 def test_skills_are_unit_vectors_or_one_hot_rows_that_point_in_the_given_directions():
     direction = torch.randn(7, 3, 5)
     continuous, discrete = agent_of(skill_size=5), agent_of(skill_size=5, discrete_skills=True)
-    found = continuous.skill_of(direction)
-    torch.testing.assert_close(found.norm(dim=-1), torch.ones(7, 3))
-    torch.testing.assert_close(found * direction.norm(dim=-1, keepdim=True), direction)
-    assert torch.equal(continuous.direction_of(found), found)
-    found = discrete.skill_of(direction)
-    assert torch.equal(found.argmax(dim=-1), direction.argmax(dim=-1)) and found.unique().tolist() == [0, 1]
-    assert torch.equal(found.sum(dim=-1), torch.ones(7, 3))
+    skill = continuous.skill_of(direction)
+    torch.testing.assert_close(skill.norm(dim=-1), torch.ones(7, 3))
+    torch.testing.assert_close(skill * direction.norm(dim=-1, keepdim=True), direction)
+    assert torch.equal(continuous.direction_of(skill), skill)
+    skill = discrete.skill_of(direction)
+    assert torch.equal(skill.argmax(dim=-1), direction.argmax(dim=-1)) and skill.unique().tolist() == [0, 1]
+    assert torch.equal(skill.sum(dim=-1), torch.ones(7, 3))
     torch.testing.assert_close(discrete.direction_of(torch.eye(5))[0], torch.tensor([1.0, *[-0.25] * 4]))
 
 
@@ -129,14 +129,14 @@ def test_targets_are_the_lesser_value_of_the_averaged_networks_and_the_entropy_b
     with torch.no_grad():
         agent.target_critic.weights[-1].zero_()
         agent.target_critic.biases[-1].copy_(torch.tensor([8.0, 4.0])[:, None, None])
-        agent.actor.network[-1].bias[2:].fill_(-4.0)  # so narrow that tanh is straight
-    found = sac.soft_target(
+        agent.actor.network[-1].bias[2:].fill_(-4.0)  # so narrow that tanh is linear
+    target = sac.soft_target(
         agent.target_critic, agent.actor, reward, batch["terminated"], batch["next_observation"], batch["skill"], 0.5
     )
     scale = functional.softplus(torch.tensor(-4.0)) + 1e-4
     entropy = torch.distributions.Normal(0.0, scale).entropy() * 2
     expected = torch.where(batch["terminated"], reward, reward + 0.5 * (4.0 + 0.25 * entropy))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(target, expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("width", [-6.0, 0.0], ids=["narrow", "wide"])
@@ -153,7 +153,7 @@ def test_the_temperature_rises_while_the_policy_is_narrower_than_its_target_and_
 
 def test_a_range_of_actions_changes_nothing_but_the_actions():
     low, high = torch.tensor([-3.0, 5.0]), torch.tensor([3.0, 9.0])
-    agents, found = {"unit": agent_of(), "ranges": agent_of(low=low, high=high)}, {}
+    agents, result = {"unit": agent_of(), "ranges": agent_of(low=low, high=high)}, {}
     for name, agent in agents.items():
         batch = batch_for(agent)
         if name == "ranges":
@@ -161,10 +161,10 @@ def test_a_range_of_actions_changes_nothing_but_the_actions():
         torch.manual_seed(3)
         for _ in range(3):
             metrics = agent.update(batch)
-        found[name] = metrics, agent.act(batch["observation"], batch["skill"], deterministic=True)
-    torch.testing.assert_close(found["ranges"][0], found["unit"][0], rtol=1e-4, atol=1e-4)
+        result[name] = metrics, agent.act(batch["observation"], batch["skill"], deterministic=True)
+    torch.testing.assert_close(result["ranges"][0], result["unit"][0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        found["ranges"][1], (low + high) / 2 + found["unit"][1] * (high - low) / 2, rtol=1e-3, atol=1e-3
+        result["ranges"][1], (low + high) / 2 + result["unit"][1] * (high - low) / 2, rtol=1e-3, atol=1e-3
     )
 
 
@@ -182,12 +182,12 @@ def test_each_loss_moves_its_own_networks_alone_and_the_targets_follow():
         for name, module in modules.items():
             assert torch.equal(parameters_of(module), before[name]) == (name != chosen)
         torch.testing.assert_close(parameters_of(agent.target_critic), target.lerp(parameters_of(agent.critic), 0.125))
-    assert all(each.requires_grad for each in agent.critic.parameters())
+    assert all(parameter.requires_grad for parameter in agent.critic.parameters())
 
 
 @pytest.mark.parametrize("head", [None, AsymmetricNorm], ids=["euclidean", "mrn"])
 def test_skills_learned_on_a_plane_lead_where_they_point_and_to_goals(head):
-    """Every skill moves phi along it, and goals are reached step by step."""
+    """Every skill moves phi in its direction, and goals are reached step by step."""
     agent = agent_of(
         head, phi_learning_rate=3e-3, multiplier_learning_rate=5e-2, critic_learning_rate=3e-3,
         actor_learning_rate=3e-3, discount=0.8, tau=0.05,
@@ -223,8 +223,8 @@ def test_skills_towards_goals_are_those_of_phis_difference():
     expected = functional.normalize(agent.phi(rows[1]) - agent.phi(rows[0]), dim=-1)
     torch.testing.assert_close(agent.skill_towards(*rows), expected.detach())
     discrete = agent_of(skill_size=5, discrete_skills=True)
-    found = discrete.skill_towards(*rows)
-    assert torch.equal(found.argmax(dim=-1), (discrete.phi(rows[1]) - discrete.phi(rows[0])).argmax(dim=-1))
+    skill = discrete.skill_towards(*rows)
+    assert torch.equal(skill.argmax(dim=-1), (discrete.phi(rows[1]) - discrete.phi(rows[0])).argmax(dim=-1))
 
 
 @pytest.mark.parametrize(

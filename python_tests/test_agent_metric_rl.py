@@ -1,4 +1,4 @@
-"""The MetricRL agent: its losses are the formulas, and distances learn the shortest ways of a maze."""
+"""The MetricRL agent: its losses follow the formulas, and distances learn the shortest paths of a maze."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def agent_of(config: MetricRLConfig | None = None, seed: int = 0, **kind) -> Met
 
 
 def batch_for(agent: MetricRL, size: int = 33, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Steps along a line, an action moves every coordinate by its mean; goals are other rows' next states."""
+    """Steps along a line: an action moves every coordinate by its mean; goals are other rows' next states."""
     generator = torch.Generator().manual_seed(seed)
     state = torch.randn(size, 4, generator=generator)
     action = torch.rand(size, 3, generator=generator) * 2 - 1
@@ -77,39 +77,39 @@ def test_the_actor_leaves_phi_as_it_is():
     agent.update(batch)
     agent.critic.zero_grad(set_to_none=True)
     agent.actor_loss(batch)[0].backward()
-    assert all(each.grad is None for each in agent.critic.parameters())
-    assert all(each.grad is not None for each in agent.actor.network.parameters())
+    assert all(parameter.grad is None for parameter in agent.critic.parameters())
+    assert all(parameter.grad is not None for parameter in agent.actor.network.parameters())
 
 
 @pytest.mark.parametrize(
     ("kind", "name"), [({"goal_size": 2}, "achieved_goal"), ({"discrete": True}, "action")], ids=["goals", "model"]
 )
 def test_goals_that_are_sets_and_the_forward_model_do_not_move_the_states(kind, name):
-    """Their errors have no gradients for states' latents, to which they are regressed."""
-    agent, found, grads = agent_of(**kind), [], []
+    """Their errors have no gradients for the states' latents, which are the regression targets."""
+    agent, latents, grads = agent_of(**kind), [], []
     batch = batch_for(agent)
-    agent.critic.encoder.register_forward_hook(lambda _, __, z: found.append(z) or z.retain_grad())
+    agent.critic.encoder.register_forward_hook(lambda _, __, z: latents.append(z) or z.retain_grad())
     for _ in range(2):
         agent.critic_loss(batch)[0].backward()
-        grads.append(found[-1].grad[:66].clone())
+        grads.append(latents[-1].grad[:66].clone())
         batch[name] = batch[name].roll(1, dims=0)
     torch.testing.assert_close(*grads)
 
 
 def test_actions_that_lead_to_the_goal_are_learned():
-    """On a line the best action towards a goal has the sign of the difference; a third of the data goes against it."""
+    """On a line the best action towards a goal has the sign of the difference; a third of the data contradicts it."""
     agent = agent_of(MetricRLConfig.small(**SMALL, actor_learning_rate=3e-3))
     for seed in range(200):
         agent.update(line_batch(123, seed))
     batch = line_batch(123, 1000)
     action = agent.act(batch["observation"], batch["goal"], deterministic=True).mean(dim=-1)
-    wanted = (batch["goal"] - batch["observation"])[:, 0]
-    far = wanted.abs() > 0.5
-    assert (action[far].sign() == wanted[far].sign()).float().mean() > 0.95
+    direction = (batch["goal"] - batch["observation"])[:, 0]
+    far = direction.abs() > 0.5
+    assert (action[far].sign() == direction[far].sign()).float().mean() > 0.95
 
 
 def line_batch(size: int, seed: int) -> dict[str, torch.Tensor]:
-    """Places on a line, in every coordinate of an observation; an action's mean moves by up to a quarter."""
+    """Positions on a line, repeated in every coordinate; an action's mean moves by up to a quarter."""
     generator = torch.Generator().manual_seed(seed)
     place, goal = (4 * torch.rand(2, size, 1, generator=generator) - 2).expand(2, size, 4)
     action = 2 * torch.rand(size, 3, generator=generator) - 1
@@ -121,7 +121,7 @@ NUM_PLACES = 6
 
 
 def two_parts_batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Steps along either of two rows of places that no step joins; each place is a value of its own."""
+    """Steps along two rows of places that no step connects; each place is its own value."""
     part = NUM_PLACES * torch.randint(2, (size,), generator=generator)
     place = torch.randint(NUM_PLACES, (size,), generator=generator)
     action = torch.randint(2, (size,), generator=generator)
@@ -134,7 +134,7 @@ def two_parts_batch(size: int, generator: torch.Generator) -> dict[str, torch.Te
 
 @pytest.mark.parametrize("head", ["euclidean", "iqe"])
 def test_a_super_state_joins_parts_that_no_episode_joins_and_keeps_the_order_within(head):
-    """Measured after 200 updates, Euclidean and IQE: 108 and 31 apart without, 4.3 with."""
+    """Measured after 200 updates, Euclidean and IQE: 108 and 31 apart without it, 4.3 with it."""
     places, across = torch.eye(2 * NUM_PLACES), {}
     for super_state in (False, True):
         config = MetricRLConfig.published(**SMALL, super_state=super_state)
@@ -147,16 +147,16 @@ def test_a_super_state_joins_parts_that_no_episode_joins_and_keeps_the_order_wit
         across[super_state] = distance[:NUM_PLACES, NUM_PLACES:].mean()
         for rows in distance.split(NUM_PLACES), distance.T.split(NUM_PLACES):
             from_one_end = [row[0].split(NUM_PLACES)[number] for number, row in enumerate(rows)]
-            assert all((each[:5].diff() > 0).all() for each in from_one_end)
+            assert all((distances[:5].diff() > 0).all() for distances in from_one_end)
     assert across[True] < 6 and across[False] > 3 * across[True]
 
 
 def maze_batch(agent: MetricRL, maze, cells: numpy.ndarray, generator: numpy.random.Generator) -> dict:
     """Random actions at random free cells, and random cells as goals."""
-    begun, goal = cells[generator.integers(len(cells), size=(2, 256))]
+    start, goal = cells[generator.integers(len(cells), size=(2, 256))]
     actions = generator.integers(len(maze.moves), size=256)
-    found = {"observation": begun, "next_observation": maze.after(begun, actions), "goal": goal}
-    batch = {name: torch.from_numpy(maze.positions(value)) for name, value in found.items()}
+    places = {"observation": start, "next_observation": maze.after(start, actions), "goal": goal}
+    batch = {name: torch.from_numpy(maze.positions(value)) for name, value in places.items()}
     return {**batch, "achieved_goal": batch["next_observation"], "action": torch.from_numpy(actions)}
 
 
@@ -173,14 +173,14 @@ def trained_in_a_maze(head, updates: int = 1000) -> tuple[MetricRL, object]:
     return agent, maze
 
 
-def spearman(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Of all entries, with mean ranks for equal ones."""
+def spearman(first: torch.Tensor, other: torch.Tensor) -> float:
+    """Returns the rank correlation of all entries, with mean ranks for ties."""
 
     def ranks(values: torch.Tensor) -> torch.Tensor:
         _, place, counts = values.double().reshape(-1).unique(return_inverse=True, return_counts=True)
         return (counts.cumsum(dim=0) - (counts - 1) / 2)[place]
 
-    return torch.corrcoef(torch.stack([ranks(one), ranks(other)]))[0, 1].item()
+    return torch.corrcoef(torch.stack([ranks(first), ranks(other)]))[0, 1].item()
 
 
 @pytest.mark.parametrize("head", ["euclidean", "iqe"])
@@ -190,14 +190,14 @@ def test_from_random_data_distances_rank_states_as_the_shortest_ways_do_and_gree
     agent, maze = trained_in_a_maze(HEADS[head])
     true, cells = torch.from_numpy(maze.distances()), torch.from_numpy(maze.positions(maze.free))
     learned = agent.pairwise_distance(cells, cells)
-    begun = MetricRL(2, 9, agent.config, discrete=True, head=HEADS[head])
-    begun.standardise(cells)
-    untrained = begun.pairwise_distance(cells, cells)
+    new_agent = MetricRL(2, 9, agent.config, discrete=True, head=HEADS[head])
+    new_agent.standardise(cells)
+    untrained = new_agent.pairwise_distance(cells, cells)
     generator = numpy.random.default_rng(1)
     start, goal = maze.free[generator.integers(len(maze.free), size=(2, 200))]
     here, reached = start, (start == goal).all(axis=-1)
     for _ in range(30):
-        actions = agent.act(*(torch.from_numpy(maze.positions(each)) for each in (here, goal)))
+        actions = agent.act(*(torch.from_numpy(maze.positions(cell)) for cell in (here, goal)))
         here = maze.after(here, actions.numpy())
         reached |= (here == goal).all(axis=-1)
     assert spearman(learned, true) > max(0.95, spearman(untrained, true) + 0.1)
@@ -211,13 +211,13 @@ def test_monotonic_triplets_are_those_in_the_true_order():
     assert monotonic_triplets(-true, true) == 0
     learned = true.clone()
     learned[0, 2], learned[2, 0] = 0.5, 0.5  # the ends are nearer to each other than to the middle
-    # Of 3 + 2 + 3 triplets the two of the middle against an end, seen from the other, are out of order.
+    # Of 3 + 2 + 3 triplets, two are out of order: the middle against one end, seen from the other end.
     assert monotonic_triplets(learned, true).item() == pytest.approx(6 / 8)
     known = torch.where(torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.bool), true, torch.nan)
     assert monotonic_triplets(learned, known).item() == pytest.approx(3 / 4)
-    with pytest.raises(ValueError, match=r"must be \(N, M\) both, got \(3, 2\) and \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"must both be \(N, M\), got \(3, 2\) and \(3, 3\)"):
         monotonic_triplets(learned[:, :2], true)
-    with pytest.raises(ValueError, match="no state is nearer"):
+    with pytest.raises(ValueError, match="all true distances to a state are equal"):
         monotonic_triplets(learned, torch.ones(3, 3))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from qmkernels.agents import QRL, QRLConfig
 from qmkernels.agents.goal_actor import TanhNormal
+from qmkernels.agents.networks import FourierFeatures
 
 SMALL = dict(
     encoder_sizes=(33,), latent_size=16, projector_sizes=(33,), embedding_size=48, dim_per_component=8,
@@ -61,7 +62,7 @@ def test_the_dynamics_learn_where_actions_lead():
         agent.update(batch)
     wrong = {**batch, "action": batch["action"].flip(0)}
     with torch.no_grad():
-        right, shuffled = (agent.critic_loss(each)[1]["critic_0/dynamics"] for each in (batch, wrong))
+        right, shuffled = (agent.critic_loss(rows)[1]["critic_0/dynamics"] for rows in (batch, wrong))
     assert right < 0.5 * shuffled
 
 
@@ -80,19 +81,19 @@ def test_variable_costs_are_minus_the_rewards():
     varied = agent_of(QRLConfig.online(**SMALL, variable_cost=True))
     batch = batch_for(fixed)
     batch["reward"] = torch.full((33,), -3.0)
-    one, other = (agent.critic_loss(batch)[0] for agent in (fixed, varied))
-    torch.testing.assert_close(one, other)
+    first, second = (agent.critic_loss(batch)[0] for agent in (fixed, varied))
+    torch.testing.assert_close(first, second)
 
 
 def test_a_state_is_linked_to_the_goal_it_achieves_at_no_cost():
     agent = agent_of(QRLConfig.online(**{**SMALL, "num_critics": 1}), goal_size=2)
     batch = batch_for(agent)
-    found = agent.critic_loss(batch)[1]["critic_0/violation"]
+    violation = agent.critic_loss(batch)[1]["critic_0/violation"]
     step = agent.critics[0].head(*(agent.critics[0].embed(agent.state_inputs(batch[name])) for name in
                                    ("observation", "next_observation")))  # fmt: skip
     link = agent.distance(batch["next_observation"], batch["achieved_goal"])
     expected = torch.cat([(step - 1).relu(), link]).square().mean()
-    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(violation, expected.detach())
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3)])
@@ -161,10 +162,10 @@ def test_compiled_losses_are_one_graph_each_and_train_the_same(monkeypatch):
         torch.manual_seed(3)
         for _ in range(2):
             agent.update(batch)
-    for (name, one), (_, other) in zip(
+    for (name, first), (_, second) in zip(
         plain.networks.named_parameters(), compiled.networks.named_parameters(), strict=True
     ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_wrong_range_and_a_plan_without_candidates_are_named():
@@ -172,3 +173,32 @@ def test_a_wrong_range_and_a_plan_without_candidates_are_named():
         QRL(4, 2, QRLConfig.online(**SMALL), action_low=-math.inf)
     with pytest.raises(ValueError, match="give candidate_actions"):
         agent_of().plan(torch.zeros(4), torch.zeros(4))
+
+
+def test_fourier_features_are_sines_and_cosines_of_each_place():
+    torch.manual_seed(0)
+    features = FourierFeatures((0, 3), 2, 5, (1.0, 100.0))
+    rows = torch.randn(3, 6)
+    state, goal = rows[:, :2] @ features.directions, rows[:, 3:5] @ features.directions
+    extended = features(rows)
+    torch.testing.assert_close(extended, torch.cat([rows, state.sin(), goal.sin(), state.cos(), goal.cos()], dim=1))
+    assert extended.shape[1] == 6 + features.added
+    drawn = FourierFeatures((0,), 2, 999, (1.0, 100.0)).directions
+    slow, fast = drawn[:, :333].std().item(), drawn[:, -333:].std().item()
+    assert fast / slow == pytest.approx(100 ** (2 / 3), rel=0.2)
+
+
+@pytest.mark.parametrize("goal_size", [None, 2])
+def test_fourier_features_tell_near_places_apart(goal_size):
+    near = torch.zeros(5, 4), torch.full((5, 4), 0.05)[:, :goal_size]
+    smooth, sharp = (
+        agent_of(QRLConfig.online(**SMALL, fourier_features=16, fourier_frequencies=frequencies), goal_size=goal_size)
+        for frequencies in ((1e-3, 1e-3), (40.0, 40.0))
+    )
+    changes = [
+        (agent.distance(near[0] + 0.05, near[1]) - agent.distance(near[0], near[1])).abs().mean()
+        for agent in (smooth, sharp)
+    ]
+    assert changes[1] > 3 * changes[0]
+    with pytest.raises(ValueError, match="fourier_inputs must be at most"):
+        agent_of(QRLConfig.online(**SMALL, fourier_features=16, fourier_inputs=5), goal_size=goal_size)

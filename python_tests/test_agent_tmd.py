@@ -1,4 +1,4 @@
-"""The TMD agent: its loss is that of its embeddings, and the temporal term does what it is for."""
+"""The TMD agent: its loss is that of its embeddings, and the temporal term does its job."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def agent_of(config: TMDConfig | None = None, seed: int = 0, **kind) -> TMD:
 
 
 def test_the_temporal_term_brings_distances_nearer_to_the_backup():
-    found = {}
+    invariance = {}
     for zeta in (0.0, 5.0):
         agent = agent_of(TMDConfig.small(**SMALL, zeta=zeta))
         history = [agent.update(line_batch(agent, 123, seed)) for seed in range(150)]
-        found[zeta] = torch.stack([each["critic/temporal_invariance"] for each in history[-10:]]).mean()
-    assert found[5.0] < found[0.0] - 0.02
+        invariance[zeta] = torch.stack([metrics["critic/temporal_invariance"] for metrics in history[-10:]]).mean()
+    assert invariance[5.0] < invariance[0.0] - 0.02
 
 
 def test_the_critic_is_the_loss_of_its_embeddings():

@@ -1,4 +1,4 @@
-"""What holds for every agent: generic tests over the rows of agent_cases.py."""
+"""Claims about every agent: generic tests over the rows of agent_cases.py."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from qmkernels.train.experiments import METHODS
 
 
 def updated(agent: Any, batches: list[dict[str, torch.Tensor]], seed: int = 7) -> dict[str, torch.Tensor]:
-    """The measures of an update with each batch, (updates,) each."""
+    """Returns the metrics of an update per batch, (updates,) each."""
     torch.manual_seed(seed)
-    found = [agent.update(batch) for batch in batches]
-    return {name: torch.stack([each[name] for each in found]) for name in found[0]}
+    history = [agent.update(batch) for batch in batches]
+    return {name: torch.stack([metrics[name] for metrics in history]) for name in history[0]}
 
 
 def test_every_method_and_every_agent_has_its_row():
     assert {case.method for case in CASES} == set(METHODS)
     classes = [getattr(qm.agents, name) for name in qm.agents.__all__]
-    assert {case.agent for case in CASES} == {each for each in classes if hasattr(each, "update")} - {qm.agents.Agent}
+    assert {case.agent for case in CASES} == {kind for kind in classes if hasattr(kind, "update")} - {qm.agents.Agent}
     assert len({case.name for case in CASES}) == len(CASES)
 
 
@@ -34,7 +34,7 @@ def test_every_method_and_every_agent_has_its_row():
 def test_an_update_changes_every_network_and_returns_finite_scalars_without_a_graph(case):
     agent = case.make()
     before = {name: value.clone() for name, value in agent.networks.state_dict().items()}
-    for seed in range(2):  # the first gradient passes a last layer of zeros and goes no further
+    for seed in range(2):  # the first gradient stops at a last layer of zeros
         metrics = agent.update(case.rows(agent, seed=seed))
     assert {case.improves[0], *case.compared} <= metrics.keys()
     assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in metrics.values())
@@ -94,9 +94,9 @@ def test_actions_reach_the_ends_of_their_range_and_go_no_further(case):
 @every("distance")
 def test_a_distance_for_every_row_whose_condition_may_be_one_for_all(case, leading):
     agent, observation = case.make(), torch.randn(*leading, OBSERVATION_SIZE)
-    each = agent.distance(observation, case.condition(agent, *leading))
-    assert each.shape == agent.distance(observation, case.condition(agent)).shape == leading
-    assert not each.requires_grad
+    distance = agent.distance(observation, case.condition(agent, *leading))
+    assert distance.shape == agent.distance(observation, case.condition(agent)).shape == leading
+    assert not distance.requires_grad
 
 
 @every("pairs")
@@ -108,7 +108,7 @@ def test_pairwise_distances_are_those_of_the_pairs(case):
 
 
 @every("pursuit")
-def test_the_actor_goes_by_the_critic_and_leaves_it_as_it_is(case):
+def test_the_actor_follows_the_critic_and_leaves_it_unchanged(case):
     agent, (measure, sign) = case.make(changes=case.pursuit), case.pursues
     batch = case.rows(agent)
     updated(agent, [batch] * 20)
@@ -118,7 +118,7 @@ def test_the_actor_goes_by_the_critic_and_leaves_it_as_it_is(case):
     history = updated(agent, [batch] * 40)[measure]
     assert sign * (history[-10:].mean() - history[:10].mean()) > 0
     assert torch.equal(parameters_of(agent.networks[critic]), frozen)
-    assert all(each.requires_grad for each in agent.networks[critic].parameters())
+    assert all(parameter.requires_grad for parameter in agent.networks[critic].parameters())
 
 
 @every("cloning")
@@ -126,8 +126,8 @@ def test_cloning_brings_actions_to_the_datas(case):
     agent = case.make(changes=case.cloning)
     batch = {**case.batch(agent), "action": torch.full((33, ACTION_SIZE), 0.5)}
     updated(agent, [batch] * 100)
-    found = agent.act(batch["observation"], batch["goal"], deterministic=True)
-    assert (found - batch["action"]).abs().mean() < 0.1
+    action = agent.act(batch["observation"], batch["goal"], deterministic=True)
+    assert (action - batch["action"]).abs().mean() < 0.1
 
 
 @every("standardise")
@@ -138,17 +138,17 @@ def test_a_standardised_agent_does_with_shifted_and_scaled_rows_what_another_doe
     for name in batch.keys() & {"observation", "next_observation", "goal", "actor_goal", "achieved_goal"}:
         places = torch.arange(float(batch[name].shape[-1]))
         other[name] = batch[name] * (0.01 + 5 * places) + 100 * places
-    found = []
+    results = []
     for agent, rows in ((plain, batch), (standardised, other)):
         agent.standardise(*(rows[name] for name in case.standardised))
         action = agent.act(rows["observation"], rows[case.acts_for], True)
-        found.append({**updated(agent, [rows] * 3), "action": action})
+        results.append({**updated(agent, [rows] * 3), "action": action})
     assert plain.observation_scale.scale[0] > 50 * standardised.observation_scale.scale[0]
-    torch.testing.assert_close(*found, rtol=5e-3, atol=5e-3)
+    torch.testing.assert_close(*results, rtol=5e-3, atol=5e-3)
 
 
 @every()
-def test_a_saved_state_goes_on_bit_for_bit(case):
+def test_a_saved_state_resumes_bit_for_bit(case):
     agent, other = case.make(), case.make(seed=5)
     batches = [case.rows(agent, seed=seed) for seed in range(6)]
     if case.standardised:
@@ -158,7 +158,7 @@ def test_a_saved_state_goes_on_bit_for_bit(case):
     torch.save(agent.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    curves = [updated(each, batches[3:]) for each in (agent, other)]
+    curves = [updated(member, batches[3:]) for member in (agent, other)]
     assert all(torch.equal(curves[0][name], curves[1][name]) for name in curves[0])
     for name, value in agent.networks.state_dict().items():
         assert torch.equal(value, other.networks.state_dict()[name]), name
@@ -166,20 +166,22 @@ def test_a_saved_state_goes_on_bit_for_bit(case):
 
 @every()
 def test_the_state_of_another_agent_is_refused_by_what_differs(case):
-    field = next(each.name for each in dataclasses.fields(case.config) if each.type == "float")
+    field = next(entry.name for entry in dataclasses.fields(case.config) if entry.type == "float")
     value = getattr(case.config, field)
     name = case.agent.__name__
-    said = f"{name}.load_state_dict: the checkpoint is of another agent: {field} is {value} there, {value / 2} here"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        f"{name}.load_state_dict: make the agent as the checkpoint's was: {field} must be {value}, got {value / 2}"
+    )
+    with pytest.raises(ValueError, match=message):
         case.make(changes={field: value / 2}).load_state_dict(case.make().state_dict())
     another = CASES[CASES.index(case) - 1]
-    with pytest.raises(ValueError, match="another agent"):
+    with pytest.raises(ValueError, match="make the agent as the checkpoint's was"):
         case.make().load_state_dict(another.make().state_dict())
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES if "head" in case.made])
 def test_the_state_of_an_agent_with_another_head_is_refused(case):
-    with pytest.raises(ValueError, match=r"another agent: head is [^;]* there, [^;]* here\.$"):
+    with pytest.raises(ValueError, match=r"as the checkpoint's was: head must be [^;]*, got [^;]*\.$"):
         case.make(head=lambda size: qm.nn.MRNFixed(size)).load_state_dict(case.make().state_dict())
 
 
@@ -188,21 +190,23 @@ def test_half_precision_keeps_float32_parameters_and_is_near_full_precision(case
     agent, full = case.make(), case.make()
     batch = case.rows(agent)
     with torch.autocast("cpu", torch.bfloat16):
-        found = updated(agent, [batch])
+        metrics = updated(agent, [batch])
         if hasattr(agent, "distance"):
             assert agent.distance(batch["observation"], case.condition(agent)).dtype == torch.float32
-    assert all(value.isfinite() and value.dtype == torch.float32 for value in found.values())
+    assert all(value.isfinite() and value.dtype == torch.float32 for value in metrics.values())
     assert all(parameter.dtype == torch.float32 for parameter in agent.networks.parameters())
-    torch.testing.assert_close(found[case.improves[0]], updated(full, [batch])[case.improves[0]], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(
+        metrics[case.improves[0]], updated(full, [batch])[case.improves[0]], rtol=0.02, atol=0.02
+    )
 
 
 def _train_all(rank: int) -> dict[str, torch.Tensor]:
-    found = {}
+    parameters = {}
     for case in CASES:
         agent = case.make(seed=rank, group=torch.distributed.group.WORLD)
         updated(agent, [case.rows(agent, seed=10 * step + rank) for step in range(3)])
-        found[case.name] = parameters_of(agent.networks)
-    return found
+        parameters[case.name] = parameters_of(agent.networks)
+    return parameters
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +216,8 @@ def trained_in_a_group(tmp_path_factory):
 
 @every()
 def test_processes_of_a_group_have_the_same_networks_after_different_batches(trained_in_a_group, case):
-    one, other = (found[case.name] for found in trained_in_a_group)
-    assert torch.equal(one, other) and one.isfinite().all()
+    first, second = (parameters[case.name] for parameters in trained_in_a_group)
+    assert torch.equal(first, second) and first.isfinite().all()
 
 
 NEEDED = [pytest.param(case, name, id=f"{case.name}, {name}") for case in CASES for name in case.needed]
@@ -247,14 +251,14 @@ def test_rows_that_are_fewer_than_the_others_are_named(case):
 
 
 def wrong_values(case: Case) -> list[Any]:
-    """Of each field of the configuration, but those that are true or false, or of any sign."""
+    """Returns wrong values for each field of the configuration, except booleans and fields of any sign."""
     wrong = {int: (-1,), float: (-1.0, float("nan")), tuple: ((0,),), str: ("other",)}
-    found = []
+    parameters = []
     for name, hint in typing.get_type_hints(type(case.config)).items():
         kind = type(getattr(case.config, name)) if typing.get_origin(hint) is None else typing.get_origin(hint)
         for value in wrong.get(str if kind is typing.Literal else kind, ()) if name not in case.any_sign else ():
-            found.append(pytest.param(type(case.config), name, value, id=f"{case.method}, {name} {value}"))
-    return found
+            parameters.append(pytest.param(type(case.config), name, value, id=f"{case.method}, {name} {value}"))
+    return parameters
 
 
 @pytest.mark.parametrize(("config", "name", "value"), sum((wrong_values(case) for case in CASES if not case.form), []))

@@ -1,4 +1,4 @@
-"""Distances both ways in one call, of any shapes that broadcast."""
+"""Distances in both directions in one call, for any shapes that broadcast."""
 
 import pytest
 import torch
@@ -24,10 +24,10 @@ def test_both_directions_and_their_gradients_at_any_size(function, rows):
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(rows, 96, generator=generator, requires_grad=True) for _ in range(2))
     weights = torch.randn(2, rows, generator=generator)
-    found = torch.stack(function(x, y, 8, bidirectional=True))
+    actual = torch.stack(function(x, y, 8, bidirectional=True))
     expected = torch.stack([function(x, y, 8), function(y, x, 8)])
-    torch.testing.assert_close(found, expected)
-    gradients = [torch.autograd.grad((weights * each).sum(), (x, y)) for each in (found, expected)]
+    torch.testing.assert_close(actual, expected)
+    gradients = [torch.autograd.grad((weights * distances).sum(), (x, y)) for distances in (actual, expected)]
     torch.testing.assert_close(*gradients)
 
 

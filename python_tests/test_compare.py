@@ -1,4 +1,4 @@
-"""benchmarks/compare.py, by files made here: what a run says follows from its numbers alone. Nothing is timed."""
+"""benchmarks/compare.py on results made up here. Nothing is timed."""
 
 import json
 import random
@@ -10,7 +10,7 @@ CONTENDERS = ("ours", "eager")
 
 
 def run_of(medians, spread=0.01, rounds=100):
-    """A run by the benchmarks' names, as compare.read returns it: ``medians`` by (case, contender), in seconds."""
+    """Returns a run as compare.read does, from ``medians`` in seconds by (case, contender)."""
     return {
         f"test_a[{case}-{contender}]": {
             "name": f"test_a[{case}-{contender}]",
@@ -22,7 +22,8 @@ def run_of(medians, spread=0.01, rounds=100):
 
 
 def two_runs(drift=1.0, scatter=0.0, slower=()):
-    """Runs of 20 cases. B's times are ``drift`` times A's, scattered; ours in the cases ``slower`` 1.3 times more."""
+    """Returns two runs of 20 cases. B takes ``drift`` times as long as A, with scatter, and "ours" another 1.3 times as
+    long in the cases ``slower``."""
     chance = random.Random(0)
     a = {(case, contender): 1e-3 * (case + 1) for case in range(20) for contender in CONTENDERS}
     b = {
@@ -40,21 +41,21 @@ def verdicts(passes):
 
 
 @pytest.mark.parametrize("drift", (0.5, 1.0, 2.5))
-def test_a_slower_machine_is_no_slower_code(drift):
-    found = verdicts([two_runs(drift, slower=(3,))])
-    assert found.pop(3) == "slower"
-    assert set(found.values()) == {"same"}
+def test_a_slower_machine_does_not_make_code_slower(drift):
+    by_case = verdicts([two_runs(drift, slower=(3,))])
+    assert by_case.pop(3) == "slower"
+    assert set(by_case.values()) == {"same"}
 
 
-def test_code_that_is_the_same_is_not_called_slower_or_faster_however_much_two_runs_scatter():
+def test_scatter_does_not_make_the_same_code_slower_or_faster():
     for scatter in (0.02, 0.1, 0.3):
         assert not {"slower", "faster"} & set(verdicts([two_runs(scatter=scatter)]).values())
 
 
-def test_passes_make_clear_what_one_leaves_unclear():
-    one = two_runs(scatter=0.1, slower=(3,))
-    assert verdicts([one])[3] == "unclear"
-    assert verdicts([one] * 6)[3] == "slower"
+def test_more_passes_decide_what_one_leaves_unclear():
+    runs = two_runs(scatter=0.1, slower=(3,))
+    assert verdicts([runs])[3] == "unclear"
+    assert verdicts([runs] * 6)[3] == "slower"
 
 
 def test_ratios_that_scatter_from_pass_to_pass_widen_the_interval():
@@ -63,14 +64,14 @@ def test_ratios_that_scatter_from_pass_to_pass_widen_the_interval():
     assert verdicts(calm)[3] == "slower" and verdicts(restless)[3] == "unclear"
 
 
-def test_the_spread_of_rounds_counts_where_nothing_else_says_how_the_machine_drifts():
+def test_a_single_case_is_judged_by_the_spread_of_its_rounds():
     (row,) = compare.compare([(run_of({(0, "ours"): 1.0}, 0.5, 5), run_of({(0, "ours"): 1.3}, 0.5, 5))])
     assert row.verdict == "unclear" and row.low < 1 < row.ratio < row.high
     (row,) = compare.compare([(run_of({(0, "ours"): 1.0}), run_of({(0, "ours"): 1.3}))])
     assert row.verdict == "slower" and row.ratio == pytest.approx(1.3)
 
 
-def test_the_report_names_the_drift_the_verdicts_and_what_only_one_run_has(tmp_path, capsys):
+def test_the_report_names_the_drift_the_verdicts_and_benchmarks_of_one_run_only(tmp_path, capsys):
     a, b = two_runs(drift=1.25, slower=(3,))
     del b["test_a[7-ours]"]
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
@@ -84,7 +85,7 @@ def test_the_report_names_the_drift_the_verdicts_and_what_only_one_run_has(tmp_p
     assert first == ["test_a[3-ours]", "4", "6.5", "1.300", first[4], "slower"]
 
 
-def test_a_file_of_another_kind_is_refused_in_one_sentence(tmp_path, capsys):
+def test_other_files_are_refused_in_one_sentence(tmp_path, capsys):
     path = tmp_path / "a.json"
     path.write_text("[]")
     with pytest.raises(SystemExit):

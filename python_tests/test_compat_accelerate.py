@@ -1,4 +1,4 @@
-"""accelerate(module) makes torchqmet's heads inside live modules ours and keeps everything else."""
+"""accelerate(module) turns torchqmet's heads inside live modules into ours and keeps everything else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 import qmkernels as qm
 
-# A package laid out as torchqmet, for where that is not: module names, class names, attributes and submodules.
+# A package laid out like torchqmet, for machines without it: module names, class names, attributes and submodules.
 STAND_IN = {
     "__init__.py": """
         from torch import nn
@@ -93,7 +93,7 @@ STAND_IN = {
 
 @pytest.fixture(params=["stand-in", "checkout"])
 def torchqmet(request, tmp_path, monkeypatch):
-    """torchqmet, freshly imported, and not left behind."""
+    """torchqmet, freshly imported, and removed afterwards."""
     folder = tmp_path
     if request.param == "stand-in":
         (tmp_path / "torchqmet").mkdir()
@@ -150,7 +150,7 @@ def test_a_head_as_the_root_is_returned_as_ours(torchqmet, name):
     assert type(pickle.loads(pickle.dumps(ours))) is type(ours)
 
 
-def test_optimizers_hooks_and_flags_go_on(torchqmet):
+def test_optimizers_hooks_and_flags_keep_working(torchqmet):
     model = model_of(torchqmet.MRNFixed(12, 1, 7, 4)).eval()
     head = model["heads"][0]
     head.sym_proj[0].weight.requires_grad_(False)
@@ -222,7 +222,7 @@ def test_every_class_of_torchqmet_is_swapped_whole(torchqmet, name, arguments):
     sizes = {"IQE": (12, 3), "DeepNorm": (12, 4), "WideNorm": (12, 4)}.get(name, (12,))
     head = getattr(torchqmet, name)(*sizes, **arguments)
     x, y = points(9, 12), points(9, 12, seed=1)
-    expected = None if name == "PQEGG" else head(x, y)  # whose functions they compile at first use
+    expected = None if name == "PQEGG" else head(x, y)  # which compiles its functions at first use
     qm.compat.accelerate(head)
     assert not any(type(part).__module__.startswith("torchqmet") for part in head.modules())
     distance = head(x, y)

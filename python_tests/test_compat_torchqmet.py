@@ -1,4 +1,4 @@
-"""Code written for torchqmet runs on our modules; each case in a fresh interpreter, as imports are what is tested."""
+"""Code written for torchqmet runs on our modules; each case in a fresh interpreter, because imports are tested."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# A stand-in for an installed torchqmet, which must be out of reach once ours is installed.
+# A stand-in for an installed torchqmet, which must be unreachable once ours is installed.
 ORIGINAL = {
     "__init__.py": "from . import reductions\nclass QuasimetricBase: pass\nclass IQE(QuasimetricBase): pass\n",
     "reductions.py": "class Original: pass\n",
@@ -19,7 +19,7 @@ ORIGINAL = {
 
 
 def run_fresh(code: str, folder: Path, *, with_original: bool = False) -> str:
-    """What ``code`` prints in a new interpreter, where torchqmet is installed in ``folder`` or not at all."""
+    """Returns what ``code`` prints in a new interpreter, with torchqmet installed in ``folder`` or not at all."""
     if with_original:
         package = folder / "torchqmet"
         package.mkdir()
@@ -132,7 +132,7 @@ def test_the_special_functions_are_there_and_say_what_is_not(tmp_path):
         except NotImplementedError as error:
             print(error)
     """
-    assert "2 degrees of freedom alone" in run_fresh(code, tmp_path)
+    assert "df must be the number 2" in run_fresh(code, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["nothing", "pqe.nothing"])
@@ -198,7 +198,7 @@ def test_a_head_written_for_torchqmet_trains(tmp_path):
 
 
 def test_a_critic_like_qrls_official_one_runs_unchanged(tmp_path):
-    """Own code of the same shape: a head by its specification, a projector before it, both directions stacked."""
+    """Code of the same structure: a head made by name, a projector before it, both directions stacked."""
     code = """
         import torch
         import qmkernels

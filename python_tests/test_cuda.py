@@ -29,7 +29,7 @@ def backend(request) -> str:
     return request.param
 
 
-# Values a component: kernels of their own, whole and broken packs of 16 bytes, several slices of 32.
+# Values per component: those with their own kernels, full and partial packs of 16 bytes, several slices of 32.
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", (1, 2, 5, 8, 40))
 @every()
@@ -37,7 +37,7 @@ def test_small_sizes_agree_with_the_reference(case, size, backend, dtype):
     op_checks.check_error_is_no_worse_than_that_of_plain_torch(case, backend, "cuda", dtype, size=size, rows=7)
 
 
-# Few pairs are split over many blocks, many are not; one row more than whole tiles.
+# Few pairs, which are split over many blocks, and many, which are not; one row more than whole tiles.
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "size, rows", [(4, 1025), (16, 33), (32, 1025), (33, 33), (64, 1025), (130, 33), (130, 257), (616, 33)]
@@ -99,31 +99,31 @@ def test_a_graph_replays_forward_and_backward_with_new_numbers(case, size, rows,
     with torch.cuda.graph(graph):
         captured = step()
     with torch.no_grad():
-        for one in tensors:
-            one.mul_(0.5)
+        for tensor in tensors:
+            tensor.mul_(0.5)
     graph.replay()
     torch.cuda.synchronize()
-    for got, wanted in zip(captured, step(), strict=True):
-        assert torch.equal(got, wanted)
+    for actual, expected in zip(captured, step(), strict=True):
+        assert torch.equal(actual, expected)
 
 
 @every()
 def test_a_stream_of_its_own_is_used(case, backend):
     tensors = case.tensors(torch.float32, size=8, rows=33, device="cuda")
-    wanted = op_checks.value_and_gradients(case, tensors, backend, 8)
-    late = [torch.full_like(one.detach(), 7.0).requires_grad_(one.requires_grad) for one in tensors]
+    expected = op_checks.value_and_gradients(case, tensors, backend, 8)
+    late = [torch.full_like(tensor.detach(), 7.0).requires_grad_(tensor.requires_grad) for tensor in tensors]
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
-        # Behind work of this stream alone: a kernel on another stream would read the numbers before they are there.
+        # After work on this stream only: a kernel on another stream would read the numbers too early.
         torch.cuda._sleep(20_000_000)
         with torch.no_grad():
-            for one, number in zip(late, tensors, strict=True):
-                one.copy_(number)
-        found = op_checks.value_and_gradients(case, late, backend, 8)
+            for tensor, number in zip(late, tensors, strict=True):
+                tensor.copy_(number)
+        actual = op_checks.value_and_gradients(case, late, backend, 8)
     side.synchronize()
-    for got, one in zip(found, wanted, strict=True):
-        assert torch.equal(got, one)
+    for value, tensor in zip(actual, expected, strict=True):
+        assert torch.equal(value, tensor)
 
 
 @every()
@@ -136,7 +136,7 @@ def test_the_backend_of_a_cpu_is_refused(case):
     op_checks.check_a_backend_of_another_device_is_refused(case, "cpu", "cuda")
 
 
-# --- What a few ops alone have.
+# --- Claims about a few ops.
 
 
 def test_one_component_of_4096_values_spans_the_row(backend):
@@ -145,8 +145,8 @@ def test_one_component_of_4096_values_spans_the_row(backend):
     x = torch.randn(7, 4096, generator=torch.Generator().manual_seed(0)).cuda()
     y = x + torch.rand(7, 4096, generator=torch.Generator().manual_seed(1)).cuda() / 256
     out = qm.iqe(x, y, 4096, reduction="sum", backend=backend)
-    wanted = qm.iqe(x.double(), y.double(), 4096, reduction="sum", backend="reference")
-    torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=1e-5)
+    expected = qm.iqe(x.double(), y.double(), 4096, reduction="sum", backend="reference")
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -154,14 +154,14 @@ def test_one_component_of_4096_values_spans_the_row(backend):
 def test_poisson_comparisons_of_rates_near_0_and_large_agree_with_the_reference(function, backend, dtype):
     rates = torch.tensor([0.0, 1e-8, 1e-3, 0.5, 1.0, 1.99, 2.01, 14.9, 15.1, 60.0], device="cuda", dtype=dtype)
     a, b = (one.flatten().clone().requires_grad_() for one in torch.meshgrid(rates, rates, indexing="ij"))
-    # Near 0 the reference's logarithm is that of a sum close to 1, which is rounded.
+    # Near 0 the reference takes the logarithm of a sum close to 1, which is rounded.
     tolerance = {"rtol": 2e-6 if dtype == torch.float32 else 1e-9, "atol": 1e-13}
     results = []
     for one in (backend, "reference"):
         out = function(a, b, backend=one)
         results.append([out.detach(), *torch.autograd.grad(out.sum(), (a, b))])
-    for got, wanted in zip(*results, strict=True):
-        torch.testing.assert_close(got, wanted, **tolerance)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, **tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -179,9 +179,9 @@ def test_the_nearest_of_tiles_are_the_references(k, rows, levels, backend, dtype
     for first in range(0, 5003, 1777):
         tile = distances[:, first : first + 1777].contiguous()
         values, indices = torch.ops.qmkernels.nearest_merge(tile, values, indices, first, backend)
-    wanted = nearest_definition.smallest(distances, k)
-    assert torch.equal(indices, wanted[1])
-    torch.testing.assert_close(values, wanted[0], rtol=0, atol=0, equal_nan=True)
+    expected = nearest_definition.smallest(distances, k)
+    assert torch.equal(indices, expected[1])
+    torch.testing.assert_close(values, expected[0], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("value", (0.0, 1e-12, torch.nan, torch.inf))
@@ -192,8 +192,8 @@ def test_latents_without_a_direction_or_a_number_are_as_in_the_reference(value, 
     predicted[1, 3], target[2, 5] = value, value
     mask[1, 3] = mask[2, 5] = counts
     tensors = [predicted.requires_grad_(), target, mask]
-    got, wanted = (op_checks.value_and_gradients(case, tensors, one, 22) for one in (backend, "reference"))
-    torch.testing.assert_close(got, wanted, equal_nan=True, rtol=1e-12, atol=1e-12)
+    actual, expected = (op_checks.value_and_gradients(case, tensors, name, 22) for name in (backend, "reference"))
+    torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-12, atol=1e-12)
 
 
 # --- More than 2^31 values, or pairs.
@@ -222,12 +222,12 @@ def test_more_than_2_to_the_31_values(head, backend):
     _skip_without_memory(60)
     x, y = _gaussian(ROWS_OF_512, 512), _gaussian(ROWS_OF_512, 512)
     out = HEADS[head][0](x, y, backend=backend)
-    last = [one.detach()[-5:].requires_grad_() for one in (x, y)]
-    wanted = HEADS[head][0](*last, backend="reference")
-    torch.testing.assert_close(out[-5:], wanted, rtol=1e-5, atol=1e-4)
+    last = [tensor.detach()[-5:].requires_grad_() for tensor in (x, y)]
+    truth = HEADS[head][0](*last, backend="reference")
+    torch.testing.assert_close(out[-5:], truth, rtol=1e-5, atol=1e-4)
     grads = torch.autograd.grad(out.sum(), (x, y))
-    for got, expected in zip(grads, torch.autograd.grad(wanted.sum(), last), strict=True):
-        torch.testing.assert_close(got[-5:], expected, rtol=1e-5, atol=1e-5)
+    for actual, expected in zip(grads, torch.autograd.grad(truth.sum(), last), strict=True):
+        torch.testing.assert_close(actual[-5:], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -236,11 +236,11 @@ def test_more_than_2_to_the_31_pairs(head, backend):
     x, y = _gaussian(46400, 8), _gaussian(46401, 8).detach()
     out = HEADS[head][1](x, y, backend=backend)
     last = x.detach()[-3:].requires_grad_()
-    wanted = HEADS[head][1](last, y, backend="reference")
-    torch.testing.assert_close(out.detach()[-3:], wanted, rtol=1e-5, atol=1e-4)
+    truth = HEADS[head][1](last, y, backend="reference")
+    torch.testing.assert_close(out.detach()[-3:], truth, rtol=1e-5, atol=1e-4)
     (grad,) = torch.autograd.grad(out, x, torch.ones((), device="cuda").expand_as(out))
-    (expected,) = torch.autograd.grad(wanted.sum(), last)
-    if head == "iqe":  # left ends are counted exactly: every sum is a whole number below 2^24
+    (expected,) = torch.autograd.grad(truth.sum(), last)
+    if head == "iqe":  # left ends are counted exactly: every sum is an integer below 2^24
         assert torch.equal(grad[-3:], expected)
     torch.testing.assert_close(grad[-3:], expected, rtol=1e-4, atol=1e-2)
 
@@ -251,14 +251,14 @@ def test_more_than_2_to_the_31_values_of_qrls_critic(backend):
     _skip_without_memory(60)
     x, y = _gaussian(ROWS_OF_512, 512), _gaussian(ROWS_OF_512, 512)
     head, raw = qm.nn.IQE(512, 8, reduction="mean"), torch.zeros((), device="cuda")
-    last = [one.detach()[-5:].requires_grad_() for one in (x, y)]
+    last = [tensor.detach()[-5:].requires_grad_() for tensor in (x, y)]
     with qm.use_backend(backend):
         grads = torch.autograd.grad(qm.losses.qrl_critic(head, x, y, raw).loss, (x, y))
     with qm.use_backend("reference"):
         expected = torch.autograd.grad(qm.losses.qrl_critic(head, *last, raw).loss, last)
-    # The first of these rows has another goal here, and the last is one.
-    for got, other in zip(grads, expected, strict=True):
-        torch.testing.assert_close(got[-5:][1:4] * ROWS_OF_512, other[1:4] * 5, rtol=1e-4, atol=1e-5)
+    # Here the first of these rows has another goal, and the last is one.
+    for actual, other in zip(grads, expected, strict=True):
+        torch.testing.assert_close(actual[-5:][1:4] * ROWS_OF_512, other[1:4] * 5, rtol=1e-4, atol=1e-5)
 
 
 def test_more_than_2_to_the_31_values_of_temporal_consistency(backend):

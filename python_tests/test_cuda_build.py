@@ -1,6 +1,6 @@
 """The CUDA sources compile, with every array in registers. Needs nvcc, no GPU.
 
-QMKERNELS_TEST_ARCHS is the list of compute capabilities to compile for, "80 90" by default.
+QMKERNELS_TEST_ARCHS lists the compute capabilities to compile for, by default "90".
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import pytest
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
 NVCC = shutil.which("nvcc")
-ARCHS = os.environ.get("QMKERNELS_TEST_ARCHS", "80 90").split()
+ARCHS = os.environ.get("QMKERNELS_TEST_ARCHS", "90").split()
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc was not found")
 
 SOURCES = sorted(path.stem for path in CUDA.glob("*.cu"))
-FEWEST_KERNELS = 4  # of a source: a report of fewer was not understood
+FEWEST_KERNELS = 4  # per source: a report of fewer was misread
 
-# One line a kernel: its name, then "N bytes stack frame, N bytes spill stores, N bytes spill loads".
+# One line per kernel: its name, then "N bytes stack frame, N bytes spill stores, N bytes spill loads".
 KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '\w+'\n(?:.*\n)*?"
     r".*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
@@ -31,7 +31,7 @@ KERNEL = re.compile(
 
 @pytest.fixture(scope="module", params=[(source, arch) for source in SOURCES for arch in ARCHS])
 def report(request, tmp_path_factory) -> tuple[str, str]:
-    """What nvcc and ptxas print for one source and compute capability, and the source's name."""
+    """Returns what nvcc and ptxas print for one source and compute capability, and the source's name."""
     source, arch = request.param
     cubin = tmp_path_factory.mktemp("cuda_build") / f"{source}.cubin"
     command = [NVCC, "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", f"-arch=sm_{arch}", "-cubin"]

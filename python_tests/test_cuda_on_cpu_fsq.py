@@ -15,11 +15,11 @@ fsq_kernels = kernels("fsq")
 
 LEVELS = ([2], [8, 8], [8, 5, 3], [7, 5, 5, 5], [7, 5, 5, 5, 9], [2] * 62)
 NAMES = [f"{levels[:5]} of {len(levels)}" for levels in LEVELS]
-GROUPS = 3 * 256 + 3  # more than a grid of three blocks has threads
+GROUPS = 3 * 256 + 3  # more than the threads of a grid of three blocks
 
 
 def _values(levels: list[int], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """Away from the middles between two levels, where the reference may round to the other side."""
+    """Values away from the middles between two levels, where the reference may round to the other side."""
     generator = torch.Generator().manual_seed(seed)
     z = 2 * torch.randn(GROUPS, len(levels), generator=generator, dtype=torch.float64)
     nudged = z + 1e-5
@@ -33,8 +33,8 @@ def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
     z = _values(levels, dtype)
     for moved in (z, off_a_boundary(z)):
         codes, indices = native.fsq_forward(moved, levels)
-        wanted, wanted_indices = reference.fsq_forward(z, levels)
-        assert torch.equal(codes, wanted) and torch.equal(indices, wanted_indices)
+        expected, wanted_indices = reference.fsq_forward(z, levels)
+        assert torch.equal(codes, expected) and torch.equal(indices, wanted_indices)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

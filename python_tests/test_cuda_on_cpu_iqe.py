@@ -15,9 +15,9 @@ from qmkernels.definitions import iqe as definition
 pytestmark = needs_compiler
 iqe_kernels = kernels("iqe")
 
-# 8, 16, 32 have kernels of their own, elementwise also 4; 77 and more pass the pairwise kernels' shared memory.
+# 8, 16, 32, and elementwise 4, have their own kernels; 77 and more exceed the pairwise kernels' shared memory.
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33, 64, 77)
-# Every reduction in one dtype; in the other the three that the kernels tell apart.
+# Every reduction in one dtype; in the other, the three that the kernels distinguish.
 CASES = [(reduction, torch.float32) for reduction in definition.REDUCTIONS]
 CASES += [(reduction, torch.float64) for reduction in ("none", "sum", "maxmean")]
 
@@ -70,7 +70,7 @@ def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, 
     assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
-# Blocks of one matrix are few: a block does one component. Of 100, it does two of the seven, of 256 it does them all.
+# One matrix has few blocks, so a block handles one component; with 100 matrices two of the seven, with 256 all of them.
 @pytest.mark.parametrize("batch", (1, 100, 256))
 @pytest.mark.parametrize("reduction", ("none", "mean", "maxmean"))
 def test_pairwise_components_are_reduced_however_they_are_split_over_blocks(reduction, batch):
@@ -123,13 +123,13 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).double()
     ends = native.iqe_forward(x, y, None, dim_per_component, "sum", "identity", True)[1]
-    for got, wanted, coordinate in zip(
+    for actual, expected, coordinate in zip(
         definition.unpack_ends(ends, dim_per_component), definition.ends(x, y, dim_per_component), (x, y), strict=True
     ):
         coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
         for tied in range(5):
             here = coordinate == tied
-            assert torch.equal((got.bool() & here).sum(dim=-1), (wanted & here).sum(dim=-1))
+            assert torch.equal((actual.bool() & here).sum(dim=-1), (expected & here).sum(dim=-1))
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 8, 16, 32, 33))
@@ -149,7 +149,9 @@ def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
 def test_the_gradient_of_a_component_with_a_nan_is_nan(dim_per_component, side):
     x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
-    kept = [one.iqe_forward(x, y, None, dim_per_component, "mean", "identity", True) for one in (native, reference)]
+    kept = [
+        module.iqe_forward(x, y, None, dim_per_component, "mean", "identity", True) for module in (native, reference)
+    ]
     assert torch.equal(kept[0][1][2, 1], kept[1][1][2, 1])
     for others in kept:
         arguments = torch.ones(7), *others[1:], None, dim_per_component, "mean", "identity", False
@@ -165,10 +167,10 @@ def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_componen
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
     grad_out, none = torch.ones(x.shape[0], 5, 7), torch.empty(0, dtype=torch.int32)
     arguments = grad_out, x, y, none, None, dim_per_component, "mean", "identity", False
-    for got, wanted in zip(
+    for actual, expected in zip(
         native.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
     ):
-        assert torch.equal(got.isnan(), wanted.isnan()) and got.isnan().any()
+        assert torch.equal(actual.isnan(), expected.isnan()) and actual.isnan().any()
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33))

@@ -15,14 +15,14 @@ from qmkernels.definitions.latent_dynamics import LatentDynamicsSettings
 pytestmark = needs_compiler
 latent_dynamics_kernels = kernels("latent_dynamics")
 
-# 4, 8, 16 and, in float32, 32 have a kernel of their own.
+# 4, 8, 16 and, in float32, 32 have their own kernel.
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33)
 CASES = [(reduction, torch.float32) for reduction in ("sum", "mean", "max", "maxmean")]
 CASES += [(reduction, torch.float64) for reduction in ("sum", "maxmean")]
 
 
 def _inputs(rows, num_components, dim_per_component, dtype, reduction="maxmean", power=2):
-    """What the two forward functions take."""
+    """Makes the arguments of the two forward functions."""
     x, y = points(rows, size=num_components * dim_per_component, dtype=dtype)
     max_weight = torch.tensor(0.3, dtype=dtype) if reduction == "maxmean" else None
     return [x, y, max_weight, *LatentDynamicsSettings(dim_per_component, reduction, "sigmoid", power)]
@@ -50,7 +50,7 @@ def test_any_number_of_components_is_reduced(num_components, dim_per_component):
     _agree(_inputs(5, num_components, dim_per_component, torch.float64))
 
 
-@pytest.mark.parametrize("rows", (1, 2, 1100))  # more rows than threads that add them up
+@pytest.mark.parametrize("rows", (1, 2, 1100))  # more rows than threads that sum them
 @pytest.mark.parametrize("dim_per_component", (1, 4))
 def test_any_number_of_rows_is_added_up(dim_per_component, rows):
     _agree(_inputs(rows, 1, dim_per_component, torch.float64))
@@ -73,11 +73,11 @@ def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(moved):
 def test_nan_reaches_the_loss_and_both_slopes_of_its_row_alone(dim_per_component, reduction, side):
     inputs = _inputs(7, 3, dim_per_component, torch.float64, reduction)
     inputs[side][2, dim_per_component + 1] = torch.nan
-    got, wanted = native.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
-    assert got[0].isnan()
-    assert wanted[2].isnan().sum() == 2
+    actual, expected = native.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
+    assert actual[0].isnan()
+    assert expected[2].isnan().sum() == 2
     for place in (0, 1, 2, 5):  # loss, stats, slopes, spread; which ends a NaN leaves does not matter
-        torch.testing.assert_close(got[place], wanted[place], equal_nan=True)
+        torch.testing.assert_close(actual[place], expected[place], equal_nan=True)
 
 
 @pytest.mark.parametrize("infinity", (torch.inf, -torch.inf))
@@ -86,8 +86,8 @@ def test_nan_reaches_the_loss_and_both_slopes_of_its_row_alone(dim_per_component
 def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, infinity):
     inputs = _inputs(5, 3, dim_per_component, torch.float32, "max", 1)
     inputs[side][2, dim_per_component + 1] = infinity
-    got, wanted = native.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
-    assert_alike(got, wanted)
+    actual, expected = native.latent_dynamics_forward(*inputs), reference.latent_dynamics_forward(*inputs)
+    assert_alike(actual, expected)
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33))
@@ -95,21 +95,21 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).double()
     form = LatentDynamicsSettings(dim_per_component, "max")
-    got = native.latent_dynamics_forward(x, y, None, *form)
-    wanted = reference.latent_dynamics_forward(x, y, None, *form)
-    assert_alike([*got[:3], got[4]], [*wanted[:3], wanted[4]])
+    actual = native.latent_dynamics_forward(x, y, None, *form)
+    truth = reference.latent_dynamics_forward(x, y, None, *form)
+    assert_alike([*actual[:3], actual[4]], [*truth[:3], truth[4]])
     both = torch.stack([x, y]), torch.stack([y, x])
-    ends = iqe_definition.unpack_ends(got[3], dim_per_component)
-    for found, expected, coordinate in zip(ends, iqe_definition.ends(*both, dim_per_component), both, strict=True):
+    ends = iqe_definition.unpack_ends(actual[3], dim_per_component)
+    for marked, expected, coordinate in zip(ends, iqe_definition.ends(*both, dim_per_component), both, strict=True):
         coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
         for tied in range(5):
             here = coordinate == tied
-            assert torch.equal((found.bool() & here).sum(dim=-1), (expected & here).sum(dim=-1))
+            assert torch.equal((marked.bool() & here).sum(dim=-1), (expected & here).sum(dim=-1))
 
 
 def test_two_runs_give_the_same_bits():
     inputs = _inputs(600, 3, 5, torch.float32)
-    for one, other in zip(
+    for first, second in zip(
         native.latent_dynamics_forward(*inputs), native.latent_dynamics_forward(*inputs), strict=True
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(first, second)

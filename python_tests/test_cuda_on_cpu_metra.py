@@ -16,7 +16,7 @@ metra_kernels = kernels("metra")
 
 
 def _inputs(*rows, size, dtype, norm="sum"):
-    """What the two forward functions take; some steps are longer than one, others shorter."""
+    """Makes the arguments of the two forward functions; some steps are longer than one, others shorter."""
     phi, skill = points(*rows, size=size, dtype=dtype)
     scale = torch.linspace(0.1, 2, phi[..., 0].numel(), dtype=dtype).view(*rows, 1) / (
         1 if norm == "mean" else size**0.5
@@ -32,7 +32,7 @@ def _agree(inputs: list, needs_skill: bool = True) -> None:
     assert_alike(native.metra_backward(*arguments), reference.metra_backward(*arguments))
 
 
-# Rows that one thread, some, and all of a warp share, by packs of 16 bytes and one by one.
+# Rows handled by one thread, some, and all of a warp, by packs of 16 bytes and value by value.
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("size", (1, 2, 4, 7, 16, 33, 124, 507, 512))
@@ -75,5 +75,5 @@ def test_a_row_whose_constraint_is_the_slack_itself_has_a_gradient(slack):
 
 def test_two_runs_give_the_same_bits():
     inputs = _inputs(600, size=33, dtype=torch.float32)
-    for one, other in zip(native.metra_forward(*inputs), native.metra_forward(*inputs), strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(native.metra_forward(*inputs), native.metra_forward(*inputs), strict=True):
+        assert torch.equal(first, second)

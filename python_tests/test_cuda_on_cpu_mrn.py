@@ -23,7 +23,7 @@ FORMS = {
     "exponent 0.5": MrnSettings(2, "none", "sum", 0.5, 0.0, "add", "sum"),
 }
 SUM, COMPONENTS = MrnSettings(3, "first"), MrnSettings(3, "second", reduction="none")
-# Values a component: none or one in a half, halves that are whole packs of 16 bytes and not, several slices of 32.
+# Values per component: none or one in a half, halves of full and partial packs of 16 bytes, several slices of 32.
 SIZES = (1, 2, 5, 8, 16, 33, 64, 150)
 
 
@@ -38,8 +38,8 @@ def _pairs_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
     out = reference.mrn_pairwise_forward(x, y, *form)
     assert_alike((native.mrn_pairwise_forward(x, y, *form),), (out,))
     grad_out = torch.randn_like(out)
-    got = native.mrn_pairwise_backward(grad_out, x, y, *form)
-    assert_alike(got, reference.mrn_pairwise_backward(grad_out, x, y, *form))
+    actual = native.mrn_pairwise_backward(grad_out, x, y, *form)
+    assert_alike(actual, reference.mrn_pairwise_backward(grad_out, x, y, *form))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -74,8 +74,8 @@ def test_pairs_agree_with_the_reference_at_every_size(size, form, dtype):
     _pairs_agree(*pair_points(33, 65, 3 * size, dtype), form)
 
 
-# Blocks of one matrix are few: a block does a slice of a component, or of more components than blocks one component. Of
-# 100 matrices it does some of the seven components, of 256 all of them.
+# One matrix has few blocks, so a block handles a slice of a component or, with many components, one component. With 100
+# matrices it handles some of the seven components, with 256 all of them.
 @pytest.mark.parametrize("batch, num_components, size", ((1, 1, 300), (1, 7, 40), (100, 7, 8), (256, 7, 8)))
 @pytest.mark.parametrize("reduction", ("none", "mean"))
 def test_pairs_agree_however_the_work_is_split_over_blocks(reduction, batch, num_components, size):
@@ -90,7 +90,7 @@ def test_gradients_add_up_over_tiles_where_the_work_is_not_split(size):
 
 @pytest.mark.parametrize("size", (8, 72))
 def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(size):
-    x, y = (off_a_boundary(one) for one in pair_points(5, 5, 3 * size, torch.float32))
+    x, y = (off_a_boundary(tensor) for tensor in pair_points(5, 5, 3 * size, torch.float32))
     _rows_agree(x, y, SUM)
     _pairs_agree(x, y, SUM)
 
@@ -121,7 +121,7 @@ def test_where_x_equals_y_the_gradient_is_finite(eps, name):
 @pytest.mark.parametrize("side", ("x", "y"))
 def test_nan_and_infinity_reach_what_they_reach_in_the_reference(side, value, place, dtype):
     x, y = pair_points(5, 7, 3 * 16, dtype)
-    (x if side == "x" else y)[1, -1, 16 + place] = value  # in the row that fills up the tile
+    (x if side == "x" else y)[1, -1, 16 + place] = value  # in the last row of the tile
     for form in (SUM, COMPONENTS, SUM._replace(num_components=1), SUM._replace(exponent=2.0)):
         _rows_agree(x[:, :5].contiguous(), y[:, :5].contiguous(), form)
         _pairs_agree(x, y, form)
@@ -131,4 +131,4 @@ def test_two_runs_give_the_same_bits():
     x, y = pair_points(33, 65, 3 * 40, torch.float32)
     grad_out = torch.randn(2, 33, 65)
     runs = [native.mrn_pairwise_backward(grad_out, x, y, *SUM) for _ in range(2)]
-    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))

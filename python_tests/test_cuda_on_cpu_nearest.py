@@ -15,7 +15,7 @@ nearest_kernels = kernels("nearest")
 
 
 def _merged(module, tiles: list[torch.Tensor], k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What remains of tiles of distances after the last; starts as ops/nearest.py does."""
+    """Merges tiles of distances, starting as ops/nearest.py does."""
     values = tiles[0].new_full((tiles[0].shape[0], k), torch.inf)
     indices = torch.full(values.shape, -1)
     first = 0
@@ -28,12 +28,12 @@ def _merged(module, tiles: list[torch.Tensor], k: int) -> tuple[torch.Tensor, to
 def _agrees(tiles: list[torch.Tensor], k: int) -> None:
     (values, indices), (wanted_values, wanted_indices) = (_merged(module, tiles, k) for module in (native, reference))
     assert torch.equal(indices, wanted_indices)
-    taken = indices >= 0  # the value of an empty place says nothing
+    taken = indices >= 0  # the value of an empty place is undefined
     torch.testing.assert_close(values[taken], wanted_values[taken], rtol=0, atol=0, equal_nan=True)
 
 
 def _tiles(rows: int, *columns: int, dtype: torch.dtype, levels: int = 0) -> list[torch.Tensor]:
-    """Random distances; with `levels` whole numbers below that, and so with ties."""
+    """Makes random distances; with `levels`, integers below that, which tie."""
     generator = torch.Generator().manual_seed(rows + sum(columns))
     shapes = [(rows, count) for count in columns]
     if levels:
@@ -41,7 +41,7 @@ def _tiles(rows: int, *columns: int, dtype: torch.dtype, levels: int = 0) -> lis
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
-# Fewer than 32 in a warp's registers, more by a block in shared memory, more than that gathers at once.
+# Up to 32 in a warp's registers, more by a block in shared memory, and more than it gathers at once.
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("levels", (0, 5), ids=("distinct", "ties"))
 @pytest.mark.parametrize("k", (1, 2, 7, 31, 32, 33, 300, 1500))
@@ -90,7 +90,7 @@ def test_indices_beyond_32_bits_are_kept(k):
     (distances,) = _tiles(2, 80, dtype=torch.float32)
     values, indices = torch.full((2, k), torch.inf), torch.full((2, k), -1)
     first = 2**40
-    got = native.nearest_merge(distances, values, indices, first)
-    wanted = distances.sort(dim=1, stable=True)
-    assert torch.equal(got[0], wanted.values[:, :k])
-    assert torch.equal(got[1], wanted.indices[:, :k] + first)
+    actual = native.nearest_merge(distances, values, indices, first)
+    expected = distances.sort(dim=1, stable=True)
+    assert torch.equal(actual[0], expected.values[:, :k])
+    assert torch.equal(actual[1], expected.indices[:, :k] + first)

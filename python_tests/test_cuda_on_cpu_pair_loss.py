@@ -15,7 +15,7 @@ from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
 pytestmark = needs_compiler
 pair_loss_kernels = kernels("pair_loss")
 
-# One tile, tiles that rows and columns leave unfilled, more of them than the three blocks, columns without a match.
+# One tile, tiles that rows and columns do not fill, more tiles than the three blocks, columns without a match.
 SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (2, 33, 150, 5), (1, 70, 300, 100)]
 TERMS = [
     (kind, terms)
@@ -36,11 +36,13 @@ def _problem(shape, kind: str, terms: str, dtype: torch.dtype, scale: float = 0.
 
 def _agree(arguments) -> None:
     tensors, form = arguments[:3], arguments[3:]
-    got, wanted = (module.pair_loss_forward(*arguments) for module in (native, reference))
-    assert_alike(got, wanted)
+    actual, expected = (module.pair_loss_forward(*arguments) for module in (native, reference))
+    assert_alike(actual, expected)
     grad = tensors[0].new_tensor(0.37)
-    got, wanted = (module.pair_loss_backward(grad, *tensors, *wanted[2:], *form) for module in (native, reference))
-    assert_alike((got,), (wanted,))
+    actual, expected = (
+        module.pair_loss_backward(grad, *tensors, *expected[2:], *form) for module in (native, reference)
+    )
+    assert_alike((actual,), (expected,))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

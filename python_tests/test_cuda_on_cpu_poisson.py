@@ -14,9 +14,9 @@ from qmkernels.definitions.poisson import COMPARISONS
 pytestmark = needs_compiler
 poisson_kernels = kernels("poisson")
 
-# The reference's incomplete gamma functions lose digits, but small probabilities are still small.
+# The reference's incomplete gamma functions lose digits, but small probabilities stay small.
 TOLERANCE = {torch.float32: {"rtol": 1e-6, "atol": 1e-37}, torch.float64: {"rtol": 1e-9, "atol": 1e-300}}
-# Near 0 the reference's logarithm is that of a sum close to 1, which is rounded.
+# Near 0 the reference takes the logarithm of a sum close to 1, which is rounded.
 LOGARITHM_ERROR = 1e-13
 
 
@@ -29,8 +29,8 @@ def _rates(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _forward_agrees(a: torch.Tensor, b: torch.Tensor, form: str) -> None:
     tolerance = TOLERANCE[a.dtype] | ({"atol": LOGARITHM_ERROR} if form == "log_le" else {})
-    got, wanted = (module.poisson_forward(a, b, form) for module in (native, reference))
-    torch.testing.assert_close(got, wanted, equal_nan=True, **tolerance)
+    actual, expected = (module.poisson_forward(a, b, form) for module in (native, reference))
+    torch.testing.assert_close(actual, expected, equal_nan=True, **tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -44,14 +44,14 @@ def test_forward_returns_what_the_reference_returns(form, dtype):
 def test_backward_returns_what_the_reference_returns(form, dtype):
     a, b = _rates(dtype)
     grad_out = torch.randn(a.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    got, wanted = (module.poisson_backward(grad_out, a, b, form) for module in (native, reference))
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one, other, equal_nan=True, **TOLERANCE[dtype])
+    actual, expected = (module.poisson_backward(grad_out, a, b, form) for module in (native, reference))
+    for first, second in zip(actual, expected, strict=True):
+        torch.testing.assert_close(first, second, equal_nan=True, **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("form", COMPARISONS)
 def test_more_elements_than_a_grid_has_threads(form):
-    # Three blocks of 128 threads: a thread does several elements.
+    # Three blocks of 128 threads: a thread handles several elements.
     a, b = 10 * torch.rand(2, 1001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     _forward_agrees(a, b, form)
 
@@ -62,5 +62,5 @@ def test_nan_stays_in_its_element(form):
     a[2] = b[5] = torch.nan
     out = native.poisson_forward(a, b, form)
     grads = native.poisson_backward(torch.ones_like(a), a, b, form)
-    for one in (out, *grads):
-        assert one.isnan().nonzero().flatten().tolist() == [2, 5]
+    for tensor in (out, *grads):
+        assert tensor.isnan().nonzero().flatten().tolist() == [2, 5]

@@ -13,7 +13,7 @@ from qmkernels.backends.reference import pqe as reference
 pytestmark = needs_compiler
 pqe_kernels = kernels("pqe")
 
-# Packs of 16 bytes that are whole and not, a part of a slice of 32, several slices.
+# Full and partial packs of 16 bytes, part of a slice of 32, several slices.
 DIM_PER_COMPONENT = (1, 2, 5, 8, 16, 33, 64, 77)
 WEIGHTED = pytest.mark.parametrize("weighted", (True, False), ids=("weights", "components"))
 
@@ -26,14 +26,14 @@ def _weights(x: torch.Tensor, dim_per_component: int, weighted: bool, num_runs: 
     return torch.rand(*shape, x.shape[-1] // dim_per_component, generator=generator, dtype=torch.float64).to(x.dtype)
 
 
-def _gradients_alike(got: tuple[torch.Tensor | None, ...], wanted: tuple[torch.Tensor | None, ...]) -> None:
-    assert_alike(got[:2], wanted[:2])
-    if wanted[2] is None:
-        assert got[2] is None
+def _gradients_alike(actual: tuple[torch.Tensor | None, ...], expected: tuple[torch.Tensor | None, ...]) -> None:
+    assert_alike(actual[:2], expected[:2])
+    if expected[2] is None:
+        assert actual[2] is None
         return
-    # A sum over all rows or pairs, of either sign: its error is that of its largest terms.
-    scale = 1e-5 if wanted[2].dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(got[2], wanted[2], rtol=scale, atol=10 * scale, equal_nan=True)
+    # A sum over all rows or pairs, of both signs, has the error of its largest terms.
+    scale = 1e-5 if expected[2].dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(actual[2], expected[2], rtol=scale, atol=10 * scale, equal_nan=True)
 
 
 def _rows_agree(
@@ -74,11 +74,11 @@ def test_any_number_of_components_is_reduced(num_components, weighted):
 
 
 def test_many_rows_add_up_to_the_gradient_of_weights():
-    # 8192 groups at most: five rows a group, and a last group of fewer.
+    # At most 8192 groups: five rows per group, and fewer in the last.
     _rows_agree(*points(8192 * 4 + 7, size=2, dtype=torch.float64), 2, True)
 
 
-# Groups are of four rows, and the last of a run of fewer.
+# Groups have four rows, and the last of a run fewer.
 @pytest.mark.parametrize("dim_per_component", (1, 8, 33))
 @pytest.mark.parametrize("num_runs, rows_per_run", ((1, 47), (47, 1), (2, 3), (5, 23)))
 def test_a_run_of_rows_has_its_own_weights(num_runs, rows_per_run, dim_per_component):
@@ -94,8 +94,8 @@ def test_pairs_agree_with_the_reference(dim_per_component, weighted, dtype):
     _pairs_agree(*pair_points(33, 65, 3 * dim_per_component, dtype), dim_per_component, weighted)
 
 
-# Blocks of one matrix are few: a block does a slice of a component, or of more components than blocks one component. Of
-# 100 matrices it does some of the seven components, of 256 all of them.
+# One matrix has few blocks, so a block handles a slice of a component or, with many components, one component. With 100
+# matrices it handles some of the seven components, with 256 all of them.
 @pytest.mark.parametrize("batch, num_components, size", ((1, 1, 300), (1, 7, 40), (100, 7, 8), (256, 7, 8)))
 @WEIGHTED
 def test_pairs_agree_however_the_work_is_split_over_blocks(weighted, batch, num_components, size):
@@ -106,7 +106,7 @@ def test_pairs_agree_however_the_work_is_split_over_blocks(weighted, batch, num_
         _pairs_agree(x, y, size, weighted, 2)
 
 
-def test_a_part_of_a_component_has_its_own_matrix_s_weights():
+def test_part_of_a_component_uses_the_weights_of_its_matrix():
     _pairs_agree(*points(2, 3, size=300, dtype=torch.float32), 300, True, 2)
 
 
@@ -117,7 +117,7 @@ def test_gradients_add_up_over_tiles_where_the_work_is_not_split(dim_per_compone
 
 @pytest.mark.parametrize("dim_per_component", (8, 36))
 def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(dim_per_component):
-    x, y = (off_a_boundary(one) for one in pair_points(5, 5, 3 * dim_per_component, torch.float32))
+    x, y = (off_a_boundary(tensor) for tensor in pair_points(5, 5, 3 * dim_per_component, torch.float32))
     _rows_agree(x, y, dim_per_component, True)
     _pairs_agree(x, y, dim_per_component, True)
 
@@ -138,7 +138,7 @@ def test_where_values_are_equal_the_gradient_is_that_from_above(dim_per_componen
 @pytest.mark.parametrize("side", ("x", "y"))
 def test_nan_and_infinity_reach_what_they_reach_in_the_reference(side, value, weighted, dtype):
     x, y = pair_points(5, 7, 3 * 16, dtype)
-    (x if side == "x" else y)[1, -1, 17] = value  # in the row that fills up the tile
+    (x if side == "x" else y)[1, -1, 17] = value  # in the last row of the tile
     _rows_agree(x[:, :5].contiguous(), y[:, :5].contiguous(), 16, weighted)
     _pairs_agree(x, y, 16, weighted)
 
@@ -147,4 +147,4 @@ def test_two_runs_give_the_same_bits():
     x, y = pair_points(33, 65, 3 * 40, torch.float32)
     grad_out = torch.randn(2, 33, 65)
     runs = [native.pqe_pairwise_backward(grad_out, x, y, torch.ones(3), 40, True) for _ in range(2)]
-    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))

@@ -15,7 +15,7 @@ from qmkernels.definitions.qrl_critic import QrlCriticSettings
 pytestmark = needs_compiler
 qrl_critic_kernels = kernels("qrl_critic")
 
-# 4, 8, 16 and, in float32, 32 have a kernel of their own.
+# 4, 8, 16 and, in float32, 32 have their own kernel.
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33)
 CASES = [(reduction, torch.float32) for reduction in ("sum", "mean", "max", "maxmean")]
 CASES += [(reduction, torch.float64) for reduction in ("sum", "maxmean")]
@@ -23,7 +23,8 @@ WITH_GOAL = pytest.mark.parametrize("with_goal", (False, True), ids=("rolled", "
 
 
 def _inputs(rows, num_components, form, dtype, with_goal, cost_of_each):
-    """What the two forward functions take. Offset and cost are amid the distances: no term is flat for all rows."""
+    """Makes the arguments of the two forward functions. Offset and cost lie amid the distances: no term is flat for all
+    rows."""
     x, y = points(rows, size=num_components * form.dim_per_component, dtype=dtype)
     goal = x.roll(1, dims=1) + 0.3 if with_goal else None
     max_weight = torch.tensor(0.3, dtype=dtype) if form.reduction == "maxmean" else None
@@ -68,7 +69,7 @@ def test_any_number_of_components_is_reduced(num_components, dim_per_component, 
     _agree(_inputs(5, num_components, _form(dim_per_component), torch.float64, with_goal, True))
 
 
-# A row that is its own goal, two that are each other's; more rows than threads that add them up.
+# A row that is its own goal, two that are each other's; more rows than threads that sum them.
 @pytest.mark.parametrize("rows", (1, 2, 1100))
 @pytest.mark.parametrize("dim_per_component", (1, 4))
 def test_any_number_of_rows_is_added_up(dim_per_component, rows):
@@ -96,21 +97,21 @@ def test_nan_reaches_the_loss_and_the_slopes_of_its_own_pairs_alone(dim_per_comp
     inputs = _inputs(7, 3, _form(dim_per_component, reduction), torch.float64, with_goal, True)
     changed = inputs[("x", "y", "goal", "", "", "cost").index(side)]
     changed[(2,) if side == "cost" else (2, dim_per_component + 1)] = torch.nan
-    got, wanted = native.qrl_critic_forward(*inputs), reference.qrl_critic_forward(*inputs)
-    assert got[0].isnan()
-    assert wanted[2].isnan().any()
+    actual, truth = native.qrl_critic_forward(*inputs), reference.qrl_critic_forward(*inputs)
+    assert actual[0].isnan()
+    assert truth[2].isnan().any()
     for place in (0, 1, 2, 5):  # loss, stats, slopes, spread; which ends a NaN leaves does not matter
-        torch.testing.assert_close(got[place], wanted[place], equal_nan=True)
-    arguments = torch.ones((), dtype=torch.float64), *wanted[1:], inputs[3], with_goal, *inputs[6:9]
-    got, expected = native.qrl_critic_backward(*arguments), reference.qrl_critic_backward(*arguments)
-    for one, other in zip(got[3:], expected[3:], strict=True):
-        torch.testing.assert_close(one, other, equal_nan=True)
-    # Nothing is said about a NaN's own row of a gradient.
-    for one, other in zip(got[:3], expected[:3], strict=True):
-        assert (one is None) == (other is None)
-        if other is not None:
-            rows = ~other.isnan().any(dim=-1)
-            torch.testing.assert_close(one[rows], other[rows])
+        torch.testing.assert_close(actual[place], truth[place], equal_nan=True)
+    arguments = torch.ones((), dtype=torch.float64), *truth[1:], inputs[3], with_goal, *inputs[6:9]
+    actual, expected = native.qrl_critic_backward(*arguments), reference.qrl_critic_backward(*arguments)
+    for first, second in zip(actual[3:], expected[3:], strict=True):
+        torch.testing.assert_close(first, second, equal_nan=True)
+    # The gradient of the row with NaN is undefined.
+    for first, second in zip(actual[:3], expected[:3], strict=True):
+        assert (first is None) == (second is None)
+        if second is not None:
+            rows = ~second.isnan().any(dim=-1)
+            torch.testing.assert_close(first[rows], second[rows])
 
 
 @pytest.mark.parametrize("infinity", (torch.inf, -torch.inf))
@@ -119,8 +120,8 @@ def test_nan_reaches_the_loss_and_the_slopes_of_its_own_pairs_alone(dim_per_comp
 def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, infinity):
     inputs = _inputs(5, 3, _form(dim_per_component, "max"), torch.float32, False, True)
     inputs[side][2, dim_per_component + 1] = infinity
-    got, wanted = native.qrl_critic_forward(*inputs), reference.qrl_critic_forward(*inputs)
-    assert_alike(got, wanted)
+    actual, expected = native.qrl_critic_forward(*inputs), reference.qrl_critic_forward(*inputs)
+    assert_alike(actual, expected)
 
 
 @WITH_GOAL
@@ -131,23 +132,23 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component, with_g
     zero = torch.zeros((), dtype=torch.float64)
     goal = goal if with_goal else None
     form = _form(dim_per_component, "max")
-    got = native.qrl_critic_forward(x, y, goal, None, zero, zero.reshape(1), *form)
-    wanted = reference.qrl_critic_forward(x, y, goal, None, zero, zero.reshape(1), *form)
-    assert_alike([*got[:3], got[4]], [*wanted[:3], wanted[4]])
+    actual = native.qrl_critic_forward(x, y, goal, None, zero, zero.reshape(1), *form)
+    truth = reference.qrl_critic_forward(x, y, goal, None, zero, zero.reshape(1), *form)
+    assert_alike([*actual[:3], actual[4]], [*truth[:3], truth[4]])
     to = torch.stack([y.roll(1, dims=0) if goal is None else goal, y])
     x = x.expand_as(to)
-    ends = iqe_definition.unpack_ends(got[3], dim_per_component)
-    for found, expected, coordinate in zip(ends, iqe_definition.ends(x, to, dim_per_component), (x, to), strict=True):
+    ends = iqe_definition.unpack_ends(actual[3], dim_per_component)
+    for marked, expected, coordinate in zip(ends, iqe_definition.ends(x, to, dim_per_component), (x, to), strict=True):
         coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
         for tied in range(5):
             here = coordinate == tied
-            assert torch.equal((found.bool() & here).sum(dim=-1), (expected & here).sum(dim=-1))
+            assert torch.equal((marked.bool() & here).sum(dim=-1), (expected & here).sum(dim=-1))
 
 
 def test_two_runs_give_the_same_bits():
     inputs = _inputs(600, 3, _form(5), torch.float32, False, True)
-    for one, other in zip(native.qrl_critic_forward(*inputs), native.qrl_critic_forward(*inputs), strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(native.qrl_critic_forward(*inputs), native.qrl_critic_forward(*inputs), strict=True):
+        assert torch.equal(first, second)
 
 
 @WITH_GOAL
@@ -157,6 +158,6 @@ def test_an_infinite_slope_of_a_maximum_reaches_its_component_alone(dim_per_comp
     kept = list(reference.qrl_critic_forward(*inputs)[1:])
     kept[1][1, 2] = torch.inf
     arguments = torch.ones(()), *kept, None, with_goal, *inputs[6:9]
-    got = native.qrl_critic_backward(*arguments)
-    assert_alike(got, reference.qrl_critic_backward(*arguments))
-    assert got[0].isinf().any() and not got[0].isnan().any()
+    actual = native.qrl_critic_backward(*arguments)
+    assert_alike(actual, reference.qrl_critic_backward(*arguments))
+    assert actual[0].isinf().any() and not actual[0].isnan().any()

@@ -27,8 +27,8 @@ def _agree(predicted, target, mask=None, discount=0.9) -> None:
     assert_alike(grads[:1], grads[1:])
 
 
-# One thread a row and 32, whole packs of 16 bytes and broken ones, several packs a thread; more rows than the blocks
-# of a launch have.
+# One thread per row and 32, full and partial packs of 16 bytes, several packs per thread; more rows than the blocks of
+# a launch hold.
 @pytest.mark.parametrize("masked", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", (1, 3, 8, 33, 64, 507, 512))
@@ -37,7 +37,7 @@ def test_outputs_and_gradients_are_those_of_the_reference(size, dtype, masked):
     _agree(predicted, target, _mask(5, 7, dtype) if masked else None)
 
 
-# More rows a step than threads that add them up, and one.
+# More rows per step than threads that sum them, and one.
 @pytest.mark.parametrize("steps, batch", ((1, 1), (2, 513), (3, 1100), (40, 1)))
 def test_any_number_of_rows_is_added_up(steps, batch):
     predicted, target = points(steps, batch, size=2, dtype=torch.float64)
@@ -71,5 +71,5 @@ def test_rows_without_a_direction_or_a_number_are_as_in_the_reference(value, cou
 
 def test_two_runs_give_the_same_bits():
     inputs = *points(2, 600, size=5, dtype=torch.float32), None, 0.9
-    for one, other in zip(*(native.temporal_consistency_forward(*inputs) for _ in "ab"), strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(*(native.temporal_consistency_forward(*inputs) for _ in "ab"), strict=True):
+        assert torch.equal(first, second)

@@ -1,4 +1,4 @@
-"""Goals are drawn as they say and never from another episode; datasets and buffers hand out what was put in."""
+"""Goals follow their distributions and never cross episodes; datasets and buffers return what was stored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def goal_environment(capacity_spaces=None, action_space=None):
 
 
 def plain_environment():
-    """Without goals."""
+    """An environment without goals."""
     return goal_environment({"observation": vector(3)})
 
 
@@ -83,7 +83,7 @@ def test_goals_follow_their_distribution(sampler, expected):
     indices, ends = numpy.full(size, 4), numpy.full(size, 9)
     drawn = sampler.sample(indices, ends, (0, 20), numpy.random.default_rng(0))
     shares = numpy.bincount(drawn - 4, minlength=6) / size
-    # Five standard deviations of a share.
+    # Tolerance: five standard deviations of a share.
     assert (numpy.abs(shares - expected) <= 5 * numpy.sqrt(expected * (1 - expected) / size) + 1e-12).all()
 
 
@@ -96,10 +96,10 @@ def test_random_goals_are_uniform_over_everything():
 
 def test_the_same_generator_gives_the_same_goals():
     sampler = GoalSampler(geometric=0.5, random=0.5)
-    one, two = (
+    first, second = (
         sampler.sample(numpy.arange(99), numpy.full(99, 99), (0, 100), numpy.random.default_rng(3)) for _ in range(2)
     )
-    numpy.testing.assert_array_equal(one, two)
+    numpy.testing.assert_array_equal(first, second)
 
 
 def test_goals_of_several_names_are_each_drawn_by_their_own_sampler():
@@ -170,18 +170,18 @@ def test_a_buffer_keeps_terminated_and_truncated_apart():
     assert buffer.arrays["truncated"][:12].nonzero()[0].tolist() == [6]
 
 
-def test_a_buffers_saved_state_goes_on_as_before():
-    one, other = (ReplayBuffer(goal_environment(), 20) for _ in range(2))
-    fill(one, [7, 9, 8])
-    one.add(observed(5000), numpy.zeros(1), 0.0, observed(5001), False, False)
-    other.load_state_dict(one.state_dict())
-    for buffer in (one, other):
+def test_a_buffer_resumes_from_its_saved_state():
+    saved, other = (ReplayBuffer(goal_environment(), 20) for _ in range(2))
+    fill(saved, [7, 9, 8])
+    saved.add(observed(5000), numpy.zeros(1), 0.0, observed(5001), False, False)
+    other.load_state_dict(saved.state_dict())
+    for buffer in (saved, other):
         buffer.add(observed(5001), numpy.ones(1), 0.0, observed(5002), True, False)
-    batches = [buffer.sample(50, GoalSampler(), numpy.random.default_rng(0)) for buffer in (one, other)]
+    batches = [buffer.sample(50, GoalSampler(), numpy.random.default_rng(0)) for buffer in (saved, other)]
     for name, value in batches[0].items():
         assert torch.equal(value, batches[1][name]), name
-    with pytest.raises(ValueError, match="capacity is 20 there, 30 here"):
-        ReplayBuffer(goal_environment(), 30).load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match="capacity must be 30, as here, got 20"):
+        ReplayBuffer(goal_environment(), 30).load_state_dict(saved.state_dict())
 
 
 @pytest.mark.parametrize("has_goals", [False, True])
@@ -198,12 +198,14 @@ def test_extra_arrays_stay_with_their_transitions_and_are_saved():
     def made():
         return ReplayBuffer(plain_environment(), 7, extra={"skill": (2,), "scale": ()})
 
-    one, other = made(), made()
+    saved, other = made(), made()
     for time in range(10):
         skill = [time, -time]
-        one.add(observed(time), numpy.zeros(1), 0.0, observed(time + 1), False, time % 5 == 4, skill=skill, scale=time)
-    other.load_state_dict(one.state_dict())
-    for buffer in (one, other):
+        saved.add(
+            observed(time), numpy.zeros(1), 0.0, observed(time + 1), False, time % 5 == 4, skill=skill, scale=time
+        )
+    other.load_state_dict(saved.state_dict())
+    for buffer in (saved, other):
         batch = buffer.sample(50, {}, numpy.random.default_rng(0))
         state = batch["observation"][:, 0]
         assert batch["skill"].dtype == torch.float32 and state.min() == 3
@@ -243,7 +245,7 @@ def test_windows_are_of_one_episode_in_its_order_and_masked_after_its_end(
         numpy.testing.assert_array_equal(state, expected)
         steps = begin + numpy.arange(horizon)
         numpy.testing.assert_array_equal(windows["mask"].numpy(), steps < end)
-        is_over = numpy.isin(episode, numpy.arange(len(lengths)))  # the unfinished one ends nowhere
+        is_over = numpy.isin(episode, numpy.arange(len(lengths)))  # the unfinished one has no end
         numpy.testing.assert_array_equal(windows[ended_by].numpy(), is_over & (steps >= end - 1))
         assert windows["action"].shape == (64, horizon, 1) and windows["reward"].shape == (64, horizon)
 
@@ -262,15 +264,15 @@ def test_n_step_returns_add_rewards_to_the_end_and_bootstrap_after_it(steps, end
     rewards, ends = 1.0 + numpy.arange(length), numpy.arange(length) == length - 1
     data = episodes_of([length], reward=rewards, **{ended_by: ends})
     windows = data.sample_windows(200, 4, numpy.random.default_rng(0))
-    found = n_step_returns(windows, steps, discount)
+    returns = n_step_returns(windows, steps, discount)
     for row in range(200):
         begin = int(windows["observation"][row, 0, 0])
         count = min(steps, length - begin)
         value = sum(discount**k * rewards[begin + k] for k in range(count))
         is_last = ended_by == "terminated" and begin + count == length
-        assert found.value[row].item() == pytest.approx(value)
-        assert found.bootstrap_index[row] == count
-        assert found.bootstrap_discount[row].item() == (0.0 if is_last else discount**count)
+        assert returns.value[row].item() == pytest.approx(value)
+        assert returns.bootstrap_index[row] == count
+        assert returns.bootstrap_discount[row].item() == (0.0 if is_last else discount**count)
 
 
 def test_goals_of_a_dataset_are_what_was_achieved_where_it_says_so():
@@ -312,13 +314,13 @@ STATE = numpy.zeros((4, 1))
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Dataset(STATE, STATE, STATE), "give terminated, truncated or both"),
         (lambda: Dataset(STATE, STATE, STATE, terminated=[False] * 4), "none of the 4 transitions is terminated"),
         (lambda: Dataset(STATE, STATE[:3], STATE, terminated=[True] * 4), "action must have 4 rows"),
-        (lambda: Dataset(STATE, STATE, STATE + numpy.nan, terminated=[True] * 4), "next_observation has values"),
-        (lambda: Dataset(STATE[:0], STATE[:0], STATE[:0], terminated=[]), "there are no transitions"),
+        (lambda: Dataset(STATE, STATE, STATE + numpy.nan, terminated=[True] * 4), "next_observation must be finite"),
+        (lambda: Dataset(STATE[:0], STATE[:0], STATE[:0], terminated=[]), "observation must have at least one row"),
         (
             lambda: Dataset(STATE, STATE + 3, STATE, terminated=[True] * 4, action_space=box(-1, 1, 1)),
             "4 of 4 actions are outside",
@@ -326,7 +328,7 @@ STATE = numpy.zeros((4, 1))
         (lambda: check_goal_environment(plain_environment()), "Toy-v0 has no goals"),
         (lambda: ReplayBuffer(goal_environment({"state": vector(3)}), 5), "Toy-v0: .* must be a Dict with observation"),
         (lambda: ReplayBuffer(goal_environment({"observation": box(0, 1, (3, 3))}), 5), "observation must be a vector"),
-        (lambda: ReplayBuffer(plain_environment(), 5, extra={"reward": (2,)}), "names of its own, got reward"),
+        (lambda: ReplayBuffer(plain_environment(), 5, extra={"reward": (2,)}), "must not reuse .* got reward"),
         (
             lambda: ReplayBuffer(plain_environment(), 5, extra={"skill": (2,)}).add(
                 observed(0), numpy.zeros(1), 0.0, observed(1), False, False
@@ -341,17 +343,17 @@ STATE = numpy.zeros((4, 1))
         ),
         (
             lambda: episodes_of([3, 7, 2]).sample_windows(1, 8, numpy.random.default_rng(0)),
-            "from 1 to 7 transitions, which the longest episode has, got 8",
+            "from 1 to 7 transitions, the longest episode's, got 8",
         ),
         (lambda: episodes_of([3, 7, 2]).sample_windows(1, 0, numpy.random.default_rng(0)), "from 1 to 7 .* got 0"),
         (
             lambda: n_step_returns(episodes_of([3]).sample_windows(1, 2, numpy.random.default_rng(0)), 3, 0.9),
-            "steps must be from 1 to the 2 of a window, got 3",
+            "steps must be from 1 to the window's 2, got 3",
         ),
         (lambda: ReplayBuffer(goal_environment(), 0), "capacity must be at least 1"),
         (
             lambda: ReplayBuffer(goal_environment(), 5).sample(1, GoalSampler(), numpy.random.default_rng(0)),
-            "nothing was added",
+            "the buffer is empty",
         ),
         (
             lambda: ReplayBuffer(goal_environment(), 5).add(
@@ -364,12 +366,12 @@ STATE = numpy.zeros((4, 1))
         (lambda: GoalSampler(discount=1.5), "discount must be from 0 to 1"),
     ],
 )
-def test_what_is_wrong_is_said(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_errors_name_what_is_wrong(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_actions_are_held_against_their_space():
+def test_actions_are_checked_against_their_space():
     discrete = SimpleNamespace(n=3, start=1)
     check_actions(numpy.array([1, 3]), discrete)
     check_actions(numpy.array([[-1.0], [1.0]]), box(-1, 1, 1))

@@ -1,4 +1,4 @@
-"""Datasets of others: what Minari keeps and OGBench's files become transitions, each within its episode."""
+"""Third-party datasets: Minari's episodes and OGBench's files become transitions, each within its episode."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_unknown_minari_dataset_is_not_downloaded(tmp_path, monkeypatch):
 
 
 def _ogbench_file(path, lengths=(4, 1, 3), **changes):
-    """As OGBench writes them: episodes one after another, the last state of each flagged, with an action of no use."""
+    """A file as OGBench writes it: successive episodes, the last state of each flagged, with an unused action."""
     size = sum(lengths)
     terminals = numpy.zeros(size, numpy.float32)
     terminals[numpy.cumsum(lengths) - 1] = 1
@@ -66,11 +66,11 @@ def test_an_ogbench_file_becomes_transitions_within_its_episodes(tmp_path):
     rewards = numpy.arange(8, dtype=numpy.float32)
     arrays = _ogbench_file(tmp_path / "maze.npz", rewards=rewards)
     data = Dataset.from_ogbench(tmp_path / "maze.npz")
-    begun = [0, 1, 2, 5, 6]  # an episode of a single state has no transition
-    assert numpy.array_equal(data.arrays["observation"], arrays["observations"][begun])
-    assert numpy.array_equal(data.arrays["next_observation"], arrays["observations"][numpy.add(begun, 1)])
-    assert numpy.array_equal(data.arrays["action"], arrays["actions"][begun])
-    assert numpy.array_equal(data.arrays["reward"], rewards[begun])
+    starts = [0, 1, 2, 5, 6]  # an episode of a single state has no transition
+    assert numpy.array_equal(data.arrays["observation"], arrays["observations"][starts])
+    assert numpy.array_equal(data.arrays["next_observation"], arrays["observations"][numpy.add(starts, 1)])
+    assert numpy.array_equal(data.arrays["action"], arrays["actions"][starts])
+    assert numpy.array_equal(data.arrays["reward"], rewards[starts])
     assert data.arrays["truncated"].tolist() == [False, False, True, False, True]
     assert not data.arrays["terminated"].any() and data.num_episodes == 2
 
@@ -89,16 +89,16 @@ def test_an_ogbench_file_that_stops_within_an_episode_is_read_to_its_end(tmp_pat
         ({"terminals": numpy.ones(3)}, "differ in their numbers of rows: .*'terminals': 3"),
         ({"terminals": numpy.zeros(8)}, "flags no row as terminal"),
         ({"observations": numpy.zeros((8, 4, 4, 3), numpy.uint8)}, r"must be vectors, \(N, size\), got \(8, 4, 4, 3\)"),
-        ({"observations": numpy.full((8, 2), numpy.nan)}, "observation has values that are not finite"),
+        ({"observations": numpy.full((8, 2), numpy.nan)}, "observation must be finite"),
     ],
 )
-def test_what_is_wrong_with_an_ogbench_file_is_said(tmp_path, changes, message):
+def test_errors_name_what_is_wrong_with_an_ogbench_file(tmp_path, changes, message):
     _ogbench_file(tmp_path / "maze.npz", **changes)
     with pytest.raises(ValueError, match=message):
         Dataset.from_ogbench(tmp_path / "maze.npz")
 
 
-def test_what_is_no_ogbench_file_is_said(tmp_path):
+def test_a_file_that_is_not_ogbenchs_is_named(tmp_path):
     (tmp_path / "words.npz").write_text("not an archive")
     for name in ("words.npz", "nowhere.npz"):
         with pytest.raises(ValueError, match=f"there is no .npz file .*{name}"):

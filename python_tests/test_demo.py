@@ -1,4 +1,4 @@
-"""The demo: its MountainCar is gymnasium's, its V* is the fewest steps, and its command leaves both files behind."""
+"""The demo: its MountainCar equals gymnasium's, its V* is the fewest steps, and its command writes both files."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ KEYS = {
     *("backend", "backend_used", "seed", "interrupted", "threads", "versions", "settings", "curve"),
 }
 MEASURED_TIMES = ("ms_per_step", "ms_per_step_reference", "head_ms", "head_ms_reference", "head_share")
-# Small enough for a test: what is checked here does not depend on the sizes.
+# Small enough for a test: the claims do not depend on the sizes.
 SMALL = ["--hidden-size", "24", "--latent-size", "8", "--embedding-size", "32", "--batch-size", "33"]
 
 
@@ -57,14 +57,14 @@ def test_a_step_is_gymnasiums(where: str) -> None:
         car.state = state[:2]
         car.step(int(state[2]))
         expected.append(car.state)
-    found = numpy.stack(dynamics().step(position, velocity, action), axis=-1)
-    numpy.testing.assert_allclose(found, numpy.array(expected), rtol=0, atol=1e-6)
+    actual = numpy.stack(dynamics().step(position, velocity, action), axis=-1)
+    numpy.testing.assert_allclose(actual, numpy.array(expected), rtol=0, atol=1e-6)
 
 
 def test_a_grid_point_steps_to_the_nearest_grid_point() -> None:
     grid = Grid(dynamics(), size=33)
     position, velocity = (
-        each.reshape(-1, 1) for each in numpy.meshgrid(grid.positions, grid.velocities, indexing="ij")
+        values.reshape(-1, 1) for values in numpy.meshgrid(grid.positions, grid.velocities, indexing="ij")
     )
     after = numpy.stack(grid.dynamics.step(position, velocity, numpy.arange(NUM_ACTIONS)), axis=-1)
     spacing = numpy.array([grid.positions[1] - grid.positions[0], grid.velocities[1] - grid.velocities[0]])
@@ -135,7 +135,7 @@ def test_the_loss_is_its_formula_and_the_multiplier_rises_where_steps_are_too_lo
     assert losses.loss.item() == pytest.approx(expected, rel=1e-6)
     losses.loss.backward()
     assert (pushed.grad < 0).all() and local.grad[1] == 0
-    # Gradient ascent: the optimiser's group for the multiplier has maximize=True.
+    # Gradient ascent, because the optimiser's group for the multiplier has maximize=True.
     assert raw.grad > 0
 
 
@@ -152,27 +152,27 @@ def test_one_step_raises_the_multiplier_where_the_constraint_is_broken() -> None
 
 
 def test_a_short_run_writes_both_files_with_all_keys(tmp_path, capsys) -> None:
-    status, found = run_in(tmp_path, "--steps", "30")
+    status, metrics = run_in(tmp_path, "--steps", "30")
     assert status == 0
-    assert KEYS <= found.keys()
-    assert found["steps"] == 30 and found["seed"] == 0 and not found["interrupted"]
-    assert found["backend"] == "auto" and found["backend_used"] != "auto"
-    assert all(found[name] > 0 for name in MEASURED_TIMES)
-    assert -1 <= found["spearman_flag"] <= 1
+    assert KEYS <= metrics.keys()
+    assert metrics["steps"] == 30 and metrics["seed"] == 0 and not metrics["interrupted"]
+    assert metrics["backend"] == "auto" and metrics["backend_used"] != "auto"
+    assert all(metrics[name] > 0 for name in MEASURED_TIMES)
+    assert -1 <= metrics["spearman_flag"] <= 1
     assert "Spearman" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("steps", [0, 1])
 def test_hardly_any_steps_still_write_both_files(tmp_path, steps: int) -> None:
-    status, found = run_in(tmp_path, "--steps", str(steps))
+    status, metrics = run_in(tmp_path, "--steps", str(steps))
     assert status == 0
-    assert KEYS <= found.keys() and found["steps"] == steps
-    assert (found["ms_per_step"] is None) == (steps == 0)
+    assert KEYS <= metrics.keys() and metrics["steps"] == steps
+    assert (metrics["ms_per_step"] is None) == (steps == 0)
 
 
 def test_the_backend_asked_for_is_the_one_that_runs(tmp_path) -> None:
-    _, found = run_in(tmp_path, "--steps", "2", "--backend", "reference")
-    assert found["backend"] == found["backend_used"] == "reference"
+    _, metrics = run_in(tmp_path, "--steps", "2", "--backend", "reference")
+    assert metrics["backend"] == metrics["backend_used"] == "reference"
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(tmp_path) -> None:
@@ -187,7 +187,7 @@ def test_the_backends_learn_the_same(tmp_path) -> None:
     auto, reference = (
         run_in(tmp_path / name, "--steps", "6", "--backend", name)[1]["spearman_flag"] for name in ("auto", "reference")
     )
-    # Six steps of Adam from the same start: what rounding differs by, it grows, and ranks jump.
+    # Six steps of Adam from the same start: it amplifies rounding differences, and ranks jump.
     assert auto == pytest.approx(reference, abs=1e-2)
 
 
@@ -196,21 +196,21 @@ def test_an_interrupt_keeps_what_was_learned_and_writes_both_files(tmp_path, mon
 
     def interrupted_draw(data, generator):
         drawn.append(1)
-        # Not in a multiple of the steps: the clock draws batches of its own.
+        # Not at a multiple of the steps, because timing draws its own batches.
         if len(drawn) == 20:
             raise KeyboardInterrupt
         return draw(data, generator)
 
     monkeypatch.setattr(training.Data, "draw", interrupted_draw)
-    status, found = run_in(tmp_path, "--steps", "400")
+    status, metrics = run_in(tmp_path, "--steps", "400")
     assert status == INTERRUPTED
-    assert found["interrupted"] and 0 < found["steps"] < 20
-    assert found["spearman_flag"] is not None
-    assert f"Interrupted after {found['steps']} steps" in capsys.readouterr().out
+    assert metrics["interrupted"] and 0 < metrics["steps"] < 20
+    assert metrics["spearman_flag"] is not None
+    assert f"Interrupted after {metrics['steps']} steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--steps", "-1"], "steps must be at least 0, got -1"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
@@ -221,11 +221,11 @@ def test_an_interrupt_keeps_what_was_learned_and_writes_both_files(tmp_path, mon
         (["--nosuch", "1"], "nosuch"),
     ],
 )
-def test_a_wrong_argument_is_one_message_and_status_2(arguments, said, tmp_path, monkeypatch, capsys) -> None:
+def test_a_wrong_argument_is_one_message_and_status_2(arguments, message, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,11 +23,11 @@ def _values(levels, rows=7, groups=5, dtype=torch.float64, seed=0):
 
 
 def _middles(levels):
-    """Inputs that each level of each value of a group is the middle of, (max levels, n) in float64."""
+    """Returns inputs in the middle of each level of each value of a group, (max levels, n) in float64."""
     rows = []
-    for one, count in zip(definition.constants(levels), levels, strict=True):
-        digit = torch.arange(max(levels), dtype=torch.float64).clamp(max=count - 1) - one.width
-        rows.append(torch.atanh((digit + one.offset) / one.half) - one.shift)
+    for constants, count in zip(definition.constants(levels), levels, strict=True):
+        digit = torch.arange(max(levels), dtype=torch.float64).clamp(max=count - 1) - constants.width
+        rows.append(torch.atanh((digit + constants.offset) / constants.half) - constants.shift)
     return torch.stack(rows, dim=-1)
 
 
@@ -40,9 +40,9 @@ def test_codes_and_indices_of_the_formula_by_hand(backend):
         digit = round(math.tanh(value + math.atanh(offset / half)) * half - offset)
         codes.append(digit / 2)
         index.append(digit + 2)
-    found = qm.fsq(torch.tensor(z), levels)
-    assert found.codes.tolist() == codes
-    assert found.indices.tolist() == [index[0] + 5 * index[1], index[2] + 5 * index[3]]
+    result = qm.fsq(torch.tensor(z), levels)
+    assert result.codes.tolist() == codes
+    assert result.indices.tolist() == [index[0] + 5 * index[1], index[2] + 5 * index[3]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -59,14 +59,15 @@ def test_every_level_is_reached_and_its_code_is_the_quotient_rounded_once(levels
 def test_kernel_codes_equal_the_references_except_at_the_middle_between_two_levels(levels, dtype, backend):
     z = _values(levels, rows=501, groups=7, dtype=dtype)
     codes, indices = qm.fsq(z, levels)
-    wanted, wanted_indices = qm.fsq(z, levels, backend="reference")
+    expected, wanted_indices = qm.fsq(z, levels, backend="reference")
     shift, half, offset, _, _ = (
-        torch.tensor(one, dtype=torch.float64).repeat(7) for one in zip(*definition.constants(levels), strict=True)
+        torch.tensor(values, dtype=torch.float64).repeat(7)
+        for values in zip(*definition.constants(levels), strict=True)
     )
-    # From the constants and z as the dtype rounds them, in double.
+    # In double, from the constants and z as rounded to the dtype.
     bounded = (z.double() + shift.to(dtype)).tanh() * half.to(dtype) - offset
     from_boundary = (bounded - bounded.floor() - 0.5).abs()
-    differs = codes != wanted
+    differs = codes != expected
     assert (from_boundary[differs] <= 8 * torch.finfo(dtype).eps * half.expand_as(bounded)[differs]).all()
     same = ~differs.unflatten(-1, (7, -1)).any(dim=-1)
     assert torch.equal(indices[same], wanted_indices[same])
@@ -77,14 +78,18 @@ def test_kernel_codes_equal_the_references_except_at_the_middle_between_two_leve
 def test_no_size_leaves_a_value_out_or_writes_past_the_end(size, n, backend):
     levels = [3, 4, 5, 6, 7, 8, 9][:n]
     generator = torch.Generator().manual_seed(size)
-    wanted = torch.randint(0, math.prod(levels), (size,), generator=generator)
+    expected = torch.randint(0, math.prod(levels), (size,), generator=generator)
     places = torch.stack(
-        [wanted // one.place % count for one, count in zip(definition.constants(levels), levels, strict=True)], -1
+        [
+            expected // constants.place % count
+            for constants, count in zip(definition.constants(levels), levels, strict=True)
+        ],
+        -1,
     )
     z = _middles(levels).gather(0, places).flatten().float()
     codes, indices = qm.fsq(z, levels)
-    assert torch.equal(indices, wanted)
-    assert torch.equal(codes, qm.fsq_codes(wanted, levels))
+    assert torch.equal(indices, expected)
+    assert torch.equal(codes, qm.fsq_codes(expected, levels))
 
 
 @settings(deadline=None, max_examples=60)
@@ -123,7 +128,7 @@ def test_nan_gives_nan_in_its_own_place_and_its_group_no_index(levels, dtype, ba
     assert torch.equal(back.isnan(), (indices == -1).repeat_interleave(n, dim=-1))
 
 
-# --- The gradient, which is that of `straight_through`.
+# --- The gradient: that of `straight_through`.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -133,9 +138,9 @@ def test_the_gradient_is_that_of_the_bounded_value(levels, dtype, backend):
     grad = _values(levels, rows=37, groups=7, dtype=dtype, seed=1)
     (actual,) = torch.autograd.grad(qm.fsq(z, levels).codes, z, grad)
     exact = z.detach().double().requires_grad_()
-    (wanted,) = torch.autograd.grad(definition.straight_through(exact, levels), exact, grad.double())
+    (expected,) = torch.autograd.grad(definition.straight_through(exact, levels), exact, grad.double())
     tolerance = 20 * torch.finfo(dtype).eps
-    torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=4 * tolerance)
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=4 * tolerance)
 
 
 def test_the_gradient_is_accurate_where_the_tanh_is_almost_one():
@@ -143,16 +148,16 @@ def test_the_gradient_is_accurate_where_the_tanh_is_almost_one():
         pytest.skip(reason)
     z = torch.linspace(5, 40, 101).requires_grad_()
     (grad,) = torch.autograd.grad(qm.fsq(z, [5], backend="cpu").codes.sum(), z)
-    wanted = 2.002 / 2 / z.detach().double().cosh().square()
-    torch.testing.assert_close(grad.double(), wanted, rtol=1e-6, atol=1e-37)
+    expected = 2.002 / 2 / z.detach().double().cosh().square()
+    torch.testing.assert_close(grad.double(), expected, rtol=1e-6, atol=1e-37)
 
 
 def test_the_definition_passes_gradcheck():
     z = _values([8, 5, 3], rows=2, groups=2).requires_grad_()
     assert gradcheck(lambda z: definition.straight_through(z, [8, 5, 3]), z)
     grad = torch.randn_like(z)
-    (wanted,) = torch.autograd.grad(definition.straight_through(z, [8, 5, 3]), z, grad)
-    torch.testing.assert_close(definition.gradient(grad, z, [8, 5, 3]), wanted)
+    (expected,) = torch.autograd.grad(definition.straight_through(z, [8, 5, 3]), z, grad)
+    torch.testing.assert_close(definition.gradient(grad, z, [8, 5, 3]), expected)
 
 
 def test_the_gradient_itself_passes_gradcheck_and_gradgradcheck_in_both_modes(backend):
@@ -188,12 +193,12 @@ def test_torch_compile_traces_the_whole_graph_and_changes_no_number(dynamic):
     compiled = torch.compile(step, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for rows in (4, 9):
         z = _values([8, 5, 3], rows=rows).requires_grad_()
-        actual, wanted = compiled(z), step(z)
-        torch.testing.assert_close(actual, wanted)
-        grad = torch.randn_like(wanted[0])
-        torch.testing.assert_close(torch.autograd.grad(actual[0], z, grad), torch.autograd.grad(wanted[0], z, grad))
+        actual, expected = compiled(z), step(z)
+        torch.testing.assert_close(actual, expected)
+        grad = torch.randn_like(expected[0])
+        torch.testing.assert_close(torch.autograd.grad(actual[0], z, grad), torch.autograd.grad(expected[0], z, grad))
         with torch.no_grad():
-            torch.testing.assert_close(compiled(z), wanted)
+            torch.testing.assert_close(compiled(z), expected)
 
 
 def test_func_grad_vmap_and_their_compositions_equal_a_loop(backend):
@@ -204,17 +209,17 @@ def test_func_grad_vmap_and_their_compositions_equal_a_loop(backend):
         return qm.fsq(z, levels).codes.pow(3).sum()
 
     leaf = batch.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(loss(leaf), leaf)
-    torch.testing.assert_close(torch.func.grad(loss)(batch), wanted)
-    torch.testing.assert_close(torch.vmap(torch.func.grad(loss))(batch), wanted)
-    torch.testing.assert_close(torch.func.grad(lambda z: torch.vmap(loss)(z).sum())(batch), wanted)
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(batch), expected)
+    torch.testing.assert_close(torch.vmap(torch.func.grad(loss))(batch), expected)
+    torch.testing.assert_close(torch.func.grad(lambda z: torch.vmap(loss)(z).sum())(batch), expected)
     for dim in (0, 1, 2):
         stacked = torch.stack([batch, batch + 0.3], dim=dim)
-        found = torch.vmap(lambda z: tuple(qm.fsq(z, levels)), in_dims=dim)(stacked)
-        for part, one in zip(found, qm.fsq(torch.stack([batch, batch + 0.3]), levels), strict=True):
-            assert torch.equal(part, one)
-    found = torch.vmap(lambda i: qm.fsq_codes(i, levels))(qm.fsq(batch, levels).indices)
-    assert torch.equal(found, qm.fsq(batch.float(), levels).codes)
+        result = torch.vmap(lambda z: tuple(qm.fsq(z, levels)), in_dims=dim)(stacked)
+        for part, whole in zip(result, qm.fsq(torch.stack([batch, batch + 0.3]), levels), strict=True):
+            assert torch.equal(part, whole)
+    result = torch.vmap(lambda i: qm.fsq_codes(i, levels))(qm.fsq(batch, levels).indices)
+    assert torch.equal(result, qm.fsq(batch.float(), levels).codes)
 
 
 @pytest.mark.parametrize("shape", [(0, 6), (4, 0), (2, 0, 6), (0,)])
@@ -261,7 +266,7 @@ def test_an_index_out_of_range_gives_nan_where_it_is_not_looked_at():
 @pytest.mark.parametrize(
     "z, levels, error, message",
     [
-        (torch.zeros(4), [], ValueError, "at least one number"),
+        (torch.zeros(4), [], ValueError, "at least one int"),
         (torch.zeros(4), [8, 1], ValueError, "from 2 to 1000"),
         (torch.zeros(4), [8, 1001], ValueError, "from 2 to 1000"),
         (torch.zeros(63), [2] * 63, ValueError, "below 2\\^63"),

@@ -35,7 +35,7 @@ def test_a_wrong_result_is_a_failure_that_says_how_to_repeat_it(monkeypatch):
     for kind in fuzz_draws.TOLERANCE:
         monkeypatch.setitem(fuzz_draws.TOLERANCE, kind, (-1.0, -1.0))
     monkeypatch.setattr(fuzz_comparison, "_same", lambda actual, expected: actual.isnan())
-    monkeypatch.setattr(fuzz, "assert_same_bits", lambda *given: None)
+    monkeypatch.setattr(fuzz, "assert_same_bits", lambda *arguments: None)
     with pytest.raises(AssertionError, match=r"output 0.*\n.*\nrepeat: python python_tests/fuzz.py --seed 0 --case 21"):
         fuzz.run_case(seed=0, number=21)
 

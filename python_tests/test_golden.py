@@ -29,7 +29,7 @@ CASES = generate.cases()
 
 
 def head_of(case, dtype):
-    """The head of a case, with the parameters that the generator gives it."""
+    """Makes the head of a case, with the generator's parameters."""
     class_name, arguments, _, _, shapes = CASES[case]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -63,12 +63,12 @@ def test_distances_and_gradients_are_those_of_the_formula(case, dtype, form):
     assert error_of(distance, GOLDEN[case]["distance"]) <= TOLERANCE[dtype] * max(GOLDEN[case]["distance"])
     (distance * torch.arange(1, generate.ROWS + 1)).sum().backward()
     tensors = {"x": x, "y": y, **dict(head.named_parameters())}
-    # Some gradients are sums that cancel: the error is measured against the largest of all.
+    # Some gradients are sums that cancel, so the error is relative to the largest of all.
     largest = max(abs(value) for values in GOLDEN[case]["gradient"].values() for value in values)
     for name, golden in GOLDEN[case]["gradient"].items():
         gradient = tensors[name].grad
         if is_constrained(head, name):
-            # Negative entries were put at 0, where the formula, which rectifies them, has no gradient.
+            # Negative entries were set to 0, where the formula, which rectifies them, has no gradient.
             gradient = gradient * (tensors[name] > 0)
         assert error_of(gradient, golden) <= TOLERANCE[dtype] * largest, name
 

@@ -1,4 +1,4 @@
-"""What every head promises: one distance in every form, a quasimetric where it says so, and torchqmet's numbers."""
+"""Promises of every head: one distance in every form, a quasimetric if it claims so, and torchqmet's numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qmkernels.nn import row_blocks
 SIZE = 12
 CONCAVE = ["concave_activation"]
 
-# Class, positional arguments after the input size, keywords; by the name that the test reports.
+# Class, positional arguments after the input size, and keywords, keyed by the name that the test reports.
 HEADS = {
     "IQE": ("IQE", (3,), {}),
     "IQE concave": ("IQE", (3,), {"transforms": CONCAVE}),
@@ -56,7 +56,7 @@ QUASIMETRICS = [
 
 
 class Euclidean(qm.nn.QuasimetricBase):
-    """A head of a user's own."""
+    """A user's own head."""
 
     def __init__(self, input_size):
         super().__init__(input_size, num_components=1, guaranteed_quasimetric=True, transforms=[], reduction="sum")
@@ -74,7 +74,7 @@ def make(name: str, package=qm.nn, seed: int = 0) -> nn.Module:
 
 
 def make_double(name: str) -> nn.Module:
-    """In float64, with parameters away from their initial values."""
+    """Makes a head in float64, with parameters away from their initial values."""
     head = make(name).double()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def points(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
 
 
 def results(head: nn.Module, distance, x, y) -> list[torch.Tensor]:
-    """The distances and the gradients of x, y and the parameters, each distance with a weight of its own."""
+    """Returns the distances and the gradients of x, y and the parameters, each distance with its own weight."""
     x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
     out = distance(x, y)
     weights = torch.arange(out.numel(), dtype=out.dtype).cos().view_as(out)
@@ -96,12 +96,12 @@ def results(head: nn.Module, distance, x, y) -> list[torch.Tensor]:
 
 
 def assert_same(ours, expected, tolerance=1e-10):
-    for one, other in zip(ours, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    for first, second in zip(ours, expected, strict=True):
+        torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
 
 
 def stepwise(head: nn.Module):
-    """Components, transforms and reduction one after the other, of every pair at once."""
+    """Computes components, transforms and reduction one after another, for all pairs at once."""
     return lambda x, y: head.reduction(head.transforms(head.compute_components(*torch.broadcast_tensors(x, y))))
 
 
@@ -110,7 +110,7 @@ def all_pairs(distance):
 
 
 def cut_into_blocks(monkeypatch, name):
-    """Pairs of 9 rows and 11 take several blocks."""
+    """Makes pairs of 9 and 11 rows take several blocks."""
     values_per_pair = 8 * SIZE if "GG" in name or "gaussian" in name else SIZE
     monkeypatch.setattr(row_blocks, "_MOST_VALUES", 11 * values_per_pair * 5)
 
@@ -188,7 +188,7 @@ def test_torch_compile_traces_the_module_whole(name, form, monkeypatch):
 def test_torch_func_differentiates_and_maps_the_module(name, monkeypatch):
     cut_into_blocks(monkeypatch, name)
     head = make_double(name)
-    head(points(2, SIZE), points(2, SIZE))  # puts constrained weights in their range
+    head(points(2, SIZE), points(2, SIZE))  # puts constrained weights into their range
     x, y = points(3, 9, SIZE), points(3, 11, SIZE, seed=1)
     mapped = torch.func.vmap(torch.func.grad(lambda x, y: head.pairwise(x, y).sum()))(x, y)
     x.requires_grad_()
@@ -334,7 +334,7 @@ def torchqmet(monkeypatch):
         original = importlib.import_module("torchqmet")
     assert original.IQE is not qm.nn.IQE, "the stand-in of qmkernels.compat must not be installed in this process"
     functions = importlib.import_module("torchqmet.pqe.cdf_ops")
-    # Their own are compiled at first use, which fails with many versions of torch. They are tested by themselves.
+    # torchqmet compiles its own at first use, which fails with many versions of torch. Ours have their own tests.
     monkeypatch.setattr(functions, "ndtr", lambda x: 0.5 * torch.special.erfc(-x / 2**0.5))
     monkeypatch.setattr(functions, "prob_two_poisson_le", qm.poisson_le)
     return original
@@ -353,7 +353,7 @@ def test_the_same_seed_gives_torchqmets_parameters_and_numbers(name, torchqmet):
     their_attributes = {key for key in vars(theirs) if not key.startswith("_")}
     assert {key for key in vars(ours) if not key.startswith("_")} == their_attributes
     if name == "PQE gaussian half-line":
-        return  # torchqmet takes the first row of a batch for all of them; test_golden.py has this head's numbers
+        return  # torchqmet uses the first row of a batch for all rows; test_golden.py has this head's numbers
     ours.double(), theirs.double().load_state_dict(ours.state_dict())
     x, y = points(9, SIZE), points(9, SIZE, seed=1)
     assert_same(results(ours, ours, x, y), results(theirs, theirs, x, y))

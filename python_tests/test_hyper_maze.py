@@ -1,4 +1,4 @@
-"""HyperMaze: a gymnasium environment whose moves, obstacles and shortest ways are what the paper describes."""
+"""HyperMaze: a gymnasium environment with the moves, obstacles and shortest paths that the paper describes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAZES = [dict(dim=1, size=7, obstacles="none"), dict(dim=2), dict(dim=3, size=5)
 
 
 def ways_from(maze: HyperMaze, start: tuple) -> dict[tuple, int]:
-    """Steps to every cell that the environment's own steps reach, breadth first."""
+    """Returns the steps to every reachable cell, breadth first, by the environment's own steps."""
     steps, queue = {start: 0}, deque([start])
     while queue:
         cell = queue.popleft()
@@ -100,15 +100,15 @@ def test_random_data_is_what_the_maze_does_after_its_actions():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (dict(dim=0), "dim must be at least 1 and size at least 2, got 0 and 10"),
         (dict(dim=1), "walls need dim of at least 2 and size of at least 5, got 1 and 10"),
         (dict(obstacles="some"), "obstacles must be walls, random or none, got some"),
     ],
 )
-def test_an_impossible_maze_is_named(arguments, said):
-    with pytest.raises(ValueError, match=f"HyperMaze: {said}"):
+def test_an_impossible_maze_is_named(arguments, message):
+    with pytest.raises(ValueError, match=f"HyperMaze: {message}"):
         HyperMaze(**arguments)
 
 

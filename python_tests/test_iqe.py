@@ -16,10 +16,10 @@ from qmkernels.definitions import iqe as definition
 REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 SIZES = (1, 2, 3, 4, 5, 7, 8, 12, 16, 31, 32, 33, 64, 65, 507, 1024)
 
-# How much worse than plain PyTorch in the same dtype a kernel's worst error against float64 may be, and an absolute
-# allowance in units of the sum of lengths: both add up the same differences, in another order.
+# How much larger than plain PyTorch's in the same dtype a kernel's worst error against float64 may be, and an absolute
+# allowance in units of the sum of lengths: both sum the same differences in different orders.
 ERROR_FACTOR = 2.0
-# In float64 plain PyTorch is itself the truth. The weight's gradient adds up as many terms as there are distances.
+# In float64 plain PyTorch is the truth. The weight's gradient sums as many terms as there are distances.
 ERROR_FLOOR = {torch.float32: 2e-6, torch.float64: 2e-14}
 
 
@@ -46,7 +46,7 @@ def assert_as_accurate_as_plain_pytorch(actual, plain, truth):
 
 
 def sorted_ends_length(x, y):
-    """The length of a union of intervals by sweeping over their sorted ends in plain Python."""
+    """Computes the length of a union of intervals by sweeping over their sorted ends in plain Python."""
     intervals = [(a, b) for a, b in zip(x, y, strict=True) if a < b]
     events = sorted([(a, 1) for a, _ in intervals] + [(b, -1) for _, b in intervals])
     length, depth, begin = 0.0, 0, 0.0
@@ -174,7 +174,7 @@ def test_the_distance_to_itself_is_exactly_zero_with_zero_gradients(dim_per_comp
 
 
 def summed_over_ties(coordinates, gradients):
-    """Gradients added up over equal coordinates: what every valid subgradient has in common."""
+    """Sums gradients over equal coordinates: what all valid subgradients have in common."""
     totals = {}
     for place, gradient in zip(coordinates, gradients, strict=True):
         totals[place] = totals.get(place, 0.0) + gradient
@@ -264,9 +264,9 @@ def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(
 ):
     x, _ = random_pair((num_x,), 3, dim_per_component)
     y, _ = random_pair((num_y,), 3, dim_per_component, seed=1)
-    own, other = (x, y) if where == "x" else (y, x)
-    own[2, dim_per_component] = math.nan
-    leaves = own.requires_grad_(), other.requires_grad_()
+    nan_side, other = (x, y) if where == "x" else (y, x)
+    nan_side[2, dim_per_component] = math.nan
+    leaves = nan_side.requires_grad_(), other.requires_grad_()
     out = qm.iqe_pairwise(x, y, dim_per_component, reduction=reduction, backend=backend)
     of_own, of_other = (grad.isnan().unflatten(-1, (3, -1)) for grad in torch.autograd.grad(out.sum(), leaves))
     assert of_own[2, 1].all() and of_own.sum() == dim_per_component
@@ -383,7 +383,7 @@ def test_wrong_arguments_are_refused_before_any_work(arguments, error, message):
     [
         ({"reduction": "median"}, ValueError, "reduction must be one of none, sum, mean, max, maxmean, got 'median'"),
         ({"backend": "gpu"}, ValueError, "backend must be 'auto' or one of cuda, triton, cpu, reference, got 'gpu'"),
-        ({"max_weight": torch.zeros(3, 1, 1)}, ValueError, r"weights of \(3, 1, 1\) do not broadcast"),
+        ({"max_weight": torch.zeros(3, 1, 1)}, ValueError, r"weights must broadcast to .* distances, got \(3, 1, 1\)"),
         ({"reduction": "sum", "max_weight": 0.5}, ValueError, "max_weight belongs to reduction 'maxmean'"),
     ],
 )
@@ -400,7 +400,7 @@ def test_pairwise_needs_two_dimensions(shapes):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a forced cuda backend can run here")
 def test_a_forced_backend_that_cannot_run_says_why_and_which_can():
-    with pytest.raises(RuntimeError, match="backend 'cuda' cannot run here: .* Able to: .*cpu, reference"):
+    with pytest.raises(RuntimeError, match="backend 'cuda' cannot run here: .* Choose from: .*cpu, reference"):
         qm.iqe(GOOD, GOOD, backend="cuda")
 
 
@@ -455,12 +455,12 @@ def test_weights_broadcast_against_the_distances(backend):
             weight = torch.rand(shape, generator=generator, dtype=torch.float64)
             out = qm.iqe(*rows, 8, max_weight=weight, backend=backend)
             torch.testing.assert_close(out, mean + weight * (largest - mean))
-    one, weight = x[0], torch.tensor([[0.4]], dtype=torch.float64)  # a single matrix, without a batch
+    matrix, weight = x[0], torch.tensor([[0.4]], dtype=torch.float64)  # a single matrix, without a batch
     torch.testing.assert_close(
-        qm.iqe_pairwise(one, one, 8, max_weight=weight, backend=backend),
-        qm.iqe_pairwise(one, one, 8, max_weight=0.4, backend=backend),
+        qm.iqe_pairwise(matrix, matrix, 8, max_weight=weight, backend=backend),
+        qm.iqe_pairwise(matrix, matrix, 8, max_weight=0.4, backend=backend),
     )
-    with pytest.raises(ValueError, match=r"weights of \(5, 1\) differ within a matrix of pairs, \(3, 5, 9\)"):
+    with pytest.raises(ValueError, match=r"the same for all pairs of a matrix, got \(5, 1\) for \(3, 5, 9\)"):
         qm.iqe(*pairs, 8, max_weight=torch.rand(5, 1), backend=backend)
 
 

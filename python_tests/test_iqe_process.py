@@ -1,4 +1,4 @@
-"""What IQE does to the process that it runs in: threads, instruction sets, OpenMP runtimes, forks, memory."""
+"""IQE's effects on its process: threads, instruction sets, OpenMP runtimes, forks, memory."""
 
 import re
 import resource
@@ -108,7 +108,7 @@ def test_every_instruction_set_gives_the_reference_numbers(isa):
 
 
 def test_small_calls_use_vectors_of_256_bits_unless_told_otherwise():
-    """Widths differ in the order of a sum over D, and so in its last bits."""
+    """Different widths sum over D in different orders, and so differ in the last bits."""
     code = """
         import torch, qmkernels as qm
         generator = torch.Generator().manual_seed(0)

@@ -17,8 +17,8 @@ def problem(*shape, dtype=torch.float64):
 
 
 def loss_and_gradients(head, predicted, target, power=2):
-    found = qm.losses.latent_dynamics(head, predicted, target, power=power)
-    return *found, *torch.autograd.grad(found.loss, [predicted, target, *head.parameters()])
+    result = qm.losses.latent_dynamics(head, predicted, target, power=power)
+    return *result, *torch.autograd.grad(result.loss, [predicted, target, *head.parameters()])
 
 
 def without_fusion(head):
@@ -49,7 +49,7 @@ def test_leading_dimensions_are_more_rows(backend):
 @pytest.mark.parametrize("size", [4, 5, 8, 16, 32, 33])
 def test_tied_ends_add_up_to_the_reference_subgradient(size, backend):
     generator = torch.Generator().manual_seed(1)
-    # Few values: intervals of both directions that begin, end and touch at the same places, and empty ones.
+    # Few distinct values: intervals of both directions begin, end and touch at the same places, or are empty.
     x, y = torch.randint(0, 5, (2, 57, 2 * size), generator=generator).double()
     kernels = dispatch.resolve("latent_dynamics", "cpu", backend).module
     loss, _, _, ends, *_ = kernels.latent_dynamics_forward(x, y, None, size, "sum", "identity", 1)
@@ -57,11 +57,11 @@ def test_tied_ends_add_up_to_the_reference_subgradient(size, backend):
     there, back = (iqe_definition.components(*pair, size).sum(dim=-1) for pair in ((x, y), (y, x)))
     torch.testing.assert_close(loss, 0.5 * (there + back).mean())
     for pair, (a, b) in enumerate(((x, y), (y, x))):
-        wanted = iqe_definition.ends(a, b, size)
+        expected = iqe_definition.ends(a, b, size)
         for side, coordinate in enumerate((a, b)):
             for tied in range(5):
                 here = coordinate.unflatten(-1, (-1, size)) == tied
-                assert torch.equal((kept[side][pair] & here).sum(dim=-1), (wanted[side] & here).sum(dim=-1))
+                assert torch.equal((kept[side][pair] & here).sum(dim=-1), (expected[side] & here).sum(dim=-1))
 
 
 @pytest.mark.parametrize("size", [4, 8, 33])
@@ -72,12 +72,12 @@ def test_nan_gives_nan_both_ways_and_other_rows_keep_their_gradients(side, size,
     clean = loss_and_gradients(head, *arguments)
     with torch.no_grad():
         arguments[side][2, 3] = torch.nan
-    found = loss_and_gradients(head, *arguments)
-    assert all(value.isnan() for value in found[:3])
+    result = loss_and_gradients(head, *arguments)
+    assert all(value.isnan() for value in result[:3])
     others = [0, 1, 3, 4, 5]
-    for got, wanted in zip(found[3:5], clean[3:5], strict=True):
-        torch.testing.assert_close(got[others], wanted[others])
-        assert got[2, :size].isnan().all()
+    for actual, expected in zip(result[3:5], clean[3:5], strict=True):
+        torch.testing.assert_close(actual[others], expected[others])
+        assert actual[2, :size].isnan().all()
 
 
 @pytest.mark.parametrize("infinity", [torch.inf, -torch.inf])
@@ -88,19 +88,19 @@ def test_infinity_counts_as_the_largest_finite_number(size, side, infinity, back
     with torch.no_grad():
         arguments[side][2, 3] = infinity
     head = qm.nn.IQE(2 * size, size, reduction="max").double()
-    found = loss_and_gradients(head, *arguments, 1)
-    torch.testing.assert_close(found, loss_and_gradients(without_fusion(head), *arguments, 1))
+    fused = loss_and_gradients(head, *arguments, 1)
+    torch.testing.assert_close(fused, loss_and_gradients(without_fusion(head), *arguments, 1))
 
 
 def test_equal_sides_have_no_distance_and_no_gradient(backend):
     (x, _), head = problem(5, 24), qm.nn.IQE(24, 8).double()
-    found = loss_and_gradients(head, x, x.detach().clone().requires_grad_())
-    assert all(torch.equal(value, torch.zeros_like(value)) for value in found)
+    result = loss_and_gradients(head, x, x.detach().clone().requires_grad_())
+    assert all(torch.equal(value, torch.zeros_like(value)) for value in result)
 
 
 def test_float32_sums_over_many_rows_keep_their_digits():
     head = qm.nn.IQE(8, 8, reduction="sum")
     x, y = (side.detach() for side in problem(300_000, 8, dtype=torch.float32))
-    found, exact = (qm.losses.latent_dynamics(h, *s) for h, s in ((head, (x, y)), (head, (x.double(), y.double()))))
-    for got, wanted in zip(found, exact, strict=True):
-        torch.testing.assert_close(got.double(), wanted, rtol=1e-6, atol=0)
+    result, exact = (qm.losses.latent_dynamics(h, *s) for h, s in ((head, (x, y)), (head, (x.double(), y.double()))))
+    for actual, expected in zip(result, exact, strict=True):
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-6, atol=0)

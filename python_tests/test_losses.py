@@ -37,7 +37,7 @@ def clipped_divergence(distance, following, log_discount, clip=3.0):
     return torch.where(delta > clip, delta, torch.exp(delta.clamp(max=clip) + log_discount) - distance)
 
 
-# Every loss as a function of leaves: ours, and its formula written out with a matrix of distances.
+# Every loss as a function of leaves: ours, and its formula with a matrix of distances.
 def _qrl_critic(head, x, y, raw, **options):
     return qm.losses.qrl_critic(head, x, y, raw, **options)
 
@@ -163,10 +163,10 @@ def name(request):
 
 
 def gradients(loss, leaves, head):
-    """By the leaves and the head's parameters; zeros where there is none."""
+    """Returns the gradients by the leaves and the head's parameters; zeros where there is none."""
     inputs = [*leaves, *(head.parameters() if isinstance(head, torch.nn.Module) else ())]
     grads = torch.autograd.grad(loss, inputs, allow_unused=True)
-    return [torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, grads, strict=True)]
+    return [torch.zeros_like(tensor) if grad is None else grad for tensor, grad in zip(inputs, grads, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["iqe", "mrn", "function"])
@@ -185,10 +185,10 @@ def test_float32_is_as_accurate_as_its_rounding(name, backend):
     head = head_of("iqe", torch.float32)
     leaves = leaves_of(name, torch.float32)
     exact_head, exact = copy.deepcopy(head).double(), [leaf.detach().double().requires_grad_() for leaf in leaves]
-    ours, wanted = LOSSES[name][2](head, *leaves), LOSSES[name][2](exact_head, *exact)
-    torch.testing.assert_close(ours.loss.double(), wanted.loss, rtol=2e-6, atol=1e-6)
+    ours, truth = LOSSES[name][2](head, *leaves), LOSSES[name][2](exact_head, *exact)
+    torch.testing.assert_close(ours.loss.double(), truth.loss, rtol=2e-6, atol=1e-6)
     for actual, expected in zip(
-        gradients(ours.loss, leaves, head), gradients(wanted.loss, exact, exact_head), strict=True
+        gradients(ours.loss, leaves, head), gradients(truth.loss, exact, exact_head), strict=True
     ):
         torch.testing.assert_close(actual.double(), expected, rtol=2e-5, atol=2e-6)
 
@@ -245,7 +245,7 @@ def test_heads_without_a_fused_form_compose():
 
 
 def curve_of(parameters, batches, loss_of, after_backward=lambda: None):
-    """The losses of 200 steps of Adam."""
+    """Returns the losses of 200 steps of Adam."""
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     curve = []
     for batch in batches:
@@ -269,15 +269,15 @@ def batches_of(*shape):
 
 
 def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
-    """Ours and plain PyTorch from the same start on the same batches: rounding apart, the same curve."""
+    """Ours and plain PyTorch, from the same start on the same batches, give the same curve up to rounding."""
     count, with_multiplier, *functions = LOSSES[name]
     curves = []
     for ours, function in zip((True, False), functions, strict=True):
         network, head, raw = network_of(DIM), head_of(), scalar(0.01)
 
         def loss_of(batch, network=network, head=head, raw=raw, function=function):
-            found = function(head, *network(batch).unbind(), *([raw] if with_multiplier else []))
-            return getattr(found, "loss", found)
+            result = function(head, *network(batch).unbind(), *([raw] if with_multiplier else []))
+            return getattr(result, "loss", result)
 
         def after_backward(raw=raw, reverses=name == "qrl_critic" and not ours):
             if reverses:  # the multiplier is maximised
@@ -286,7 +286,7 @@ def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
         parameters = [*network.parameters(), *head.parameters(), raw]
         curves.append(curve_of(parameters, batches_of(count, 8, 8), loss_of, after_backward))
     torch.testing.assert_close(curves[0], curves[1], rtol=1e-6, atol=1e-6)
-    if name != "linex":  # which holds the distances it is held against fixed: its value need not fall
+    if name != "linex":  # whose targets move without gradient, so its value need not fall
         assert curves[0][-50:].mean() < curves[0][:50].mean()
 
 
@@ -359,14 +359,14 @@ def test_metra_offers_the_mean_of_squares():
     torch.testing.assert_close(ours.reward, ((y - x) * skill).sum(dim=-1).detach())
 
 
-def test_linex_takes_a_discount_a_row():
+def test_linex_takes_one_discount_per_row():
     head, (x, y, n) = head_of(), rows(3, BATCH, DIM)
     log_discount = torch.linspace(-0.5, -0.01, BATCH, dtype=torch.float64)
     ours = qm.losses.linex(head, x, y, n, log_discount=log_discount).loss
     torch.testing.assert_close(ours, _plain_linex(head, x, y, n, log_discount[:, None]))
 
 
-def test_a_part_of_the_batch_with_an_offset_is_its_share_of_the_whole():
+def test_part_of_the_batch_with_an_offset_is_its_share_of_the_whole():
     head, (x, y) = head_of(), rows(2, BATCH, DIM)
     whole = qm.losses.contrastive(head, x, y, direction="forward").loss
     parts = [
@@ -387,11 +387,11 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda h, x: qm.losses.qrl_critic(h, x[:0], x[:0], scalar()), ValueError, "must not be empty"),
-        (lambda h, x: qm.losses.qrl_critic(h, x[:1], x[:1], scalar()), ValueError, "batch of one"),
+        (lambda h, x: qm.losses.qrl_critic(h, x[:0], x[:0], scalar()), ValueError, "must have at least one row"),
+        (lambda h, x: qm.losses.qrl_critic(h, x[:1], x[:1], scalar()), ValueError, "at least two rows"),
         (lambda h, x: qm.losses.qrl_critic(h, x, x[:2], scalar()), ValueError, "same shape"),
         (lambda h, x: qm.losses.qrl_critic(h, x, x, scalar(), cost=torch.ones(4)), ValueError, "cost must be"),
-        (lambda h, x: qm.losses.qrl_critic(h, x, x, torch.ones(2)), ValueError, "without dimensions"),
+        (lambda h, x: qm.losses.qrl_critic(h, x, x, torch.ones(2)), ValueError, "must be a 0-d tensor"),
         (lambda h, x: qm.losses.qrl_critic(h, x, x, 0.1), TypeError, "raw_multiplier must be a tensor, got float"),
         (lambda h, x: qm.losses.qrl_critic(h, x, x, scalar(), multiplier="relu"), ValueError, "multiplier must be"),
         (lambda h, x: qm.losses.qrl_critic("iqe", x, x, scalar()), TypeError, "head must be"),
@@ -399,12 +399,12 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
         (lambda h, x: qm.losses.qrl_critic(qm.nn.IQE(DIM, SIZE, discount=0.9), x, x, scalar()), ValueError, "discount"),
         (lambda h, x: qm.losses.latent_dynamics(h, x, x, power=3), ValueError, "power must be 1 or 2"),
         (lambda h, x: qm.losses.contrastive(h, x, x, direction="both"), ValueError, "direction must be one of"),
-        (lambda h, x: qm.losses.contrastive(h, x, x, offset=2), ValueError, "must be the matches of x"),
-        (lambda h, x: qm.losses.contrastive(h, x[None], x), ValueError, "must agree"),
+        (lambda h, x: qm.losses.contrastive(h, x, x, offset=2), ValueError, "must have the matches of x"),
+        (lambda h, x: qm.losses.contrastive(h, x[None], x), ValueError, "may differ only"),
         (lambda h, x: qm.losses.contrastive(h, x, x.float()), TypeError, "same dtype"),
         (lambda h, x: qm.losses.linex(h, x, x, x, log_discount=torch.ones(4)), ValueError, "log_discount must be"),
         (lambda h, x: qm.losses.tmd_critic(h, x, x, x[:3], x), ValueError, "same shape"),
-        (lambda h, x: qm.losses.tmd_critic(h, x[None], x[None], x[None], x), ValueError, "must agree"),
+        (lambda h, x: qm.losses.tmd_critic(h, x[None], x[None], x[None], x), ValueError, "may differ only"),
         (lambda h, x: qm.losses.tmd_critic(h, x, x, x, x, discount=0.0), ValueError, "discount must be in"),
         (lambda h, x: qm.losses.metra(x, x, x, scalar(), norm="max"), ValueError, "norm must be one of"),
         *[
@@ -416,8 +416,8 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
                 (lambda x: (x, x.int(), x), TypeError, "phi_next must be float64, float32"),
                 (lambda x: (x[0], x[0], x[0]), ValueError, r"phi must be \(..., B, D\)"),
                 (lambda x: (x, x, x[0]), ValueError, r"skill must be \(..., B, D\)"),
-                (lambda x: (x[:0], x[:0], x[:0]), ValueError, "phi must not be empty"),
-                (lambda x: (x[:, :0], x, x), ValueError, "phi must not be empty"),
+                (lambda x: (x[:0], x[:0], x[:0]), ValueError, "phi must have at least one row"),
+                (lambda x: (x[:, :0], x, x), ValueError, "phi must have at least one row"),
                 (lambda x: (x, x, x[:2]), ValueError, "phi and skill must have the same shape"),
                 (lambda x: (x, x.float(), x), TypeError, "phi and phi_next must have the same dtype"),
                 (lambda x: (x, x, x.to("meta")), RuntimeError, "phi and skill must be on the same device"),

@@ -1,4 +1,4 @@
-"""Losses over a global batch: two gloo processes with half of the rows each against one process with all of them."""
+"""Losses over a global batch: two gloo processes with half of the rows each, against one process with all rows."""
 
 import far_rows
 import torch
@@ -12,7 +12,7 @@ STEPS, BATCH, DIM = 4, 12, 16
 
 
 class Encoders(torch.nn.Module):
-    """phi and psi; every embedding of a step in one call, as DDP wants it."""
+    """phi and psi; all embeddings of a step in one call, as DDP requires."""
 
     def __init__(self):
         super().__init__()
@@ -31,10 +31,10 @@ class Encoders(torch.nn.Module):
 def losses_of(head, phi, psi, psi_next, psi_goal, goals, offset=0, group=None):
     yield qm.losses.tmd_critic(head, phi, psi, psi_next, goals, offset=offset, group=group).loss
     for direction in ("backward", "forward", "symmetric"):
-        found = qm.losses.contrastive(
+        result = qm.losses.contrastive(
             head, phi, goals, direction=direction, logsumexp_weight=0.1, offset=offset, group=group
         )
-        yield found.loss
+        yield result.loss
     yield qm.losses.contrastive(head, phi, goals, form="sigmoid", offset=offset).loss
     yield qm.losses.linex(head, phi, goals, psi_next, log_discount=-0.01, offset=offset).loss
 
@@ -67,17 +67,18 @@ def test_two_processes_with_half_a_batch_each_learn_what_one_learns(tmp_path):
 
 
 def far_row_worker(rank):
-    """Each direction's loss, averaged over processes as DDP does with its gradients, and gradient by this half of x."""
+    """Returns each direction's loss, averaged over processes as DDP averages gradients, and its gradient by this half
+    of x."""
     x, y = far_rows.points(1e9)
-    half, found = slice(8 * rank, 8 * rank + 8), []
+    half, results = slice(8 * rank, 8 * rank + 8), []
     for kind in SOFTMAXES:
         loss = qm.losses.contrastive(
             far_rows.head, x[half], y, direction=kind, scale=0.3, offset=8 * rank, group=dist.group.WORLD
         ).loss
         (grad,) = torch.autograd.grad(loss, x)
         loss = qm.distributed.gather_rows(loss.detach().reshape(1)).mean()
-        found.append((loss, grad[half] / 2))
-    return found
+        results.append((loss, grad[half] / 2))
+    return results
 
 
 def test_a_far_row_costs_the_other_processes_no_digits(tmp_path):
@@ -85,12 +86,12 @@ def test_a_far_row_costs_the_other_processes_no_digits(tmp_path):
     x, y = far_rows.points(1e9)
     for kind, (loss, upper), (_, lower) in zip(SOFTMAXES, first, second, strict=True):
         distance = far_rows.distances(x, y)
-        wanted, by_distance = far_rows.exact(distance, kind, 0.3)
-        torch.testing.assert_close(loss.double(), wanted, **far_rows.TOLERANCE)
+        expected, by_distance = far_rows.exact(distance, kind, 0.3)
+        torch.testing.assert_close(loss.double(), expected, **far_rows.TOLERANCE)
         (grad,) = torch.autograd.grad(distance, x, by_distance.float())
         torch.testing.assert_close(torch.cat([upper, lower]), grad, **far_rows.TOLERANCE)
 
 
-def test_without_processes_rows_come_back_as_they_are():
+def test_without_processes_rows_are_returned_unchanged():
     rows = torch.randn(3, 4, requires_grad=True)
     assert qm.distributed.gather_rows(rows) is rows

@@ -1,4 +1,4 @@
-"""Planning by MPPI: in a world with known dynamics and a known distance it arrives, and what it promises holds."""
+"""Planning by MPPI: with known dynamics and distance it reaches its goals, and its promises hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SMALL |= dict(latent_size=7, dim_per_component=8)
 
 
 class Along(nn.Module):
-    """How far apart x and y are in the given coordinates."""
+    """The distance between x and y along the given coordinates."""
 
     def __init__(self, *coordinates: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Along(nn.Module):
 
 
 def world_agent(*heads: nn.Module, **more) -> QRL:
-    """In a plane z' = z + 0.1 a, exactly; goals are places."""
+    """Makes an agent in a plane where exactly z' = z + 0.1 a; goals are places."""
     torch.manual_seed(0)
     config = QRLConfig.online(latent_size=2, dynamics_sizes=(), actor_sizes=(9,), num_critics=len(heads))
     agent = QRL(2, 2, config, **more)
@@ -40,7 +40,7 @@ def world_agent(*heads: nn.Module, **more) -> QRL:
 
 
 def distance_after(agent: QRL, policy, steps: int = 25) -> torch.Tensor:
-    """How far from their goals, in actions along an axis, 33 walks end."""
+    """Returns how far from their goals 33 walks end, in actions along an axis."""
     generator = torch.Generator().manual_seed(1)
     place, goal = (torch.rand(33, 2, generator=generator) * 2 - 1 for _ in range(2))
     for _ in range(steps):
@@ -59,7 +59,7 @@ def test_it_arrives_where_random_actions_do_not(horizon, step_weight):
     assert arrived.max() < 2.0 < wandered.mean() / 4
 
 
-def test_it_goes_by_the_largest_of_the_critics_distances():
+def test_it_follows_the_largest_of_the_critics_distances():
     settings = MPPI(horizon=2, samples=64, temperature=0.01)
 
     def ends(*heads: nn.Module) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_costs_are_the_distances_along_the_way_with_the_last_in_full():
     for weight in (0.0, 0.25):
         settings = MPPI(horizon=3, step_weight=weight)
         with torch.no_grad():
-            found = plan_cost(agent.critics, observation, goal, settings)(plans)
+            costs = plan_cost(agent.critics, observation, goal, settings)(plans)
         for row in range(2):
             for sample in range(5):
                 latents, expected = [critic.encoder(observation[row]) for critic in agent.critics], 0.0
@@ -91,7 +91,7 @@ def test_costs_are_the_distances_along_the_way_with_the_last_in_full():
                         for critic, latent in zip(agent.critics, latents, strict=True)
                     )
                     expected += distance * (1.0 if step == 2 else weight)
-                assert found[row, sample].item() == pytest.approx(expected, rel=1e-5)
+                assert costs[row, sample].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_weighted_mean_of_two_plans():
@@ -103,9 +103,9 @@ def test_a_weighted_mean_of_two_plans():
         return cost
 
     settings = MPPI(horizon=1, samples=2, iterations=1, temperature=0.5, noise_scale=0.1)
-    found = first_actions(costs, torch.tensor([2.0]), torch.tensor([3.0]), (), settings)
+    action = first_actions(costs, torch.tensor([2.0]), torch.tensor([3.0]), (), settings)
     weights = torch.softmax(-cost / 0.5, dim=0)
-    torch.testing.assert_close(found, (weights * seen[0][:, 0, 0]).sum().reshape(1))
+    torch.testing.assert_close(action, (weights * seen[0][:, 0, 0]).sum().reshape(1))
     assert seen[0][0].item() == 2.0 != seen[0][1].item()
 
 
@@ -149,5 +149,5 @@ def test_what_cannot_be_planned_is_named():
         MPPI(step_weight=-1.0)
     for discrete, candidates in ((True, None), (False, torch.rand(5, 3))):
         agent = QRL(4, 3, QRLConfig.online(**SMALL), discrete=discrete)
-        with pytest.raises(ValueError, match="MPPI is for continuous actions, and takes no candidate_actions"):
+        with pytest.raises(ValueError, match="mppi needs continuous actions and no candidate_actions"):
             agent.plan(torch.zeros(4), torch.zeros(4), candidates, mppi=MPPI())

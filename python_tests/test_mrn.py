@@ -14,12 +14,12 @@ from qmkernels.definitions.mrn import MrnSettings
 from qmkernels.ops.mrn import PRESETS
 
 QUASIMETRIC = ({}, {"squares": "mean"}, {"exponent": 0.5}, {"asymmetric": "none"}, {"preset": "torchqmet_fixed"})
-# Errors relative to the largest value. float32: the sums are in another order than plain PyTorch's.
+# Errors relative to the largest value. In float32 sums are in another order than plain PyTorch's.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 3e-6}
 
 
 def published(preset, x, y):
-    """The sources' formulas, one pair (D,), with Python's own arithmetic."""
+    """Computes the sources' formulas for one pair (D,), with Python's own arithmetic."""
     difference = (x - y).tolist()
     half = len(difference) // 2
     if preset in ("torchqmet", "torchqmet_fixed"):
@@ -153,7 +153,7 @@ def test_euclidean_pairwise_is_exact_on_the_diagonal_and_between_near_rows(backe
 
 
 def test_pairwise_training_memory_stays_far_below_a_tensor_of_pairs():
-    """As the issue of memory is why pairwise kernels exist: 512 x 512 pairs of 512 values would be 512 MiB a tensor."""
+    """Memory is why pairwise kernels exist: 512 x 512 pairs of 512 values would be 512 MiB per tensor."""
     if reason := dispatch.why_not("cpu", "mrn", "cpu"):
         pytest.skip(reason)
     x, y = torch.randn(2, 512, 512).unbind(0)
@@ -211,7 +211,7 @@ def test_pairwise_needs_two_dimensions():
 
 
 def test_pairwise_gradients_of_two_threads_are_those_of_one():
-    # Few positive differences: where there was none, 0 was added to a value that another thread was writing.
+    # Few positive differences: where there was none, 0 used to be added to a value that another thread was writing.
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(100, 1088, generator=generator), torch.randn(2, 1088, generator=generator)
     arguments = torch.randn(1, 100, 2, generator=generator), x[None], y[None]
@@ -223,6 +223,6 @@ def test_pairwise_gradients_of_two_threads_are_those_of_one():
         torch.set_num_threads(2)
         for _ in range(200):
             together = kernels.mrn_pairwise_backward(*arguments, *settings)
-            assert all(torch.equal(one, two) for one, two in zip(alone, together, strict=True))
+            assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Nearest neighbours: the same as sorting the whole matrix, for every metric, without the matrix."""
+"""Nearest neighbours equal sorting the whole matrix, for every metric, without the matrix."""
 
 import functools
 
@@ -21,7 +21,7 @@ METRICS = {
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Several tiles of queries and of the bank, the last ones ragged."""
+    """Uses several tiles of queries and of the bank, the last ones partial."""
     monkeypatch.setitem(module._TILE_QUERIES, "cpu", 5)
     monkeypatch.setitem(module._TILE_ROWS, "cpu", 64)
 
@@ -36,12 +36,12 @@ def expected_of(metric, x, y, k):
 def test_nearest_equals_sorting_the_whole_matrix(name, k, backend):
     x, y = torch.randn(13, 16), torch.randn(150, 16)
     values, indices = expected_of(METRICS[name], x, y, k)
-    found = qm.nearest(x, y, k, metric=METRICS[name])
-    assert found.indices.dtype == torch.int64
-    torch.testing.assert_close(found.values.detach(), values)
+    result = qm.nearest(x, y, k, metric=METRICS[name])
+    assert result.indices.dtype == torch.int64
+    torch.testing.assert_close(result.values.detach(), values)
     distances = METRICS[name](x[:, None], y).detach()
-    torch.testing.assert_close(distances.gather(1, found.indices), values)
-    assert all(len(set(row)) == k for row in found.indices.tolist())
+    torch.testing.assert_close(distances.gather(1, result.indices), values)
+    assert all(len(set(row)) == k for row in result.indices.tolist())
 
 
 @pytest.mark.parametrize("k", [1, 3, 40])
@@ -49,8 +49,8 @@ def test_ties_come_in_the_order_of_the_bank(k, backend):
     x = torch.zeros(6, 8)
     y = torch.randint(0, 2, (200, 1)).float().expand(200, 8)
     metric = functools.partial(qm.mrn, asymmetric="none")
-    found = qm.nearest(x, y, k, metric=metric)
-    assert torch.equal(found.indices, expected_of(metric, x, y, k)[1])
+    result = qm.nearest(x, y, k, metric=metric)
+    assert torch.equal(result.indices, expected_of(metric, x, y, k)[1])
 
 
 @settings(deadline=None, max_examples=40)
@@ -70,9 +70,9 @@ def test_merging_tiles_equals_a_stable_sort_with_nan_last(k, columns, rows, seed
         for tile in distances.split(37, dim=1):
             values, indices = module.nearest_merge(tile, values, indices, first, name)
             first += tile.shape[1]
-        wanted, places = distances.sort(dim=1, stable=True)
+        expected, places = distances.sort(dim=1, stable=True)
         assert torch.equal(indices, places[:, :k])
-        torch.testing.assert_close(values, wanted[:, :k], equal_nan=True)
+        torch.testing.assert_close(values, expected[:, :k], equal_nan=True)
 
 
 def test_a_head_without_a_fused_form_composes(backend):
@@ -84,10 +84,10 @@ def test_a_head_without_a_fused_form_composes(backend):
             return (x - y).abs().sum(dim=-1, keepdim=True)
 
     x, y = torch.randn(7, 16), torch.randn(90, 16)
-    found = qm.nearest(x, y, 4, metric=Manhattan())
+    result = qm.nearest(x, y, 4, metric=Manhattan())
     values, indices = torch.cdist(x, y, p=1).topk(4, largest=False)
-    torch.testing.assert_close(found.values, values)
-    assert torch.equal(found.indices, indices)
+    torch.testing.assert_close(result.values, values)
+    assert torch.equal(result.indices, indices)
 
 
 def test_gradients_flow_through_the_values(backend):
@@ -104,13 +104,13 @@ def test_leading_dimensions_empty_queries_half_precision_and_compile():
     metric = functools.partial(qm.iqe, dim_per_component=4)
     y = torch.randn(100, 16)
     x = torch.randn(2, 3, 16)
-    found = qm.nearest(x, y, 2, metric=metric)
-    assert found.values.shape == found.indices.shape == (2, 3, 2)
-    torch.testing.assert_close(found.values[1, 2], qm.nearest(x[1, 2], y, 2, metric=metric).values)
+    result = qm.nearest(x, y, 2, metric=metric)
+    assert result.values.shape == result.indices.shape == (2, 3, 2)
+    torch.testing.assert_close(result.values[1, 2], qm.nearest(x[1, 2], y, 2, metric=metric).values)
     assert qm.nearest(x[:0], y, 2, metric=metric).indices.shape == (0, 3, 2)
     assert qm.nearest(x.bfloat16(), y.bfloat16(), 1, metric=metric).values.dtype == torch.float32
     compiled = torch.compile(lambda x, y: qm.nearest(x, y, 2, metric=metric), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, y), found)
+    torch.testing.assert_close(compiled(x, y), result)
 
 
 def test_memory_does_not_depend_on_the_bank(monkeypatch):

@@ -60,14 +60,14 @@ def points(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
 
 
 class Composed(qm.nn.IQE):
-    """An IQE that has to be composed: it computes its components itself, in plain PyTorch."""
+    """An IQE that must be composed, because it computes its own components in plain PyTorch."""
 
     def compute_components(self, x, y):
         return reference.components(x, y, self.latent_2d_shape[1])
 
 
 def heads(reduction: str, size: int, dim_per_component: int, **arguments) -> tuple[qm.nn.IQE, qm.nn.IQE]:
-    """The module and its composed twin in float64 with the same parameters, away from their initial values."""
+    """Makes the module and its composed twin in float64, with the same parameters away from their initial values."""
     torch.manual_seed(0)
     head = qm.nn.IQE(size, dim_per_component, reduction=reduction, **arguments).double()
     with torch.no_grad():
@@ -79,7 +79,7 @@ def heads(reduction: str, size: int, dim_per_component: int, **arguments) -> tup
 
 
 def results(head: nn.Module, distance, x, y) -> list[torch.Tensor]:
-    """The distances and the gradients of x, y and the parameters, each distance with a weight of its own."""
+    """Returns the distances and the gradients of x, y and the parameters, each distance with its own weight."""
     x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
     out = distance(x, y)
     weights = torch.arange(out.numel(), dtype=out.dtype).cos().view_as(out)

@@ -1,4 +1,4 @@
-"""The modules MRN, MRNFixed and LatentMRN: projections once a row, one kernel, and the published settings."""
+"""The modules MRN, MRNFixed and LatentMRN: one projection per row, one kernel, and the published settings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_two_parts_and_their_reduction_are_one_kernel_call(reduction, factor
     head = qm.nn.MRN(6, 1.5, reduction=reduction, warn_if_not_quasimetric=False).double()
     x, y = points(5, 6), points(5, 6, seed=1)
     components = head.compute_components(x, y)
-    monkeypatch.setattr(type(head), "_compare", None)  # without which nothing is composed
+    monkeypatch.setattr(type(head), "_compare", None)  # without it nothing can be composed
     torch.testing.assert_close(head(x, y), components.sum(-1) * factor)
     torch.testing.assert_close(head.pairwise(x, y).diagonal(), components.sum(-1) * factor)
 
@@ -93,7 +93,7 @@ def test_bad_constructor_arguments_are_named(build, message):
 def test_projections_of_different_sizes_are_an_error():
     head = qm.nn.MRNFixed(6)
     head.asym_proj = qm.nn.mrn.MRNProjector(6, output_size=8)
-    with pytest.raises(ValueError, match="must have outputs of one size, got 16 and 8"):
+    with pytest.raises(ValueError, match="must have outputs of the same size, got 16 and 8"):
         head(torch.zeros(3, 6), torch.zeros(3, 6))
 
 

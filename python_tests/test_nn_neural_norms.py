@@ -1,4 +1,4 @@
-"""The modules DeepNorm and WideNorm: weights that stay in their range, linear layers once a row, and warnings."""
+"""The modules DeepNorm and WideNorm: weights that stay in their range, linear layers once per row, and warnings."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_last_activation_that_can_be_negative_warns():
         warnings.simplefilter("error")
         assert qm.nn.DeepNorm(6, 4, activation="maxrelu", final_activation="relu").guaranteed_quasimetric
         qm.nn.DeepNorm(6, 4, activation="maxrelu", warn_if_not_quasimetric=False)
-        # With a single layer there is no other activation than the first.
+        # A single layer has only the first activation.
         head = qm.nn.DeepNorm(6, 4, 1, "maxrelu", "relu", warn_if_not_quasimetric=False)
     assert not head.guaranteed_quasimetric
 

@@ -1,4 +1,4 @@
-"""The modules PQE, PQELH and PQEGG: fused where they are, and exact where rates and probabilities are small."""
+"""The modules PQE, PQELH and PQEGG: which are fused, and accuracy where rates and probabilities are small."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_pqe_lh_with_its_reduction_is_one_kernel_call(reduction, discount, monke
     head = qm.nn.PQELH(12, 3, reduction=reduction, discount=discount).double()
     x, y = points(5, 12), points(9, 12, seed=1)
     expected = head.reduction(head.compute_components(x[:, None], y))
-    monkeypatch.setattr(type(head), "_compare", None)  # without which nothing is composed
+    monkeypatch.setattr(type(head), "_compare", None)  # without it nothing can be composed
     torch.testing.assert_close(head.pairwise(x, y), expected)
     torch.testing.assert_close(head(x, y[:5]), expected[:, :5].diagonal())
 

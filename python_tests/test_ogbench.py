@@ -19,7 +19,7 @@ TASKS = ("task1", "task2")
 
 
 class Corridor(gymnasium.Env):
-    """What OGBench's mazes do, in one row of five cells: tasks by number, and draws from numpy's global generator."""
+    """Like OGBench's mazes, but one row of five cells: numbered tasks, and draws from numpy's global generator."""
 
     observation_space = gymnasium.spaces.Box(-10, 10, (1,))
     action_space = gymnasium.spaces.Box(-1, 1, (1,))
@@ -73,15 +73,15 @@ def test_the_goal_is_what_a_reset_gives_and_what_is_achieved_is_the_observation(
 
 
 def test_a_reset_without_a_task_is_between_any_two_free_cells(corridor):
-    found = [plain(corridor.reset(seed=seed)[0]) for seed in range(200)]
-    pairs = {(round(start), round(goal)) for start, _, goal in found}
+    observations = [plain(corridor.reset(seed=seed)[0]) for seed in range(200)]
+    pairs = {(round(start), round(goal)) for start, _, goal in observations}
     assert pairs == {(a, b) for a in range(1, 6) for b in range(1, 6) if a != b}
 
 
 def test_an_episode_depends_on_its_seed_alone(corridor):
-    one = plain(corridor.reset(seed=3)[0])
+    first = plain(corridor.reset(seed=3)[0])
     numpy.random.seed(99)
-    assert plain(corridor.reset(seed=3)[0]) == one != plain(corridor.reset(seed=4)[0])
+    assert plain(corridor.reset(seed=3)[0]) == first != plain(corridor.reset(seed=4)[0])
 
 
 def test_environments_without_tasks_have_none():
@@ -126,7 +126,7 @@ def test_ogbenchs_own_teleport_maze_has_five_tasks_and_goals():
     def walk(seed):
         observation, _ = maze.reset(seed=seed, options={"task_id": 3})
         actions = numpy.random.default_rng(seed).uniform(-1, 1, (50, 2))
-        return numpy.stack([observation["desired_goal"], *(maze.step(each)[0]["observation"] for each in actions)])
+        return numpy.stack([observation["desired_goal"], *(maze.step(action)[0]["observation"] for action in actions)])
 
     first = walk(1)
     assert numpy.array_equal(walk(1), first) and not numpy.array_equal(walk(2), first)

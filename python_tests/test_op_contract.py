@@ -1,4 +1,4 @@
-"""The op contract (DESIGN): everything that torch does to an op must work on every row of op_cases.py."""
+"""The op contract: everything that torch does to an op must work on every row of op_cases.py."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from qmkernels.backends import dispatch
 from qmkernels.ops import autograd
 
-# Small enough for numerical derivatives of every value, and for a loop over samples.
+# Small enough for numerical derivatives by every value, and for a loop over samples.
 SMALL = {"rows": 3, "size": 3}
 
 
@@ -39,26 +39,26 @@ def test_a_row_reaches_the_op_that_it_names(case):
 
 
 def small(case):
-    """The row's function of the tensors that have a gradient, and these tensors."""
+    """Returns the row as a function of its tensors with a gradient, and these tensors."""
     tensors = case.tensors(**SMALL)
 
     def call(*leaves):
         leaves = iter(leaves)
-        return case.at(SMALL["size"])(*(next(leaves) if one.requires_grad else one for one in tensors))
+        return case.at(SMALL["size"])(*(next(leaves) if tensor.requires_grad else tensor for tensor in tensors))
 
-    return call, [one for one in tensors if one.requires_grad]
+    return call, [tensor for tensor in tensors if tensor.requires_grad]
 
 
 def varied(case):
-    """`small` as a function of those tensors whose gradient is the value's derivative."""
+    """Returns `small` as a function of the tensors whose gradient is the value's derivative."""
     tensors = case.tensors(**SMALL)
     function, held = case.at(SMALL["size"]), {*case.held, *case.no_gradient}
 
     def call(*inputs):
         inputs = iter(inputs)
-        return function(*(one.detach() if i in held else next(inputs) for i, one in enumerate(tensors)))
+        return function(*(tensor.detach() if i in held else next(inputs) for i, tensor in enumerate(tensors)))
 
-    return call, [one for i, one in enumerate(tensors) if i not in held]
+    return call, [tensor for i, tensor in enumerate(tensors) if i not in held]
 
 
 @every("gradcheck")
@@ -66,7 +66,7 @@ def test_first_derivatives_pass_gradcheck_in_both_modes(case, backend):
     assert gradcheck(*varied(case), check_forward_ad=True)
 
 
-# Derivatives of the gradient are one formula, whatever the backend.
+# Derivatives of the gradient are one formula for all backends.
 @every()
 def test_second_derivatives_pass_gradgradcheck(case):
     assert gradgradcheck(*varied(case))
@@ -80,7 +80,7 @@ def test_forward_over_reverse_equals_reverse_over_reverse(case):
     def gradient(*leaves):
         return torch.func.grad(lambda *a: call(*a).square().sum(), argnums=places)(*leaves)
 
-    leaves = [one.detach() for one in leaves]
+    leaves = [tensor.detach() for tensor in leaves]
     forward, reverse = (
         jacobian(gradient, argnums=places)(*leaves) for jacobian in (torch.func.jacfwd, torch.func.jacrev)
     )
@@ -90,14 +90,16 @@ def test_forward_over_reverse_equals_reverse_over_reverse(case):
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind == "pairs"], ids=lambda case: case.name)
 def test_derivatives_of_pairs_are_the_same_by_blocks_of_rows(case, monkeypatch):
     call, leaves = small(case)
-    tangents = tuple(torch.linspace(-1, 1, one.numel(), dtype=one.dtype).reshape(one.shape) for one in leaves)
+    tangents = tuple(
+        torch.linspace(-1, 1, tensor.numel(), dtype=tensor.dtype).reshape(tensor.shape) for tensor in leaves
+    )
 
     def derivatives():
-        _, tangent = torch.func.jvp(call, tuple(one.detach() for one in leaves), tangents)
+        _, tangent = torch.func.jvp(call, tuple(tensor.detach() for tensor in leaves), tangents)
         grads = torch.autograd.grad(call(*leaves).square().sum(), leaves, create_graph=True)
         second = torch.autograd.grad(sum(grad.square().sum() for grad in grads), leaves)
         square = torch.func.grad(lambda *a: call(*a).square().sum(), argnums=tuple(range(len(leaves))))
-        _, mixed = torch.func.jvp(square, tuple(one.detach() for one in leaves), tangents)
+        _, mixed = torch.func.jvp(square, tuple(tensor.detach() for tensor in leaves), tangents)
         return tangent, *second, *mixed
 
     at_once = derivatives()
@@ -109,12 +111,12 @@ def test_derivatives_of_pairs_are_the_same_by_blocks_of_rows(case, monkeypatch):
 def test_forward_mode_is_the_transpose_of_the_gradient(case, backend):
     call, leaves = small(case)
     generator = torch.Generator().manual_seed(1)
-    tangents = tuple(torch.randn(one.shape, generator=generator, dtype=one.dtype) for one in leaves)
-    out, tangent = torch.func.jvp(call, tuple(one.detach() for one in leaves), tangents)
+    tangents = tuple(torch.randn(first.shape, generator=generator, dtype=first.dtype) for first in leaves)
+    out, tangent = torch.func.jvp(call, tuple(first.detach() for first in leaves), tangents)
     torch.testing.assert_close(out, call(*leaves))
     grad = torch.randn(out.shape, generator=generator, dtype=out.dtype)
     grads = torch.autograd.grad(call(*leaves), leaves, grad)
-    expected = sum((one * other).sum() for one, other in zip(grads, tangents, strict=True))
+    expected = sum((first * second).sum() for first, second in zip(grads, tangents, strict=True))
     torch.testing.assert_close((grad * tangent).sum(), expected)
 
 
@@ -125,7 +127,7 @@ def test_registered_ops_pass_opcheck(case):
 
 
 def check_compiled(case, compiler, all_rows=(9, 12, 15)):
-    """Of one shape first, and then, as torch.compile does when it meets another one, of every shape at once."""
+    """Compiles for one shape first and then, as torch.compile does for a second one, for every shape at once."""
     torch._dynamo.reset()
     call = case.at(5)
 
@@ -135,7 +137,7 @@ def check_compiled(case, compiler, all_rows=(9, 12, 15)):
     compiled = torch.compile(step, fullgraph=True, backend=compiler)
     for rows in all_rows:
         tensors = case.tensors(rows=rows)
-        leaves = [one for one in tensors if one.requires_grad]
+        leaves = [tensor for tensor in tensors if tensor.requires_grad]
         with torch.compiler.set_stance("fail_on_recompile" if rows == 15 else "default"):
             actual = compiled(*tensors)
         expected = step(*tensors)
@@ -161,12 +163,12 @@ def test_func_grad_equals_autograd(case, backend):
     call, leaves = small(case)
     expected = torch.autograd.grad(call(*leaves).sum(), leaves)
     every_place = tuple(range(len(leaves)))
-    actual = torch.func.grad(lambda *a: call(*a).sum(), argnums=every_place)(*(one.detach() for one in leaves))
+    actual = torch.func.grad(lambda *a: call(*a).sum(), argnums=every_place)(*(tensor.detach() for tensor in leaves))
     torch.testing.assert_close(actual, tuple(expected))
 
 
 def in_dims_of(tensors):
-    """Every tensor batched; the first at its last dimension; and each one alone."""
+    """Yields all tensors batched, the first along its last dimension, and each one alone."""
     yield (0,) * len(tensors)
     yield tensors[0].dim(), *(0,) * (len(tensors) - 1)
     for place in range(len(tensors)) if len(tensors) > 1 else ():
@@ -178,11 +180,13 @@ def test_vmap_equals_a_loop(case, backend):
     tensors, call = case.detached(**SMALL), case.at(SMALL["size"])
     for in_dims in in_dims_of(tensors):
         batch = [
-            one if dim is None else torch.stack([one, 0.5 * one, 1.5 * one], dim=dim)
-            for one, dim in zip(tensors, in_dims, strict=True)
+            tensor if dim is None else torch.stack([tensor, 0.5 * tensor, 1.5 * tensor], dim=dim)
+            for tensor, dim in zip(tensors, in_dims, strict=True)
         ]
         looped = [
-            call(*(one if dim is None else one.select(dim, i) for one, dim in zip(batch, in_dims, strict=True)))
+            call(
+                *(tensor if dim is None else tensor.select(dim, i) for tensor, dim in zip(batch, in_dims, strict=True))
+            )
             for i in range(3)
         ]
         torch.testing.assert_close(torch.vmap(call, in_dims=in_dims)(*batch), torch.stack(looped))
@@ -191,7 +195,7 @@ def test_vmap_equals_a_loop(case, backend):
 @every()
 def test_vmap_of_the_gradient_equals_a_loop(case, backend):
     tensors, call = case.detached(**SMALL), case.at(SMALL["size"])
-    batch = [torch.stack([one, 0.5 * one, 1.5 * one]) for one in tensors]
+    batch = [torch.stack([tensor, 0.5 * tensor, 1.5 * tensor]) for tensor in tensors]
     for place in case.with_gradient:
         gradient = torch.func.grad(lambda *a: call(*a).square().sum(), argnums=place)
         looped = torch.stack([gradient(*arguments) for arguments in zip(*batch, strict=True)])
@@ -222,7 +226,9 @@ def test_autocast_runs_a_network_and_an_op_in_mixed_precision(case, backend):
     network = torch.nn.Linear(*tensors[place].shape[-1:] * 2)
     with torch.autocast("cpu", torch.bfloat16):
         # All embeddings come out of one network, so that they have one dtype.
-        mixed = [network(one).abs() if one.shape[-1:] == tensors[place].shape[-1:] else one for one in tensors]
+        mixed = [
+            network(tensor).abs() if tensor.shape[-1:] == tensors[place].shape[-1:] else tensor for tensor in tensors
+        ]
         out = case.at(5)(*mixed)
     assert mixed[place].dtype == torch.bfloat16 and out.dtype == torch.float32
     out.sum().backward()
@@ -230,10 +236,10 @@ def test_autocast_runs_a_network_and_an_op_in_mixed_precision(case, backend):
 
 
 @every()
-def test_results_repeat_bit_for_bit_whatever_the_number_of_threads(case):
+def test_results_repeat_bit_for_bit_for_any_number_of_threads(case):
     if reason := dispatch.why_not("cpu", case.op, "cpu"):
         pytest.skip(reason)
-    # Enough for several tasks and threads: of rows, or of pairs of rows.
+    # Enough rows, or pairs of rows, for several tasks and threads.
     sizes = {"rows": 700, "size": 85} if case.kind != "pairs" and case.op != "pair_loss" else {"rows": 301, "size": 5}
     threads, runs = torch.get_num_threads(), []
     torch.use_deterministic_algorithms(True)
@@ -252,11 +258,11 @@ def test_results_repeat_bit_for_bit_whatever_the_number_of_threads(case):
 @every()
 def test_a_gradient_for_one_input_only(case, backend):
     together = op_checks.value_and_gradients(case, case.tensors(), backend, 5)[1:]
-    for wanted, expected in zip(case.with_gradient, together, strict=True):
-        alone = [one.requires_grad_(i == wanted) for i, one in enumerate(case.detached())]
+    for place, expected in zip(case.with_gradient, together, strict=True):
+        alone = [tensor.requires_grad_(i == place) for i, tensor in enumerate(case.detached())]
         case.at(5)(*alone).sum().backward()
-        assert [i for i, one in enumerate(alone) if one.grad is not None] == [wanted]
-        torch.testing.assert_close(alone[wanted].grad, expected)
+        assert [i for i, tensor in enumerate(alone) if tensor.grad is not None] == [place]
+        torch.testing.assert_close(alone[place].grad, expected)
 
 
 @every()
@@ -269,9 +275,9 @@ def test_without_a_gradient_no_graph_is_made_and_the_numbers_are_the_same(case, 
 @every("empty batch")
 def test_empty_batches_give_empty_outputs_and_zero_gradients(case, backend):
     tensors = case.detached()
-    rows = [i for i, one in enumerate(tensors) if one.dim() > 1]
+    rows = [i for i, tensor in enumerate(tensors) if tensor.dim() > 1]
     for empty in [[place] for place in rows] if case.kind == "pairs" else [rows]:
-        leaves = [(one[:0] if i in empty else one).clone().requires_grad_() for i, one in enumerate(tensors)]
+        leaves = [(tensor[:0] if i in empty else tensor).clone().requires_grad_() for i, tensor in enumerate(tensors)]
         out = case.at(5)(*leaves)
         assert out.numel() == 0
         out.sum().backward()
@@ -280,8 +286,8 @@ def test_empty_batches_give_empty_outputs_and_zero_gradients(case, backend):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind == "loss"], ids=lambda case: case.name)
 def test_losses_refuse_an_empty_batch(case, backend):
-    tensors = [one[..., :0, :] if one.dim() > 1 else one for one in case.detached()]
-    with pytest.raises(ValueError, match="must not be empty"):
+    tensors = [tensor[..., :0, :] if tensor.dim() > 1 else tensor for tensor in case.detached()]
+    with pytest.raises(ValueError, match="must have at least one row"):
         case.at(5)(*tensors)
 
 
@@ -299,7 +305,7 @@ def test_expanded_rows_get_summed_gradients(case, backend):
 def test_arguments_are_not_mutated(case, backend):
     tensors, before = case.tensors(), case.detached()
     op_checks.value_and_gradients(case, tensors, backend, 5)
-    assert all(torch.equal(one, copy) for one, copy in zip(tensors, before, strict=True))
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, before, strict=True))
 
 
 @every("independent rows")

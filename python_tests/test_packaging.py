@@ -1,4 +1,4 @@
-"""What an installation depends on: the version's places, types of public names, and what CMake decides and says."""
+"""What an installation depends on: one version number, typed public names, and CMake's decisions and messages."""
 
 import inspect
 import os
@@ -20,7 +20,7 @@ CMAKE = shutil.which("cmake")
 needs_cmake = pytest.mark.skipif(CMAKE is None, reason="cmake was not found")
 
 
-def test_every_file_that_names_the_version_names_the_same():
+def test_every_file_names_the_same_version():
     names = {
         "pyproject.toml": r'^version = "(.+)"$',
         "CITATION.cff": r"^version: (.+)$",
@@ -38,11 +38,11 @@ def public_callables():
                 yield f"{module.__name__}.{name}", value
             elif inspect.isclass(value):
                 methods = inspect.getmembers(value, inspect.isfunction)
-                own = ((n, f) for n, f in methods if f.__module__.startswith("qmkernels") and not n.startswith("_"))
-                yield from ((f"{module.__name__}.{name}.{n}", f) for n, f in own)
+                ours = ((n, f) for n, f in methods if f.__module__.startswith("qmkernels") and not n.startswith("_"))
+                yield from ((f"{module.__name__}.{name}.{n}", f) for n, f in ours)
 
 
-def test_the_package_is_typed_and_every_public_function_says_its_types():
+def test_the_package_and_every_public_function_are_typed():
     assert (ROOT / "qmkernels" / "py.typed").is_file()
     untyped = []
     for name, function in public_callables():
@@ -54,7 +54,7 @@ def test_the_package_is_typed_and_every_public_function_says_its_types():
 
 
 def tool(folder, name, output):
-    """A program of this name that prints ``output``."""
+    """Writes a program of this name that prints ``output``."""
     path = folder / name
     path.write_text(f"#!/bin/sh\ncat <<END\n{output}END\n")
     path.chmod(0o755)
@@ -72,14 +72,14 @@ def cmake(*arguments, path=None):
 @pytest.mark.skipif(shutil.which("make") is None, reason="make was not found")
 def test_without_a_compiler_the_error_says_what_to_install(tmp_path):
     for program in ("sh", "uname", "make"):
-        if found := shutil.which(program):
-            (tmp_path / program).symlink_to(found)
+        if path := shutil.which(program):
+            (tmp_path / program).symlink_to(path)
     status, output = cmake("-S", str(ROOT), "-B", str(tmp_path / "build"), path=tmp_path)
     assert status != 0
     assert "qmkernels needs a C++ compiler and found none. Install one (Debian, Ubuntu: apt install g++;" in output
 
 
-# QMKERNELS_CUDA, QMKERNELS_CUDA_ARCHITECTURES, what nvidia-smi prints, and for which architectures, or why not.
+# QMKERNELS_CUDA, QMKERNELS_CUDA_ARCHITECTURES, what nvidia-smi prints, and the choice with its reason.
 ALL = "80-real;86-real;89-real;90-real;100"
 CHOICES = [
     ("AUTO", "native", "9.0\n9.0\n", "90 (the GPUs of this machine)"),
@@ -97,7 +97,7 @@ CHOICES = [
 
 @needs_cmake
 @pytest.mark.parametrize("cuda, architectures, printed, expected", CHOICES)
-def test_cuda_kernels_are_built_for_the_gpus_that_are_there(cuda, architectures, printed, expected, tmp_path):
+def test_cuda_kernels_are_built_for_this_machines_gpus(cuda, architectures, printed, expected, tmp_path):
     script = tmp_path / "choose.cmake"
     script.write_text(
         f"cmake_minimum_required(VERSION 3.24)\nset(QMKERNELS_CUDA {cuda})\n"
@@ -114,7 +114,7 @@ def test_cuda_kernels_are_built_for_the_gpus_that_are_there(cuda, architectures,
 @needs_cmake
 @pytest.mark.parametrize("cuda", ("AUTO", "ON"))
 @pytest.mark.parametrize("codes", (None, "sm_80\nsm_90\n"))
-def test_an_nvcc_that_is_missing_or_too_old_is_an_error_only_where_cuda_was_asked_for(cuda, codes, tmp_path):
+def test_a_missing_or_old_nvcc_is_an_error_only_if_cuda_was_requested(cuda, codes, tmp_path):
     nvcc = tool(tmp_path, "nvcc", codes) if codes else ""
     script = tmp_path / "drop.cmake"
     script.write_text(
@@ -142,7 +142,7 @@ def test_an_nvcc_that_is_missing_or_too_old_is_an_error_only_where_cuda_was_aske
         ("86-real", [(7, 5), (8, 6)], True),
     ],
 )
-def test_a_core_that_was_built_for_other_gpus_says_so(built_for, gpus, runs, monkeypatch):
+def test_a_core_built_for_other_gpus_says_so(built_for, gpus, runs, monkeypatch):
     built = SimpleNamespace(has_cuda=True, build_info=lambda: {"cuda_architectures": built_for})
     monkeypatch.setattr(core, "_core", built)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -11,7 +11,7 @@ from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
 from qmkernels.losses import tiles
 from qmkernels.ops.pair_loss import pair_loss
 
-# Ensemble, rows, columns, offset: one pair, less than a vector, tasks of rows left unfilled, strips of columns, columns
+# Ensemble, rows, columns, offset: one pair, less than a vector, partial tasks of rows, strips of columns, columns
 # without a match.
 SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (3, 33, 40, 5), (1, 5, 100, 50), (2, 70, 1100, 3), (1, 513, 513, 0)]
 TERMS = [
@@ -43,7 +43,7 @@ def loss_and_gradient(function, distance, *rest):
 
 
 def in_double(distance, after, log_discounts, form):
-    tensors = (None if one is None else one.detach().double() for one in (after, log_discounts))
+    tensors = (None if tensor is None else tensor.detach().double() for tensor in (after, log_discounts))
     return distance.detach().double().requires_grad_(), *tensors, form
 
 
@@ -55,22 +55,22 @@ def test_loss_diagnostics_and_gradient_are_those_of_the_definition(shape, kind, 
     actual = loss_and_gradient(pair_loss, *arguments)
     expected = loss_and_gradient(definition.pair_loss, *in_double(*arguments))
     tolerance = 1e-11 if dtype == torch.float64 else 3e-6
-    for one, truth in zip(actual, expected, strict=True):
-        assert one.dtype == dtype
-        torch.testing.assert_close(one.double(), truth, rtol=0, atol=tolerance * max(1, truth.abs().max().item()))
+    for value, truth in zip(actual, expected, strict=True):
+        assert value.dtype == dtype
+        torch.testing.assert_close(value.double(), truth, rtol=0, atol=tolerance * max(1, truth.abs().max().item()))
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-# At 300 the kernel sums columns from exponentials that are rounded up to 41 below their rows' largest logits.
+# At 300 the kernel sums columns from exponentials that were rounded at up to 41 below their rows' largest logits.
 @pytest.mark.parametrize("scale, tolerance", [(0.05, 3e-7), (1.0, 3e-7), (300.0, 2e-6)])
 def test_float32_is_no_worse_than_plain_torch(scale, tolerance, kind, backend):
-    """Of log-sum-exps over many terms, near each other and far apart."""
+    """Compares log-sum-exps over many terms, near each other and far apart."""
     arguments = problem((2, 300, 700, 11), kind, "alone", torch.float32, scale)
     truth = loss_and_gradient(definition.pair_loss, *in_double(*arguments))
     plain = loss_and_gradient(definition.pair_loss, *arguments)
     ours = loss_and_gradient(pair_loss, *arguments)
-    for one, other, exact in zip(ours, plain, truth, strict=True):
-        error, plain_error = ((result.double() - exact).abs().max() for result in (one, other))
+    for fused, other, exact in zip(ours, plain, truth, strict=True):
+        error, plain_error = ((result.double() - exact).abs().max() for result in (fused, other))
         assert error <= plain_error + tolerance * exact.abs().max()
 
 
@@ -82,7 +82,7 @@ def test_a_row_and_a_column_far_below_the_others_keep_their_digits(kind, backend
         distance[0, :, 5] += 400
     actual = loss_and_gradient(pair_loss, distance, None, None, form)
     expected = loss_and_gradient(definition.pair_loss, *in_double(distance, None, None, form))
-    torch.testing.assert_close(actual, tuple(one.float() for one in expected), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual, tuple(tensor.float() for tensor in expected), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("terms", ["alone", "linex"])
@@ -95,7 +95,7 @@ def test_what_is_not_finite_gives_what_torch_gives(where, value, kind, terms, ba
         distance[where] = value
     ours, plain = (loss_and_gradient(function, distance, *rest) for function in (pair_loss, definition.pair_loss))
     torch.testing.assert_close(ours[0], plain[0], equal_nan=True)
-    # torch multiplies infinite probabilities by zero here and there; where it has numbers, so have we.
+    # torch sometimes multiplies infinite probabilities by zero; where it gives numbers, so do we.
     finite = plain[2].isfinite()
     torch.testing.assert_close(ours[2][finite], plain[2][finite])
 
@@ -149,7 +149,7 @@ def test_one_row_that_is_far_from_all_costs_the_others_no_digits(kind, far, scal
 def test_tmd_critic_keeps_the_digits_beside_a_far_row(backend, monkeypatch):
     monkeypatch.setitem(tiles._TILE_PAIRS, "cpu", 5 * 16)
     x, y = far_rows.points(1e9)
-    wanted, _ = far_rows.exact(far_rows.distances(x, y), "backward", 0.3)
+    expected, _ = far_rows.exact(far_rows.distances(x, y), "backward", 0.3)
     for streaming in (False, True):
-        found = qm.losses.tmd_critic(far_rows.head, x, x, x, y, scale=0.3, streaming=streaming)
-        torch.testing.assert_close(found.contrastive.double(), wanted, **far_rows.TOLERANCE)
+        result = qm.losses.tmd_critic(far_rows.head, x, x, x, y, scale=0.3, streaming=streaming)
+        torch.testing.assert_close(result.contrastive.double(), expected, **far_rows.TOLERANCE)

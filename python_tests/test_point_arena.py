@@ -1,4 +1,4 @@
-"""PointArena: OGBench's arena with a point, whose episodes depend on their seed alone."""
+"""PointArena: OGBench's arena with a point, whose episodes depend only on their seed."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def arena():
 
 def steps_of(arena, seed: int, actions: numpy.ndarray, **options) -> numpy.ndarray:
     observation, _ = arena.reset(seed=seed, options=options)
-    found = [observation]
+    observations = [observation]
     for action in actions:
-        found.append(arena.step(action)[0])
-    return numpy.stack([numpy.concatenate(list(each.values())) for each in found])
+        observations.append(arena.step(action)[0])
+    return numpy.stack([numpy.concatenate(list(observation_parts.values())) for observation_parts in observations])
 
 
 def test_episodes_depend_on_their_seed_and_not_on_numpys_global_generator(arena):
     actions = numpy.random.default_rng(0).uniform(-1, 1, (30, 2))
     numpy.random.seed(1)
-    one, other = steps_of(arena, 7, actions), steps_of(arena, 8, actions)
+    first, second = steps_of(arena, 7, actions), steps_of(arena, 8, actions)
     numpy.random.seed(2)
-    assert numpy.array_equal(steps_of(arena, 7, actions), one) and not numpy.array_equal(one, other)
+    assert numpy.array_equal(steps_of(arena, 7, actions), first) and not numpy.array_equal(first, second)
 
 
 def test_starts_are_in_the_first_corner_and_goals_anywhere(arena):
-    found = numpy.stack([steps_of(arena, seed, numpy.zeros((0, 2)))[0] for seed in range(200)])
-    start, achieved, goal = found[:, :2], found[:, 2:4], found[:, 4:]
+    resets = numpy.stack([steps_of(arena, seed, numpy.zeros((0, 2)))[0] for seed in range(200)])
+    start, achieved, goal = resets[:, :2], resets[:, 2:4], resets[:, 4:]
     assert numpy.array_equal(start, achieved)
     assert (numpy.abs(start) <= 1).all() and start.std(axis=0).min() > 0.5
     assert (goal >= -1).all() and (goal <= 21).all() and (numpy.ptp(goal, axis=0) > 20).all()

@@ -12,18 +12,18 @@ from qmkernels.backends import dispatch
 
 FUNCTIONS = {"le": qm.poisson_le, "gt": qm.poisson_gt, "log_le": qm.log_poisson_le}
 RATES = (1e-6, 1e-3, 0.1, 1.0, 1.999, 2.001, 14.9, 15.1, 130.0, 1100.0, 1e4)
-# What the docstring of poisson_le promises.
+# The promises of poisson_le's docstring.
 RELATIVE_ERROR = {torch.float64: 1e-12, torch.float32: 2e-7}
 
 
 def rates():
-    """Pairs that float32 holds: a grid, and both sides of where the kernels switch from one method to another."""
+    """Returns pairs that float32 represents: a grid, and both sides of where the kernels switch methods."""
     pairs = [(a, b) for a in RATES for b in RATES]
     for a in (0.03, 3.0, 15.0, 225.0, 5000.0):
         for step in (0.999, 1.001):
             for product in (225 * step, 3600 * step):  # the series ends at ab = 225, in lanes at 3600
                 pairs += [(a, product / a), (product / a, a)]
-            for w in (1.5, 28.0):  # the asymptotic terms' recurrence turns round at (sqrt a - sqrt b)^2 = 28
+            for w in (1.5, 28.0):  # the asymptotic terms' recurrence reverses at (sqrt a - sqrt b)^2 = 28
                 far = (math.sqrt(a) + math.sqrt(w * step)) ** 2
                 pairs += [(a, far), (far, a)]
         pairs += [(a, a * (1 + 1e-6)), (a, a * (1 - 1e-6))]
@@ -39,9 +39,9 @@ class Exact(NamedTuple):
 
     @classmethod
     def of(cls, a, b):
-        """Sums over counts n, of products that are largest at n = sqrt(ab), from where they begin to matter.
+        """Sums products over the counts n where they matter, around their maximum at n = sqrt(ab).
 
-        Of Pr[X <= Y] and Pr[X > Y] the smaller is summed.
+        It sums the smaller of Pr[X <= Y] and Pr[X > Y].
         """
         a, b = mpmath.mpf(a), mpmath.mpf(b)
         n = max(0, int(min(a, b) - 15 * mpmath.sqrt(min(a, b)) - 60))
@@ -62,7 +62,7 @@ class Exact(NamedTuple):
         return cls(le, gt, mpmath.log1p(-gt) if gt < 0.5 else mpmath.log(le), equal, one_more)
 
     def results(self, form):
-        """The value of a form and its derivatives by a and by b."""
+        """Returns the value of a form and its derivatives by a and by b."""
         sign, scale = (-1 if form == "gt" else 1), (self.le if form == "log_le" else 1)
         return getattr(self, form), -sign * self.equal / scale, sign * self.one_more / scale
 
@@ -107,7 +107,7 @@ def test_backends_agree_on_a_vector_of_mixed_rates(form):
 
 
 @pytest.mark.parametrize("form", FUNCTIONS)
-def test_a_number_is_the_same_whatever_stands_beside_it(form):
+def test_a_result_does_not_depend_on_its_neighbours(form):
     a, b = rates()
     together = FUNCTIONS[form](a, b)
     alone = torch.cat([FUNCTIONS[form](a[i : i + 1], b[i : i + 1]) for i in range(len(a))])
@@ -140,7 +140,7 @@ def test_very_large_rates_and_rates_far_apart_have_their_limits(form, backend):
     b = torch.tensor([1e-6, 1e8, 1e15, 1e12, 1e8, 1e300, 1e-300, 1e200], dtype=torch.float64)
     value, *grads = values_and_derivatives(form, a, b, backend=backend)
     assert not any(grad.isnan().any() or grad.isinf().any() for grad in grads)
-    # (1 + Pr[X = Y]) / 2 at equal rates, of which Pr[X = Y] is 1 / sqrt(4 pi rate).
+    # (1 + Pr[X = Y]) / 2 at equal rates, where Pr[X = Y] is 1 / sqrt(4 pi rate).
     half = 0.5 + 0.25 / (math.pi * a[[1, 2, 7]]).sqrt()
     le = torch.tensor([0.0, *half[:2], 1.0, 0.0, 1.0, 0.0, half[2]]).double()
     if form == "log_le":
@@ -179,7 +179,7 @@ def test_numbers_do_not_depend_on_the_number_of_threads_where_there_is_work_for_
             runs.append(values_and_derivatives(form, a, b))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
+    assert all(torch.equal(first, second) for run in runs[1:] for first, second in zip(runs[0], run, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from qmkernels.ops import pqe as op
 from qmkernels.ops.autograd import every_pair_gradient
 
 BACKENDS = ("cpu", "reference")
-# Errors relative to the largest value, beyond those of plain PyTorch in the same dtype: sums are in another order.
+# Errors relative to the largest value, in excess of plain PyTorch's in the same dtype: sums are in another order.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-6}
 
 
@@ -24,7 +24,7 @@ def skip_without_kernels():
 
 
 def published(x, y, dim_per_component):
-    """Components of one pair (D,), with Python's own arithmetic."""
+    """Computes the components of one pair (D,), with Python's own arithmetic."""
     exceeds = [min(b - a, 0.0) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
     starts = range(0, len(exceeds), dim_per_component)
     return [-math.expm1(sum(exceeds[c : c + dim_per_component]) / dim_per_component) for c in starts]
@@ -156,7 +156,8 @@ PAIRS = pytest.mark.parametrize("pairs", [False, True], ids=["rows", "pairs"])
 
 
 def _runs(pairs, num_runs, rows_per_run, dim, **options):
-    """x and y of runs of rows, or of matrices of 3 by 5 pairs, the gradient of their distances, and weights (C = 3)."""
+    """Makes x and y in runs of rows, or of matrices of 3 by 5 pairs, the gradient of their distances, and weights
+    (C = 3)."""
     rows = num_runs * rows_per_run
     x, y = torch.randn(rows, 3, dim, **options), torch.randn(rows, 5, dim, **options)
     x, y = (x, y) if pairs else (x[:, 0].contiguous(), y[:, 0].contiguous())
@@ -172,8 +173,10 @@ def test_a_run_of_rows_has_its_own_weights_and_their_gradient(num_runs, rows_per
     x, y, grad, weights = _runs(pairs, num_runs, rows_per_run, 12, dtype=dtype)
     actual = forward(x, y, weights, 4), *backward(grad, x, y, weights, 4, True)
     expected = [
-        (forward(*rows, own, 4), *backward(own_grad, *rows, own, 4, True))
-        for *rows, own_grad, own in zip(*(each.chunk(num_runs) for each in (x, y, grad)), weights, strict=True)
+        (forward(*rows, run_weights, 4), *backward(own_grad, *rows, run_weights, 4, True))
+        for *rows, own_grad, run_weights in zip(
+            *(tensor.chunk(num_runs) for tensor in (x, y, grad)), weights, strict=True
+        )
     ]
     for i, (ours, of_runs) in enumerate(zip(actual, zip(*expected, strict=True), strict=True)):
         joined = torch.stack(of_runs) if i == 3 else torch.cat(of_runs)
@@ -193,12 +196,12 @@ def test_gradients_of_runs_do_not_depend_on_the_number_of_threads(pairs):
             runs.append(backward(grad, x, y, weights, 16, True))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
+    assert all(torch.equal(first, second) for run in runs[1:] for first, second in zip(runs[0], run, strict=True))
 
 
 @PAIRS
 def test_the_definition_of_runs_is_differentiable_and_its_gradient_is_the_formula(pairs):
-    x, y, grad, weights = (each.requires_grad_() for each in _runs(pairs, 2, 3, 6, dtype=torch.float64))
+    x, y, grad, weights = (tensor.requires_grad_() for tensor in _runs(pairs, 2, 3, 6, dtype=torch.float64))
 
     def distances(x, y, weights):
         x, y = (x.unsqueeze(2), y.unsqueeze(1)) if pairs else (x, y)
@@ -217,10 +220,10 @@ def test_the_definition_of_runs_holds_under_vmap(in_dims):
     for shape, dim in zip(shapes, in_dims, strict=True):
         tensor = torch.randn(*shape, dtype=torch.float64)
         tensors.append(tensor if dim is None else torch.stack([tensor, tensor + 1, 2 * tensor], dim=dim))
-    together = torch.func.vmap(lambda *each: definition.pqe(*each, 2), in_dims)(*tensors)
+    together = torch.func.vmap(lambda *inputs: definition.pqe(*inputs, 2), in_dims)(*tensors)
     for i, member in enumerate(together):
-        own = (t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True))
-        torch.testing.assert_close(member, definition.pqe(*own, 2))
+        sample = (t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True))
+        torch.testing.assert_close(member, definition.pqe(*sample, 2))
 
 
 @settings(deadline=None, max_examples=60)
@@ -254,9 +257,15 @@ GOOD = torch.zeros(4, 32)
             GOOD,
             {"weights": torch.ones(7)},
             ValueError,
-            r"weights must be \(..., 8\), one a component, got \(7,\)",
+            r"weights must be \(..., 8\), one per component, got \(7,\)",
         ),
-        (GOOD, GOOD, {"weights": torch.ones(3, 1, 1, 8)}, ValueError, r"weights of \(3, 1, 1, 8\) do not broadcast"),
+        (
+            GOOD,
+            GOOD,
+            {"weights": torch.ones(3, 1, 1, 8)},
+            ValueError,
+            r"weights must broadcast to .* distances, got \(3, 1, 1, 8\)",
+        ),
         (GOOD, GOOD, {"weights": [1.0] * 8}, TypeError, "weights must be a tensor, got list"),
         (GOOD, GOOD, {"weights": torch.ones(8), "reduction": "mean"}, ValueError, "weights belong to reduction 'sum'"),
         (GOOD, GOOD.double(), {}, TypeError, "same dtype"),

@@ -5,7 +5,7 @@ import torch
 
 import qmkernels as qm
 
-# Large distances and small ones on both sides of the softplus and of the cost.
+# Distances on both sides of the softplus's offset and of the cost.
 OPTIONS = {"softplus_beta": 0.3, "softplus_offset": 3.0}
 
 
@@ -18,9 +18,9 @@ def problem(rows, dim, has_goal=False, dtype=torch.float64):
 
 
 def loss_and_gradients(head, x, y, raw, options):
-    found = qm.losses.qrl_critic(head, x, y, raw, **options)
+    result = qm.losses.qrl_critic(head, x, y, raw, **options)
     goal = [] if options["goal"] is None else [options["goal"]]
-    return *found, *torch.autograd.grad(found.loss, [x, y, raw, *goal, *head.parameters()])
+    return *result, *torch.autograd.grad(result.loss, [x, y, raw, *goal, *head.parameters()])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -46,11 +46,11 @@ def test_the_multiplier_and_its_reversed_gradient(raw, multiplier, backend):
     head = qm.nn.IQE(16, 8).double()
     x, y, _, options = problem(6, 16)
     raw = torch.tensor(raw, dtype=torch.float64, requires_grad=True)
-    found = qm.losses.qrl_critic(head, x, y, raw, multiplier=multiplier, epsilon=0.3, **options)
+    result = qm.losses.qrl_critic(head, x, y, raw, multiplier=multiplier, epsilon=0.3, **options)
     weight = torch.nn.functional.softplus(raw) if multiplier == "softplus" else raw.exp()
-    excess = found.violation - 0.09
-    torch.testing.assert_close(found.loss, found.push + weight * excess)
-    torch.testing.assert_close(torch.autograd.grad(found.loss, raw)[0], -torch.autograd.grad(weight, raw)[0] * excess)
+    excess = result.violation - 0.09
+    torch.testing.assert_close(result.loss, result.push + weight * excess)
+    torch.testing.assert_close(torch.autograd.grad(result.loss, raw)[0], -torch.autograd.grad(weight, raw)[0] * excess)
 
 
 def test_nan_in_a_row_gives_nan_and_other_rows_keep_their_gradients(backend):
@@ -58,9 +58,9 @@ def test_nan_in_a_row_gives_nan_and_other_rows_keep_their_gradients(backend):
     x, y, raw, options = problem(6, 16)
     with torch.no_grad():
         x[2, 3] = torch.nan
-    found = qm.losses.qrl_critic(head, x, y, raw, **options)
-    assert found.loss.isnan()
-    of_x, of_y = (grad.isnan() for grad in torch.autograd.grad(found.loss, (x, y)))
+    result = qm.losses.qrl_critic(head, x, y, raw, **options)
+    assert result.loss.isnan()
+    of_x, of_y = (grad.isnan() for grad in torch.autograd.grad(result.loss, (x, y)))
     for nan, rows in ((of_x, [2]), (of_y, [1, 2])):  # row 1 of y is row 2's goal
         assert nan[rows, :8].all() and nan.any(dim=1).nonzero().flatten().tolist() == rows
 
@@ -74,31 +74,31 @@ def test_nan_in_a_goal_gives_nan_to_its_component_in_every_row_that_has_it(size,
     to = options["goal"] if has_goal else y
     with torch.no_grad():
         to[2, size] = torch.nan
-    found = qm.losses.qrl_critic(head, x, y, raw, **options)
-    of_x, of_to = (grad.isnan() for grad in torch.autograd.grad(found.loss, (x, to)))
+    result = qm.losses.qrl_critic(head, x, y, raw, **options)
+    of_x, of_to = (grad.isnan() for grad in torch.autograd.grad(result.loss, (x, to)))
     for nan, rows in ((of_x, [2] if has_goal else [2, 3]), (of_to, [2])):
         assert nan[rows, size:].all() and nan.any(dim=1).nonzero().flatten().tolist() == rows
 
 
 @pytest.mark.parametrize("cost", [0.5, torch.linspace(0, 2, 6), torch.tensor(0.5)])
-def test_costs_may_be_a_number_or_one_a_row(cost, backend):
+def test_costs_may_be_a_number_or_one_per_row(cost, backend):
     head = qm.nn.IQE(16, 8)
     x, y, raw, _ = problem(6, 16, dtype=torch.float32)
-    found = qm.losses.qrl_critic(head, x, y, raw, cost=cost)
-    torch.testing.assert_close(found.violation, (head(x, y) - cost).relu().square().mean().detach())
+    result = qm.losses.qrl_critic(head, x, y, raw, cost=cost)
+    torch.testing.assert_close(result.violation, (head(x, y) - cost).relu().square().mean().detach())
 
 
 @pytest.mark.parametrize("has_goal", [False, True], ids=["rolled", "goal"])
 def test_float32_sums_over_many_rows_keep_their_digits(has_goal):
     head = qm.nn.IQE(16, 8)
     x, y, raw, options = problem(200_000, 16, has_goal, dtype=torch.float32)
-    found = loss_and_gradients(head, x, y, raw, options)
-    doubled = {name: one.double() if torch.is_tensor(one) else one for name, one in options.items()}
+    actual = loss_and_gradients(head, x, y, raw, options)
+    doubled = {name: value.double() if torch.is_tensor(value) else value for name, value in options.items()}
     exact = loss_and_gradients(head.double(), *(tensor.double() for tensor in (x, y, raw)), doubled)
-    single_numbers = [(one, other) for one, other in zip(found, exact, strict=True) if one.dim() == 0]
+    single_numbers = [(value, other) for value, other in zip(actual, exact, strict=True) if value.dim() == 0]
     assert len(single_numbers) == 8  # loss, five statistics, the gradients by raw and by the weight of the maximum
-    for one, other in single_numbers:
-        torch.testing.assert_close(one.detach().double(), other.detach(), rtol=5e-7, atol=0)
+    for value, other in single_numbers:
+        torch.testing.assert_close(value.detach().double(), other.detach(), rtol=5e-7, atol=0)
 
 
 @pytest.mark.parametrize("has_goal", [False, True], ids=["rolled", "goal"])
@@ -111,9 +111,9 @@ def test_the_overflowing_slope_of_a_maximum_leaves_other_components_numbers(size
     )
     with torch.no_grad():
         x[2, size] = -torch.inf
-    found = loss_and_gradients(head, x, y, raw, options)
-    assert found[0].isinf()
-    for grad in found[6:8]:
+    result = loss_and_gradients(head, x, y, raw, options)
+    assert result[0].isinf()
+    for grad in result[6:8]:
         components = grad.unflatten(-1, (3, size))
         assert components[:, [0, 2]].isfinite().all()
-    assert found[6][2, size] == -torch.inf
+    assert result[6][2, size] == -torch.inf

@@ -1,4 +1,4 @@
-"""Launches that are recorded and repeated: the same results as of the function itself, whatever comes between."""
+"""Launches that are recorded and repeated give the function's own results, whatever happens in between."""
 
 import gc
 import threading
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def recorded(calls: list):
-    """A replayed function of two tensors and a number, and the list that its own runs are noted in."""
+    """Makes a replayed function of two tensors and a number, which notes its own runs in ``calls``."""
 
     @core.replayable
     def halves(x, y, factor):
@@ -48,11 +48,11 @@ def test_a_launch_is_repeated_for_its_shapes_dtype_and_settings_alone():
     ] + [(rows(7, 8), rows(7, 8, seed=5), 1.0), (rows(7, 2, 8), rows(7, 2, 8, seed=5), 1.0)]
     for _ in range(3):
         for arguments in kinds:
-            got = function(*arguments)
+            actual = function(*arguments)
             before = len(calls)
-            wanted = plain(*arguments)
+            expected = plain(*arguments)
             del calls[before:]
-            assert type(got) is tuple and got[1] is None and torch.equal(got[0], wanted[0])
+            assert type(actual) is tuple and actual[1] is None and torch.equal(actual[0], expected[0])
     assert len(calls) == 6, "each kind ran once"
 
 
@@ -111,7 +111,7 @@ def test_recordings_keep_no_tensor_alive():
     assert [reference() for reference in references] == [None] * 3
 
 
-def test_where_shapes_never_come_back_recording_ends():
+def test_recording_ends_if_shapes_never_repeat():
     calls = []
     function, plain = recorded(calls)
     y = rows(2000, 8, seed=1)
@@ -124,13 +124,13 @@ def test_threads_record_and_repeat_side_by_side():
     calls = []
     function, plain = recorded(calls)
     kinds = [(rows(n, 8, seed=n), rows(n, 8, seed=n + 1), 1.0) for n in range(1, 40)]
-    wanted = [plain(*kind)[0] for kind in kinds]
+    expected = [plain(*kind)[0] for kind in kinds]
     wrong = []
 
     def work(first: int) -> None:
         for n in range(first, first + 2000):
             kind = n * 7 % len(kinds)
-            if not torch.equal(function(*kinds[kind])[0], wanted[kind]):
+            if not torch.equal(function(*kinds[kind])[0], expected[kind]):
                 wrong.append(kind)
 
     threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
@@ -143,18 +143,18 @@ def test_threads_record_and_repeat_side_by_side():
 
 @every()
 def test_an_op_returns_the_same_bits_when_its_launches_are_repeated(case, monkeypatch):
-    """In new memory that is filled with NaN: what a repeated launch would leave out shows."""
+    """Fills new memory with NaN, to show what a repeated launch would leave out."""
     assert torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     try:
         with monkeypatch.context() as patch:
             patch.setattr(core, "replayed", lambda function: function)
             dispatch.functions.cache_clear()
-            wanted = value_and_gradients(case, case.tensors(torch.float32), "cpu", 5)
+            expected = value_and_gradients(case, case.tensors(torch.float32), "cpu", 5)
         dispatch.functions.cache_clear()
         for _ in range(3):
-            got = value_and_gradients(case, case.tensors(torch.float32), "cpu", 5)
-            assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+            actual = value_and_gradients(case, case.tensors(torch.float32), "cpu", 5)
+            assert all(torch.equal(first, second) for first, second in zip(actual, expected, strict=True))
     finally:
         torch.use_deterministic_algorithms(False)
         dispatch.functions.cache_clear()

@@ -1,4 +1,4 @@
-"""Environments without goals: one shape of observation, returns as the measure; `qmkernels train iqrl`."""
+"""Environments without goals: one form of observations, and returns as the measure; `qmkernels train iqrl`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qmkernels.train.settings import Settings  # noqa: E402
 
 
 class Rewarded(gymnasium.Env):
-    """A point on a square, without goals or a word about success; a step is worth its first coordinate's move."""
+    """A point on a square, without goals or reports of success; the reward is the move of the first coordinate."""
 
     def __init__(self) -> None:
         self.observation_space = self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
@@ -46,7 +46,7 @@ class Rewarded(gymnasium.Env):
 
 
 class Parts(Rewarded):
-    """Observations in parts, as of dm_control."""
+    """Observations in parts, like dm_control's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,25 +119,25 @@ def train(out: Path, *arguments: str, env: str = "NoGoals-v0") -> int:
 
 def test_a_run_measures_returns_beside_those_of_random_actions_and_what_its_latents_are_worth(tmp_path):
     assert train(tmp_path, "--steps", "20") == 0
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    assert found["random"].keys() == {"return"}
-    before, *after = (entry.keys() for entry in found["curve"])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["random"].keys() == {"return"}
+    before, *after = (entry.keys() for entry in metrics["curve"])
     assert before == {"step", "environment_steps", "return"}
     assert all(entry == before | {"latent_rank", "codes_in_use"} for entry in after)
     assert checkpoint_of(tmp_path)["agent"]["num_updates"] == 20
 
 
 def test_episodes_are_numbered_and_what_a_method_draws_for_each_is_stored_with_its_transitions(tmp_path, monkeypatch):
-    begun = []
+    numbers = []
 
     def begin(self, number, generator):
-        begun.append(number)
+        numbers.append(number)
         return {"drawn": generator.normal(size=3), "number": number}
 
     monkeypatch.setattr(IQRLExperiment, "extra", lambda self: {"drawn": (3,), "number": ()})
     monkeypatch.setattr(IQRLExperiment, "begin_episode", begin)
     assert train(tmp_path, "--steps", "15") == 0
-    assert begun == [0, 1, 2, 3, 4]  # three to begin with, and one after the 7th and the 14th update
+    assert numbers == [0, 1, 2, 3, 4]  # three at first, and one after the 7th and the 14th update
     stored = checkpoint_of(tmp_path)["of_processes"][0]["buffer"]["arrays"]
     assert torch.equal(stored["number"][:30], torch.arange(5.0).repeat_interleave(6))
     drawn = stored["drawn"][:30].reshape(5, 6, 3)
@@ -148,29 +148,29 @@ def test_noise_fades_over_the_episodes_after_those_of_random_actions():
     agent = IQRLConfig.small(encoder_sizes=(16,), dynamics_sizes=(16,), critic_sizes=(16,), actor_sizes=(16,))
     settings = IQRLSettings("Rewarded-v0", prefill_episodes=3, exploration_episodes=10, agent=agent)
     experiment = IQRLExperiment(settings, make_environment("Rewarded-v0"), torch.device("cpu"))
-    found = []
+    noises = []
     for number in range(20):
         assert experiment.begin_episode(number, numpy.random.default_rng(0)) == {}
-        found.append(experiment.exploration)
-    numpy.testing.assert_allclose(found, [1.0] * 3 + numpy.linspace(1, 0.1, 10).tolist() + [0.1] * 7)
+        noises.append(experiment.exploration)
+    numpy.testing.assert_allclose(noises, [1.0] * 3 + numpy.linspace(1, 0.1, 10).tolist() + [0.1] * 7)
     seen, generator = {"observation": numpy.zeros(2, numpy.float32)}, numpy.random.default_rng(0)
     spread = numpy.std([experiment.explore(seen, generator) for _ in range(400)], axis=0)
     assert spread == pytest.approx([0.1, 0.1], rel=0.15)  # a tenth of half the range of 2
 
 
 @pytest.mark.parametrize(
-    ("env", "arguments", "said"),
+    ("env", "arguments", "message"),
     [
         ("Walk-v0", [], "Walk-v0 has goals, which IQRL would not see"),
-        ("NoGoals-v0", ["--agent.horizon", "7"], "from 1 to 6 transitions, which the longest episode has, got 7"),
-        ("NoGoals-v0", ["--agent.n-steps", "9"], "from 1 to 6 transitions, which the longest episode has, got 9"),
+        ("NoGoals-v0", ["--agent.horizon", "7"], "from 1 to 6 transitions, the longest episode's, got 7"),
+        ("NoGoals-v0", ["--agent.n-steps", "9"], "from 1 to 6 transitions, the longest episode's, got 9"),
         ("NoGoals-v0", ["--agent.num-sampled", "6"], "num_sampled must be at most num_critics"),
         ("NoGoals-v0", ["--last-exploration", "-1"], "last_exploration must be at least 0"),
         ("NoGoals-v0", ["--exploration-episodes", "0"], "exploration_episodes must be at least 1"),
     ],
 )
-def test_what_is_wrong_is_said_before_training(tmp_path, monkeypatch, capsys, env, arguments, said):
+def test_errors_are_reported_before_training(tmp_path, monkeypatch, capsys, env, arguments, message):
     monkeypatch.setenv("COLUMNS", "200")
     assert train(tmp_path, "--steps", "20", *arguments, env=env) == 2
-    found = capsys.readouterr().err
-    assert said in found and "Traceback" not in found and not (tmp_path / "checkpoint.pt").exists()
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed and not (tmp_path / "checkpoint.pt").exists()

@@ -1,4 +1,4 @@
-"""The memory that a kernel's tasks take for themselves: never less than they write to, and refused without a crash."""
+"""The memory of a kernel's tasks: they take at least what they write, and a refusal does not crash."""
 
 import pytest
 from processes import run_python
@@ -6,8 +6,8 @@ from processes import run_python
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_pairwise_gradients_of_more_rows_than_a_tile_stay_within_their_memory(isa):
-    # Three values a row fill no boundary of 64 bytes but AVX-512's, and from 48 rows on a tile of slopes is full: its
-    # last array once ended beyond the block, and the process with "double free or corruption".
+    # Rows of three values end between boundaries of 64 bytes except with AVX-512, and from 48 rows on a tile of slopes
+    # is full: its last array used to end beyond the block, and the process with "double free or corruption".
     result = run_python(
         """
         import torch, qmkernels as qm

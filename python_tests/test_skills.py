@@ -1,4 +1,4 @@
-"""`qmkernels train metra`: skills are stored with their episodes, and what they cover and reach is counted."""
+"""`qmkernels train metra`: skills are stored with their episodes, and their coverage and successes are counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from qmkernels.train.skills import num_bins, path_of  # noqa: E402
 
 
 class Plane(gymnasium.Env):
-    """A point on a square of side 20 with a velocity of no use; with goals, within 1 of which it succeeds."""
+    """A point on a square of side 20 with an unused velocity; with goals, it succeeds within 1 of them."""
 
     def __init__(self, goals: bool = False, behind: bool = False) -> None:
         spaces = gymnasium.spaces
@@ -80,7 +80,7 @@ def experiment_in(env: str, **changes) -> METRAExperiment:
 
 
 class Straight:
-    """An agent whose skills are directions on the plane, and who goes straight along them."""
+    """An agent whose skills are directions on the plane, and which moves straight along them."""
 
     def skill_of(self, direction):
         return functional.normalize(direction, dim=-1)
@@ -104,10 +104,10 @@ class Straight:
 )
 def test_a_run_measures_coverage_beside_that_of_random_actions(tmp_path, env, more):
     assert train(tmp_path, "--steps", "20", *more, env=env) == 0
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    assert [entry["step"] for entry in found["curve"]] == [0, 10, 20] and found["environment_steps"] == 7 * 12
-    for entry in found["curve"]:
-        assert 1 <= entry["coverage"] <= 4 * 13 and entry["coverage_random"] == found["random"]["coverage"] > 1
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert [entry["step"] for entry in metrics["curve"]] == [0, 10, 20] and metrics["environment_steps"] == 7 * 12
+    for entry in metrics["curve"]:
+        assert 1 <= entry["coverage"] <= 4 * 13 and entry["coverage_random"] == metrics["random"]["coverage"] > 1
         assert ("zero_shot_success" in entry) == ("zero_shot_success_random" in entry) == ("Goals" in env)
     assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
     lines = [line.rsplit(",", 1)[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()]
@@ -131,21 +131,23 @@ def test_bins_of_side_one_are_counted_once_however_often_they_are_visited():
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_path_is_of_positions_from_the_first_to_the_last(size):
     seen = [{"observation": numpy.array([step, -step, 9.0])} for step in range(3)]
-    steps = [Step(one, numpy.zeros(2), 0.0, two, False, False, False) for one, two in zip(seen, seen[1:], strict=False)]
+    steps = [
+        Step(before, numpy.zeros(2), 0.0, two, False, False, False) for before, two in zip(seen, seen[1:], strict=False)
+    ]
     assert path_of(steps, size).tolist() == [[step, -step][:size] for step in range(3)]
-    for each in seen:
-        each["achieved_goal"] = each["observation"] + 1
+    for observation in seen:
+        observation["achieved_goal"] = observation["observation"] + 1
     assert path_of(steps, size).tolist() == [[step + 1, 1 - step][:size] for step in range(3)]
 
 
-def test_who_goes_straight_covers_more_than_chance_and_reaches_every_goal():
+def test_moving_straight_covers_more_than_chance_and_reaches_every_goal():
     experiment = experiment_in("SkillGoals-v0")
     experiment.chance = experiment.measure({"": experiment.at_random()})
     experiment.agent = Straight()
-    found = experiment.measure(experiment.policies())
-    assert found["zero_shot_success"] == 1 > found["zero_shot_success_random"]
-    assert found["coverage"] > 1.5 * found["coverage_random"]
-    assert found == experiment.measure(experiment.policies())
+    measures = experiment.measure(experiment.policies())
+    assert measures["zero_shot_success"] == 1 > measures["zero_shot_success_random"]
+    assert measures["coverage"] > 1.5 * measures["coverage_random"]
+    assert measures == experiment.measure(experiment.policies())
     paths = torch.tensor(numpy.stack(experiment.paths(experiment.policies()[""])))
     along = functional.cosine_similarity(paths[:, 8] - paths[:, 0], experiment.evaluation_skills)
     torch.testing.assert_close(along, torch.ones(12), check_dtype=False)
@@ -168,7 +170,7 @@ def test_each_skill_has_its_colour(agent):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--agent.skill-size", "0"], "METRAConfig: skill_size must be positive, got 0"),
         (["--offline"], "METRA learns from episodes of its own skills: leave out --offline"),
@@ -176,10 +178,10 @@ def test_each_skill_has_its_colour(agent):
         (["--position-size", "3"], "position-size"),
     ],
 )
-def test_what_is_wrong_is_said_before_training(tmp_path, monkeypatch, capsys, arguments, said):
+def test_errors_are_reported_before_training(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.setenv("COLUMNS", "200")
     assert train(tmp_path, *arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "metrics.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""What is no dense float tensor with memory of its own: refused with one sentence, or, for autograd's zeros, taken."""
+"""Tensors that are not dense floats with memory: refused with one sentence or, for autograd's zeros, accepted."""
 
 import pytest
 import torch
@@ -53,8 +53,8 @@ def test_tensors_of_other_kinds_are_refused_with_the_arguments_name(call, kind, 
 def test_zeros_without_memory_give_what_zeros_give(call):
     shape = (1, 4, 16) if call == "temporal_consistency" else (4, 16)
     x, zeros = torch.randn(shape), torch._efficientzerotensor(shape)
-    found, expected = (calls(x, y)[call]() for y in (zeros, torch.zeros(shape)))
-    if isinstance(found, tuple):
-        found, expected = found.loss, expected.loss
-    if call not in ("projecting head", "neural norm"):  # their parameters are drawn anew
-        torch.testing.assert_close(found, expected)
+    actual, expected = (calls(x, y)[call]() for y in (zeros, torch.zeros(shape)))
+    if isinstance(actual, tuple):
+        actual, expected = actual.loss, expected.loss
+    if call not in ("projecting head", "neural norm"):  # their parameters are redrawn
+        torch.testing.assert_close(actual, expected)

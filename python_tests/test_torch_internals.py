@@ -1,4 +1,4 @@
-"""Without a name that torch does not publish everything still works, by a slower way."""
+"""Without a private name of torch everything still works, only slower."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_the_op_contract_holds_without_a_private_name(name, missing):
     tensors = [tensor.detach() for tensor in leaves()]
     torch.testing.assert_close(call(*tensors), call(*leaves()).detach())
     batch = torch.stack([tensors[0], 2 * tensors[0]])
-    looped = torch.stack([call(each, *tensors[1:]) for each in batch])
+    looped = torch.stack([call(rows, *tensors[1:]) for rows in batch])
     torch.testing.assert_close(torch.vmap(lambda x: call(x, *tensors[1:]))(batch), looped)
     gradient = torch.func.grad(lambda *a: call(*a).sum(), argnums=(0, 1, 2))(*tensors)
     inputs = leaves()

@@ -1,4 +1,4 @@
-"""`qmkernels train METHOD`: a run learns, measures, and leaves its files behind."""
+"""`qmkernels train METHOD`: a run learns, measures, and writes its files."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from qmkernels.train.experiments import METHODS, experiment_of
 )
 def test_a_run_writes_metrics_figure_and_checkpoint(tmp_path, capsys, env, more):
     assert train(tmp_path, "--steps", "20", *more, env=env) == 0
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    assert found["step"] == 20 and [entry["step"] for entry in found["curve"]] == [0, 10, 20]
-    assert all(0 <= entry["success"] <= 1 for entry in found["curve"]) and 0 <= found["random"]["success"] <= 1
-    assert (found["environment_steps"] > 0) == (more is not OFFLINE)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["step"] == 20 and [entry["step"] for entry in metrics["curve"]] == [0, 10, 20]
+    assert all(0 <= entry["success"] <= 1 for entry in metrics["curve"]) and 0 <= metrics["random"]["success"] <= 1
+    assert (metrics["environment_steps"] > 0) == (more is not OFFLINE)
     assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
     with (tmp_path / "metrics.csv").open() as file:
         table = list(csv.DictReader(file))
     assert all((row["method"], row["env"], row["seed"]) == ("qrl", env, "0") for row in table)
     numbers = {(int(row["step"]), row["measure"]): float(row["value"]) for row in table}
-    of_curve = {(entry["step"], name): entry[name] for entry in found["curve"] for name in entry if name != "step"}
-    assert numbers == {**of_curve, (0, "success_random"): found["random"]["success"]} and len(table) == len(numbers)
+    of_curve = {(entry["step"], name): entry[name] for entry in metrics["curve"] for name in entry if name != "step"}
+    assert numbers == {**of_curve, (0, "success_random"): metrics["random"]["success"]} and len(table) == len(numbers)
     assert list((tmp_path / "tensorboard").iterdir())
     assert not list(tmp_path.glob("*.partial"))
     assert "Trained 20 steps" in capsys.readouterr().out
@@ -68,10 +68,10 @@ def test_inputs_are_standardised_by_the_first_data_unless_asked_not_to(tmp_path,
 def test_every_method_runs_and_goes_on_after_a_kill_to_the_same_bits(tmp_path, method, way):
     arguments = ["--steps", "20", *WAYS[method][way]]
     assert train(tmp_path / "whole", *arguments, method=method) == 0
-    found = json.loads((tmp_path / "whole" / "metrics.json").read_text())
-    settings = found["settings"]
-    assert found["method"] == method and [entry["step"] for entry in found["curve"]] == [0, 10, 20]
-    assert (found["environment_steps"] > 0) == ("online" in way)
+    metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    settings = metrics["settings"]
+    assert metrics["method"] == method and [entry["step"] for entry in metrics["curve"]] == [0, 10, 20]
+    assert (metrics["environment_steps"] > 0) == ("online" in way)
     assert settings["action_repeat"] == experiment_of(method).defaults(settings["env"]).action_repeat
     assert (tmp_path / "whole" / "success.png").read_bytes().startswith(b"\x89PNG")
     with killed_at(14, method):
@@ -85,15 +85,15 @@ def test_ways_to_act_are_evaluated_on_the_same_episodes_and_change_nothing_else(
     assert train(tmp_path / "actor", "--steps", "10") == 0
     ways = ["--evaluate-with", "mppi", "actor", "greedy", "--mppi.samples", "8", "--mppi.horizon", "2"]
     assert train(tmp_path / "all", "--steps", "10", *ways) == 0
-    one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("actor", "all"))
-    assert other["final"].keys() == one["final"].keys() | {"success_actor", "success_greedy"}
-    for before, after in zip(one["curve"], other["curve"], strict=True):
+    alone, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("actor", "all"))
+    assert other["final"].keys() == alone["final"].keys() | {"success_actor", "success_greedy"}
+    for before, after in zip(alone["curve"], other["curve"], strict=True):
         assert before["success"] == after["success_actor"]
     states = [checkpoint_of(tmp_path / name) for name in ("actor", "all")]
     for name in ("agent", "of_processes"):
         assert_same(*(state[name] for state in states))
     assert train(tmp_path / "all", "--steps", "12", "--evaluate-with", "greedy") == 0
-    assert checkpoint_of(tmp_path / "all")["curve"][-1].keys() == one["final"].keys()
+    assert checkpoint_of(tmp_path / "all")["curve"][-1].keys() == alone["final"].keys()
 
 
 @pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
@@ -108,23 +108,23 @@ def test_a_super_state_of_metric_rl_is_learned_from_the_ends_of_episodes(tmp_pat
 def test_heads_of_metric_rl_run_on_discrete_actions_offline_and_measure_monotonic_triplets(tmp_path, head, goals):
     arguments = ["--steps", "10", "--head", head, "--goals", goals]
     assert train(tmp_path, *arguments, method="metric_rl", env="qmkernels/HyperMaze-v0") == 0
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    assert all(0 < entry["monotonic_triplets"] < 1 for entry in found["curve"])
-    assert "monotonic_triplets" not in found["random"] and found["environment_steps"] == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert all(0 < entry["monotonic_triplets"] < 1 for entry in metrics["curve"])
+    assert "monotonic_triplets" not in metrics["random"] and metrics["environment_steps"] == 0
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("part", "message"),
     [
         ("observation", r"observation after step \d+ of an episode is not finite: \[nan nan\]"),
         ("achieved_goal", r"achieved_goal after step \d+ of an episode must be \(2,\), as its space says, got \(3,\)"),
         ("reward", r"the reward after step \d+ of an episode is inf"),
     ],
 )
-def test_a_broken_environment_ends_the_run_at_once_and_the_last_checkpoint_stays(tmp_path, capsys, part, said):
-    # Three episodes to begin with and twice two evaluated ones are 84 steps: it breaks some updates later.
+def test_a_broken_environment_ends_the_run_at_once_and_the_last_checkpoint_stays(tmp_path, capsys, part, message):
+    # Three initial episodes and twice two evaluated ones take 84 steps: it breaks some updates later.
     assert train(tmp_path, "--steps", "50", "--checkpoint-interval", "1", env=f"Broken-{part}-v0") == 2
-    assert re.search(f"Broken-{part}-v0: {said}", capsys.readouterr().err)
+    assert re.search(f"Broken-{part}-v0: {message}", capsys.readouterr().err)
     networks = checkpoint_of(tmp_path)["agent"]["networks"]
     assert all(value.isfinite().all() for value in networks.values())
 
@@ -147,16 +147,20 @@ class FakeRun:
 def test_weights_and_biases_get_what_tensorboard_gets_and_a_run_goes_on_in_its_record(tmp_path, monkeypatch):
     fake, runs = types.ModuleType("wandb"), []
     fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-    fake.init = lambda **given: runs.append(FakeRun(**given)) or runs[-1]
+    fake.init = lambda **settings: runs.append(FakeRun(**settings)) or runs[-1]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     assert train(tmp_path, "--steps", "8") == 0 and not runs
     for steps, more in (("12", []), ("20", []), ("5", ["--restart"])):
         assert train(tmp_path, "--steps", steps, "--wandb", "toys", *more) == 0
-    one, two, anew = runs
-    assert one.given["project"] == "toys" and one.given["config"]["agent.epsilon"] == 0.25
-    assert one.given["id"] == two.given["id"] != anew.given["id"] and one.given["resume"] == "allow"
-    assert [entry["step"] for entry in one.entries] == [10, 10, 12] and [e["step"] for e in two.entries] == [15, 20, 20]
-    assert "critic_0/loss" in one.entries[0] and "evaluation/success" in one.entries[1]
+    first, second, anew = runs
+    assert first.given["project"] == "toys" and first.given["config"]["agent.epsilon"] == 0.25
+    assert first.given["id"] == second.given["id"] != anew.given["id"] and first.given["resume"] == "allow"
+    assert [entry["step"] for entry in first.entries] == [10, 10, 12] and [e["step"] for e in second.entries] == [
+        15,
+        20,
+        20,
+    ]
+    assert "critic_0/loss" in first.entries[0] and "evaluation/success" in first.entries[1]
     assert all(run.metrics == {"*": "step"} and run.is_finished for run in runs)
 
 
@@ -170,14 +174,14 @@ def test_without_weights_and_biases_asking_for_them_is_one_sentence(tmp_path, mo
 
 @pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline with repeated actions"])
 def test_that_success_is_not_in_the_info_is_said_once_at_the_start(tmp_path, capsys, more):
-    said = "Silent-v0: no success in info; an episode counts as a success where it terminates."
+    message = "Silent-v0: no success in info; an episode counts as a success where it terminates."
     assert train(tmp_path, "--steps", "10", *more, env="Silent-v0") == 0
-    assert capsys.readouterr().out.count(said) == 1
+    assert capsys.readouterr().out.count(message) == 1
     assert train(tmp_path, "--steps", "12", *more, env="Silent-v0") == 0
     assert "no success" not in capsys.readouterr().out
     many = ["--evaluation-episodes", "20", "--restart", *more]
     assert train(tmp_path, "--steps", "1", *many, env="Silent-v0") == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["random"]["success"] > 0
-    assert capsys.readouterr().out.count(said) == 1
+    assert capsys.readouterr().out.count(message) == 1
     assert train(tmp_path / "told", "--steps", "1", *more) == 0
     assert "no success" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What training does with environments: seeds, repeated actions, the ends of a maze."""
+"""Training's use of environments: seeds, repeated actions, the ends of a maze."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training runs that end early: what is left behind, and that they go on as if nothing had happened."""
+"""Training runs that end early: what they leave behind, and that they resume as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from qmkernels.train import trainer as training
     ids=["online", "discrete", "offline"],
 )
 @pytest.mark.parametrize("number", [3, 21])
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, env, more, number):
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, env, more, number):
     assert train(tmp_path / "whole", "--steps", "30", *more, env=env) == 0
     with killed_at(number):
         train(tmp_path / "killed", "--steps", "30", *more, env=env)
@@ -37,7 +37,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, env, more, number):
 
 
 def start(out: Path, steps: int) -> subprocess.Popen:
-    """The command in a process of its own, which registers the environment as this one did."""
+    """Starts the command in its own process, which registers the environment as this one did."""
     code = "import pathlib, sys, training_runs as toy; "
     code += "sys.exit(toy.train(pathlib.Path(sys.argv[1]), '--steps', sys.argv[2], '--checkpoint-interval', '20'))"
     return subprocess.Popen(
@@ -47,15 +47,15 @@ def start(out: Path, steps: int) -> subprocess.Popen:
 
 
 def wait_for_checkpoint(process: subprocess.Popen, path: Path, limit_s: float = 240) -> None:
-    """Until the process has written it; fails with what the process said when it ends before, or takes too long."""
+    """Waits until the process has written it; fails with the process's output if it ends before or takes too long."""
     until = time.monotonic() + limit_s
     while not path.exists():
         if process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
             continue
         process.terminate()
-        said = process.communicate(timeout=60)
-        pytest.fail(f"no checkpoint within {limit_s} s; exit status {process.returncode}: {said}")
+        printed = process.communicate(timeout=60)
+        pytest.fail(f"no checkpoint within {limit_s} s; exit status {process.returncode}: {printed}")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -94,22 +94,22 @@ def test_two_processes_train_the_same_networks_on_batches_of_their_own(tmp_path,
     assert status == other[0] == 0
     assert len(sums) == len(other[1]) == 12 and not set(sums) & set(other[1])
     assert_same(dict(networks), dict(other[2]))
-    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert [entry["step"] for entry in found["curve"]] == [0, 10, 12] and "success" in found["final"]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [entry["step"] for entry in metrics["curve"]] == [0, 10, 12] and "success" in metrics["final"]
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
     state = checkpoint_of(tmp_path / "run")
     assert len(state["of_processes"]) == 2
     if not more:
-        buffers = [own["buffer"] for own in state["of_processes"]]
-        assert state["episodes"] == 8 and state["environment_steps"] == sum(each["num_added"] for each in buffers)
-        one, two = (each["arrays"]["observation"][:24] for each in buffers)
-        assert not torch.equal(one, two)
+        buffers = [process["buffer"] for process in state["of_processes"]]
+        assert state["episodes"] == 8 and state["environment_steps"] == sum(buffer["num_added"] for buffer in buffers)
+        first, second = (buffer["arrays"]["observation"][:24] for buffer in buffers)
+        assert not torch.equal(first, second)
     assert train(tmp_path / "run", "--steps", "15", *more) == 2
     assert "processes was 2, is 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [[], OFFLINE], ids=["online", "offline"])
-def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, more):
+def test_two_killed_processes_resume_to_the_same_bits(tmp_path, more):
     def worker(rank: int) -> list:
         status = [train(tmp_path / "whole", "--steps", "20", *more)]
         with killed_at(14):
@@ -141,25 +141,27 @@ def torchrun(folder: Path, steps: int) -> subprocess.Popen:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_under_torchrun_a_signal_to_one_process_stops_all_and_they_go_on_together(tmp_path):
+def test_under_torchrun_a_signal_to_one_process_stops_all_and_they_resume_together(tmp_path):
     process = torchrun(tmp_path, 10**6)
     wait_for_checkpoint(process, tmp_path / "run" / "checkpoint.pt")
     os.kill(int((tmp_path / "1.pid").read_text()), signal.SIGTERM)
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode != 0 and f"exitcode  : {INTERRUPTED}" in said and "Stopped after" in said, said
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode != 0 and f"exitcode  : {INTERRUPTED}" in printed and "Stopped after" in printed, printed
     step = checkpoint_of(tmp_path / "run")["step"]
     assert step >= 20 and json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == step
     process = torchrun(tmp_path, step + 3)
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0 and said.count(f"Going on from step {step}") == said.count("Trained") == 1, said
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and printed.count(f"Resuming from step {step}") == printed.count("Trained") == 1, (
+        printed
+    )
     assert checkpoint_of(tmp_path / "run")["step"] == step + 3
 
 
 def test_a_finished_run_can_be_made_longer_and_restarted(tmp_path, capsys):
-    for steps, more, said in (("10", [], None), ("15", [], "Going on from step 10"), ("5", ["--restart"], None)):
+    for steps, more, message in (("10", [], None), ("15", [], "Resuming from step 10"), ("5", ["--restart"], None)):
         assert train(tmp_path, "--steps", steps, *more) == 0
         printed = capsys.readouterr().out
-        assert ("Going on" in printed) if said else ("Going on" not in printed)
+        assert ("Resuming" in printed) if message else ("Resuming" not in printed)
         assert checkpoint_of(tmp_path)["step"] == int(steps)
 
 
@@ -175,16 +177,16 @@ def test_a_restarted_run_that_ends_before_its_first_save_leaves_nothing_to_go_on
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_what_was_learned_before_the_environment_raised_is_saved_and_goes_on(tmp_path, capsys):
+def test_what_was_learned_before_the_environment_raised_is_saved_and_resumed(tmp_path, capsys):
     often = ["--steps", "20", "--checkpoint-interval", "1000"]
     with pytest.raises(RuntimeError, match="lost its way"):
         train(tmp_path, *often, env="Broken-error-v0")
     state = checkpoint_of(tmp_path)
     assert state["step"] == 10 and state["episodes"] == 4
     assert state["of_processes"][0]["buffer"]["num_added"] == 4 * 12
-    # Its 100 steps begin anew: two evaluations and an episode for seven updates do not reach them.
+    # Its 100 steps start over: two evaluations and an episode for seven updates do not reach them.
     assert train(tmp_path, *often, env="Broken-error-v0") == 0
-    assert "Going on from step 10" in capsys.readouterr().out
+    assert "Resuming from step 10" in capsys.readouterr().out
 
 
 def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, capsys):
@@ -192,8 +194,8 @@ def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path, capsys):
     before = (tmp_path / "checkpoint.pt").read_bytes()
     capsys.readouterr()
     assert train(tmp_path, "--steps", "8", "--seed", "1", "--agent.epsilon", "0.5") == 2
-    said = capsys.readouterr().err
-    assert "agent.epsilon was 0.25, is 0.5; seed was 0, is 1" in said and "--restart" in said
+    printed = capsys.readouterr().err
+    assert "agent.epsilon was 0.25, is 0.5; seed was 0, is 1" in printed and "--restart" in printed
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
@@ -202,8 +204,10 @@ def test_the_checkpoint_of_another_method_is_refused_in_one_sentence(tmp_path, c
     before = (tmp_path / "checkpoint.pt").read_bytes()
     capsys.readouterr()
     assert train(tmp_path, "--steps", "8", method="tmd") == 2
-    said = capsys.readouterr().err
-    assert "is of a run of gcbc, not of tmd. Give another --out, or --restart" in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert (
+        "belongs to a run of gcbc, not of tmd. Give another --out, or --restart" in printed and printed.count("\n") == 1
+    )
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""The Triton functions of finite scalar quantisation, on a GPU where there is one, else under the interpreter."""
+"""The Triton functions of finite scalar quantisation, on a GPU if there is one, else under the interpreter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = [f"{levels[:5]} of {len(levels)}" for levels in LEVELS]
 
 
 def _values(levels: list[int], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """One group more than tiles are full, but for a few levels."""
+    """Makes one group more than full tiles hold, except with a few levels."""
     groups = kernels.TILE_VALUES // len(levels) + 1
     generator = torch.Generator().manual_seed(seed)
     return (2 * torch.randn(groups, len(levels), generator=generator, dtype=torch.float64)).to(DEVICE, dtype)
@@ -28,13 +28,13 @@ def _values(levels: list[int], dtype: torch.dtype, seed: int = 0) -> torch.Tenso
 @pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
 def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
     z = _values(levels, dtype)
-    (codes, indices), (wanted, wanted_indices) = (one.fsq_forward(z, levels) for one in (kernels, reference))
+    (codes, indices), (expected, wanted_indices) = (module.fsq_forward(z, levels) for module in (kernels, reference))
     assert codes.dtype == dtype and indices.dtype == torch.int64 and indices.shape == wanted_indices.shape
     # A value close to the middle between two levels may go to either.
-    assert (codes != wanted).sum() <= 1e-3 * codes.numel()
+    assert (codes != expected).sum() <= 1e-3 * codes.numel()
     step = torch.tensor([1 / (count // 2) for count in levels], device=DEVICE)
-    assert ((codes - wanted).abs() <= 1.001 * step).all()
-    same = (codes == wanted).all(dim=-1)
+    assert ((codes - expected).abs() <= 1.001 * step).all()
+    same = (codes == expected).all(dim=-1)
     assert torch.equal(indices[same.unsqueeze(-1)], wanted_indices[same.unsqueeze(-1)])
     assert torch.equal(qm.fsq_codes(indices, levels, dtype), codes)
 
@@ -50,8 +50,8 @@ def test_gradients_are_those_of_the_reference(levels, dtype):
 def test_infinities_are_outermost_and_nan_stays_in_its_group(dtype):
     z = torch.tensor([[torch.inf, 0.3], [-torch.inf, torch.nan], [-1e30, 1e30]], dtype=dtype, device=DEVICE)
     codes, indices = kernels.fsq_forward(z, [8, 5])
-    wanted, wanted_indices = reference.fsq_forward(z, [8, 5])
-    torch.testing.assert_close(codes, wanted, equal_nan=True, rtol=0, atol=0)
+    expected, wanted_indices = reference.fsq_forward(z, [8, 5])
+    torch.testing.assert_close(codes, expected, equal_nan=True, rtol=0, atol=0)
     assert torch.equal(indices, wanted_indices) and indices[1] == -1
     grad_z = kernels.fsq_backward(torch.ones_like(z), z, [8, 5])
     assert_alike((grad_z,), (reference.fsq_backward(torch.ones_like(z), z, [8, 5]),))

@@ -94,7 +94,7 @@ def test_one_component_may_span_1024_values():
 def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).to(DEVICE, torch.float64)
-    for got, wanted, coordinate in zip(
+    for actual, expected, coordinate in zip(
         definition.unpack_ends(
             kernels.iqe_forward(x, y, None, dim_per_component, "sum", "identity", True)[1], dim_per_component
         ),
@@ -105,7 +105,7 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
         coordinate = coordinate.unflatten(-1, (-1, dim_per_component))
         for tied in range(5):
             assert torch.equal(
-                (got.bool() & (coordinate == tied)).sum(dim=-1), (wanted & (coordinate == tied)).sum(dim=-1)
+                (actual.bool() & (coordinate == tied)).sum(dim=-1), (expected & (coordinate == tied)).sum(dim=-1)
             )
 
 
@@ -158,9 +158,9 @@ def test_infinity_counts_as_the_largest_finite_number(dtype, side, infinity):
 def test_empty_batch_returns_empty_tensors_of_the_right_shape(shape, reduction):
     x = torch.zeros(shape, dtype=torch.float64, device=DEVICE)
     arguments = x, x, _max_weight(torch.float64), 4, reduction, "sigmoid", True
-    got = kernels.iqe_forward(*arguments)
-    assert_alike(got, reference.iqe_forward(*arguments))
-    grads = kernels.iqe_backward(*got, arguments[2], 4, reduction, "sigmoid", False)[:2]
+    actual = kernels.iqe_forward(*arguments)
+    assert_alike(actual, reference.iqe_forward(*arguments))
+    grads = kernels.iqe_backward(*actual, arguments[2], 4, reduction, "sigmoid", False)[:2]
     assert_alike(grads, (x, x))
 
 
@@ -168,9 +168,9 @@ def test_empty_batch_returns_empty_tensors_of_the_right_shape(shape, reduction):
 def test_pairwise_with_an_empty_side_returns_zero_gradients(shape_x, shape_y):
     x, y = torch.ones(shape_x, device=DEVICE), torch.ones(shape_y, device=DEVICE)
     arguments = x, y, _max_weight(torch.float32), 4, "maxmean", "sigmoid", True
-    got = kernels.iqe_pairwise_forward(*arguments)
-    assert_alike(got, reference.iqe_pairwise_forward(*arguments))
-    grads = kernels.iqe_pairwise_backward(got[0], x, y, got[1], arguments[2], 4, "maxmean", "sigmoid", True)
+    actual = kernels.iqe_pairwise_forward(*arguments)
+    assert_alike(actual, reference.iqe_pairwise_forward(*arguments))
+    grads = kernels.iqe_pairwise_backward(actual[0], x, y, actual[1], arguments[2], 4, "maxmean", "sigmoid", True)
     assert_alike(grads, (torch.zeros_like(x), torch.zeros_like(y), torch.zeros((), device=DEVICE)))
 
 
@@ -179,7 +179,7 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     out, largest = kernels.iqe_pairwise_forward(x, y, None, 8, "max", "identity", True)
     arguments = torch.randn_like(out), x, y, largest, None, 8, "max", "identity", False
     once, again = (kernels.iqe_pairwise_backward(*arguments)[:2] for _ in range(2))
-    assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(once, again, strict=True))
 
 
 @pytest.mark.parametrize("side", ("x", "y"))
@@ -187,7 +187,9 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
 def test_the_gradient_of_a_component_with_a_nan_is_nan(dim_per_component, side):
     x, y = points(7, size=3 * dim_per_component, dtype=torch.float32)
     (x if side == "x" else y)[2, dim_per_component + 1] = torch.nan
-    kept = [one.iqe_forward(x, y, None, dim_per_component, "mean", "identity", True) for one in (kernels, reference)]
+    kept = [
+        module.iqe_forward(x, y, None, dim_per_component, "mean", "identity", True) for module in (kernels, reference)
+    ]
     assert torch.equal(kept[0][1][2, 1], kept[1][1][2, 1])
     for others in kept:
         arguments = torch.ones(7), *others[1:], None, dim_per_component, "mean", "identity", False
@@ -203,10 +205,10 @@ def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_componen
     (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
     grad_out, none = torch.ones(x.shape[0], 5, 7), torch.empty(0, dtype=torch.int32)
     arguments = grad_out, x, y, none, None, dim_per_component, "mean", "identity", False
-    for got, wanted in zip(
+    for actual, expected in zip(
         kernels.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
     ):
-        assert torch.equal(got.isnan(), wanted.isnan()) and got.isnan().any()
+        assert torch.equal(actual.isnan(), expected.isnan()) and actual.isnan().any()
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5))

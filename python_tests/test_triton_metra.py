@@ -16,7 +16,7 @@ pytestmark = interpreted
 
 
 def _inputs(*rows: int, size: int, dtype: torch.dtype, norm: str = "sum") -> list:
-    """What the two forward functions take; some steps are longer than one, others shorter."""
+    """Makes the arguments of the two forward functions; some steps are longer than one, others shorter."""
     phi, skill = points(*rows, size=size, dtype=dtype)
     scale = torch.linspace(0.1, 2, phi[..., 0].numel(), dtype=dtype, device=DEVICE).view(*rows, 1)
     phi_next = phi + scale / (1 if norm == "mean" else size**0.5) * phi.roll(1, dims=-1).sign()
@@ -31,7 +31,7 @@ def _agree(inputs: list, needs_skill: bool = True) -> None:
     assert_alike(kernels.metra_backward(*arguments), reference.metra_backward(*arguments))
 
 
-# The last two are more than a tile.
+# The last two exceed a tile.
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("size", (1, 2, 7, 16, 507, 1024, 1030))
@@ -57,10 +57,10 @@ def test_what_is_not_finite_gives_what_the_reference_gives(place, value):
 
 def test_public_function_runs_on_this_backend():
     phi, phi_next, skill, log_multiplier, slack, norm = _inputs(2, 9, size=4, dtype=torch.float32)
-    leaves = [one.requires_grad_() for one in (phi, phi_next, log_multiplier)]
+    leaves = [tensor.requires_grad_() for tensor in (phi, phi_next, log_multiplier)]
     results = []
     for backend in ("triton", "reference"):
         with qm.use_backend(backend):
-            found = qm.losses.metra(phi, phi_next, skill, log_multiplier, slack=slack, norm=norm)
-        results.append((*(one.detach() for one in found), *torch.autograd.grad(found.loss, leaves)))
+            result = qm.losses.metra(phi, phi_next, skill, log_multiplier, slack=slack, norm=norm)
+        results.append((*(tensor.detach() for tensor in result), *torch.autograd.grad(result.loss, leaves)))
     assert_alike(*results)

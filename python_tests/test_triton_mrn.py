@@ -23,7 +23,7 @@ FORMS = {
     **{f"{name}-2": MrnSettings(2, "second", "sum", 2.0, 0.3, name, "mean") for name in EPS_FORMS},
     "exponent 0.5": MrnSettings(2, "none", "sum", 0.5, 0.0, "add", "sum"),
 }
-SIZES = (1, 2, 5, 16, 33)  # values a component
+SIZES = (1, 2, 5, 16, 33)  # values per component
 
 
 def _rows_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
@@ -37,8 +37,8 @@ def _pairs_agree(x: torch.Tensor, y: torch.Tensor, form: MrnSettings) -> None:
     out = reference.mrn_pairwise_forward(x, y, *form)
     assert_alike((kernels.mrn_pairwise_forward(x, y, *form),), (out,))
     grad_out = torch.randn_like(out)
-    wanted = reference.mrn_pairwise_backward(grad_out, x, y, *form)
-    assert_alike(kernels.mrn_pairwise_backward(grad_out, x, y, *form), wanted)
+    expected = reference.mrn_pairwise_backward(grad_out, x, y, *form)
+    assert_alike(kernels.mrn_pairwise_backward(grad_out, x, y, *form), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -118,7 +118,7 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     form = MrnSettings(3)
     grad_out = torch.randn_like(reference.mrn_pairwise_forward(x, y, *form))
     once, again = (kernels.mrn_pairwise_backward(grad_out, x, y, *form) for _ in range(2))
-    assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(once, again, strict=True))
 
 
 @pytest.mark.parametrize("function", (qm.mrn, qm.mrn_pairwise))

@@ -17,16 +17,16 @@ pytestmark = interpreted
 
 
 def _tiles_agree(tiles: tuple[torch.Tensor, ...], k: int) -> None:
-    """Merging the tiles one after another gives what the reference gives, after every one of them, bit for bit."""
+    """Checks that merging the tiles one after another gives the reference's bits after every tile."""
     num_rows = tiles[0].shape[0]
     values = tiles[0].new_full((num_rows, k), torch.inf)
     indices = torch.full((num_rows, k), -1, dtype=torch.int64, device=DEVICE)
     first = 0
     for tile in tiles:
         tile = tile.contiguous()
-        got = kernels.nearest_merge(tile, values, indices, first)
+        actual = kernels.nearest_merge(tile, values, indices, first)
         values, indices = reference.nearest_merge(tile, values, indices, first)
-        torch.testing.assert_close(got, (values, indices), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(actual, (values, indices), rtol=0, atol=0, equal_nan=True)
         first += tile.shape[1]
 
 
@@ -87,9 +87,9 @@ def test_sorting_is_the_same_as_the_kernel():
 def test_indices_may_pass_32_bits():
     distances, first = _distances(3, 5), 2**33
     values, indices = distances.new_full((3, 2), torch.inf), torch.full((3, 2), -1, device=DEVICE)
-    got = kernels.nearest_merge(distances, values, indices, first)
-    assert_alike(got, reference.nearest_merge(distances, values, indices, first))
-    assert (got[1] >= first).all()
+    actual = kernels.nearest_merge(distances, values, indices, first)
+    assert_alike(actual, reference.nearest_merge(distances, values, indices, first))
+    assert (actual[1] >= first).all()
 
 
 @pytest.mark.parametrize("num_rows, num_columns", ((0, 5), (3, 0)))
@@ -108,6 +108,6 @@ def test_public_function_runs_on_this_backend(k):
     metric = partial(qm.iqe, dim_per_component=4, backend="reference")
     results = []
     for backend in ("triton", "reference"):
-        found = qm.nearest(x, bank, k, metric=metric, backend=backend)
-        results.append((found.values.detach(), found.indices, *torch.autograd.grad(found.values.sum(), x)))
+        result = qm.nearest(x, bank, k, metric=metric, backend=backend)
+        results.append((result.values.detach(), result.indices, *torch.autograd.grad(result.values.sum(), x)))
     assert_alike(*results)

@@ -15,7 +15,7 @@ from qmkernels.definitions.pair_loss import KINDS, PairLossSettings
 kernels = import_kernels("pair_loss")
 pytestmark = interpreted
 
-# One tile, tiles that rows and columns leave unfilled, columns without a match.
+# One tile, tiles that rows and columns do not fill, columns without a match.
 SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (2, 33, 150, 5)]
 TERMS = ("alone", "linex", "linex, a row")
 
@@ -31,11 +31,11 @@ def test_forward_and_backward_return_what_the_reference_returns(shape, kind, ter
     discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(DEVICE, dtype)
     tensors = (distance, after if terms != "alone" else None, discounts if terms == "linex, a row" else None)
     form = PairLossSettings(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
-    got, wanted = (module.pair_loss_forward(*tensors, *form) for module in (kernels, reference))
-    assert_alike(got, wanted)
+    actual, expected = (module.pair_loss_forward(*tensors, *form) for module in (kernels, reference))
+    assert_alike(actual, expected)
     grad = distance.new_tensor(0.37)
-    grads = [module.pair_loss_backward(grad, *tensors, *wanted[2:], *form) for module in (kernels, reference)]
-    assert_alike(*((one,) for one in grads))
+    grads = [module.pair_loss_backward(grad, *tensors, *expected[2:], *form) for module in (kernels, reference)]
+    assert_alike(*((tensor,) for tensor in grads))
 
 
 @pytest.mark.parametrize("kind, far, scale", far_rows.CASES)
@@ -50,6 +50,6 @@ def test_public_function_runs_on_this_backend():
     for backend in ("triton", "reference"):
         leaf = x.clone().requires_grad_()
         with qm.use_backend(backend):
-            found = qm.losses.contrastive(head, leaf, y, direction="symmetric")
-            results.append((*found, *torch.autograd.grad(found.loss, leaf)))
-    assert_alike(*([one.detach() for one in result] for result in results))
+            loss = qm.losses.contrastive(head, leaf, y, direction="symmetric")
+            results.append((*loss, *torch.autograd.grad(loss.loss, leaf)))
+    assert_alike(*([tensor.detach() for tensor in result] for result in results))

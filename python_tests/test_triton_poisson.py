@@ -21,7 +21,7 @@ kernels = import_kernels("poisson")
 pytestmark = interpreted
 
 RATES = (0.0, 1e-6, 3e-4, 0.02, 0.3, 1.0, 1.9999, 2.0001, 3.7, 11.9, 12.1, 17.0, 55.5, 300.0, 1111.0, 9999.0, 1e4)
-# float64: the reference has 9 digits, as many as torch.special.gammainc; log_le of a probability near 1 is that small.
+# float64: the reference has 9 digits, like torch.special.gammainc; log_le of a probability near 1 is that small.
 TOLERANCE = {torch.float32: {"rtol": 1e-6, "atol": 1e-12}, torch.float64: {"rtol": 2e-8, "atol": 1e-12}}
 # Close to each other, and to where the method changes: at 2 sqrt(ab) = 24 and a = 2.
 CLOSE = (
@@ -36,7 +36,7 @@ def _rates() -> list[tuple[float, float]]:
 
 @cache
 def _truth() -> dict[str, list[float]]:
-    """By mpmath with 60 digits: both probabilities, the logarithm, and Pr[X = Y] and Pr[X = Y + 1]."""
+    """Computes by mpmath, with 60 digits, both probabilities, the logarithm, and Pr[X = Y] and Pr[X = Y + 1]."""
     mpmath = pytest.importorskip("mpmath")
     result = {name: [] for name in (*COMPARISONS, "equal", "one_more")}
     with mpmath.workdps(60):
@@ -67,18 +67,18 @@ def _as_tensor(values: list) -> torch.Tensor:
     return torch.tensor([float(value) for value in values], dtype=torch.float64, device=DEVICE)
 
 
-def _largest_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Relative, where the truth is a normal number; below, both are as good as 0."""
-    counts = wanted.abs() > 1e-300
-    assert (got[~counts].abs() < 1.1e-300).all()
-    return float(((got - wanted) / wanted)[counts].abs().max())
+def _largest_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Returns the largest relative error where the truth is a normal number; below, both count as 0."""
+    counts = expected.abs() > 1e-300
+    assert (actual[~counts].abs() < 1.1e-300).all()
+    return float(((actual - expected) / expected)[counts].abs().max())
 
 
 @pytest.mark.parametrize("form", COMPARISONS)
 def test_probabilities_are_accurate_to_12_digits(form):
     a, b = torch.tensor(_rates(), dtype=torch.float64, device=DEVICE).T
-    got = kernels.poisson_forward(a.contiguous(), b.contiguous(), form)
-    assert _largest_error(got, _as_tensor(_truth()[form])) < 1e-12
+    actual = kernels.poisson_forward(a.contiguous(), b.contiguous(), form)
+    assert _largest_error(actual, _as_tensor(_truth()[form])) < 1e-12
 
 
 @pytest.mark.parametrize("form", COMPARISONS)
@@ -87,10 +87,10 @@ def test_derivatives_are_accurate_to_12_digits(form):
     truth = _truth()
     signs = (1, -1) if form == "gt" else (-1, 1)
     divisor = truth["le"] if form == "log_le" else [1] * a.numel()
-    got = kernels.poisson_backward(torch.ones_like(a), a.contiguous(), b.contiguous(), form)
-    for grad, name, sign in zip(got, ("equal", "one_more"), signs, strict=True):
-        wanted = [sign * value / by for value, by in zip(truth[name], divisor, strict=True)]
-        assert _largest_error(grad, _as_tensor(wanted)) < 1e-12
+    actual = kernels.poisson_backward(torch.ones_like(a), a.contiguous(), b.contiguous(), form)
+    for grad, name, sign in zip(actual, ("equal", "one_more"), signs, strict=True):
+        expected = [sign * value / by for value, by in zip(truth[name], divisor, strict=True)]
+        assert _largest_error(grad, _as_tensor(expected)) < 1e-12
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -99,11 +99,11 @@ def test_values_and_gradients_are_those_of_the_reference(form, dtype):
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(2, 3, 67, generator=generator, dtype=torch.float64) * 40).to(DEVICE, dtype)
     grad_out = torch.randn(3, 67, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
-    got = (kernels.poisson_forward(a, b, form), *kernels.poisson_backward(grad_out, a, b, form))
-    wanted = (reference.poisson_forward(a, b, form), *reference.poisson_backward(grad_out, a, b, form))
-    for one, other in zip(got, wanted, strict=True):
-        assert one.shape == other.shape
-        torch.testing.assert_close(one, other, **TOLERANCE[dtype])
+    actual = (kernels.poisson_forward(a, b, form), *kernels.poisson_backward(grad_out, a, b, form))
+    expected = (reference.poisson_forward(a, b, form), *reference.poisson_backward(grad_out, a, b, form))
+    for first, second in zip(actual, expected, strict=True):
+        assert first.shape == second.shape
+        torch.testing.assert_close(first, second, **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("rates", ((0.3, 2.0), (40.0, 50.0), (3.0, 70.0)))
@@ -150,5 +150,5 @@ def test_public_function_runs_on_this_backend(function):
     for backend in ("triton", "reference"):
         out = function(a, b, backend=backend)
         results.append((out.detach(), *torch.autograd.grad(out.square().sum(), (a, b))))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, **TOLERANCE[torch.float64])
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(first, second, **TOLERANCE[torch.float64])

@@ -30,10 +30,10 @@ def _agree(form: str, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | 
     assert_alike((getattr(kernels, f"{form}_forward")(*arguments),), (out,))
     grad_out = torch.randn_like(out)
     for need_weights in (False, True) if weights is not None else (False,):
-        got, wanted = (
+        actual, expected = (
             getattr(backend, f"{form}_backward")(grad_out, *arguments, need_weights) for backend in (kernels, reference)
         )
-        assert_alike(got, wanted)
+        assert_alike(actual, expected)
 
 
 @pytest.mark.parametrize("with_weights", (False, True))
@@ -85,8 +85,8 @@ def test_rows_hold_where_they_pass_a_tile():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_small_distances_lose_no_digits(dtype, scale):
     x, y = points(65, size=4, dtype=dtype)
-    got, wanted = (backend.pqe_forward(x * scale, y * scale, None, 4) for backend in (kernels, reference))
-    torch.testing.assert_close(got, wanted, rtol=8 * torch.finfo(dtype).eps, atol=0)
+    actual, expected = (backend.pqe_forward(x * scale, y * scale, None, 4) for backend in (kernels, reference))
+    torch.testing.assert_close(actual, expected, rtol=8 * torch.finfo(dtype).eps, atol=0)
     assert (kernels.pqe_forward(x, x, None, 4) == 0).all()
 
 
@@ -127,7 +127,7 @@ def test_two_runs_of_the_pairwise_gradient_give_the_same_bits():
     weights = _weights(3, dtype=torch.float32)
     grad_out = torch.randn_like(reference.pqe_pairwise_forward(x, y, weights, 4))
     once, again = (kernels.pqe_pairwise_backward(grad_out, x, y, weights, 4, True) for _ in range(2))
-    assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(once, again, strict=True))
 
 
 @pytest.mark.parametrize("function", (qm.pqe, qm.pqe_pairwise))

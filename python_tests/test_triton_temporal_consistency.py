@@ -15,7 +15,7 @@ pytestmark = interpreted
 
 
 def _both(predicted, target, mask, discount):
-    """What forward and backward return, ours and the reference's, each from the reference's slopes."""
+    """Returns the results of forward and backward, ours and the reference's, both from the reference's slopes."""
     grad_loss = torch.tensor(-1.7, dtype=predicted.dtype, device=DEVICE)
     inputs = predicted, target, mask, discount
     kept = [module.temporal_consistency_forward(*inputs) for module in (kernels, reference)]
@@ -29,7 +29,7 @@ def _mask(steps, batch, dtype):
     return (torch.rand(steps, batch, generator=generator) > 0.3).to(DEVICE, dtype)
 
 
-# Whole tiles of rows and broken ones, rows of more than one tile, more rows a step than one block adds up.
+# Full and partial tiles of rows, rows of more than one tile, more rows per step than one block sums.
 @pytest.mark.parametrize("masked", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 16), (2, 33, 123), (2, 3, 2500), (2, 1100, 4)], ids=str)
@@ -52,8 +52,8 @@ def test_rows_without_a_direction_or_a_number_are_as_in_the_reference(value, sid
     both[side][1, 2] = value
     mask = _mask(3, 5, dtype)
     mask[1, 2] = 1
-    for one in (None, mask, 1 - mask):
-        assert_alike(*_both(*both, one, 0.9))
+    for weights in (None, mask, 1 - mask):
+        assert_alike(*_both(*both, weights, 0.9))
 
 
 def test_public_function_runs_on_this_backend():
@@ -62,6 +62,6 @@ def test_public_function_runs_on_this_backend():
     for backend in ("triton", "reference"):
         leaf = predicted.clone().requires_grad_()
         with qm.use_backend(backend):
-            found = qm.losses.temporal_consistency(leaf, target, _mask(3, 7, torch.bool))
-            results.append((found.loss.detach(), found.similarity, *torch.autograd.grad(found.loss, leaf)))
+            result = qm.losses.temporal_consistency(leaf, target, _mask(3, 7, torch.bool))
+            results.append((result.loss.detach(), result.similarity, *torch.autograd.grad(result.loss, leaf)))
     assert_alike(*results)

@@ -1,4 +1,4 @@
-"""Small training runs in toy environments, for the tests of ``qmkernels train``, and what they compare."""
+"""Small training runs in toy environments for the tests of ``qmkernels train``, and their comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qmkernels.train.goal_reaching import GoalExperiment  # noqa: E402
 
 
 class Walk(gymnasium.Env):
-    """A point on a square that moves by its action; the goal is a place."""
+    """A point on a square that moves by its action; the goal is a position."""
 
     def __init__(self, discrete: bool = False) -> None:
         def place():
@@ -37,7 +37,7 @@ class Walk(gymnasium.Env):
         )
 
     def _observation(self) -> dict[str, numpy.ndarray]:
-        here, goal = (each.astype(numpy.float32) for each in (self.here, self.goal))
+        here, goal = (value.astype(numpy.float32) for value in (self.here, self.goal))
         return {"observation": here, "achieved_goal": here, "desired_goal": goal}
 
     def reset(self, *, seed=None, options=None):
@@ -63,7 +63,7 @@ class NoGoals(Walk):
 
 
 class Silent(Walk):
-    """Its info tells no success; it ends at the goal."""
+    """A walk whose info reports no success; it ends at the goal."""
 
     def step(self, action):
         observation, reward, _, truncated, info = super().step(action)
@@ -71,7 +71,7 @@ class Silent(Walk):
 
 
 class Broken(Walk):
-    """From its 100th step on a part of what it returns is of no use."""
+    """A walk that returns an invalid part from its 100th step on."""
 
     def __init__(self, part: str) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ AGENTS = {
     "metra": ["--agent.phi-sizes", "16", "--agent.critic-sizes", "16", "--agent.actor-sizes", "16"],
 }
 REACHING = [method for method in METHODS if issubclass(experiment_of(method), GoalExperiment)]
-"""Methods whose agents reach goals."""
+"""Methods with goal-reaching agents."""
 OFFLINE = ["--preset", "maze", "--action-repeat", "2"]
 
 _GOALS = {
@@ -152,11 +152,11 @@ _OTHER_WAYS = {
     },
 }
 WAYS = {method: _OTHER_WAYS.get(method, _GOALS) for method in METHODS}
-"""Of each method small runs, by what is particular to them."""
+"""Small runs per method, keyed by what is particular to them."""
 
 
 class Killed(BaseException):
-    """What nothing catches."""
+    """An exception that nothing catches."""
 
 
 def train(out: Path, *arguments: str, env: str = "Walk-v0", method: str = "qrl") -> int:
@@ -165,7 +165,7 @@ def train(out: Path, *arguments: str, env: str = "Walk-v0", method: str = "qrl")
 
 @contextlib.contextmanager
 def killed_at(number: int, method: str = "qrl") -> Iterator[None]:
-    """Within it the number-th update of the method's agent raises `Killed`, which leaves the code within."""
+    """Makes the number-th update of the method's agent in the block raise `Killed`, which ends the block."""
     agent_class = experiment_of(method).agent_class
     update, count = agent_class.update, 0
 
@@ -185,19 +185,19 @@ def checkpoint_of(out: Path) -> dict:
     return torch.load(out / "checkpoint.pt", weights_only=True)
 
 
-def assert_same(one, other, path: str = "") -> None:
-    assert type(one) is type(other), path
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
+def assert_same(first, second, path: str = "") -> None:
+    assert type(first) is type(second), path
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), path
+        for key in first:
             if key not in ("seconds", "settings"):
-                assert_same(one[key], other[key], f"{path}/{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), path
-        for number, pair in enumerate(zip(one, other, strict=True)):
+                assert_same(first[key], second[key], f"{path}/{key}")
+    elif isinstance(first, list):
+        assert len(first) == len(second), path
+        for number, pair in enumerate(zip(first, second, strict=True)):
             assert_same(*pair, f"{path}/{number}")
     else:
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, path
+        assert torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second, path
 
 
 # This file is imported there, and imports its neighbours.

@@ -1,8 +1,7 @@
-"""What the tests of Triton kernels share: they run on a GPU where there is one, else under Triton's interpreter.
+"""Shared by the tests of Triton kernels, which run on a GPU if there is one, else under Triton's interpreter.
 
-Triton reads TRITON_INTERPRET where a function is decorated, its own library's included. So the variable is set around
-the first import; where triton was imported before without it, the tests run once more in a process of their own
-(test_triton.py).
+Triton reads TRITON_INTERPRET when a function is decorated, even in its own library. So the variable is set around the
+first import. If triton was imported before without it, the tests run again in their own process (test_triton.py).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ pair_points = partial(backend_comparison.pair_points, device=DEVICE)
 
 
 def import_kernels(name: str) -> ModuleType:
-    """``qmkernels.backends.triton.<name>``, its functions interpreted where there is no GPU."""
+    """Imports ``qmkernels.backends.triton.<name>``, with its functions interpreted if there is no GPU."""
     with pytest.MonkeyPatch.context() as patch:
         if not ON_GPU:
             patch.setenv("TRITON_INTERPRET", "1")
@@ -57,6 +56,6 @@ interpreted = [
 
 
 def environment(interpret: bool) -> dict[str, str]:
-    """Of a process of its own that imports these files."""
+    """Returns the environment of a separate process that imports these files."""
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return variables | {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"TRITON_INTERPRET": "1"} if interpret else {})

@@ -1,4 +1,4 @@
-"""qmkernels: compiled kernels for quasimetric learning in PyTorch. ``x`` is from, ``y`` is to."""
+"""Compiled kernels for quasimetric learning in PyTorch. Distances go from ``x`` to ``y``."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,7 +13,7 @@ from .ops.pqe import pqe, pqe_pairwise
 
 try:
     __version__ = version("qmkernels")
-except PackageNotFoundError:  # the sources alone, not installed
+except PackageNotFoundError:  # the sources, without an installation
     __version__ = "0+sources"
 
 __all__ = [

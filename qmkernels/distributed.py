@@ -17,7 +17,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        # All processes used these rows: their gradients are added up, and each keeps the part of its own.
+        # All processes used these rows: sum their gradients, and keep the part of this process's own rows.
         grad = grad.contiguous().clone()
         dist.all_reduce(grad, group=ctx.group)
         begin = dist.get_rank(ctx.group) * ctx.count
@@ -25,18 +25,21 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor, *, dim: int = 0, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The rows of all processes, in the order of their ranks, on every process; differentiable.
+    """Gathers the rows of all processes, in rank order, on every process; differentiable.
 
     Args:
-        rows: this process's, of the same shape on every process.
-        dim: which dimension the rows are in; -2 for embeddings ``(..., N, D)``.
-        group: of processes; None: all. Without an initialised `torch.distributed`, or in a group of one, the rows
-            come back as they are.
+        rows: this process's rows, of the same shape, dtype and kind of device on every process.
+        dim: the dimension of the rows; -2 for embeddings ``(..., N, D)``.
+        group: the processes; None: all. Without an initialised `torch.distributed`, or in a group of one, the rows are
+            returned unchanged.
 
     Returns:
-        ``world_size`` times as many rows. The gradient of each row is the sum of what all processes made of it, so
-        with DDP, which averages gradients over processes, a loss that each process computes as the mean over its own
-        rows has the gradient of the mean over all.
+        ``world_size`` times as many rows along ``dim``, in the same dtype; NaN and infinities pass unchanged.
+
+    The gradient of a row is the sum of its gradients on all processes. DDP averages gradients over processes, so a loss
+    that each process computes as the mean over its own rows gets the gradient of the mean over all rows.
+
+    Errors are those of `torch.distributed`; there are no others.
 
     Example:
         >>> torch.equal(qm.distributed.gather_rows(torch.ones(3, 4), dim=-2), torch.ones(3, 4))

@@ -286,8 +286,8 @@ struct Free {
     void operator()(void* memory) const { std::free(memory); }
 };
 
-// This thread's memory, of at least so many bytes. Under AddressSanitizer exactly so many, that a write behind them
-// shows.
+// This thread's memory, of at least this many bytes. Under AddressSanitizer exactly this many, so that it catches
+// writes past the end.
 void* kept_memory(int64_t bytes) {
     thread_local std::unique_ptr<void, Free> kept;
     thread_local int64_t size = 0;

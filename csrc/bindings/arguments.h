@@ -1,5 +1,5 @@
-// The arguments of a kernel's call, read from Python by name and type. Plain C API, limited to what every Python from
-// 3.10 on has, so that one build serves all of them.
+// The arguments of a kernel's call, read from Python by name and type. Uses only the C API that every Python from 3.10
+// on has, so that one build serves them all.
 #pragma once
 
 #define PY_SSIZE_T_CLEAN
@@ -19,14 +19,14 @@
 
 namespace qmk::python {
 
-// Thrown where a Python exception has been set.
+// Thrown when a Python exception has been set.
 struct ErrorIsSet {};
 
 [[noreturn]] void fail(PyObject* kind, const std::string& message);
-// Of an exception that is being handled; null.
+// Sets a Python exception for the C++ exception being handled; returns null.
 PyObject* translated_error();
 
-// A reference that is given back.
+// An owned reference.
 class Object {
   public:
     explicit Object(PyObject* owned) : object_(owned) {}
@@ -42,28 +42,28 @@ class Object {
     PyObject* object_;
 };
 
-// What the core asks Python for; given once, by `connect`.
+// What the core needs from Python; set once, by `connect`.
 struct Python {
     PyObject* dtypes[5];                               // torch's, in the order of Dtype
-    PyObject* num_threads = nullptr;                   // () to the number of threads of a CPU kernel
-    PyObject* stream = nullptr;                        // (device) to the address of the stream that is current there
-    PyObject* scratch = nullptr;                       // (bytes, device) to a tensor of so many bytes
-    PyObject* materialised = nullptr;                  // of a tensor without memory one with memory, or a TypeError
+    PyObject* num_threads = nullptr;                   // () -> number of threads of a CPU kernel
+    PyObject* stream = nullptr;                        // (device) -> address of its current stream
+    PyObject* scratch = nullptr;                       // (bytes, device) -> tensor of that size
+    PyObject* materialised = nullptr;                  // tensor without memory -> one with memory, or a TypeError
     PyObject *tensor = nullptr, *parameter = nullptr;  // the types
-    PyObject* prototype = nullptr;                     // of a tensor one of its shape without its memory
-    PyObject* empty = nullptr;                         // of a prototype an uninitialised tensor like it
+    PyObject* prototype = nullptr;                     // tensor -> one of its shape without its memory
+    PyObject* empty = nullptr;                         // prototype -> uninitialised tensor like it
 };
 extern Python python;
 
 enum class Dtype : int { float32, float64, uint8, int32, int64 };
 enum class Kind : int { address, whole, number, boolean, choice, wholes };
 
-// One field of a call: what it is, and where it is kept.
+// One field of a call: its kind and its location.
 struct Slot {
     Kind kind;
     Dtype dtype;        // of an address
     bool is_item;       // an address of T
-    int size;           // of a whole number: its bytes; of wholes: how many there may be
+    int size;           // of a whole number: its bytes; of wholes: their largest count
     const char* names;  // of a choice
     void* field;
 };
@@ -114,8 +114,7 @@ constexpr bool is_settings = false;
 template <class Field>
 constexpr bool is_settings<Field, std::void_t<decltype(Field::is_settings)>> = true;
 
-// Calls add(name, slot, tuple) for every field of a call; `tuple` is the name of the settings that it belongs to, or
-// null.
+// Calls add(name, slot, tuple) for every field of a call; `tuple` is the name of the settings it belongs to, or null.
 template <class Call, class Add>
 void for_each_field(Call& call, Add&& add, const char* tuple = nullptr) {
     const char* names = Call::field_names;
@@ -143,7 +142,7 @@ struct Slots {
     }
 };
 
-// A kernel's name and arguments, made once. It remembers in which order its caller last named them.
+// A kernel's name and arguments, made once. It remembers the order in which its caller last named them.
 class Signature {
   public:
     template <class Call>
@@ -154,11 +153,11 @@ class Signature {
     const char* function() const { return function_; }
     const char* name(int field) const { return fields_[field].name.c_str(); }
 
-    // Of a call from Python, the value of each field, in the order of the fields.
+    // Finds the value of each field of a call from Python, in the order of the fields.
     void match(PyObject* const* values, Py_ssize_t num_positional, PyObject* keywords, PyObject** matched);
     // The first tensor of T.
     int first_item(PyObject* const* matched) const;
-    // Reads the values into the slots. `kept` owns tensors that were made on the way.
+    // Reads the values into the slots. `kept` owns tensors that were made in doing so.
     void read(PyObject* const* matched, const Slots& slots, std::vector<Object>& kept) const;
 
   private:
@@ -167,7 +166,7 @@ class Signature {
         bool is_item;
         std::vector<PyObject*> choices;
     };
-    // One keyword: a field, or as a named tuple several.
+    // One keyword: a field, or several as a named tuple.
     struct Argument {
         PyObject* name;
         int first, count;
@@ -189,7 +188,7 @@ class Signature {
     int order_[most_fields];
 };
 
-// The dtype of a tensor, or -1 where it is none of Dtype.
+// The dtype of a tensor, or -1 if Dtype lacks it.
 int dtype_of_tensor(PyObject* tensor);
 bool is_on_gpu(PyObject* tensor);
 int device_index(PyObject* tensor);
@@ -197,8 +196,8 @@ int num_threads();
 void* current_stream(PyObject* tensor);
 void* address_of(PyObject* tensor);
 
-// Memory for one call: of a small one on a CPU this thread's, kept for its next call, because fresh memory costs a page
-// fault every 4 KiB, which can take as long as the kernel; else a tensor's.
+// Memory for one call. A small call on a CPU uses this thread's, which is kept for the next call, because fresh memory
+// costs a page fault every 4 KiB, which can take as long as the kernel. Other calls use a tensor's.
 class Scratch {
   public:
     void* take(int64_t bytes, PyObject* like, bool is_on_gpu);

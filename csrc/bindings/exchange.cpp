@@ -20,10 +20,10 @@ struct Exchange {
 const Exchange* exchange = nullptr;
 
 constexpr uint8_t floating_point = 2;
-// So few are no work for a second thread in any kernel between rows.
+// Too few values to give a second thread work in any kernel on matching rows.
 constexpr int64_t most_small_values = 4096;
 
-// Whether it is a dense tensor of float32 or float64.
+// Whether the object is a dense tensor of float32 or float64; reads it if so.
 bool read_floats(PyObject* object, TensorView& view) {
     return is_tensor(object) && read_tensor(object, view) && view.code == floating_point &&
            (view.bits == 32 || view.bits == 64) && view.lanes == 1;

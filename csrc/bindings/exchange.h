@@ -1,11 +1,11 @@
-// Tensors read without calls of Python, through DLPack's exchange API, which torch has from 2.10 on.
+// Reads tensors without calling Python, through DLPack's exchange API, which torch has from 2.10 on.
 #pragma once
 
 #include "arguments.h"
 
 namespace qmk::python {
 
-// A tensor as DLPack's specification lays it out. What it points to belongs to the tensor.
+// A tensor in the layout of DLPack's specification. Its pointers belong to the tensor.
 struct TensorView {
     void* data;
     int32_t device_type, device_id;
@@ -21,25 +21,25 @@ struct TensorView {
     }
 };
 
-// Takes the capsule of the exchange API, or None; false with a Python exception set where it is something else.
+// Takes the capsule of the exchange API, or None; for anything else returns false with a Python exception set.
 bool connect_exchange(PyObject* capsule);
 bool can_read_tensors();
 
 // Whether it is exactly torch's Tensor or Parameter.
 bool is_tensor(PyObject* object);
-// Of such a tensor; false where it has no strided memory. No Python exception is set then.
+// Reads such a tensor; false, without a Python exception, if it has no strided memory.
 bool read_tensor(PyObject* tensor, TensorView& view);
 bool is_contiguous(const TensorView& view);
 
-// Whether the tensors of a call, the values of its address slots, hold few enough values to make it a small one. False
-// where tensors cannot be read.
+// Whether the tensors of a call, the values of its address slots, hold so few values that the call is small. False if
+// tensors cannot be read.
 bool is_small_call(const Slots& slots, PyObject* const* values);
 
-// (x, y) or (x, y, size) of any objects: whether x and y are dense tensors of one dtype, float32 or float64, on one
-// device, with the same last size, at least 1, or ``size``. False where tensors cannot be read.
+// Takes any objects (x, y) or (x, y, size). Whether x and y are dense tensors of one dtype, float32 or float64, on one
+// device, with the same last size, at least 1, or ``size``. False if tensors cannot be read.
 PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count);
-// (x, ...) of any objects: whether they are dense tensors of one dtype, float32 or float64, on one device, of one shape
-// (..., B, D) with at least one value. False where tensors cannot be read.
+// Takes any objects (x, ...). Whether they are dense tensors of one dtype, float32 or float64, on one device, of one
+// shape (..., B, D) with at least one value. False if tensors cannot be read.
 PyObject* are_batches(PyObject*, PyObject* const* values, Py_ssize_t count);
 
 }  // namespace qmk::python

@@ -1,4 +1,4 @@
-// The Python module qmkernels._core: what was built, and a function for every kernel of every op.
+// The Python module qmkernels._core: a description of the build, and a function for every kernel of every op.
 #include "ops.h"  // made by the build from csrc/ops.cmake
 #include "replay.h"
 
@@ -17,8 +17,8 @@ class WithoutTheGil {
     PyThreadState* state_;
 };
 
-// Launches a kernel on the device of `tensor`. On a CPU a small call is over before other threads, or a thread that
-// waits for the GIL, could do anything.
+// Launches a kernel on the device of `tensor`. On a CPU, a small call ends before other threads, or one that waits for
+// the GIL, could do anything.
 template <class Kernel, class T>
 void launch(void* memory, PyObject* tensor, [[maybe_unused]] bool is_small) {
     using Call = typename Kernel::template Arguments<T>;

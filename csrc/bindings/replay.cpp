@@ -9,9 +9,9 @@ namespace qmk::python {
 
 namespace {
 
-// --- What is recorded.
+// --- Recordings.
 
-// A tensor's dtype, device and shape, or an argument that is none.
+// A tensor's dtype, device and shape, or an argument that is not a tensor.
 class Pattern {
   public:
     explicit Pattern(PyObject* value) : value_(Py_NewRef(value)) {}
@@ -37,7 +37,7 @@ class Pattern {
     std::vector<int64_t> shape_;
 };
 
-// Where in a call's struct an address goes, and whose it is: an argument's, or behind those an output's.
+// Where in a call's struct an address goes, and whose it is: an argument's, or after those an output's.
 struct Address {
     std::size_t offset;
     int source;
@@ -73,7 +73,7 @@ class Recorder {
 };
 
 constexpr int most_arguments = 32, most_plans = 16;
-// A recording costs as much as several calls: where shapes never come back, no more are made.
+// A recording costs as much as several calls, so functions whose shapes never repeat stop recording.
 constexpr int credit_of_recording = 8, first_credit = 256, most_credit = 4096;
 
 struct Function {
@@ -134,8 +134,8 @@ PyObject* replay(const Plan& plan, PyObject* const* values, Py_ssize_t count, co
     return Py_NewRef(PyTuple_GetItem(outputs.get(), 0));
 }
 
-// Completes the plan of a run that returned `result`; false where it cannot be repeated: it launched not one kernel, or
-// with memory that is neither an argument's nor an output's, or a tensor stands in two places.
+// Completes the plan of a run that returned `result`; false if it cannot be repeated because it did not launch exactly
+// one kernel, used memory of neither an argument nor an output, or used a tensor in two places.
 bool complete(Recording& now, PyObject* const* values, Py_ssize_t count, const Views& views, PyObject* result) {
     Plan& plan = now.plan;
     plan.is_tuple = PyTuple_Check(result);
@@ -199,7 +199,7 @@ PyObject* call(Function& function, PyObject* const* values, Py_ssize_t count) {
     if (!can_replay || !has_tensor) return run(function, values, count);
     for (const auto& each : function.plans)
         if (fits(*each, values, count, views)) {
-            const std::shared_ptr<const Plan> plan = each;  // another thread may take its place meanwhile
+            const std::shared_ptr<const Plan> plan = each;  // another thread may replace it meanwhile
             function.credit = std::min(function.credit + 1, most_credit);
             return replay(*plan, values, count, views);
         }

@@ -1,6 +1,6 @@
-// Finite scalar quantisation on CPUs, for one instruction set. All values are one long row: value i has the constants
-// of level i % n, so those of a vector repeat after n vectors. A block's levels stay in cache until they are summed to
-// indices. Reads z, writes codes and indices; backward reads z and the gradient, writes one.
+// Finite scalar quantisation on CPUs, for one instruction set. All values form one long row: value i has the constants
+// of level i % n, so a vector's constants repeat after n vectors. A block's levels stay in cache until they are summed
+// into indices. Forward reads z and writes codes and indices; backward reads z and the gradient and writes one.
 #include "../ops/fsq.h"
 
 #include "../math/fsq.h"

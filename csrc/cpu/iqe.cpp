@@ -1,8 +1,8 @@
-// IQE between matching rows. Float32 or float64 throughout.
+// IQE of matching rows. Float32 or float64 throughout.
 //
 // Forward: lanes are components. A block of components is loaded and transposed in registers, sorted by x with a
-// network and scanned. One pass over x and y; writes the distances and, for backward, two bits an element. Backward:
-// one pass that turns those bits into gradients; bound by the bytes of grad_x and grad_y.
+// network, and scanned. One pass over x and y; writes the distances and, for backward, two bits per element. Backward:
+// one pass that turns these bits into gradients; bound by the bytes of grad_x and grad_y.
 #include "../ops/iqe.h"
 
 #include "iqe_components.h"
@@ -15,7 +15,7 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// What a task of forward needs: for block_lengths_any, and the lengths of its rows' components.
+// Memory of a forward task: for block_lengths_any, and the lengths of its rows' components.
 template <class T>
 struct ForwardMemory {
     Lanes<T>* any;

@@ -1,4 +1,4 @@
-// Components of matching rows, a lane each: lengths and ends of a block of them, and gradients from the ends.
+// Components of matching rows, one per lane: lengths and ends of a block of them, and gradients from the ends.
 #pragma once
 
 #include <type_traits>
@@ -9,14 +9,14 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// Components of a common row in which one task works at a time; their lengths stay in the first-level cache.
+// Components of a common row on which a task works at a time; their lengths stay in the first-level cache.
 constexpr int64_t components_per_task = 1024;
 
 int64_t ends_bytes(int64_t dim_per_component) {
     return (2 * dim_per_component + 7) / 8;
 }
 
-// Calls run with the size of a component as a constant, where its sort is unrolled, and with 0 for any other.
+// Calls run with the size of a component as a constant if its sort is unrolled, else with 0.
 template <class Run>
 void with_constant_size(int64_t dim_per_component, Run&& run) {
     switch (dim_per_component) {
@@ -50,7 +50,7 @@ QMK_INLINE void store_end_bytes(IndexLanes<T> left, IndexLanes<T> right, int64_t
     }
 }
 
-// For more than 32 marks: the positions of ends, as they are found, set bits one by one. There are few: two a piece.
+// For more than 32 marks: sets bits one by one at the positions of ends. There are few: two per piece.
 template <class T>
 QMK_INLINE void set_end_bits(IndexLanes<T> where, IndexLanes<T> positions, int64_t offset, int64_t stride, int count,
                              uint8_t* to) {
@@ -67,7 +67,7 @@ QMK_INLINE IndexLanes<T> all_marks(int64_t size) {
     return int32_t(uint32_t((uint64_t(1) << size) - 1)) - IndexLanes<T>{};
 }
 
-// What marks_nan finds.
+// Writes the mark that marks_nan detects.
 inline void mark_nan(uint8_t* ends, int64_t size) {
     __builtin_memset(ends, 0, ends_bytes(size));
     for (int64_t k = 0; k < size; ++k) ends[k / 8] |= uint8_t(1 << (k % 8));
@@ -76,7 +76,7 @@ inline void mark_nan(uint8_t* ends, int64_t size) {
 // Whether any of `count` neighbouring components is marked as having a NaN.
 inline bool any_marks_nan(const uint8_t* ends, int64_t count, int64_t size) {
     if (size != 4 && size != 8 && size != 16 && size != 32) {
-        // Hardly ever all set: a branch that is well predicted.
+        // Hardly ever all set, so the branch is well predicted.
         const uint8_t first = uint8_t(size < 8 ? (1 << size) - 1 : 255);
         for (int64_t c = 0; c < count; ++c) {
             const uint8_t* of_component = ends + c * ends_bytes(size);
@@ -84,8 +84,8 @@ inline bool any_marks_nan(const uint8_t* ends, int64_t count, int64_t size) {
         }
         return false;
     }
-    // Components fill words of 64 bits. `unmatched` are left ends k without a right end k: if they are all of a
-    // component, adding its lowest bit carries into its right ends' place.
+    // Components fill words of 64 bits. `unmatched` are left ends k without a right end k: if a component has all of
+    // them, adding its lowest bit carries into the place of its right ends.
     uint64_t lowest = 0, carries = 0;
     for (int64_t bit = 0; bit < 64; bit += 2 * size) lowest |= uint64_t(1) << bit;
     const uint64_t beyond = lowest << size, lefts = beyond - lowest;
@@ -106,7 +106,7 @@ inline bool any_marks_nan(const uint8_t* ends, int64_t count, int64_t size) {
     return carries != 0;
 }
 
-// Writes NaN to the coordinates, in `to` and `other`, of components that are marked as having one.
+// Writes NaN to the coordinates, in `to` and `other`, of components that are marked as having NaN.
 template <class T>
 void write_nan(const uint8_t* ends, int64_t count, int64_t size, T* to, T* other) {
     for (int64_t c = 0; c < count; ++c)
@@ -177,7 +177,7 @@ QMK_INLINE Lanes<T> block_lengths_any(const T* x, const T* y, int last_lane, uin
             store_end_bytes<T>(scan.left, scan.right, size, count, ends);
             return scan.length;
         }
-        // Marks are positions from 1; what one step adds to left and right is at most one mark a lane.
+        // Marks are positions from 1; a step adds at most one mark per lane to left and right.
         const int64_t stride = ends_bytes(size);
         __builtin_memset(ends, 0, count * stride);
         for (int64_t k = 0; k < size; ++k) {
@@ -240,15 +240,15 @@ QMK_INLINE uint32_t bits_from(const uint8_t* ends, int64_t bytes, int64_t bit) {
     return word >> (bit % 8);
 }
 
-// value where a lane's place is among the bits, else 0.
+// value where a lane's bit is set, else 0.
 template <class T>
 QMK_INLINE Lanes<T> where_set(uint32_t bits, IndexLanes<T> places, Lanes<T> value) {
     return (((int32_t(bits) - IndexLanes<T>{}) & places) != 0) ? value : Lanes<T>{};
 }
 
-// Which bit of a loaded word each lane tests. Where a register holds whole components (K is 4, 8 or 16, and not
-// larger), its lanes and the bits of its components match one to one, two bits an element; `single` is for one side of
-// one component, a bit a lane.
+// The bit of a loaded word that each lane tests. If a register holds whole components (K is 4, 8 or 16, and not
+// larger), its lanes and the bits of its components match one to one, two bits per element; `single` is for one side of
+// one component, one bit per lane.
 template <class T>
 struct BitPlaces {
     IndexLanes<T> left, right, single;
@@ -270,9 +270,9 @@ QMK_INLINE BitPlaces<T> bit_places(int64_t size) {
     return places;
 }
 
-// Writes the gradients of `count` neighbouring components with the same upstream gradient. Where registers do not hold
-// whole components they are filled from each component's own bits; what a register writes beyond its component, the
-// next component writes again, and the last ones, within reach of the end, go one by one.
+// Writes the gradients of `count` neighbouring components with the same upstream gradient. Registers that do not hold
+// whole components are filled from each component's own bits. What a register writes beyond its component, the next
+// component overwrites; the last values, near the end, are written one by one.
 template <class T>
 QMK_INLINE void components_backward(const uint8_t* ends, T grad, int64_t count, int64_t size,
                                     const BitPlaces<T>& places, T* grad_x, T* grad_y) {
@@ -304,7 +304,7 @@ QMK_INLINE void components_backward(const uint8_t* ends, T grad, int64_t count, 
         }
 }
 
-// What a row becomes: its distance, and for backward the component of the greatest length and the spread.
+// A row's results: its distance and, for backward, the longest component and the spread.
 template <class T>
 QMK_INLINE T distance_of_row(const T* lengths, int64_t num_components, Reduction reduction, T max_weight,
                              int32_t* largest, T* spread) {

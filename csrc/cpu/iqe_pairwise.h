@@ -1,10 +1,10 @@
-// IQE between all rows of x and all rows of y; included by iqe.cpp. Nothing here is larger than its inputs and outputs.
+// IQE of all pairs of rows of x and y; included by iqe.cpp. Nothing here is larger than the inputs and outputs.
 //
 // Only x decides the order of a component's intervals, so each row of x is sorted once, and lanes are rows of y: a scan
-// walks the sorted x, a number and a position at a time, for several vectors of y at once. Four operations an element
+// walks the sorted x, one number and position at a time, for several vectors of y at once. Four operations per element
 // forward. Backward finds left ends (the gradient of x) by the same kind of scan, and right ends (the gradient of y) as
-// left ends of the mirrored problem, x' = -y, y' = -x: four operations an element each, every gradient written by one
-// task in a fixed order.
+// left ends of the mirrored problem, x' = -y, y' = -x: four operations per element each. Each gradient is written by
+// one task in a fixed order.
 #pragma once
 
 #include <type_traits>
@@ -19,13 +19,13 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// Rows of x that one forward task handles; the lengths' sums and maxima of a tile stay in the first-level cache.
+// Rows of x per forward task; the sums and maxima of a tile's lengths stay in the first-level cache.
 constexpr int rows_per_tile = 16;
 
-// Components that are scanned for a row before its sums and maxima go back to memory.
+// Components scanned for a row before its sums and maxima return to memory.
 constexpr int components_per_visit = 4;
 
-// Where the distance of row i and column j is: out[i * row_stride + j * column_stride].
+// Locates the distance of row i and column j: out[i * row_stride + j * column_stride].
 template <class T>
 struct Matrix {
     T* values;
@@ -111,7 +111,8 @@ void forward_tiles(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, i
     });
 }
 
-// With few columns and many rows most lanes would idle: then the mirrored problem is solved, rows and columns swapped.
+// With few columns and many rows most lanes would idle, so the mirrored problem is solved, with rows and columns
+// swapped.
 template <class T>
 bool better_mirrored(const IqePairwiseShape& shape) {
     return shape.num_y < num_lanes<T> && shape.num_y < shape.num_x;
@@ -127,8 +128,8 @@ int64_t forward_workspace(const IqePairwiseShape& shape) {
     return workspace.used;
 }
 
-// Calls run(b, its scratch memory, threads) for every matrix of the batch: a batch is shared out among the threads, a
-// single matrix has them all.
+// Calls run(b, its scratch memory, threads) for every matrix of the batch. The threads share the matrices of a batch; a
+// single matrix gets all threads.
 template <class Run>
 void for_each_matrix(int64_t batch, void* memory, int64_t bytes, int threads, Run&& run) {
     const int inner_threads = batch > 1 ? 1 : threads;
@@ -140,8 +141,8 @@ T weight_of_matrix(const MaxWeight<T>& max, int64_t batch, int64_t b) {
     return WeightAt<T>(max, b / (batch / max.num_weights)).value;
 }
 
-// What the gradient of rows needs of the upstream gradient: grad_out (rows, columns) or, per component, (rows, columns,
-// components), and the components of greatest length, null where the reduction has no maximum.
+// The upstream gradient for the gradient of rows: grad_out (rows, columns) or, per component, (rows, columns,
+// components), and the longest components, null if the reduction has no maximum.
 template <class T>
 struct PairGradients {
     const T* grad_out;
@@ -187,7 +188,7 @@ QMK_INLINE void load_pair_gradients(const PairGradients<T>& pairs, int64_t row, 
 }
 
 // Adds to totals[k] the gradients of the lanes where k is a left end, for each k of a row's component in ascending
-// order of its values. Four operations a vector.
+// order of its values. Four operations per vector.
 template <class T, int vectors, class Scan, int... k>
 QMK_INLINE void scan_left_ends(Sequence<k...>, const T* values, const int32_t* offsets, const T* block_columns,
                                const Lanes<T>* grad, Scan* scan, Lanes<T>* totals) {
@@ -204,16 +205,16 @@ QMK_INLINE void scan_left_ends(Sequence<k...>, const T* values, const int32_t* o
 }
 
 // grad_rows[i, k] = sign * sum over j of the pair's gradient where row i's k is a left end. With `partial_spread`, also
-// the sums over j of grad_out * (max - mean), component by component. K is the size of a component, whose totals are
-// then registers, or 0 for any size.
+// sums grad_out * (max - mean) over j, per component. K is the size of a component, whose totals are then registers, or
+// 0 for any size.
 template <class T, int vectors, bool with_spread, int K>
 void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, int64_t any_size,
                         PairGradients<T> pairs, T sign, T* grad_rows, T* partial_spread, int threads) {
     using Scan =
         std::conditional_t<with_spread, IqeLeftEndsAndLength<Lanes<T>, FusedAddDifference>, IqeLeftEnds<Lanes<T>>>;
     constexpr int n = num_lanes<T>, width = vectors * n;
-    // A tile's totals, a vector for each row and k, stay in the first-level cache; and so do a component's columns of a
-    // few blocks while all rows of the tile are scanned.
+    // A tile's totals, a vector for each row and k, stay in the first-level cache, and so do a few blocks of a
+    // component's columns while all rows of the tile are scanned.
     constexpr int64_t totals_per_tile = 128, blocks_per_strip = 4;
     const int64_t size = K ? K : any_size;
     const int64_t rows_per_tile = size < totals_per_tile ? totals_per_tile / size : 1;
@@ -222,7 +223,7 @@ void left_end_gradients(SortedRows<T> sorted, Columns<T> columns, int64_t num_ro
     const int wanted_threads = threads_for(num_rows * pairs.num_columns * dim, 1 << 16, threads);
 
     parallel_for(num_components * num_row_tiles, wanted_threads, [=](int64_t task) {
-        // Components one after another: the upstream gradient of a tile's rows stays in the second-level cache.
+        // Components go one after another, so that a tile's upstream gradient stays in the second-level cache.
         const int64_t c = task % num_components, first_row = task / num_components * rows_per_tile;
         const int64_t end_row = first_row + rows_per_tile < num_rows ? first_row + rows_per_tile : num_rows;
         const int64_t num_totals = (end_row - first_row) * size;
@@ -295,7 +296,7 @@ void transpose(const T* from, int64_t num_rows, int64_t num_columns, int64_t ite
                  });
 }
 
-// Both gradients need the same scratch memory, one after the other.
+// The two gradients use the same scratch memory, one after the other.
 template <class T>
 int64_t backward_workspace(const IqePairwiseShape& shape, Reduction reduction) {
     const int64_t dim = shape.num_components * shape.dim_per_component, pairs = shape.num_x * shape.num_y;
@@ -309,7 +310,7 @@ int64_t backward_workspace(const IqePairwiseShape& shape, Reduction reduction) {
     return of_x.used > of_y.used ? of_x.used : of_y.used;
 }
 
-// Parts of the gradient of the weights, (batch, num_components, num_x); null where it is not wanted.
+// Parts of the gradient of the weights, (batch, num_components, num_x); null if not needed.
 template <class T>
 T* take_partial_spread(Workspace& workspace, const IqePairwiseBackward<T>& call) {
     const IqePairwiseShape& shape = call.shape;
@@ -328,7 +329,7 @@ void side_gradient(Side<T> rows, Side<T> others, int64_t size, Workspace& worksp
     pack_columns(others, num_components, size, columns, threads);
     const auto gradients = [&](auto with_spread) {
         constexpr bool spread = decltype(with_spread)::value;
-        constexpr int unrolled = spread ? 0 : 8;  // with the lengths there are not registers enough
+        constexpr int unrolled = spread ? 0 : 8;  // with the lengths there are too few registers
         if (size == unrolled && vectors == 4) return left_end_gradients<T, 4, spread, unrolled>;
         return vectors == 4   ? left_end_gradients<T, 4, spread, 0>
                : vectors == 2 ? left_end_gradients<T, 2, spread, 0>
@@ -338,8 +339,8 @@ void side_gradient(Side<T> rows, Side<T> others, int64_t size, Workspace& worksp
     run(sorted, columns, rows.count, size, pairs, -rows.sign, grad_rows, partial_spread, threads);
 }
 
-// A NaN makes NaN the gradients of every pair that its component is in: those of the component's coordinates in its own
-// row and in all rows of the other side.
+// A component with NaN makes its gradients NaN in every pair: those of its coordinates in its own row and in all rows
+// of the other side.
 template <class T>
 void write_nan(Side<T> rows, Side<T> others, int64_t num_components, int64_t size, T* grad_rows, T* grad_others) {
     const int64_t dim = num_components * size;

@@ -1,4 +1,4 @@
-// Both sides of a pairwise IQE made ready for the scans: rows sorted once, the others' values laid out as lanes.
+// Prepares both sides of a pairwise IQE for the scans: sorts one side's rows once, and lays out the other's as lanes.
 #pragma once
 
 #include "lanes.h"
@@ -9,7 +9,7 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// One side of the problem: `count` rows of a matrix, taken as they are or negated.
+// One side of the problem: `count` rows of a matrix, unchanged or negated.
 template <class T>
 struct Side {
     const T* rows;
@@ -17,23 +17,23 @@ struct Side {
     T sign;
 };
 
-// Rows of x ready to be scanned: per row and component the values in ascending order, and where in a block of columns
-// (`Columns`) the y that belongs to each begins.
+// Rows of x ready to scan: per row and component, the values in ascending order, and for each where its y begins in a
+// block of columns (`Columns`).
 template <class T>
 struct SortedRows {
     T* values;
     int32_t* offsets;
 };
 
-// Vectors of y side by side: [component][block of `width` rows][k][row in the block]. The last block is filled up with
-// copies of the last row.
+// Vectors of y side by side: [component][block of `width` rows][k][row in the block]. Copies of the last row fill the
+// last block.
 template <class T>
 struct Columns {
     T* values;
     int64_t num_blocks;
 };
 
-// How many vectors of y are scanned at once: four hide the latency, fewer do not waste lanes on few rows.
+// Vectors of y scanned at once: four hide the latency; fewer waste no lanes on few rows.
 template <class T>
 int vectors_at_once(int64_t num_columns) {
     return num_columns > 2 * num_lanes<T> ? 4 : num_columns > num_lanes<T> ? 2 : 1;
@@ -57,7 +57,7 @@ Columns<T> take_columns(Workspace& workspace, int64_t count, int64_t dim) {
     return {workspace.take<T>(padded<T>(count) * dim), padded<T>(count) / width};
 }
 
-// Sorts components first .. first + num_lanes of all the rows' components, at most `limit` in all.
+// Sorts components first .. first + num_lanes of all rows' components, of which there are `limit`.
 template <class T>
 void sort_components(Side<T> side, int64_t first, int64_t limit, int64_t size, int width, Lanes<T>* keys,
                      SortedRows<T> sorted) {

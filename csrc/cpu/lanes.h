@@ -1,5 +1,5 @@
-// Lanes: one register of numbers, written with the compiler's vector extension (GCC, Clang) and therefore once for all
-// instruction sets. QMK_LANE_BYTES is set by the build: 16 (SSE2, NEON), 32 (AVX2), 64 (AVX-512).
+// Lanes: one register of numbers, written once for all instruction sets with the compiler's vector extension (GCC,
+// Clang). The build sets QMK_LANE_BYTES: 16 (SSE2, NEON), 32 (AVX2), 64 (AVX-512).
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ QMK_INLINE Lanes<T> broadcast(T value) {
 }
 
 // The number at `from` in every lane. It is read as bits: Zen 4 broadcasts a float to 64 bytes in a unit that maxima
-// and comparisons wait for, and an integer on its way from the cache.
+// and comparisons also need, but an integer on its way from the cache.
 template <class T>
 QMK_INLINE Lanes<T> load_broadcast(const T* from) {
 #if QMK_LANE_BYTES == 64
@@ -55,9 +55,9 @@ QMK_INLINE Lanes<T> load_broadcast(const T* from) {
 }
 
 #if defined(__FMA__)
-// For scans that do nothing but maxima and additions: additions as multiply-adds by a one that the compiler cannot see.
-// The same numbers, but processors that take maxima and additions in the same units (Zen 4) do these in others, half as
-// many again a cycle.
+// For scans of only maxima and additions: additions as multiply-adds by a one that the compiler cannot see. The numbers
+// are the same, but processors that do maxima and additions in the same units (Zen 4) do multiply-adds in others, half
+// as many again per cycle.
 struct FusedAddDifference {
     template <class V>
     QMK_INLINE static void lengthen(V& length, V begin, V end) {
@@ -70,7 +70,7 @@ struct FusedAddDifference {
 using FusedAddDifference = AddDifference;
 #endif
 
-// A product as it is rounded: what is added to it is not made one multiply-add with it.
+// A rounded product: a later addition is not fused with it into a multiply-add.
 template <class V>
 QMK_INLINE V rounded(V product) {
 #if defined(__FMA__)
@@ -81,8 +81,8 @@ QMK_INLINE V rounded(V product) {
     return product;
 }
 
-// For a vector used more than once: 64 bytes take the whole of a cycle's loads, so they are not to be loaded again as
-// an operand of each use.
+// For a vector used more than once: 64 bytes take all loads of a cycle, so each use must not load it again as an
+// operand.
 template <class V>
 QMK_INLINE V in_register(V vector) {
 #if QMK_LANE_BYTES == 64
@@ -103,7 +103,7 @@ QMK_INLINE void store(T* to, Vector vector) {
     __builtin_memcpy(to, &vector, sizeof(Vector));
 }
 
-// Small integers, one a lane, in the width of T's lanes.
+// Small integers, one per lane, in the width of T's lanes.
 template <class T>
 QMK_INLINE IndexLanes<T> load_indices(const int32_t* from) {
     if constexpr (sizeof(T) == sizeof(int32_t)) {
@@ -116,7 +116,7 @@ QMK_INLINE IndexLanes<T> load_indices(const int32_t* from) {
 }
 
 // Loads columns of a matrix whose rows are the lanes: out[k], lane l = rows[min(l, last_row) * row_stride + k].
-// Blocks of 16 bytes a row are transposed in registers; the columns that are left over are picked one by one.
+// Blocks of 16 bytes per row are transposed in registers; the remaining columns are picked one by one.
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define QMK_HAS_SHUFFLE 1
@@ -192,7 +192,7 @@ QMK_INLINE void halve_vectors(Lanes<T>* v) {
     }
 }
 
-// Lane l of the result: the sum of the lanes of v[l]. Three operations a vector; v is overwritten.
+// Lane l of the result: the sum of the lanes of v[l]. Three operations per vector; v is overwritten.
 template <class T>
 QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
     halve_vectors<1, T>(v);
@@ -207,7 +207,7 @@ QMK_INLINE Lanes<T> fold_lanes(Lanes<T> v) {
         return fold_lanes<distance / 2, T>(v + rotated<distance>(v, typename MakeSequence<num_lanes<T>>::type{}));
 }
 
-// Always in the same order: by halves.
+// The sum of the lanes, always in the same order: by halves.
 template <class T>
 QMK_INLINE T sum_of_lanes(Lanes<T> v) {
     return fold_lanes<num_lanes<T> / 2, T>(v)[0];
@@ -223,7 +223,7 @@ QMK_INLINE Lanes<T> fold_maxima(Lanes<T> v) {
     }
 }
 
-// Of numbers.
+// The largest lane, of numbers.
 template <class T>
 QMK_INLINE T max_of_lanes(Lanes<T> v) {
     return fold_maxima<num_lanes<T> / 2, T>(v)[0];
@@ -249,7 +249,7 @@ QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
 }
 #endif
 
-// A vector in double: one of them, or two of half as many lanes.
+// A vector in double: one vector, or two of half as many lanes.
 template <class T>
 constexpr int num_parts = int(sizeof(double) / sizeof(T));
 
@@ -275,7 +275,7 @@ bool has_nan(const T* values, int64_t count) {
     return any;
 }
 
-// Vectors added up lane by lane, in double whatever T is.
+// Adds up vectors lane by lane, in double for either T.
 template <class T>
 struct SumOfVectors {
     Lanes<double> parts[num_parts<T>] = {};

@@ -1,8 +1,8 @@
-// QRL's latent dynamics with an IQE head: one pass from embeddings to the loss, one back.
+// QRL's latent dynamics loss with an IQE head: one pass from embeddings to the loss, one back.
 //
 // Forward: a coordinate is an interval in one of the two directions, so a block of components is sorted once, by where
-// the intervals begin, and scanned twice. What backward needs are two bits an element and direction and one slope a row
-// and direction. Backward writes both gradients once. Sums over rows are in double.
+// the intervals begin, and scanned twice. It keeps two bits per element and direction, and one slope per row and
+// direction. Backward writes both gradients once. Sums over rows are in double.
 #include "../ops/latent_dynamics.h"
 
 #include "parallel.h"
@@ -109,7 +109,7 @@ void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, int threads
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
         const bool has_nan = kept.has_nan(task * rows_per_task, end);
         for (int64_t i = task * rows_per_task; i < end; ++i) {
-            // A left end is of where the direction comes from, a right end of where it goes.
+            // A left end belongs to the start of its direction, a right end to its target.
             write_sum_of_ends<T, false, true>(kept.of(0, i, T(-1)), kept.of(1, i, T(1)), count, size, places,
                                               grad_predicted + i * dim);
             write_sum_of_ends<T, true, false>(kept.of(0, i, T(1)), kept.of(1, i, T(-1)), count, size, places,

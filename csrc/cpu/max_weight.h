@@ -1,4 +1,4 @@
-// The weights of the maximum in maxmean: which rows have which, and their gradients.
+// The weights of the maximum in maxmean: which rows use which, and their gradients.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// Calls run(first, end, weight) for every run of rows in [first, end) that have one weight; there are `rows` in all.
+// Calls run(first, end, weight) for every run of rows in [first, end) that share a weight; there are `rows` in all.
 template <class T, class Run>
 QMK_INLINE void for_each_weight(const MaxWeight<T>& max, int64_t rows, int64_t first, int64_t end, Run&& run) {
     if (max.num_weights == 1) return run(first, end, WeightAt<T>(max, 0).value);
@@ -22,7 +22,7 @@ QMK_INLINE void for_each_weight(const MaxWeight<T>& max, int64_t rows, int64_t f
     }
 }
 
-// The sum of a[i] * b[i], or of a[i] where b is null, in double and eight parts.
+// The sum of a[i] * b[i], or of a[i] if b is null, in double and eight parts.
 template <class T>
 double sum_of_products(const T* a, const T* b, int64_t count) {
     constexpr int64_t n = 8;
@@ -35,8 +35,8 @@ double sum_of_products(const T* a, const T* b, int64_t count) {
     return sum;
 }
 
-// The gradient by each of the numbers from `parts` of those by the weights, `count` in all, in the order of the rows.
-// Null is not wanted.
+// The gradient by each number, from `parts` of the gradients by the weights, `count` in all, in the order of the rows.
+// Null if not needed.
 template <class T>
 void max_weight_gradient(const MaxWeight<T>& max, double scale, const T* parts, const T* factors, int64_t count,
                          T* grad) {

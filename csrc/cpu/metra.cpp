@@ -1,9 +1,9 @@
-// METRA's loss on CPUs, for one instruction set: one pass from embeddings to the loss, one back. Along a row the lanes
-// are coordinates, with what is left of a row, or all of a short one, taken one by one; from there on they are rows.
+// METRA's loss on CPUs, for one instruction set: one pass from embeddings to the loss, one back. Along a row lanes are
+// coordinates; the rest of a row, or all of a short one, is taken one by one. After that, lanes are rows.
 //
-// Forward reads three tensors and writes two numbers a row; backward reads three and writes two, or three where the
-// skills have a gradient. Sums over rows are in double; the rows of a task depend on the sizes alone, and so does the
-// order of every sum.
+// Forward reads three tensors and writes two numbers per row; backward reads three and writes two, or three if the
+// skills need a gradient. Sums over rows are in double; a task's rows, and so the order of every sum, depend only on
+// the sizes.
 #include "../ops/metra.h"
 
 #include "lanes.h"
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t values_per_task = 1 << 13, values_per_thread = 1 << 14;
 
-// Rows a task, a multiple of the lanes.
+// Rows per task, a multiple of the lanes.
 template <class T>
 QMK_INLINE int64_t rows_per_task(int64_t dim) {
     const int64_t blocks = values_per_task / (num_lanes<T> * dim);
@@ -30,13 +30,13 @@ QMK_INLINE void for_each_task(MetraShape shape, int threads, Run&& run) {
                  [&](int64_t task) { run(task, task * step, (task + 1) * step < rows ? (task + 1) * step : rows); });
 }
 
-// Of rows, one a lane: the sum of squares of the step, and the reward.
+// Per row, one per lane: the sum of squares of the step, and the reward.
 template <class T>
 struct StepSums {
     Lanes<T> squares, reward;
 };
 
-// Of `count` rows; other lanes are 0.
+// The sums of `count` rows; other lanes are 0.
 template <class T>
 QMK_INLINE StepSums<T> sum_steps(const T* phi, const T* phi_next, const T* skill, int64_t dim, int count) {
     constexpr int n = num_lanes<T>;

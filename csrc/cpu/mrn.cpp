@@ -1,5 +1,5 @@
-// MRN on CPUs, for one instruction set. Between matching rows lanes run along a component; between all pairs they are
-// rows (mrn_pairwise.h).
+// MRN on CPUs, for one instruction set. For matching rows lanes run along a component; for all pairs they are rows
+// (mrn_pairwise.h).
 #include "../ops/mrn.h"
 
 #include "mrn_pairwise.h"
@@ -9,8 +9,8 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// A block of components one after another in memory, as many as there are lanes: lanes run along each of them, and what
-// is left is put together for all at once.
+// A block of components adjacent in memory, as many as there are lanes: lanes run along each of them, and the partial
+// results of all are combined at once.
 template <class T>
 struct Block {
     const T *x, *y;
@@ -53,7 +53,7 @@ QMK_INLINE Lanes<T> largest_differences(const Block<T>& block, MrnPart part) {
     return result;
 }
 
-// Where the largest difference of a component first is; it is one of them, or NaN.
+// The index of the first largest difference of a component, which is one of them or NaN.
 template <class T>
 QMK_INLINE int64_t place_of(T largest, const Block<T>& block, int component, MrnPart part) {
     for (int64_t d = part.begin; d < part.end; ++d)

@@ -1,6 +1,6 @@
-// MRN of all pairs of rows. One side's rows are laid out as lanes, the other's are broadcast to them, value by value.
+// MRN of all pairs of rows. One side's rows are laid out as lanes; the other's are broadcast to them, value by value.
 //
-// Floor: two operations an element and pair forward, a subtraction and a maximum or multiply-add. Backward:
+// Floor: two operations per element and pair forward, a subtraction and a maximum or multiply-add. Backward:
 // mrn_pairwise_backward.h.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace qmk::QMK_TARGET {
 namespace {
 
 // The two sides of a matrix of pairs: `rows` are broadcast, `lanes` are packed, [block of n rows][value][row in the
-// block], the last block filled up with copies of the last row. Where the lanes are x, differences are lane - row.
+// block], where copies of the last row fill the last block. If the lanes are x, differences are lane - row.
 template <class T>
 struct Sides {
     const T* rows;
@@ -42,7 +42,7 @@ void pack_lanes(const T* rows, int64_t batch, int64_t num_rows, int64_t dim, T* 
     });
 }
 
-// Whether every difference between rows of finite numbers is a number; other differences need a slower maximum.
+// Whether all values are finite, so that every difference is a number; otherwise a slower maximum is needed.
 template <class T>
 bool all_finite(const T* values, int64_t count, int threads) {
     constexpr int64_t per_task = 1 << 15;
@@ -52,7 +52,7 @@ bool all_finite(const T* values, int64_t count, int threads) {
     for (int64_t task = 0; task < tasks; ++task) {
         const int64_t end = (task + 1) * per_task < count ? (task + 1) * per_task : count;
         constexpr int n = num_lanes<T>;
-        Lanes<T> sums{};  // of zeros, or NaN
+        Lanes<T> sums{};  // zeros, or NaN
         int64_t i = task * per_task;
         for (; i + n <= end; i += n) {
             const auto here = load<Lanes<T>>(values + i);
@@ -70,7 +70,7 @@ QMK_INLINE Lanes<T> difference(const T* row, Lanes<T> lane) {
     return lanes_are_x ? lane - *row : load_broadcast(row) - lane;
 }
 
-// `largest` of R rows and V blocks over a part of a component; row and lanes point at the component's first value.
+// Finds `largest` of R rows and V blocks over part of a component; row and lanes point at the component's first value.
 template <class T, int R, int V, bool lanes_are_x, bool finite>
 QMK_INLINE void find_largest(const T* row, int64_t stride, const T* lanes, int64_t block_stride, MrnPart part,
                              Lanes<T> (&largest)[R][V]) {
@@ -115,7 +115,7 @@ QMK_INLINE void sum_squares(const T* row, int64_t stride, const T* lanes, int64_
         sum_squares<T, R, V, lanes_are_x, true>(row, stride, lanes, block_stride, part, shift, sums);
 }
 
-// Where the distance of a row and a lane lies: out[row * of_row + lane * of_lane].
+// Locates the distance of a row and a lane: out[row * of_row + lane * of_lane].
 struct Strides {
     int64_t of_row, of_lane;
 };
@@ -206,7 +206,7 @@ void matrix_forward(const T* rows, int64_t num_rows, const T* packed, int64_t nu
     });
 }
 
-// The lanes are the larger side where the other would not fill them.
+// The lanes are the larger side if the other would not fill them.
 template <class T>
 bool lanes_are_better_x(MrnPairwiseShape shape) {
     return shape.num_y < 4 * num_lanes<T> && shape.num_x > shape.num_y;

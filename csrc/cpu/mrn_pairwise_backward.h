@@ -1,14 +1,14 @@
 // MRN of all pairs of rows: both sides' gradients. Included by mrn.cpp.
 //
-// Rows meet all lanes a panel at a time, in two steps. The first finds each pair's and component's slope and largest
-// difference. The second walks the values: one difference, times the slope, is added to the gradient of the lane, which
-// stays in a register for all rows of the panel, and to that of the row, a vector across lanes that is summed up at the
-// end. Each gradient is summed in one order, whatever the number of threads.
+// Rows meet all lanes one panel at a time, in two steps. The first finds the slope and the largest difference of each
+// pair and component. The second walks the values: one difference, times the slope, is added to the gradient of the
+// lane, which stays in a register for all rows of the panel, and to that of the row, a vector across lanes that is
+// summed at the end. Each gradient is summed in one order, for any number of threads.
 //
-// Floor: 2 + 3 operations an element and pair of the symmetric part, two and a half times the forward. The three are a
-// subtraction and two multiply-adds, one in three of which is taken apart: processors that add and multiply in
-// different units (Zen 4) then keep both busy, for 1 2/3 cycles a vector after 1 for the slopes. The asymmetric part is
-// searched once, in four operations to the forward's two.
+// Floor: 2 + 3 operations per element and pair of the symmetric part, two and a half times the forward. The three are a
+// subtraction and two multiply-adds, one in three of which is split: processors that add and multiply in different
+// units (Zen 4) then keep both busy, for 1 2/3 cycles per vector after 1 for the slopes. The asymmetric part is
+// searched once, with four operations to the forward's two.
 #pragma once
 
 #include "mrn_pairwise.h"
@@ -22,21 +22,21 @@ constexpr int64_t most_panel_rows = 48, rows_per_tile = 4, tiles_per_task = 4, b
 // A strip of blocks sums up its own part of the rows' gradient.
 constexpr int64_t blocks_per_strip = 48, values_per_chunk = 16;
 
-// What the second step needs of the pairs of a panel: [component][block][row of the panel].
+// What the second step needs for the pairs of a panel: [component][block][row of the panel].
 template <class T>
 struct PairSlopes {
     Lanes<T>* slope;       // times the upstream gradient
     Lanes<T>* upstream;    // of the asymmetric part, 0 where the largest difference is not positive
-    IndexLanes<T>* where;  // of the first of the largest differences, in the component's asymmetric part
+    IndexLanes<T>* where;  // index of the first largest difference, in the component's asymmetric part
 
     QMK_INLINE PairSlopes at(int64_t pair) const { return {slope + pair, upstream + pair, where + pair}; }
 };
 
-// What a call needs. Gradients are of x here, those of y are their negatives.
+// The inputs of a call. Gradients are those of x here; those of y are their negatives.
 template <class T>
 struct BackwardMemory {
     T* packed;
-    Lanes<T>* of_lanes;  // their gradient, laid out as they are
+    Lanes<T>* of_lanes;  // their gradient, in the same layout
     T* of_rows;          // the panel's, [strip][row of the panel][value]
     PairSlopes<T> slopes;
 };
@@ -55,7 +55,7 @@ struct PanelSizes {
           size(dim / num_components),
           num_blocks(qmk::QMK_TARGET::num_blocks<T>(num_lane_rows)),
           num_strips((num_blocks + blocks_per_strip - 1) / blocks_per_strip) {
-        // The slopes of small components would otherwise be many times as large as the inputs.
+        // Otherwise the slopes of small components would be many times as large as the inputs.
         panel_rows = size / 2 < most_panel_rows ? size / 2 / rows_per_tile * rows_per_tile : most_panel_rows;
         panel_rows = panel_rows > 2 * rows_per_tile ? panel_rows : 2 * rows_per_tile;
         panel_rows = panel_rows < num_rows ? panel_rows : num_rows;
@@ -73,7 +73,7 @@ struct PanelSizes {
     }
 };
 
-// The largest differences of R rows and V blocks in a part of a component, and where each first is.
+// Finds the largest differences of R rows and V blocks in part of a component, and the first index of each.
 template <class T, int R, int V, bool lanes_are_x, bool finite>
 QMK_INLINE void find_places(const T* row, int64_t stride, const T* lanes, int64_t block_stride, MrnPart part,
                             Lanes<T> (*largest)[R], IndexLanes<T> (*where)[R]) {
@@ -91,7 +91,7 @@ QMK_INLINE void find_places(const T* row, int64_t stride, const T* lanes, int64_
     }
     if (finite) return;
     for (int v = 0; v < V; ++v)
-        for (int r = 0; r < R; ++r) {  // a NaN after the largest: what was found last is not the largest
+        for (int r = 0; r < R; ++r) {  // with NaN after the largest, the last index is not that of the largest
             Lanes<T> again[1][1]{};
             find_largest<T, 1, 1, lanes_are_x, false>(row + r * stride, stride, lanes + v * block_stride, 0, part,
                                                       again);
@@ -99,7 +99,7 @@ QMK_INLINE void find_places(const T* row, int64_t stride, const T* lanes, int64_
         }
 }
 
-// The slopes of R rows and V blocks in one component, [block][row]; `blocks` of them are `slopes_stride` apart.
+// Finds the slopes of R rows and V blocks in one component, [block][row]; blocks are `slopes_stride` apart.
 template <class T, int R, int V, bool lanes_are_x, bool finite>
 void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_block, int64_t component,
                     const MrnSettings& settings, const MrnRoot<T>& root, const T* grad_out, Strides strides,
@@ -118,7 +118,7 @@ void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_bloc
             where[v][r] = int32_t(asymmetric.begin) - IndexLanes<T>{};  // 0 is added there if none is positive
         }
     sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, mrn_shift<T>(settings), sums);
-    constexpr int at_once = QMK_LANE_BYTES == 64 ? V : 1;  // as there are registers
+    constexpr int at_once = QMK_LANE_BYTES == 64 ? V : 1;  // limited by the registers
     for (int v = 0; v < V; v += at_once)
         find_places<T, R, at_once, lanes_are_x, finite>(row, sides.dim, lanes + v * block_stride, block_stride,
                                                         asymmetric, largest + v, where + v);
@@ -136,8 +136,8 @@ void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_bloc
         }
 }
 
-// The gradient that the symmetric part of the panel's rows and V blocks makes of `width` values: of the lanes, and of
-// the rows, [row][value], across the lanes of `counted`.
+// Adds the symmetric part's gradient for `width` values of the panel's rows and V blocks: to the lanes, and to the
+// rows, [row][value], summed over the lanes of `counted`.
 template <class T, int V, int width, bool lanes_are_x, bool shifts>
 void add_symmetric(const T* rows, int64_t num_rows, int64_t dim, const T* lanes, const Lanes<T>* slopes,
                    int64_t slopes_stride, T shift, IndexLanes<T> counted, Lanes<T>* of_lanes, Lanes<T>* of_rows) {
@@ -156,7 +156,7 @@ void add_symmetric(const T* rows, int64_t num_rows, int64_t dim, const T* lanes,
                 Lanes<T> product =
                     slope[v] * symmetric_difference<T, lanes_are_x, shifts>(rows + r * dim + d, lane[v][d], shift);
                 if (V == 1) product = counted ? product : Lanes<T>{};
-                if (v == 0) product = rounded(product);  // additions and multiply-adds then wait for each other less
+                if (v == 0) product = rounded(product);  // so that additions and multiply-adds wait less for each other
                 total += product;
                 sums[v][d] += product;
             }
@@ -178,7 +178,7 @@ struct Panel {
     T* of_rows;
 };
 
-// `width` values from `value` on. The slopes are those of its component.
+// Handles `width` values from `value` on, with the slopes of their component.
 template <class T, int width, bool lanes_are_x, bool shifts>
 void symmetric_values(const Panel<T>& panel, int64_t value, T shift) {
     constexpr int n = num_lanes<T>, V = blocks_per_tile;
@@ -206,13 +206,13 @@ void symmetric_values(const Panel<T>& panel, int64_t value, T shift) {
 
 template <class T, bool lanes_are_x, bool shifts>
 void add_symmetric_part(const Panel<T>& panel, int64_t begin, int64_t end, T shift) {
-    constexpr int width = QMK_LANE_BYTES == 64 ? 4 : 1;  // as there are registers
+    constexpr int width = QMK_LANE_BYTES == 64 ? 4 : 1;  // limited by the registers
     int64_t value = begin;
     for (; value + width <= end; value += width) symmetric_values<T, width, lanes_are_x, shifts>(panel, value, shift);
     for (; value < end; ++value) symmetric_values<T, 1, lanes_are_x, shifts>(panel, value, shift);
 }
 
-// The gradient of the largest differences of the component that begins with `value`.
+// Adds the gradient of the largest differences of the component that begins with `value`.
 template <class T>
 void add_asymmetric_part(const Panel<T>& panel, int64_t value, MrnPart part) {
     constexpr int n = num_lanes<T>;
@@ -233,7 +233,7 @@ void add_asymmetric_part(const Panel<T>& panel, int64_t value, MrnPart part) {
     }
 }
 
-// A call in the terms of rows and lanes, and its memory.
+// A call in terms of rows and lanes, and its memory.
 template <class T, bool lanes_are_x>
 struct MatrixBackward {
     const MrnSettings& settings;
@@ -291,8 +291,8 @@ void find_slopes(const MatrixBackward<T, lanes_are_x>& call, PanelRows panel) {
     });
 }
 
-// The second step: what the pairs of a panel add to the lanes' gradient, and each strip's part of the rows'. A task has
-// its own values of a component, in a strip: no other reads or writes these.
+// The second step: adds the pairs of a panel to the lanes' gradient, and computes each strip's part of the rows'. A
+// task owns some values of a component in a strip, which no other task reads or writes.
 template <class T, bool lanes_are_x>
 void add_panel(const MatrixBackward<T, lanes_are_x>& call, PanelRows rows_of_panel) {
     constexpr int n = num_lanes<T>;

@@ -1,5 +1,5 @@
 // Nearest neighbours on CPUs, for one instruction set: few distances of a tile are below the largest of the k so far,
-// so a row is mostly compared with that one, a vector at a time; what is below is inserted in order.
+// so most of a row is only compared with that one, a vector at a time; smaller ones are inserted in order.
 #include "../ops/nearest.h"
 
 #include "../math/nearest.h"
@@ -10,7 +10,7 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// Puts a distance that goes before the last of the k places where it belongs.
+// Inserts a distance that comes before the last of the k places.
 template <class T>
 QMK_INLINE void insert(T distance, int64_t index, T* values, int64_t* indices, int64_t k) {
     int64_t place = k - 1;

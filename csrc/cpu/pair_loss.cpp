@@ -1,6 +1,6 @@
 // Losses over a matrix of distances on CPUs, for one instruction set: one pass over it forward, one back.
 //
-// Memory: three values a task and column where columns are summed. Precision: arithmetic in T, up to 128 terms are
+// Memory: three values per task and column, if columns are summed. Precision: arithmetic in T; up to 128 terms are
 // added in T, then in double, in an order that does not depend on the number of threads; logarithms in double.
 #include "../ops/pair_loss.h"
 

@@ -1,6 +1,6 @@
-// Losses over a matrix of distances, the pass back; included by pair_loss.cpp.
+// Losses over a matrix of distances, the backward pass; included by pair_loss.cpp.
 //
-// One exponential a pair, of both directions where their largest logits are near, and one for LINEX.
+// One exponential per pair, shared by both directions if their largest logits are near, and one for LINEX.
 #pragma once
 
 #include "../ops/pair_loss.h"
@@ -12,22 +12,22 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// What the columns of a matrix are in its gradient.
+// The columns of a matrix, as its gradient needs them.
 template <class T>
 struct Columns {
     const T *largest, *slope;
     const T* weight;  // slope * exp(middle - largest)
     T middle;
-    bool are_near;  // are their largest logits to the middle
+    bool are_near;  // whether their largest logits are near the middle
 };
 
-// What exp(logit - largest) is multiplied by in the derivative by the logit.
+// The factor of exp(logit - largest) in the derivative by the logit.
 template <class T>
 T slope_of(const Softmax<T>& softmax, const PairWeights<T>& weights) {
     return weights.softmax * (T(1) + weights.squares * softmax.logsumexp()) * exp_of(-softmax.log_sum);
 }
 
-// So near each other, e^40 at most apart, one exponential is as good as the other's.
+// Within this distance, at most e^40 apart, one exponential is as good as the other.
 constexpr double nearness = 20;
 
 template <class T, PairKind kind, bool has_after>
@@ -38,7 +38,7 @@ struct Backward {
     const PairWeights<T> weights;
     int64_t num_columns;
 
-    // One row: everything but its match, then that.
+    // One row: everything except its match, then the match.
     void run(const T* distance, const T* after, T log_discount, const Softmax<T>& row, const Columns<T>& columns,
              int64_t match, T* grad) const {
         const T apart = row.largest - columns.middle;
@@ -97,7 +97,7 @@ struct Backward {
     }
 };
 
-// What the columns of each matrix are, and three lines a matrix.
+// The columns of each matrix, and three lines per matrix.
 template <class T>
 struct BackwardMemory {
     int64_t line;

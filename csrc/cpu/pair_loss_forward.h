@@ -1,10 +1,10 @@
-// Losses over a matrix of distances, the pass forward; included by pair_loss.cpp.
+// Losses over a matrix of distances, the forward pass; included by pair_loss.cpp.
 //
-// A task is 32 rows of one matrix. Four rows at a time are read twice, the second time from the nearest cache: for
-// their maxima, then for everything else. One exponential a pair serves both directions: E = exp(l - m) with the
-// maximum m of the row is summed along the row, and times exp(m - c) down the columns, where c is the task's greatest m
-// so far. A column of which that leaves next to nothing, far below the rows' maxima, is summed again below its own.
-// LINEX takes one exponential more. The columns' sums of all tasks are then put together.
+// A task is 32 rows of one matrix. Four rows at a time are read twice, the second time from the nearest cache: first
+// for their maxima, then for everything else. One exponential per pair serves both directions: E = exp(l - m), with the
+// row's maximum m, is summed along the row, and times exp(m - c) down the columns, where c is the task's largest m so
+// far. A column far below the rows' maxima, which this would reduce to almost nothing, is summed again relative to its
+// own maximum. LINEX takes one more exponential. Finally the column sums of all tasks are combined.
 #pragma once
 
 #include "../ops/pair_loss.h"
@@ -32,7 +32,7 @@ template <class T>
 struct ForwardTask {
     const T *distance, *after, *log_discounts;  // of the task's rows
     T *row_largest, *row_log_sum;
-    // Of each column: the greatest logit, what its exponentials are below, and their sum.
+    // Per column: the largest logit, the shift of its exponentials, and their sum.
     T *most, *shift, *sum;
     int64_t first_row, rows, columns, matches;
 };
@@ -41,7 +41,7 @@ template <class T, PairKind kind, bool has_after>
 struct Forward {
     using V = Lanes<T>;
     static constexpr int n = num_lanes<T>;
-    static constexpr int64_t strip = 32 * n;  // columns whose terms are added up in T
+    static constexpr int64_t strip = 32 * n;  // columns whose terms are summed in T
     static constexpr bool has_logits = is_softmax(kind) || kind == PairKind::sigmoid;
 
     const PairLossSettings& settings;
@@ -67,7 +67,8 @@ struct Forward {
             for (int64_t j = 0; j < task.columns; j += n) finish_columns(j);
     }
 
-    // Calls visit(column, is_tail, kept) for every vector of columns; kept(v) is v without what is beyond the last.
+    // Calls visit(column, is_tail, kept) for every vector of columns; kept(v) zeroes the lanes of v past the last
+    // column.
     template <class Visit>
     QMK_INLINE void for_columns(int64_t begin, int64_t end, Visit&& visit) {
         int64_t j = begin;
@@ -126,7 +127,7 @@ struct Forward {
         return task.log_discounts ? task.log_discounts[row] : T(settings.log_discount);
     }
 
-    // Everything but the maxima and the matches.
+    // Everything except the maxima and the matches.
     template <int count, bool is_infinite>
     void add(int64_t row, const T* shift, const T* share, T shrink, double* row_sum) {
         T log_discount[count];
@@ -138,7 +139,7 @@ struct Forward {
             Lanes<double> terms{};
             for_columns(begin, end, [&](int64_t j, auto is_tail, auto&& kept) {
                 V column{};
-                V product{};  // of 1 + exp(-|l|), less 1
+                V product{};  // of 1 + exp(-|l|), minus 1
                 Lanes<double> values = broadcast(1.0);
                 if constexpr (over_columns(kind)) column = load<V>(task.sum + j) * shrink;
                 for (int r = 0; r < count; ++r) {
@@ -222,7 +223,8 @@ struct Forward {
         }
     }
 
-    // A column's shift; and its sum below its own maximum where the common one leaves too little of it, or no number.
+    // Sets a column's shift, and sums it relative to its own maximum if the common shift leaves too little, or no
+    // number.
     void finish_columns(int64_t column) {
         const V sum = load<V>(task.sum + column);
         const auto is_fine = (sum >= T(1e-18)) & (sum <= T(1e18));
@@ -240,7 +242,7 @@ struct Forward {
     }
 };
 
-// Puts together what the tasks of a matrix know of the columns of matches first .. end.
+// Combines the tasks' parts of the columns of matches first .. end.
 template <class T>
 void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t line, T* largest, T* log_sum,
                    int64_t first, int64_t end, const PairLossShape& shape, const PairLossSettings& settings,
@@ -268,7 +270,7 @@ void merge_columns(const T* distance, const T* lines, int64_t blocks, int64_t li
     }
 }
 
-// What a call's tasks write: sums of each task of rows, then of matches, and three lines a task of rows.
+// The output of a call's tasks: sums per task of rows, then of matches, and three lines per task of rows.
 template <class T>
 struct ForwardMemory {
     int64_t row_tasks, match_tasks, line;

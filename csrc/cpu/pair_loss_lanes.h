@@ -1,4 +1,4 @@
-// What the passes over a matrix of distances share: tasks, vectors of its values, their exponentials and logarithms.
+// Shared by the passes over a matrix of distances: tasks, vectors of its values, their exponentials and logarithms.
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,7 @@ inline int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-// A line of values a column, with room for a vector that begins at any of them.
+// The size of a line with one value per column, with room for a vector that begins at any of them.
 inline int64_t padded(int64_t columns) {
     return (columns + 31) / 16 * 16;
 }
@@ -32,7 +32,7 @@ QMK_INLINE T exp_of(T x) {
     return std::exp(x);
 }
 
-// Of what is at most 0, but for rounding.
+// The exponential of numbers that are at most 0, up to rounding.
 template <class T>
 QMK_INLINE Lanes<T> share_of(Lanes<T> x) {
     return exponential_of_nonpositive<T>(x).value();
@@ -43,7 +43,7 @@ QMK_INLINE Lanes<T> larger(Lanes<T> a, Lanes<T> b) {
     return a > b ? a : b;
 }
 
-// The first `count` of a vector's values, zeros behind them.
+// The first `count` of a vector's values, followed by zeros.
 template <class T>
 QMK_INLINE Lanes<T> load_some(const T* from, int64_t count) {
     Lanes<T> values{};
@@ -51,7 +51,7 @@ QMK_INLINE Lanes<T> load_some(const T* from, int64_t count) {
     return values;
 }
 
-// Of positive numbers and infinity, else NaN.
+// The logarithm of positive numbers and infinity, otherwise NaN.
 QMK_INLINE Lanes<double> logarithm_of_any(Lanes<double> x) {
     const auto is_normal = (x >= 0x1p-1022) & (x <= Limits<double>::highest);
     const Lanes<double> not_normal = x > 0 ? x : broadcast(double(NAN));

@@ -1,6 +1,6 @@
-// Loops over tasks on torch's OpenMP threads. A task writes what no other writes, so results do not depend on the
-// number of threads; with one thread no parallel region is opened, so that forked processes are safe. A task may throw
-// std::bad_alloc, and nothing else: no exception may leave a thread, so it is thrown again after the last task.
+// Loops over tasks on torch's OpenMP threads. No two tasks write the same memory, so results do not depend on the
+// number of threads. With one thread no parallel region is opened, so that forked processes are safe. A task may throw
+// only std::bad_alloc; because no exception may leave a thread, it is thrown again after the last task.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace qmk::QMK_TARGET {
 
-// One thread for each `grain` items of work, at most `threads`.
+// One thread per `grain` items of work, at most `threads`.
 QMK_INLINE int threads_for(int64_t work, int64_t grain, int threads) {
     const int64_t useful = work / grain + 1;
     return int(useful < threads ? useful : threads);

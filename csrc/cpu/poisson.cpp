@@ -1,6 +1,5 @@
-// Poisson comparisons, lane by lane in double whatever the dtype. Lanes on the series branch (math/poisson.h) run
-// together, with as many terms as the one that needs most; the others, and rates that are no finite numbers, one by
-// one.
+// Poisson comparisons, lane by lane, in double for either dtype. Lanes on the series branch (math/poisson.h) run
+// together, with as many terms as the neediest; the others, and rates that are not finite, run one by one.
 #include "../ops/poisson.h"
 
 #include "lanes.h"
@@ -34,11 +33,11 @@ QMK_INLINE double maximum_of_lanes(DoubleLanes v) {
 }
 #endif
 
-// Vectors whose series run at once: as many as registers hold.
+// Vectors whose series run at once: as many as the registers hold.
 constexpr int vectors = QMK_LANE_BYTES == 64 ? 3 : 2;
 constexpr int block = vectors * n;
 
-// A block of rates: the lanes of the series, and their parts.
+// A block of rates: the lanes of the series, and their results.
 struct SeriesLanes {
     DoubleMask together[vectors], of_gt[vectors];
     bool all;

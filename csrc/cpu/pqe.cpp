@@ -1,8 +1,8 @@
-// PQE-LH between matching rows. Float32 or float64 throughout.
+// PQE-LH of matching rows. Float32 or float64 throughout.
 //
-// One pass over x and y, forward and backward; bound by memory. Differences are taken where they lie in memory; for K a
-// power of two a tree of shuffles then adds up each component's, so that lanes are components for the exponential, and
-// backward spreads the slopes out again by one shuffle a vector. Other K go through columns.
+// One pass over x and y, forward and backward; bound by memory. Differences are taken in memory order. For K a power of
+// two a tree of shuffles then sums each component, so that lanes are components for the exponential, and backward
+// spreads the slopes by one shuffle per vector. Other K go through columns.
 #include "../ops/pqe.h"
 
 #include "../math/pqe.h"
@@ -15,7 +15,7 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// Components that one task works at before it goes on: their values stay in the first two levels of cache.
+// Components that a task works on at a time; their values stay in the first two levels of cache.
 constexpr int64_t components_at_once = 1024;
 
 #ifdef QMK_HAS_SHUFFLE
@@ -30,13 +30,13 @@ QMK_INLINE V shuffled_repeats(V from, Sequence<lanes...>) {
     return __builtin_shufflevector(from, from, ((v * n + lanes) / K)...);
 }
 
-// Of the lanes of a, then b: the sums of the first and second, the third and fourth, ...
+// The sums of neighbouring lanes of a, then of b: first and second, third and fourth, ...
 template <class T>
 QMK_INLINE Lanes<T> sums_of_neighbours(Lanes<T> a, Lanes<T> b) {
     return shuffled_sums(a, b, typename MakeSequence<num_lanes<T>>::type{});
 }
 
-// Vector v of those that repeat every lane K times.
+// Vector v of the vectors that repeat every lane K times.
 template <class T, int K, int v>
 QMK_INLINE Lanes<T> repeated(Lanes<T> from) {
     return shuffled_repeats<K, v>(from, typename MakeSequence<num_lanes<T>>::type{});
@@ -71,7 +71,7 @@ QMK_INLINE Lanes<T> component_sums(const T* x, const T* y) {
     }
 }
 
-// The same for any K, lanes beyond last_lane copies of it.
+// The same for any K; lanes past last_lane are copies of it.
 template <class T>
 QMK_INLINE Lanes<T> component_sums_any(const T* x, const T* y, int64_t size, int last_lane) {
     constexpr int strip = 16;
@@ -167,7 +167,7 @@ void forward(const PqeForward<T>& call, int threads) {
     });
 }
 
-// grad_x = slope where the gradient flows, grad_y = -grad_x; lane l of vector v belongs to component (v n + l) / K.
+// grad_x = slope where a gradient flows, grad_y = -grad_x; lane l of vector v belongs to component (v n + l) / K.
 template <class T, int K, int v = 0>
 QMK_INLINE void spread_slopes(Lanes<T> slopes, const T* x, const T* y, T* grad_x, T* grad_y) {
     if constexpr (v < K) {
@@ -190,7 +190,7 @@ QMK_INLINE void spread_slope(T slope, const T* x, const T* y, int64_t size, T* g
     }
 }
 
-// `slopes` holds, component by component, the derivative of the loss by each value that is not flat.
+// `slopes` holds, per component, the derivative of the loss by each value that is not flat.
 template <class T, int K>
 QMK_INLINE void spread_all_slopes(const T* slopes, const T* x, const T* y, int64_t count, int64_t size, T* grad_x,
                                   T* grad_y) {
@@ -203,7 +203,7 @@ QMK_INLINE void spread_all_slopes(const T* slopes, const T* x, const T* y, int64
         spread_slope(slopes[c], x + c * size, y + c * size, size, grad_x + c * size, grad_y + c * size);
 }
 
-// What a task of backward needs: its rows' slopes and components.
+// Memory of a backward task: its rows' slopes and components.
 template <class T>
 struct SlopesMemory {
     T *slopes, *components;

@@ -1,10 +1,9 @@
-// PQE-LH between all rows of x and all rows of y; included by pqe.cpp. Nothing here is larger than its inputs and
-// outputs.
+// PQE-LH of all pairs of rows of x and y; included by pqe.cpp. Nothing here is larger than the inputs and outputs.
 //
-// Lanes are rows of one side, packed once so that a vector of each value lies in memory as it is used; the other side's
+// Lanes are rows of one side, packed once so that vectors of values lie in memory in the order of use; the other side's
 // rows are broadcast. An element of a pair takes three operations (difference, minimum, sum), a component of a pair one
-// exponential more. Backward runs twice, once with x's rows as rows and once with y's, and recomputes the exponentials:
-// every gradient is then one task's sum in a fixed order.
+// more exponential. Backward runs twice, once with x's rows as rows and once with y's, and recomputes the exponentials,
+// so that every gradient is one task's sum in a fixed order.
 #pragma once
 
 #include <type_traits>
@@ -30,8 +29,8 @@ struct PqeSide {
     int64_t count;
 };
 
-// num_lanes rows side by side: [batch][component][block of rows][k][row in the block]. The last block is filled up with
-// copies of the last row.
+// num_lanes rows side by side: [batch][component][block of rows][k][row in the block]. Copies of the last row fill the
+// last block.
 template <class T>
 struct PackedColumns {
     T* values;
@@ -67,7 +66,7 @@ PackedColumns<T> pack_columns(PqeSide<T> side, const PqePairwiseShape& shape, vo
     return columns;
 }
 
-// x comes from the rows and y from the columns, or the other way round.
+// x comes from the rows and y from the columns, or vice versa.
 template <bool rows_are_x, class V>
 QMK_INLINE V pair_exceeds(V row, V column) {
     return rows_are_x ? exceeds(row, column) : exceeds(column, row);
@@ -93,7 +92,7 @@ int64_t first_weight_of(int64_t b, const PqePairwiseShape& shape) {
     return b / (shape.batch / shape.num_weights) * shape.num_components;
 }
 
-// Where an item of row i, column j and component c is: values[i * row_stride + j * column_stride + c *
+// Locates the item of row i, column j and component c: values[i * row_stride + j * column_stride + c *
 // component_stride].
 template <class T>
 struct PairItems {
@@ -157,8 +156,8 @@ void pair_distances(PqeSide<T> side, PackedColumns<T> columns, int64_t num_colum
     });
 }
 
-// grad_rows[i, k] = (rows_are_x ? 1 : -1) * sum over columns of grad_out * weight * slope. With `partial`, also the
-// sums of grad_out * component.
+// grad_rows[i, k] = (rows_are_x ? 1 : -1) * sum over columns of grad_out * weight * slope. With `partial`, also sums
+// grad_out * component.
 template <class T, int K, bool rows_are_x>
 void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_columns, PairItems<const T> grad_out,
                    const T* weights, T* grad_rows, T* partial, const PqePairwiseShape& shape, int threads) {
@@ -221,7 +220,7 @@ void side_gradient(PqeSide<T> side, PackedColumns<T> columns, int64_t num_column
     });
 }
 
-// Every (num_rows, num_columns) matrix transposed.
+// Transposes every (num_rows, num_columns) matrix.
 template <class T>
 void transpose_matrices(const T* from, int64_t batch, int64_t num_rows, int64_t num_columns, T* to, int threads) {
     constexpr int64_t tile = 32;
@@ -235,7 +234,7 @@ void transpose_matrices(const T* from, int64_t batch, int64_t num_rows, int64_t 
     });
 }
 
-// The side whose rows fill vectors better is the columns: y, unless x wastes fewer lanes.
+// The columns are the side whose rows fill vectors better: y, unless x wastes fewer lanes.
 template <class T>
 bool columns_are_x(const PqePairwiseShape& shape) {
     return blocks_of<T>(shape.num_x) * shape.num_y < blocks_of<T>(shape.num_y) * shape.num_x;
@@ -289,7 +288,7 @@ void pairwise_backward_of_size(const PqePairwiseBackward<T>& call, int threads) 
     side_gradient<T, K, false>(side_y, columns_x, shape.num_x, pairs, weights, grad_y, nullptr, shape, threads);
 }
 
-// Calls run with the size of a component as a constant where there is a kernel for it, and with 0 for any other.
+// Calls run with the size of a component as a constant if there is a kernel for it, else with 0.
 template <class Run>
 void with_constant_size(int64_t dim_per_component, Run&& run) {
     switch (dim_per_component) {

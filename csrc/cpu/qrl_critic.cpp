@@ -1,8 +1,8 @@
-// QRL's critic with an IQE head: one pass from embeddings to the loss, one back.
+// QRL's critic loss with an IQE head: one pass from embeddings to the loss, one back.
 //
-// Forward: a block of components is sorted by x once, with y and the goal beside it, and scanned twice. What backward
-// needs are two bits an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where
-// they lie. Sums over rows are in double.
+// Forward: a block of components is sorted by x once, along with y and the goal, and scanned twice. It keeps two bits
+// per element and pair, and one slope per row and pair, for backward. Goals that are y rolled by a row are read in
+// place. Sums over rows are in double.
 #include "../ops/qrl_critic.h"
 
 #include "parallel.h"
@@ -52,7 +52,7 @@ void forward(const QrlCriticForward<T>& call, int threads) {
     const T weight = WeightAt<T>({call.max_weight, 1, settings.weight_link}, 0).value;
     T *pushes = scratch, *violations = scratch + rows, *to_goal = scratch + 2 * rows, *local = scratch + 3 * rows;
 
-    // Rows whose goals follow one another in memory.
+    // Handles rows whose goals are adjacent in memory.
     const auto run = [&](int64_t first_row, int64_t num_rows, const T* goals) {
         const T *from_x = x + first_row * dim, *from_y = y + first_row * dim;
         uint8_t *goal_ends = ends + first_row * count * bytes, *own_ends = goal_ends + rows * count * bytes;
@@ -81,7 +81,7 @@ void forward(const QrlCriticForward<T>& call, int threads) {
         });
     };
 
-    // Rolled goals: row 0 has the last row of y, the others the row before theirs.
+    // With rolled goals, row 0 has the last row of y, and the others the row before theirs.
     const int64_t alone = goal ? 0 : 1, rows_per_task = components_per_task / 2 / count + 1;
     const int64_t num_tasks = alone + (rows - alone + rows_per_task - 1) / rows_per_task;
     parallel_for(num_tasks, threads_for(2 * rows * dim, 1 << 14, threads), [&](int64_t task) {
@@ -129,7 +129,7 @@ void qrl_critic_backward(const QrlCriticBackward<T>& call, int threads) {
     const int64_t num_tasks = (rows + rows_per_task - 1) / rows_per_task;
     parallel_for(num_tasks, threads_for(2 * rows * dim, 1 << 15, threads), [&](int64_t task) {
         const int64_t end = (task + 1) * rows_per_task < rows ? (task + 1) * rows_per_task : rows;
-        const int64_t after = end < rows ? end : 0;  // whose goal the last row of y is
+        const int64_t after = end < rows ? end : 0;  // the row whose goal is the last row of y
         const bool has_nan = kept.has_nan(task * rows_per_task, end) || kept.has_nan(after, after + 1);
         for (int64_t i = task * rows_per_task; i < end; ++i) {
             const RowEnds<T> right = kept.of(1, i, T(1));

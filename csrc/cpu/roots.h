@@ -1,4 +1,4 @@
-// Roots and powers of lanes, which the vector extension has no operators for.
+// Roots and powers of lanes, for which the vector extension has no operators.
 #pragma once
 
 #include <cmath>
@@ -10,7 +10,7 @@ namespace qmk::QMK_TARGET {
 template <class V>
 struct Roots;
 
-// Loops over the lanes; the compiler makes one instruction of the square roots.
+// Loops over the lanes; the compiler turns the square roots into one instruction.
 template <class T>
 struct RootsOfLanes {
     using V = Lanes<T>;

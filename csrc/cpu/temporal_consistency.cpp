@@ -1,5 +1,5 @@
 // iQRL's temporal consistency on CPUs, for one instruction set. Bound by memory: forward reads predicted and target
-// once and keeps two numbers a row, backward reads both once more and writes the gradient.
+// once and keeps two numbers per row; backward reads both again and writes the gradient.
 //
 // Precision: sums over a row in T, by lanes and four accumulators; sums over rows in double, in the order of the rows.
 #include "../ops/temporal_consistency.h"
@@ -27,7 +27,7 @@ QMK_INLINE void for_each_row(int64_t rows, int64_t size, int threads, Run&& run)
                  });
 }
 
-// The last values of a row, zeros after them.
+// The last values of a row, followed by zeros.
 template <class T>
 QMK_INLINE Lanes<T> load_last(const T* from, int64_t count) {
     Lanes<T> padded{};
@@ -65,7 +65,7 @@ void temporal_consistency_forward(const TemporalConsistencyForward<T>& call, int
     T *loss = call.loss, *similarity = call.similarity, *slopes = call.slopes, *scratch = static_cast<T*>(call.scratch);
     const T *predicted = call.predicted, *target = call.target, *mask = call.mask;
     const int64_t steps = call.steps, batch = call.batch, size = call.dim, rows = steps * batch;
-    T *cosines = scratch, *weights = scratch + rows;  // a weight is of a row of its step
+    T *cosines = scratch, *weights = scratch + rows;  // a weight is that of one row of its step
     for (int64_t h = 0; h < steps; ++h) weights[h] = T(std::pow(discount, double(h)) / double(batch));
     for_each_row(rows, size, threads, [&](int64_t i) {
         const T weight = mask ? weights[i / batch] * mask[i] : weights[i / batch];

@@ -1,5 +1,5 @@
-// Two IQE distances a row, measured together and differentiated together: QRL's critic has those to a goal and to the
-// next state, its latent dynamics those there and back. In what is kept for backward they are pair 0 and pair 1.
+// Two IQE distances per row, measured and differentiated together: QRL's critic has those to a goal and to the next
+// state, its latent dynamics those there and back. In what is kept for backward they are pair 0 and pair 1.
 #pragma once
 
 #include "iqe_components.h"
@@ -16,7 +16,7 @@ struct TwoLengths {
     Lanes<T> pairs[2];
 };
 
-// An integer of K left and K right ends.
+// An integer for K left and K right ends.
 template <int K>
 using EndsWord =
     std::conditional_t<K == 4, uint8_t,
@@ -34,7 +34,7 @@ QMK_INLINE void mark_lanes(IndexLanes<T>* marks) {
     for (int k = 0; k < K; ++k) marks[k] = int32_t(1u << k) - IndexLanes<T>{};
 }
 
-// What measure_rows needs: for block_lengths_any, and the lengths of either pair.
+// Memory of measure_rows: for block_lengths_any, and the lengths of both pairs.
 template <class T>
 struct MeasureMemory {
     Lanes<T>* any;
@@ -42,8 +42,8 @@ struct MeasureMemory {
 };
 
 // Calls `measure(component, last_lane, scratch)` for every block of the components of `num_rows` rows, and then
-// `finish(row, lengths)` for every row, with its lengths of either pair. `scratch` is what block_lengths_any needs
-// where K is 0.
+// `finish(row, lengths)` for every row, with its lengths in both pairs. `scratch` is what block_lengths_any needs if K
+// is 0.
 template <class T, int K, class Measure, class Finish>
 QMK_INLINE void measure_rows(int64_t num_rows, int64_t count, int64_t size, Measure&& measure, Finish&& finish) {
     constexpr int n = num_lanes<T>;
@@ -63,8 +63,7 @@ QMK_INLINE void measure_rows(int64_t num_rows, int64_t count, int64_t size, Meas
     }
 }
 
-// One side's ends of a row of components, with what they are worth: `every`, and `extra` on top in the component of the
-// greatest length.
+// One side's ends of a row of components, with their gradient: `every`, plus `extra` in the longest component.
 template <class T>
 struct RowEnds {
     const uint8_t* bytes;
@@ -72,7 +71,7 @@ struct RowEnds {
     int64_t largest;
 };
 
-// What backward has of all rows, and with it the ends of a row.
+// Backward's inputs for all rows, from which it takes the ends of a row.
 template <class T>
 struct KeptEnds {
     T grad_loss;
@@ -91,12 +90,12 @@ struct KeptEnds {
     QMK_INLINE const uint8_t* ends_of(int pair, int64_t i) const {
         return ends + (pair * rows + i) * count * ends_bytes(size);
     }
-    // Whether any of the rows has a NaN in either pair.
+    // Whether any of the rows has NaN in either pair.
     QMK_INLINE bool has_nan(int64_t first, int64_t end) const {
         return any_marks_nan(ends_of(0, first), (end - first) * count, size) ||
                any_marks_nan(ends_of(1, first), (end - first) * count, size);
     }
-    // After the gradients of a row's x and y, or what stands in their places, have been written.
+    // Called after the gradients of a row's x and y, or of what takes their places, have been written.
     QMK_INLINE void write_nan(int pair, int64_t i, T* to, T* other) const {
         QMK_TARGET::write_nan(ends_of(pair, i), count, size, to, other);
     }
@@ -111,7 +110,7 @@ QMK_INLINE Lanes<T> values_at_ends(const RowEnds<T>& row, int64_t step, const Bi
     return where_set<T>(word, right ? places.right : places.left, broadcast(row.every));
 }
 
-// Writes, or adds to what is there, `worth` at the ends of one component.
+// Writes, or adds to the existing values, `worth` at the ends of one component.
 template <class T, bool right, bool add>
 QMK_INLINE void write_component_ends(const RowEnds<T>& row, int64_t c, T worth, int64_t size,
                                      const BitPlaces<T>& places, T* to) {

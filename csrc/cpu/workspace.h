@@ -1,8 +1,8 @@
-// The memory of kernels: of a whole call, which the caller allocates, and of one of its tasks, a `Scratch`.
+// The memory of kernels: that of a whole call, which the caller allocates, and that of one task, a `Scratch`.
 //
-// Either is counted by the code that takes its pieces, run on a Workspace with no memory behind it: no size is written
-// down twice. A task that finds no memory throws std::bad_alloc, which parallel_for carries out of its threads and
-// Python receives as MemoryError.
+// The code that takes the pieces also counts them, when run on a Workspace without memory, so no size is written twice.
+// A task that finds no memory throws std::bad_alloc, which parallel_for carries out of its threads and which Python
+// receives as MemoryError.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ namespace {
 
 constexpr int64_t workspace_alignment = 64;
 
-// Memory handed out piece by piece, each on a boundary of 64 bytes; with no memory behind it, it only counts.
+// Hands out memory piece by piece, each aligned to 64 bytes; without memory behind it, it only counts.
 struct Workspace {
     char* memory;
     int64_t used = 0;
@@ -31,8 +31,8 @@ struct Workspace {
     }
 };
 
-// The pieces that `take(workspace)` takes and returns, for as long as this lives: up to `on_stack` bytes of them are
-// here, more are from the heap.
+// The pieces that `take(workspace)` takes and returns, for the lifetime of this object: up to `on_stack` bytes are
+// stored here, more come from the heap.
 template <int64_t on_stack, class Take>
 class Scratch {
     alignas(workspace_alignment) char small[on_stack ? on_stack : 1];

@@ -9,14 +9,14 @@ namespace qmk::cuda {
 
 namespace {
 
-// Threads of a block that does nothing but sum.
+// Threads of a block that only sums.
 constexpr int sum_threads = 512;
 
-// The sums over a block of whole warps, in its first thread; the others keep their own values or parts of the sums.
+// The sums over a block of whole warps, in its first thread; the others keep their own values or partial sums.
 template <int count, class T>
 __device__ __forceinline__ void sum_over_block(T* values) {
     __shared__ T of_warps[count][32];
-    __syncthreads();  // the sums before have been read
+    __syncthreads();  // the previous sums have been read
 #pragma unroll
     for (int n = 0; n < count; ++n) {
         const T of_warp = sum_of_threads(values[n]);

@@ -1,15 +1,15 @@
-// What the kernels share of heads like MRN and PQE, in which a component is a sum (or a maximum) over its values, in
-// any order. rows.cuh and pairs_{forward,backward}.cuh do the loops; a head has the arithmetic:
+// The interface of heads like MRN and PQE, in which a component is a sum (or a maximum) over its values, in any order.
+// rows.cuh and pairs_{forward,backward}.cuh have the loops; a head has the arithmetic:
 //
-//   kinds                       how many kinds of values there are
-//   Sums                        of some values of one component; merge(other), merge_thread(distance)
-//   PlacedSums                  the same, and what backward needs besides
-//   add<kind>(sums, x, y, place)          or with the kind as an argument; place: which value of the component
-//   of(row)                     the head of one row, or in pairs of one matrix: rows may have weights of their own
-//   component(sums)             its value; weighted(sums, c) what it counts for in the distance
+//   kinds                       number of kinds of values
+//   Sums                        over some values of one component; merge(other), merge_thread(distance)
+//   PlacedSums                  the same, plus what backward needs
+//   add<kind>(sums, x, y, place)          or with the kind as an argument; place: index of the value in the component
+//   of(row)                     the head of one row, or in pairs of one matrix: rows may have their own weights
+//   component(sums)             its value; weighted(sums, c): its contribution to the distance
 //   Slopes                      numbers (T) from which the derivatives follow; slopes(sums, grad, c)
-//   gradient<kind>(slopes, x, y, place)   by x; by y it is the negative
-//   padding(kind)               such an x beside y = 0 changes no sum
+//   gradient<kind>(slopes, x, y, place)   by x; that by y is its negative
+//   padding(kind)               an x that, with y = 0, changes no sum
 #pragma once
 
 #include "launch.cuh"
@@ -20,7 +20,7 @@ namespace qmk::cuda {
 
 namespace {
 
-// The values of a component: up to two segments, of one kind each.
+// The values of a component: up to two segments, each of one kind.
 struct Segments {
     int size[2];
     int kind[2];
@@ -29,7 +29,7 @@ struct Segments {
     __device__ __forceinline__ int kind_at(int place) const { return place >= size[0] ? kind[1] : kind[0]; }
 };
 
-// A place in a component is a number of T for some heads, and floats count to 2^24.
+// For some heads an index in a component is a T, and floats count to 2^24.
 inline void check_components(const char* op, int64_t num_components, int64_t size) {
     check_row_size(op, num_components, size);
     if (size > int64_t(1) << 24)

@@ -1,7 +1,7 @@
-// Finite scalar quantisation: a group a thread; the constants of the levels are parameters of the kernel, the same for
-// all threads of a warp at a time. Groups of up to four values have kernels of their own, in which a group is loaded
-// and stored at once where it lies on a boundary of its size. Bound by memory: forward reads z and writes codes and
-// indices, backward reads two tensors and writes one.
+// Finite scalar quantisation: one group per thread; the levels' constants are kernel parameters, the same for all
+// threads of a warp at a time. Groups of up to four values have their own kernels, which load and store a group at once
+// if it is aligned to its size. Bound by memory: forward reads z and writes codes and indices, backward reads two
+// tensors and writes one.
 #include "../math/fsq.h"
 #include "../ops/fsq.h"
 #include "launch.cuh"
@@ -41,7 +41,7 @@ struct Bits<double> {
     using Type = int64_t;
 };
 
-// The bytes that one instruction moves of a group: all of a group of one, two or four values, at most 16.
+// The bytes of a group that one instruction moves: all of a group of one, two or four values, at most 16.
 template <class T, int size>
 constexpr int group_alignment = size == 3               ? sizeof(T)
                                 : size * sizeof(T) < 16 ? size * sizeof(T)
@@ -125,7 +125,7 @@ struct Size {
     static constexpr int value = size;
 };
 
-// Calls run(Size<n>) where there are kernels for groups of n values and no tensor is off their boundary, else
+// Calls run(Size<n>) if there are kernels for groups of n values and all tensors are aligned for them, else
 // run(Size<0>).
 template <class T, class Run>
 void with_size(int n, std::initializer_list<const T*> tensors, Run&& run) {

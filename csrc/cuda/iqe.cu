@@ -1,9 +1,10 @@
-// IQE of rows against rows: kernels and launchers.
+// IQE of matching rows: kernels and launchers.
 //
-// Forward, K = 4, 8, 16, 32: one thread a component, its K intervals in registers, sorted by a network and scanned.
-// Rows pass through shared memory, so that global memory is read 16 bytes a thread, neighbours side by side. Any other
-// K: one warp a component, its intervals in shared memory. Both sum up (and take the maximum of) a row's lengths in the
-// block. Backward: one thread for 16 bytes of each gradient. Reads x and y once, or D / 4 bytes of ends; writes once.
+// Forward, K = 4, 8, 16, 32: one thread per component, its K intervals in registers, sorted by a network and scanned.
+// Rows pass through shared memory, so that neighbouring threads read 16 adjacent bytes each of global memory. Any other
+// K: one warp per component, its intervals in shared memory. Both sum (and take the maximum of) a row's lengths within
+// the block. Backward: one thread for 16 bytes of each gradient. Reads x and y once, or D / 4 bytes of ends; writes
+// once.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
 #include "../ops/iqe.h"
@@ -14,7 +15,7 @@ namespace qmk::cuda {
 
 namespace {
 
-// What a forward launch works on.
+// The arguments of a forward launch.
 template <class T>
 struct Forward {
     const T *x, *y;
@@ -28,8 +29,8 @@ struct Forward {
     Reduction reduction;
 };
 
-// Calls `measure(component, count)` for every up to 128 neighbouring components; it is to fill `lengths`, which is then
-// reduced.
+// Calls `measure(component, count)` for every group of up to 128 neighbouring components; it fills `lengths`, which is
+// then reduced.
 template <class T, class Measure>
 __device__ __forceinline__ void reduce_all(const Forward<T>& task, const T* lengths, Measure&& measure) {
     const int num_components = task.tiles.num_components;
@@ -103,10 +104,10 @@ struct Backward {
     Reduction reduction;
 };
 
-// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more.
+// `width` neighbouring coordinates per thread: 16 bytes, or one coordinate if K or a pointer does not allow more.
 template <class T, int width>
 __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
-    const unsigned size = task.dim_per_component, groups = size / width;  // groups of coordinates a component
+    const unsigned size = task.dim_per_component, groups = size / width;  // groups of coordinates per component
     const unsigned groups_in_row = groups * task.num_components, num_bytes = (2 * size + 7) / 8;
     const bool by_component = task.reduction == Reduction::none;
     for (int64_t tile = blockIdx.x; tile < task.tiles; tile += gridDim.x) {

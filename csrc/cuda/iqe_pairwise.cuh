@@ -1,10 +1,10 @@
-// IQE between all rows of x and all rows of y: what the forward and the backward kernels share.
+// IQE of all pairs of rows of x and y: what the forward and backward kernels share.
 //
 // Only x decides the order of a component's intervals, so each row of x is sorted once. Then a thread scans the sorted
-// x for 16 bytes of neighbouring y (4 float, 2 double), which stand side by side because y is transposed first; x and
-// the place of its y are the same for the whole warp.
+// x for 16 bytes of neighbouring y (4 float, 2 double), which are adjacent because y is transposed first; x and the
+// position of its y are the same for the whole warp.
 //
-// Memory: each sorted row and its positions, and the transposed rows, of D values each; nothing of N * M * D.
+// Memory: the sorted rows, their positions and the transposed rows, D values each; nothing of size N * M * D.
 // Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
 #pragma once
 
@@ -23,16 +23,16 @@ using namespace QMK_TARGET;
 
 constexpr int warps_per_block = 8, pair_block_threads = 32 * warps_per_block;
 
-// Columns, the rows of y, of one tile: one pack a thread of a warp.
+// Columns (rows of y) of one tile: one pack per thread of a warp.
 template <class T>
 constexpr int tile_columns = 32 * Pack<T>::size;
 
-// Lines of the transposed y are as long as whole tiles of either type, so that they are read without a test.
+// Lines of the transposed y hold whole tiles of either type, so that they are read without a test.
 constexpr int64_t padded(int64_t count) {
     return (count + 127) / 128 * 128;
 }
 
-// One interval of a sorted row: where it begins, and which line of the component's transposed y tells where it ends.
+// One interval of a sorted row: where it begins, and the line of the component's transposed y with its ends.
 template <class T>
 struct alignas(2 * sizeof(T)) Begin {
     T x;
@@ -43,12 +43,12 @@ struct alignas(2 * sizeof(T)) Begin {
 template <class T>
 struct Prepared {
     const T* sorted_x;        // (batch, num_x, C, K), ascending in K
-    const int32_t* position;  // (batch, num_x, C, K): where each stood
+    const int32_t* position;  // (batch, num_x, C, K): the index of each before sorting
     const T* lines;           // (batch, C, K, padded_y): y, transposed
     int batch, num_x, num_y, padded_y;
     int num_components, dim_per_component;
 
-    // Of a row past the last, that of the last.
+    // For a row past the last, that of the last.
     __device__ __forceinline__ int64_t first_in_row(int sample, int row, int component) const {
         const int clamped = row < num_x ? row : num_x - 1;
         return ((int64_t(sample) * num_x + clamped) * num_components + component) * dim_per_component;
@@ -59,7 +59,7 @@ struct Prepared {
     __host__ __device__ __forceinline__ int64_t num_pairs() const { return int64_t(batch) * num_x * num_y; }
 };
 
-// One warp sorts one component at a time, in shared memory: `size` values and positions a warp.
+// One warp sorts one component at a time, in shared memory: `size` values and positions per warp.
 template <class T>
 __global__ void __launch_bounds__(128)
     sort_components_kernel(const T* rows, T sign, int64_t num_components, int size, T* sorted, int32_t* position) {
@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(128)
     }
 }
 
-// Rows (batch, count, dim) to lines (batch, dim, padded(count)), zero in the padding; 32 x 32 numbers a block at a
-// time.
+// Transposes rows (batch, count, dim) to lines (batch, dim, padded(count)), with zeros in the padding; 32 x 32 numbers
+// per block at a time.
 template <class T>
 __global__ void __launch_bounds__(256)
     transpose_kernel(const T* rows, T sign, int64_t batch, int64_t count, int64_t dim, T* lines) {
@@ -115,8 +115,8 @@ __device__ __forceinline__ void stage_lines(const T* lines, int padded_y, int fi
                                                       pack % 32 * Pack<T>::size);
 }
 
-// Copies the begins of `count` components of `num_rows` rows to shared memory, row after row. The lines of components
-// past the first follow in `staged` lines.
+// Copies the begins of `count` components of `num_rows` rows to shared memory, row by row. The lines of each further
+// component follow after `staged` lines.
 template <class T>
 __device__ __forceinline__ void stage_begins(const Prepared<T>& sides, int sample, int first_row, int num_rows,
                                              int component, int count, Begin<T>* begins) {
@@ -130,8 +130,7 @@ __device__ __forceinline__ void stage_begins(const Prepared<T>& sides, int sampl
     }
 }
 
-// Where the intervals of one row begin and end: in shared memory, or where a component is too large for that in global
-// memory.
+// Where the intervals of one row begin and end: in shared memory, or in global memory if a component is too large.
 template <class T, bool staged>
 struct Intervals;
 template <class T>
@@ -153,7 +152,7 @@ struct Intervals<T, false> {
     __device__ __forceinline__ Pack<T> end(int line) const { return load_pack<T>(ends + int64_t(line) * padded_y); }
 };
 
-// Memory handed out piece by piece, each on a boundary of 16 bytes; with no memory behind it, it only counts.
+// Hands out memory piece by piece, each aligned to 16 bytes; without memory behind it, it only counts.
 struct Workspace {
     char* memory;
     int64_t used = 0;
@@ -165,7 +164,7 @@ struct Workspace {
     }
 };
 
-// A number of rows is of 32 bits, and a little less, for the tiles it is rounded up to. Pairs are of 64.
+// A number of rows fits into 32 bits, even rounded up to tiles. A number of pairs has 64.
 inline void check_sizes(const char* op, int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components,
                         int64_t size) {
     check_row_size(op, num_components, size);
@@ -174,7 +173,7 @@ inline void check_sizes(const char* op, int64_t batch, int64_t num_x, int64_t nu
                                  " and " + std::to_string(num_y) + " in " + std::to_string(batch) + " matrices");
 }
 
-// Memory of the sides prepared: both hold values of dim = num_components * dim_per_component.
+// Memory of the prepared sides: both hold rows of dim = num_components * dim_per_component values.
 template <class T>
 struct SidesMemory {
     T* sorted;

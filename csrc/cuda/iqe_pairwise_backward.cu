@@ -1,8 +1,8 @@
-// IQE between all rows of x and all rows of y, backward: kernels and launchers.
+// IQE of all pairs of rows of x and y, backward: kernels and launchers.
 //
 // Finds left ends, and so the gradient of x, by the same kind of scan as forward; the gradient of y is that of x for
-// the mirrored points x' = -y, y' = -x. Twice 4 operations an element of N * M * D; with the gradient of max_weight,
-// which needs the lengths too, 6 and 4. Every gradient is summed up by one warp.
+// the mirrored points x' = -y, y' = -x. Twice 4 operations per element of N * M * D; with the gradient of max_weight,
+// which also needs the lengths, 6 and 4. One warp sums each gradient.
 #include "iqe_pairwise.cuh"
 #include "max_weight.cuh"
 
@@ -23,14 +23,14 @@ struct PairwiseBackward {
     Reduction reduction;
 };
 
-// What backward has a gradient of: every length (reduction none), or the distance of a pair; and whether the gradient
-// by max_weight is wanted besides.
+// What the upstream gradient is of: every length (reduction none), or the distance of a pair; and whether the gradient
+// by max_weight is needed too.
 enum class Given { length_gradients, pair_gradients, pair_gradients_and_weight };
 
 template <Given given>
 constexpr bool with_weight = given == Given::pair_gradients_and_weight;
 
-// The pairs of one row of x and a thread's columns: the gradient of each, and its component of greatest length.
+// The pairs of one row of x and a thread's columns: the gradient and the longest component of each.
 template <class T, Given given>
 struct PairGradients {
     static constexpr int V = Pack<T>::size;
@@ -82,7 +82,7 @@ struct PairGradients {
     }
 };
 
-// One interval of V pairs: the sum of the gradients where x starts a piece. With `lengths`, adds to the scan too.
+// One interval of V pairs: the sum of the gradients where x starts a piece. With `lengths`, also adds to the scan.
 template <class T, bool lengths>
 __device__ __forceinline__ T add_starts(T x, const Pack<T>& ends, const T (&by_length)[Pack<T>::size], T sum,
                                         IqeLength<T> (&scans)[Pack<T>::size]) {
@@ -98,9 +98,9 @@ __device__ __forceinline__ T add_starts(T x, const Pack<T>& ends, const T (&by_l
     return sum;
 }
 
-constexpr int values_at_once = 32;  // coordinates whose gradients a warp sums up at once: one a thread in the end
+constexpr int values_at_once = 32;  // coordinates whose gradients a warp sums at once: one per thread at the end
 
-// K = 8, 16, 32. A warp does one row of x and 32 / K components, and walks over all of y: the sums of 32 coordinates
+// K = 8, 16, 32. A warp handles one row of x and 32 / K components, and walks over all of y: the sums of 32 coordinates
 // stay in registers until the end.
 template <class T, int K, Given given>
 __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
@@ -171,8 +171,8 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
     }
 }
 
-// Any K: a warp does one row of x and one component, and adds up 32 coordinates at a time, over one tile of y after the
-// other, in the gradient itself. The same thread always writes the same coordinate.
+// Any K: a warp handles one row of x and one component, and sums 32 coordinates at a time, tile by tile of y, in the
+// gradient itself. The same thread always writes the same coordinate.
 template <class T, bool staged, Given given>
 __global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_backward_any_kernel(PairwiseBackward<T> task) {
     constexpr int V = Pack<T>::size;
@@ -244,7 +244,7 @@ struct NanInputs {
     int batch, num_x, num_y, num_components, dim_per_component;
 };
 
-// Those of each matrix. Found by the kernels that need them, they would take registers that these have not.
+// Computes the weights of each matrix. The kernels that need them lack the registers to do so.
 template <class T>
 __global__ void __launch_bounds__(256) matrix_weights_kernel(MaxWeight<T> max, Reduction reduction, int num_components,
                                                              int batch, ReductionWeights<T>* weights) {
@@ -252,8 +252,8 @@ __global__ void __launch_bounds__(256) matrix_weights_kernel(MaxWeight<T> max, R
         weights[sample] = reduction_weights(reduction, num_components, weight_of_row(max, sample, batch));
 }
 
-// A block a component of a matrix. A NaN makes NaN the gradients of every pair that its component is in: those of the
-// component's coordinates in its own row and in all rows of the other side.
+// One block per component of a matrix. A component with NaN makes its gradients NaN in every pair: those of its
+// coordinates in its own row and in all rows of the other side.
 template <class T>
 __global__ void __launch_bounds__(pair_block_threads) iqe_pairwise_nan_kernel(NanInputs<T> task) {
     __shared__ int found[2];
@@ -319,7 +319,7 @@ void launch_gradient(const PairwiseBackward<T>& task, Context context) {
     launch_pairwise_backward_any<T, false>(task, context);
 }
 
-// What both gradients need: the weights of every matrix, and room for parts of their gradient where that is wanted.
+// Shared by both gradients: the weights of every matrix and, if needed, room for parts of their gradient.
 template <class T>
 struct BothSides {
     ReductionWeights<T>* weights;
@@ -337,7 +337,7 @@ BothSides<T> take_both_sides(Workspace& workspace, const IqePairwiseBackward<T>&
 
 }  // namespace
 
-// The two gradients, one after the other, share the memory of the larger, behind what is of both.
+// The two gradients run one after the other in the memory of the larger, after what both share.
 template <class T>
 int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
     const auto [batch, num_x, num_y, num_components, size] = call.shape;
@@ -370,7 +370,7 @@ void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, Context context) 
     launch_gradient<T>({prepare(op, for_x, x, y, T(1), batch, num_x, num_y, num_components, size, context), grad_out,
                         largest, both.weights, grad_x, both.partial_spread, T(-1), int(num_y), 1, reduction},
                        context);
-    // The mirrored problem, in the same memory: launches on a stream run one after the other.
+    // The mirrored problem, in the same memory: launches on a stream run one after another.
     launch_gradient<T>({prepare(op, for_y, y, x, T(-1), batch, num_y, num_x, num_components, size, context), grad_out,
                         largest, both.weights, grad_y, nullptr, T(1), 1, int(num_y), reduction},
                        context);

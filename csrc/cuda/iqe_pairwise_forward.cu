@@ -1,6 +1,6 @@
-// IQE between all rows of x and all rows of y, forward: kernels and launchers. 4 operations an element of N * M * D.
+// IQE of all pairs of rows of x and y, forward: kernels and launchers. 4 operations per element of N * M * D.
 //
-// Few pairs of rows are split by components over more blocks, at three numbers a pair and split of workspace.
+// Few pairs of rows are split by components over more blocks, with a workspace of three numbers per pair and split.
 #include "iqe_pairwise.cuh"
 #include "max_weight.cuh"
 
@@ -14,15 +14,15 @@ struct PairwiseForward {
     MaxWeight<T> max;
     T* out;
     int32_t* largest;
-    T *partial_sum, *partial_maximum;  // (splits, pairs), where splits > 1
+    T *partial_sum, *partial_maximum;  // (splits, pairs), if splits > 1
     int32_t* partial_largest;
     int splits, components_per_split;
     Reduction reduction;
 };
 
-constexpr int forward_rows = 2;  // rows of x a thread
+constexpr int forward_rows = 2;  // rows of x per thread
 
-// What a forward kernel makes of the lengths: stores them, adds them up, or finds the greatest too.
+// What a forward kernel does with the lengths: stores them, sums them, or also finds the largest.
 enum class Wanted { lengths, sum, maximum };
 
 template <class T>
@@ -32,7 +32,7 @@ __device__ __forceinline__ void store_reduced(const PairwiseForward<T>& task, in
     if (task.largest) task.largest[pair] = row.largest;
 }
 
-// A block does 16 rows of x by 32 packs of y, for the components of its split.
+// A block handles 16 rows of x by 32 packs of y, for the components of its split.
 template <class T, int K, bool staged, Wanted wanted>
 __global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_forward_kernel(PairwiseForward<T> task) {
     constexpr int V = Pack<T>::size, R = forward_rows, tile_rows = R * warps_per_block;
@@ -139,15 +139,15 @@ __global__ void __launch_bounds__(256) merge_splits_kernel(PairwiseForward<T> ta
     }
 }
 
-// Few tiles do not fill a device, so their components are split over more blocks. The rule knows the sizes alone, so
-// that the result is the same on every device.
+// Few tiles do not fill a device, so their components are split over more blocks. The rule depends only on the sizes,
+// so that the result is the same on every device.
 int64_t components_per_split(int64_t item_size, int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components) {
     const int64_t tiles = batch * divide_up(num_x, forward_rows * warps_per_block) * divide_up(num_y, 512 / item_size);
     const int64_t enough = 512;
     return tiles == 0 || 2 * tiles >= enough ? num_components : divide_up(num_components, divide_up(enough, tiles));
 }
 
-// Parts of the reduction, of every split and pair.
+// Parts of the reduction, per split and pair.
 template <class T>
 struct PartialMemory {
     T *sum, *maximum;

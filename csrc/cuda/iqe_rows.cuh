@@ -1,5 +1,5 @@
-// What the forward kernels share that measure rows by IQE: how a block walks over rows and reduces their components,
-// and how a thread (intervals in registers) or a warp (in shared memory) measures one component.
+// Shared by the forward kernels that measure rows by IQE: how a block walks over rows and reduces their components, and
+// how a thread (intervals in registers) or a warp (in shared memory) measures one component.
 #pragma once
 
 #include "../math/iqe.h"
@@ -17,7 +17,7 @@ using namespace QMK_TARGET;
 
 constexpr int block_threads = 128;
 
-// A tile is whole rows: as many as have up to `components_per_tile` components, but at least one.
+// A tile holds whole rows: as many as fit into `components_per_tile` components, but at least one.
 struct RowTiles {
     int64_t rows, tiles;
     int num_components, rows_per_tile;
@@ -28,8 +28,8 @@ inline RowTiles row_tiles(int64_t rows, int64_t num_components, int64_t componen
     return {rows, divide_up(rows, rows_per_tile), int(num_components), int(rows_per_tile)};
 }
 
-// A tile for kernels with a component a thread or, where there are more values, a warp. A warp takes its time for a
-// component: fewer of them a block, so that few rows still fill the device.
+// The tile of kernels with one thread or, for large components, one warp per component. Warps take longer, so their
+// blocks get fewer components, so that few rows still fill the device.
 inline RowTiles forward_tiles(int64_t rows, int64_t num_components, bool in_registers) {
     return row_tiles(rows, num_components, in_registers ? block_threads : 16);
 }
@@ -40,8 +40,8 @@ struct Chunk {
     int num_rows, first, count;
 };
 
-// Adds the lengths of a chunk up to its rows' summaries and calls `finish(row, summary)` with what is finished, in one
-// thread a row. A tile of one row may have many chunks: `row` carries its summary from chunk to chunk.
+// Reduces the lengths of a chunk to its rows' summaries and calls `finish(row, summary)` for finished rows, in one
+// thread per row. A tile of one row may have many chunks: `row` carries its summary from chunk to chunk.
 template <class T, class Finish>
 __device__ __forceinline__ void reduce_chunk(const RowTiles& tiles, const Chunk& chunk, const T* lengths,
                                              RowSummary<T>& row, Finish&& finish) {
@@ -66,8 +66,8 @@ __device__ __forceinline__ void reduce_chunk(const RowTiles& tiles, const Chunk&
     }
 }
 
-// For every chunk of the tiles calls `measure(component, count)`, the first component counted from the first of all,
-// and then `reduce(chunk, rows)`; Rows is what `reduce` carries from chunk to chunk of a tile.
+// Calls `measure(component, count)` for every chunk of the tiles, with the index of its first component among all, and
+// then `reduce(chunk, rows)`; Rows is what `reduce` carries from chunk to chunk of a tile.
 template <class Rows, class Measure, class Reduce>
 __device__ __forceinline__ void for_each_chunk(const RowTiles& tiles, Measure&& measure, Reduce&& reduce) {
     for (int64_t tile = blockIdx.x; tile < tiles.tiles; tile += gridDim.x) {
@@ -85,9 +85,9 @@ __device__ __forceinline__ void for_each_chunk(const RowTiles& tiles, Measure&& 
     }
 }
 
-// K numbers a thread, of `count` neighbouring components, by way of shared memory: `source(i)` is the address of the
-// i-th 16-byte pack of them. A component's packs lie an odd number of packs apart, so that 8 threads reading one each
-// touch all banks.
+// Loads K numbers per thread, of `count` neighbouring components, through shared memory: `source(i)` is the address of
+// their i-th 16-byte pack. Components are an odd number of packs apart, so that 8 threads reading one each touch all
+// banks.
 template <class T, int K, class Source>
 __device__ __forceinline__ void load_packs(Source&& source, int count, int4* staged, T (&to)[K]) {
     constexpr int packs = K * sizeof(T) / 16, stride = packs | 1;
@@ -107,19 +107,19 @@ __device__ __forceinline__ void load_packs(Source&& source, int count, int4* sta
     __syncthreads();
 }
 
-// The same of components that follow one another in memory.
+// The same for components that are adjacent in memory.
 template <class T, int K>
 __device__ __forceinline__ void load_components(const T* from, int count, int4* staged, T (&to)[K]) {
     const int4* packs_from = reinterpret_cast<const int4*>(from);
     load_packs([&](int pack) { return packs_from + pack; }, count, staged, to);
 }
 
-// Shared memory of either, in packs.
+// Shared memory of both, in packs.
 template <class T, int K>
 constexpr int staged_packs = block_threads * (int(K * sizeof(T) / 16) | 1);
 
-// The least number of blocks a multiprocessor for kernels with `bytes` of intervals in a thread's registers: two leave
-// 255 registers a thread, four leave 128.
+// The minimum number of blocks per multiprocessor for kernels with `bytes` of intervals in a thread's registers: two
+// leave 255 registers per thread, four leave 128.
 constexpr int register_blocks(int bytes) {
     return bytes > 64 ? 2 : 4;
 }
@@ -149,7 +149,7 @@ __device__ __forceinline__ void mark_intervals(uint32_t (&marks)[K]) {
     for (int k = 0; k < K; ++k) marks[k] = 1u << k;
 }
 
-// Stores the ends that a finished scan has found.
+// Stores the ends found by a finished scan.
 template <int K, class T>
 __device__ __forceinline__ void store_scan(IqeEnds<T, uint32_t> scan, uint8_t* ends, int64_t component) {
     using Word = typename EndsWord<K>::type;
@@ -169,7 +169,7 @@ __device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K],
     return scan.length;
 }
 
-// A warp's intervals in shared memory, and for each coordinate whether it is a left end (1) and a right end (2).
+// A warp's intervals in shared memory, and for each coordinate whether it is a left end (1) or a right end (2).
 template <class T>
 struct WarpIntervals {
     T *x, *y;
@@ -191,7 +191,7 @@ struct WarpIntervals {
 template <class T, bool keep>
 __device__ __forceinline__ T scan_by_warp(const WarpIntervals<T>& intervals, int size, int lane) {
     T furthest_before = -Limits<T>::highest, length = T(0);
-    int pending = -1;  // the last interval so far that extends the union: a right end if the next one starts a piece
+    int pending = -1;  // the last interval that extends the union so far: a right end if the next one starts a piece
     for (int start = 0; start < size; start += 32) {
         const int k = start + lane;
         const T x = k < size ? intervals.x[k] : Limits<T>::highest;
@@ -207,7 +207,7 @@ __device__ __forceinline__ T scan_by_warp(const WarpIntervals<T>& intervals, int
         const T last = __shfl_sync(whole_warp, greatest, 31);
         furthest_before = last > furthest_before ? last : furthest_before;
         const T begin = furthest > x ? furthest : x;
-        length += y <= begin ? T(0) : y - begin;  // unordered: the NaN stays
+        length += y <= begin ? T(0) : y - begin;  // unordered, so NaN stays
         if constexpr (keep) {
             const bool extends = y > begin, starts = extends && x >= furthest;
             const unsigned extending = __ballot_sync(whole_warp, extends);
@@ -251,7 +251,7 @@ __device__ __forceinline__ T measure_by_warp(const WarpIntervals<T>& intervals, 
             int bits = 0;
             for (int b = 0; b < 8; ++b) {
                 const int place = 8 * byte + b;
-                if (place < size)  // with a NaN, what IqeEnds::finish says
+                if (place < size)  // with NaN, as in IqeEnds::finish
                     bits |= (length != length ? 1 : intervals.flags[place] & 1) << b;
                 else if (place < 2 * size && length == length)
                     bits |= (intervals.flags[place - size] >> 1) << b;
@@ -262,7 +262,7 @@ __device__ __forceinline__ T measure_by_warp(const WarpIntervals<T>& intervals, 
     return length;
 }
 
-// Which of neighbouring coordinates are left and right ends, and what an end is worth.
+// Which of some neighbouring coordinates are left and right ends, and the gradient of an end.
 template <class T>
 struct EndBits {
     int left, right;
@@ -270,7 +270,7 @@ struct EndBits {
 };
 
 // The `width` coordinates of a component from the k-th on; width divides 8 and the size, so that each side's bits lie
-// in one byte. In a component with a NaN all are both ends, worth NaN.
+// in one byte. In a component with NaN all are both ends, with gradient NaN.
 template <int width, class T>
 __device__ __forceinline__ EndBits<T> end_bits(const uint8_t* ends, unsigned size, unsigned k, T worth) {
     constexpr int all = (1 << width) - 1;
@@ -279,7 +279,7 @@ __device__ __forceinline__ EndBits<T> end_bits(const uint8_t* ends, unsigned siz
     return {left, right, worth};
 }
 
-// A block of as many warps, up to four, as have shared memory without asking for more.
+// A block of as many warps, up to four, as fit into the shared memory that needs no request.
 template <class T, class Task>
 void launch_by_warp(const char* op, void (*kernel)(Task), int64_t tiles, int64_t dim_per_component, Context context,
                     const Task& task) {

@@ -1,9 +1,9 @@
-// QRL's latent dynamics with an IQE head: from embeddings to the loss, and back.
+// QRL's latent dynamics loss with an IQE head: from embeddings to the loss, and back.
 //
 // Forward: a component is sorted once, by where its intervals begin in either direction, and scanned twice: one thread
-// a component for K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp a component, twice. The distances
-// go to scratch; one block adds them up. Backward: one thread for 16 bytes of each gradient, each written once, from
-// two bits an element and direction and one slope a row and direction.
+// a component for K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp per component, twice. The
+// distances go to scratch; one block adds them up. Backward: one thread for 16 bytes of each gradient, each written
+// once, from two bits per element and direction, and one slope per row and direction.
 //
 // Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
 // input gives the same bits.
@@ -14,7 +14,7 @@ namespace qmk::cuda {
 
 namespace {
 
-// What a forward launch works on. Pair 0 is from predicted to target, pair 1 is back.
+// The arguments of a forward launch. Pair 0 is from predicted to target, pair 1 is back.
 template <class T>
 struct LatentDynamicsForwardTask {
     const T *predicted, *target;
@@ -27,7 +27,7 @@ struct LatentDynamicsForwardTask {
     __device__ __forceinline__ int64_t total() const { return tiles.rows * tiles.num_components; }
 };
 
-// Measures all components as `measure` does; their distances become terms of the loss.
+// Measures all components by `measure`, and turns their distances into terms of the loss.
 template <class T, class Measure>
 __device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T>& task, const T (*lengths)[block_threads],
                                            Measure&& measure) {
@@ -95,7 +95,7 @@ struct LatentDynamicsSums {
     LatentDynamicsSettings settings;
 };
 
-// One block: the loss and the statistics from every row's distances.
+// One block: computes the loss and the statistics from all rows' distances.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) latent_dynamics_sums_kernel(LatentDynamicsSums<T> task) {
     double sums[3] = {};  // the loss, there, back
@@ -127,8 +127,8 @@ struct LatentDynamicsBackwardTask {
     Reduction reduction;
 };
 
-// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more. Four blocks at
-// once leave the registers that it needs; for more, ptxas spills one.
+// `width` neighbouring coordinates per thread: 16 bytes, or one coordinate if K or a pointer does not allow more. Four
+// blocks at once leave the registers that it needs; with more, ptxas spills one.
 template <class T, int width>
 __global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(LatentDynamicsBackwardTask<T> task) {
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(Latent
     const KeptEnds<T> kept{*task.grad_loss, task.slopes,    task.ends, task.largest,
                            task.tiles.rows, num_components, size,      weights};
     for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
-        // A left end is of where the direction comes from, a right end of where it goes.
+        // A left end belongs to the start of its direction, a right end to its target.
         const auto there = kept.template at<width>(0, i, c, k), back = kept.template at<width>(1, i, c, k);
         T grad_predicted[width], grad_target[width];
 #pragma unroll
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(Latent
     });
 }
 
-// Null where there is none: two arrays of 32 doubles and their marks are more than 255 registers.
+// Null if there is none: two arrays of 32 doubles and their marks exceed 255 registers.
 template <class T>
 auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwardTask<T>) {
     switch (dim_per_component) {

@@ -1,4 +1,4 @@
-// Launching a kernel: on the right device, with an error that names the op, without waiting for the result.
+// Launches a kernel on the right device, with an error that names the op, without waiting for the result.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,11 +15,11 @@ namespace qmk::cuda {
 
 inline void check(cudaError_t error, const char* op) {
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // so that the next launch does not report this error again
+    cudaGetLastError();  // so that the next launch does not report the same error
     throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(error));
 }
 
-// Makes a device the current one for as long as it lives.
+// Makes a device current for the lifetime of this object.
 class DeviceGuard {
   public:
     DeviceGuard(int device, const char* op) {
@@ -37,12 +37,12 @@ class DeviceGuard {
     int previous_ = 0, device_ = 0;
 };
 
-// Dynamic shared memory that every launch may have: 48 kB, less 2 kB for a kernel's static arrays. More must be asked
-// for, and the device may refuse.
+// Dynamic shared memory that every launch may use: 48 kB, minus 2 kB for a kernel's static arrays. More must be
+// requested, and the device may refuse.
 constexpr int64_t static_shared_bytes = 2 * 1024;
 constexpr int64_t shared_bytes_without_asking = 48 * 1024 - static_shared_bytes;
 
-// Kernels walk over their work in steps of the grid, so a grid may be smaller than the work: it is cut off here. Tests
+// Kernels walk over their work in steps of the grid, so a grid may be smaller than the work; this is its limit. Tests
 // lower it, so that small work takes several steps.
 #ifdef QMK_MOST_BLOCKS
 constexpr int64_t most_blocks = QMK_MOST_BLOCKS;
@@ -74,7 +74,7 @@ bool is_aligned_to_16(const T* pointer) {
     return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
 }
 
-// Offsets within a row are of 32 bits.
+// Offsets within a row have 32 bits.
 inline void check_row_size(const char* op, int64_t num_components, int64_t dim_per_component) {
     if (num_components * dim_per_component >= int64_t(1) << 31)
         throw std::runtime_error(std::string(op) + ": a row may have up to 2^31 - 1 values, got " +

@@ -1,4 +1,4 @@
-// The weights of the maximum in maxmean: which row has which, and their gradients.
+// The weights of the maximum in maxmean: which rows use which, and their gradients.
 #pragma once
 
 #include "../math/reduction.h"
@@ -11,13 +11,13 @@ namespace {
 
 using namespace QMK_TARGET;
 
-// Of row `row` of `rows`.
+// The weights of row `row` of `rows`.
 template <class T>
 __device__ __forceinline__ T weight_of_row(const MaxWeight<T>& max, int64_t row, int64_t rows) {
     return WeightAt<T>(max, max.num_weights == 1 ? 0 : row / (rows / max.num_weights)).value;
 }
 
-// What the gradient by the weights is made of: `count` parts in the order of the rows.
+// The gradient by the weights as `count` parts in the order of the rows.
 template <class T>
 struct WeightGradient {
     MaxWeight<T> max;
@@ -27,7 +27,7 @@ struct WeightGradient {
     int64_t count;
 };
 
-// One block a weight.
+// One block per weight.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) weight_gradient_kernel(WeightGradient<T> task) {
     const int64_t in_group = task.count / task.max.num_weights;

@@ -1,6 +1,6 @@
 // METRA's loss: `width` neighbouring threads share a row, so that a warp reads neighbouring packs of 16 bytes. Forward
-// reads three tensors and writes two numbers a row, and two more to scratch, which one block adds up; backward reads
-// three tensors and writes two, or three where the skills have a gradient.
+// reads three tensors and writes two numbers per row, plus two to scratch, which one block adds up; backward reads
+// three tensors and writes two, or three if the skills need a gradient.
 //
 // Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
 // input gives the same bits.
@@ -12,8 +12,8 @@ namespace qmk::cuda {
 
 namespace {
 
-// Calls run(row, first coordinate of the thread) for a thread's row of every round; all threads of a block take part in
-// all of its rounds, and a row may lie past the end.
+// Calls run(row, first coordinate of the thread) for a thread's row in every round. All threads of a block take part in
+// all of its rounds, so a row may lie past the end.
 template <class Run>
 __device__ __forceinline__ void for_each_row(int64_t rows, int width, Run&& run) {
     const int at_once = rows_threads / width;
@@ -28,7 +28,7 @@ struct MetraForwardTask {
     T* scratch;  // (2, rows): constraint, squared distance
     MetraShape shape;
     MetraSettings settings;
-    int width;  // threads a row, a power of two up to 32
+    int width;  // threads per row, a power of two up to 32
 };
 
 template <class T, int V>
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(rows_threads, 8) metra_backward_kernel(MetraBa
     });
 }
 
-// The values that a thread loads at once: 16 bytes, or one where the size of a row or a pointer does not allow more.
+// The values that a thread loads at once: 16 bytes, or one value if the size of a row or a pointer does not allow more.
 template <class T>
 int values_at_once(int64_t dim, std::initializer_list<const T*> tensors) {
     bool by_pack = dim % Pack<T>::size == 0;

@@ -1,4 +1,4 @@
-// MRN of rows against rows: launchers; the kernels are those of rows.cuh. About 6 operations a value, bound by memory.
+// MRN of matching rows: launchers; the kernels are in rows.cuh. About 6 operations per value, bound by memory.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
 #include "../ops/mrn.h"

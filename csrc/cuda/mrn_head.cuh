@@ -10,7 +10,7 @@ namespace qmk::cuda {
 
 namespace {
 
-// NaN once a difference was. The larger of two numbers is one instruction from sm_80 on, which keeps NaN.
+// The larger of two numbers, NaN if one is: one instruction from sm_80 on.
 template <class T>
 __device__ __forceinline__ T larger_or_nan(T a, T b) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -49,13 +49,13 @@ struct MrnHead {
             largest = larger_or_nan(largest, other.largest);
             squares += other.squares;
         }
-        // With the thread `distance` away.
+        // Merges with the thread `distance` away.
         __device__ __forceinline__ void merge_thread(int distance) {
             merge({__shfl_xor_sync(whole_warp, largest, distance), __shfl_xor_sync(whole_warp, squares, distance)});
         }
     };
 
-    // The place of the largest difference, the first of equal ones; a number of T, as it is multiplied with.
+    // The index of the largest difference, the first of equal ones; a T, because products use it.
     struct PlacedSums {
         T largest = T(0), place = T(-1), squares = T(0);
 
@@ -106,7 +106,7 @@ struct MrnHead {
     struct Slopes {
         T of_largest, place, of_squares;
     };
-    // A NaN largest is the derivative at every place of its half, as in the reference.
+    // A largest difference of NaN is the derivative at every place of its half, as in the reference.
     __device__ __forceinline__ Slopes slopes(const PlacedSums& sums, T grad, int) const {
         grad *= weight;
         return {sums.largest > T(0) ? grad : sums.largest, sums.place, grad * root.slope(sums.squares)};

@@ -1,6 +1,6 @@
-// MRN between all rows of x and all rows of y: launchers; the kernels are those of pairs_forward.cuh and
-// pairs_backward.cuh. Two operations a value of N * M * D forward; backward twice that and as many for the slopes, for
-// each side, and two more for the place of the largest difference.
+// MRN of all pairs of rows of x and y: launchers; the kernels are in pairs_forward.cuh and pairs_backward.cuh. Two
+// operations per value of N * M * D forward; backward, per side, twice that plus as many for the slopes, and two more
+// for the index of the largest difference.
 #include "../ops/mrn.h"
 #include "mrn_head.cuh"
 #include "pairs_backward.cuh"

@@ -1,9 +1,9 @@
-// The k smallest of rows of distances, merged into those so far.
+// Merges the k smallest of rows of distances into those so far.
 //
-// k <= 32: a warp a row, or eight where rows are few. A thread holds one place of the k; distances are read 128 at a
-// time, and only those that go before the last place are inserted, one after the other: about k log(columns / k) of a
-// row. k = 1: every thread keeps the smallest it has seen. Larger k: a block a row. Distances that go before the last
-// place are gathered in shared memory, sorted there, and merged in place into the row from its end.
+// k <= 32: one warp per row, or eight if rows are few. A thread holds one of the k places; distances are read 128 at a
+// time, and only those that come before the last place are inserted, one after another: about k log(columns / k) per
+// row. k = 1: every thread keeps the smallest it has seen. Larger k: one block per row. Distances that come before the
+// last place are gathered in shared memory, sorted there, and merged into the row in place, from its end.
 #include "../math/nearest.h"
 #include "../ops/nearest.h"
 #include "launch.cuh"
@@ -45,7 +45,7 @@ __device__ __forceinline__ Neighbour<T> of_thread(const Neighbour<T>& value, int
     return {__shfl_sync(whole_warp, value.distance, lane), __shfl_sync(whole_warp, value.index, lane)};
 }
 
-// Puts one distance, the same in the whole warp, among the places of the threads, which are in order.
+// Inserts one distance, the same in the whole warp, into the threads' places, which are sorted.
 template <class T>
 __device__ __forceinline__ void insert(Neighbour<T>& place, const Neighbour<T>& one, int lane) {
     const Neighbour<T> before{__shfl_up_sync(whole_warp, place.distance, 1),
@@ -54,7 +54,7 @@ __device__ __forceinline__ void insert(Neighbour<T>& place, const Neighbour<T>& 
     place = lane > 0 && precedes(one, before) ? before : one;
 }
 
-// Merges every thread's distance that goes before the last of the k places.
+// Merges every thread's distance that comes before the last of the k places.
 template <class T>
 __device__ __forceinline__ void insert_all(Neighbour<T>& place, Neighbour<T>& last, const Neighbour<T>& own, int k,
                                            int lane) {
@@ -66,7 +66,7 @@ __device__ __forceinline__ void insert_all(Neighbour<T>& place, Neighbour<T>& la
 
 constexpr int loads_at_once = 4;
 
-// k <= 32, `warps` (a power of two up to eight) a row.
+// k <= 32, `warps` (a power of two up to eight) per row.
 template <class T, bool one>
 __global__ void __launch_bounds__(block_threads) nearest_merge_kernel(Merge<T> task, int warps) {
     __shared__ T shown_distances[block_threads];
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(block_threads) nearest_merge_kernel(Merge<T> t
 
 constexpr int gathered_most = 1024;  // a power of two, a multiple of the block's threads
 
-// The distances gathered for one row, and the columns they are from.
+// The distances gathered for one row, and their columns.
 template <class T>
 struct Gathered {
     T distances[gathered_most];
@@ -135,7 +135,7 @@ struct Gathered {
     __device__ __forceinline__ Neighbour<T> at(int n) const { return {distances[n], columns[n]}; }
 };
 
-// Sorts the first `count` by a bitonic network; the rest of its power of two counts as empty.
+// Sorts the first `count` by a bitonic network; the rest up to a power of two counts as empty.
 template <class T>
 __device__ __forceinline__ void sort_gathered(Gathered<T>& gathered, int count) {
     int size = 1;
@@ -158,7 +158,7 @@ __device__ __forceinline__ void sort_gathered(Gathered<T>& gathered, int count) 
         }
 }
 
-// How many of the first `count` of the merged order are from the places so far: those go before equal new ones.
+// How many of the first `count` in the merged order are earlier places, which come before equal new ones.
 template <class T>
 __device__ __forceinline__ int64_t places_among(const T* values, const int64_t* indices, const Gathered<T>& gathered,
                                                 int num_gathered, int64_t count) {
@@ -174,13 +174,13 @@ __device__ __forceinline__ int64_t places_among(const T* values, const int64_t* 
     return low;
 }
 
-// Merges the gathered distances into the places of a row. A place moves up or stays, so that from the end on nothing is
-// overwritten that is still to be read.
+// Merges the gathered distances into the places of a row. A place moves towards the end or stays, so that merging from
+// the end overwrites nothing that is still to be read.
 template <class T>
 __device__ __forceinline__ void merge_gathered(T* values, int64_t* indices, int64_t k, int64_t first,
                                                Gathered<T>& gathered, int count) {
     sort_gathered(gathered, count);
-    int64_t unchanged = 0;  // places before all that is gathered
+    int64_t unchanged = 0;  // places before everything gathered
     for (int64_t past = k; unchanged < past;) {
         const int64_t middle = (unchanged + past) / 2;
         if (QMK_TARGET::goes_before(gathered.distances[0], Neighbour<T>{values[middle], indices[middle]}))
@@ -193,7 +193,7 @@ __device__ __forceinline__ void merge_gathered(T* values, int64_t* indices, int6
         Neighbour<T> merged = empty<T>();
         if (at >= unchanged) {
             const int64_t places = places_among(values, indices, gathered, count, at);
-            const int64_t taken = at - places;  // of the gathered ones, before this
+            const int64_t taken = at - places;  // gathered ones before this
             const Neighbour<T> place{values[places], indices[places]};
             merged = place;
             if (taken < count && QMK_TARGET::goes_before(gathered.distances[taken], place))
@@ -208,7 +208,7 @@ __device__ __forceinline__ void merge_gathered(T* values, int64_t* indices, int6
     }
 }
 
-// Any k, a block a row.
+// Any k, one block per row.
 template <class T>
 __global__ void __launch_bounds__(block_threads) nearest_merge_any_kernel(Merge<T> task) {
     __shared__ Gathered<T> gathered;
@@ -262,7 +262,7 @@ void nearest_merge(const NearestMerge<T>& call, Context context) {
     const DeviceGuard guard(context.device, op);
     const Merge<T> task{distances, values, indices, rows, columns, k, first};
     if (k > 32) return launch(op, nearest_merge_any_kernel<T>, rows, block_threads, 0, context, task);
-    // Eight warps a row where one each would leave most of a device idle.
+    // Eight warps per row if one each would leave most of a device idle.
     const int warps = rows < 2048 && columns >= 1024 ? warps_per_block : 1;
     launch(op, k == 1 ? nearest_merge_kernel<T, true> : nearest_merge_kernel<T, false>,
            divide_up(rows, warps_per_block / warps), block_threads, 0, context, task, warps);

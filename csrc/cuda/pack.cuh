@@ -1,4 +1,4 @@
-// 16 bytes of numbers, the most that one instruction of a thread loads or stores.
+// 16 bytes of numbers, the most that one instruction per thread loads or stores.
 #pragma once
 
 namespace qmk::cuda {

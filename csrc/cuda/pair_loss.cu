@@ -1,11 +1,11 @@
-// Losses over a matrix of distances: a pass forward, two small kernels that put its parts together, a pass back.
+// Losses over a matrix of distances: a forward pass, two small kernels that combine its parts, and a backward pass.
 //
 // A tile is 32 rows x 128 columns of one matrix; a warp has four of its rows, a thread four columns of each, 32 apart,
-// so that loads are coalesced. Forward, the tile's largest logit and sum of exponentials of each row and column, as far
-// as the form has softmaxes over them, go to memory, and the sums over its pairs. Backward, every pair is on its own.
+// so that loads are coalesced. Forward writes the sums over the tile's pairs and, if the form has softmaxes over them,
+// the largest logit and the sum of exponentials of each row and column. Backward handles every pair on its own.
 //
 // Memory: forward 2/128 of the matrix for softmaxes over rows, 2/32 for those over columns. Precision: arithmetic in T;
-// sums of tiles are added up in double. The order of every sum is fixed, without atomics: the same input gives the same
+// the tiles' sums are added in double. The order of every sum is fixed, without atomics: the same input gives the same
 // bits.
 #include "../math/iqe.h"
 #include "../ops/pair_loss.h"
@@ -23,7 +23,7 @@ constexpr int block_threads = 256, warps_per_block = block_threads / 32;
 constexpr int rows_per_warp = 4, columns_per_thread = 4;
 constexpr int tile_rows = warps_per_block * rows_per_warp, tile_columns = 32 * columns_per_thread;
 
-// As it is rounded: what is added to it is not made one multiply-add with it.
+// A rounded product: a later addition is not fused with it into a multiply-add.
 __device__ __forceinline__ float product(float a, float b) {
 #ifdef __CUDA_ARCH__
     return __fmul_rn(a, b);
@@ -39,16 +39,16 @@ __device__ __forceinline__ double product(double a, double b) {
 #endif
 }
 
-// The largest of some logits, and the sum of their exponentials below it.
+// The largest of some logits, and the sum of their exponentials relative to it.
 template <class T>
 struct PartialSoftmax {
     T most = T(-INFINITY), sum = T(0);
 
-    // A NaN is in the sum alone. Infinities are shifted by finite numbers: exp(inf - highest) is inf.
+    // NaN is only in the sum. Infinities are shifted by finite numbers: exp(inf - highest) is inf.
     __device__ __forceinline__ static T shift_of(T most) { return finite_or_nan(most, Limits<T>::highest); }
     __device__ __forceinline__ void see(T logit) { most = logit > most ? logit : most; }
     __device__ __forceinline__ void add(T logit) { sum += T(exp(logit - shift_of(most))); }
-    // `most` being that of all parts already.
+    // Needs `most` to be that of all parts already.
     __device__ __forceinline__ void add(const PartialSoftmax& part) {
         sum += part.sum * T(exp(shift_of(part.most) - shift_of(most)));
     }
@@ -70,12 +70,12 @@ struct Tiles {
         : down((shape.rows + tile_rows - 1) / tile_rows), across((shape.columns + tile_columns - 1) / tile_columns) {}
 };
 
-// Which pairs a thread has: rows first_row .. first_row + 3, columns first_column, + 32, + 64, + 96 of a matrix.
+// The pairs of a thread: rows first_row .. first_row + 3 and columns first_column, + 32, + 64, + 96 of a matrix.
 struct Place {
     int64_t sample, tile_down, tile_across, first_row, first_column;
 
     __device__ __forceinline__ Place(int64_t tile, const Tiles& tiles) {
-        // Of 32 bits, which `check_sizes` sees to: 64-bit divisions are function calls.
+        // 32 bits, as `check_sizes` guarantees, because 64-bit divisions are function calls.
         const unsigned whole = unsigned(tile), across = unsigned(tiles.across), down = unsigned(tiles.down);
         sample = whole / across / down;
         tile_down = whole / across % down;
@@ -109,8 +109,8 @@ struct Problem {
     }
 };
 
-// What a forward pass writes: of each row and each tile across it, and of each column and each tile down it, the
-// largest logit and the sum, tiles outermost; then sums over pairs, and over softmaxes.
+// The output of a forward pass: the largest logit and the sum, for each row and tile across it and for each column and
+// tile down it, with tiles outermost; then sums over pairs, and over softmaxes.
 template <class T>
 struct Parts {
     T *of_rows, *of_columns;
@@ -246,7 +246,7 @@ template <class T>
 struct PairMerge {
     const T* distance;
     const T* of_tiles;
-    T *largest, *log_sum;  // null for a sigmoid
+    T *largest, *log_sum;  // null for sigmoids
     PairSums<T>* sums;
     int side;  // 0: of rows, 1: of columns
     int64_t num_tiles;
@@ -254,14 +254,14 @@ struct PairMerge {
     PairLossSettings settings;
 };
 
-// A thread a softmax: puts together what the tiles know of it.
+// One thread per softmax: combines the tiles' parts.
 template <class T>
 __global__ void __launch_bounds__(block_threads) pair_loss_merge_kernel(PairMerge<T> task) {
     const PairLossShape& shape = task.shape;
     const int64_t all_rows = shape.batch * shape.rows, all = task.side == 0 ? all_rows : shape.batch * shape.columns;
     for (int64_t chunk = blockIdx.x; chunk * block_threads < all_rows; chunk += gridDim.x) {
         const int64_t row = chunk * block_threads + threadIdx.x;
-        T found[4] = {};  // log-sum-exp, its square, is the match the largest, excess over the match
+        T found[4] = {};  // log-sum-exp, its square, whether the match is the largest, excess over the match
         if (row < all_rows) {
             const int64_t sample = unsigned(row) / unsigned(shape.rows);
             const int64_t match = task.settings.offset + row - sample * shape.rows;

@@ -1,14 +1,15 @@
-// All rows of x against all rows of y for heads of component.cuh: what forward (pairs_forward.cuh) and backward
+// All pairs of rows of x and y for heads of component.cuh: what forward (pairs_forward.cuh) and backward
 // (pairs_backward.cuh) share.
 //
-// A block does 32 x 64 pairs, 4 x 4 a thread, over slices of 32 values that it stages in shared memory, a row 16 bytes
-// longer than its slice, so that neighbouring threads read neighbouring rows from all banks. A component's segments are
-// filled up to whole packs there, so a pack is of one component and one kind.
+// A block handles 32 x 64 pairs, 4 x 4 per thread, over slices of 32 values that it stages in shared memory. A staged
+// row is 16 bytes longer than its slice, so that neighbouring threads read neighbouring rows from all banks. A
+// component's segments are padded to whole packs there, so each pack belongs to one component and one kind.
 //
-// Little work is split over more blocks, forward by values, backward by rows of the other side, at one or two numbers a
-// result and split of workspace. The rule knows the sizes alone, so that the result is the same on every device.
+// Little work is split over more blocks, forward by values, backward by rows of the other side, with a workspace of one
+// or two numbers per result and split. The rule depends only on the sizes, so that the result is the same on every
+// device.
 //
-// Memory: nothing of N * M * D. Precision: all arithmetic in T; the order of every sum is fixed, without atomics.
+// Memory: nothing of size N * M * D. Precision: all arithmetic in T; the order of every sum is fixed, without atomics.
 #pragma once
 
 #include <type_traits>
@@ -29,17 +30,17 @@ constexpr int slice_packs = slice_size / Pack<T>::size;
 template <class T>
 constexpr int staged_row = slice_size + Pack<T>::size;
 
-// Where the packs of a row are. A component's first pack of its second segment is `second`.
+// The packs of a row. `second` is a component's first pack of its second segment.
 struct Packs {
     Segments segments;
     int num_components;
     int second, in_component;
-    bool whole;  // every pack has 16 bytes of values, on a boundary of 16 bytes
+    bool whole;  // every pack has 16 bytes of values, aligned to 16 bytes
 
     __host__ __device__ __forceinline__ int dim() const { return num_components * segments.total(); }
 };
 
-// One pack: its kind, its first value's place in the component, and how many values it has.
+// One pack: its kind, the index of its first value in the component, and its number of values.
 struct PackPlace {
     int kind, place, count;
 };
@@ -65,8 +66,8 @@ __device__ __forceinline__ void with_kind(int kind, Body&& body) {
     }
 }
 
-// Copies `num_packs` packs of `num_rows` rows, times sign, to shared memory; of a row past the last, those of the last.
-// Values that fill up a pack are 0, or on the side of x the head's padding.
+// Copies `num_packs` packs of `num_rows` rows, times sign, to shared memory; for a row past the last, those of the
+// last. Padding in a pack is 0, or on the side of x the head's padding.
 template <class T, int num_rows, bool is_x, class Head>
 __device__ __forceinline__ void stage_rows(const Head& head, const Packs& packs, const T* rows, T sign, int first_row,
                                            int count, int first_pack, int num_packs, T* staged) {
@@ -104,8 +105,8 @@ __device__ __forceinline__ void stage_rows(const Head& head, const Packs& packs,
     }
 }
 
-// Adds `num_packs` staged packs, the first being `first_pack` of its row, to the sums of this thread's pairs, and calls
-// `finish(component)` after the last pack of a component.
+// Adds `num_packs` staged packs, of which the first is `first_pack` of its row, to the sums of this thread's pairs, and
+// calls `finish(component)` after the last pack of a component.
 template <class T, class Head, class Sums, class Finish>
 __device__ __forceinline__ void add_packs(const Head& head, const Packs& packs, const T* staged_x, const T* staged_y,
                                           int first_pack, int num_packs, Sums (&sums)[thread_rows][thread_columns],
@@ -120,7 +121,7 @@ __device__ __forceinline__ void add_packs(const Head& head, const Packs& packs, 
         const int count = left < num_packs - p ? left : num_packs - p;
         with_kind<Head::kinds>(at.kind, [&](auto kind) {
             T place = T(at.place);
-#pragma unroll 1  // more would not fit into registers
+#pragma unroll 1  // unrolled, it would not fit into registers
             for (int end = p + count; p < end; ++p) {
                 Pack<T> y[thread_columns];
 #pragma unroll
@@ -166,7 +167,7 @@ Packs packs_of(Segments segments, int64_t num_components, const T* x, const T* y
     return {segments, int(num_components), second, second + int(divide_up(segments.size[1], V)), whole};
 }
 
-// A number of rows is of 32 bits, and a little less, for the tiles it is rounded up to. Pairs are of 64.
+// A number of rows fits into 32 bits, even rounded up to tiles. A number of pairs has 64.
 inline void check_pairs(const char* op, int64_t batch, int64_t num_x, int64_t num_y) {
     if (std::max(batch, std::max(num_x, num_y)) > (int64_t(1) << 31) - 1024)
         throw std::runtime_error(std::string(op) + ": up to 2^31 - 1024 rows on a side, got " + std::to_string(num_x) +

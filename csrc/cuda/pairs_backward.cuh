@@ -1,8 +1,9 @@
-// All rows of x against all rows of y, backward: kernels and launchers.
+// All pairs of rows of x and y, backward: kernels and launchers.
 //
-// One side's gradient at a time: a block owns 32 rows and one component and goes over the rows of the other side, 64 at
-// a time: first the sums of every pair, as in forward, from which follow the slopes, kept in shared memory; then the
-// gradient of every value as a sum over the pairs of its row. The other side is the same with -y for x and -x for y.
+// One side's gradient at a time: a block owns 32 rows and one component and visits the rows of the other side, 64 at a
+// time. It first computes the sums of every pair, as in forward, and from them the slopes, kept in shared memory; then
+// the gradient of every value as a sum over the pairs of its row. The other side is the same with -y for x and -x for
+// y.
 #pragma once
 
 #include <utility>
@@ -57,9 +58,9 @@ struct TileSlopes {
     }
 };
 
-// A block does 32 rows and one component against the other rows of its split. For the gradients a thread has one pack
-// of a slice and every n-th of the rows; where a component fills only a part of a slice, the other rows are shared out
-// among `shares` groups of threads.
+// A block handles 32 rows and one component against the other rows of its split. For the gradients a thread has one
+// pack of a slice and every n-th row; if a component fills only part of a slice, `shares` groups of threads share the
+// other rows.
 template <class T, class Head>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
     backward_pairs_kernel(BackwardPairs<T, Head> task) {
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
             const int columns = last_other - j < tile_columns ? last_other - j : tile_columns;
             typename Head::PlacedSums sums[R][C];
             __syncthreads();
-            // The gradients of the pairs come to where their slopes will be, read along the direction of memory.
+            // The pairs' gradients are read in memory order, into the place of their slopes.
             for (int n = threadIdx.x; n < tile_rows * tile_columns; n += tile_threads) {
                 const bool along = task.other_stride == 1;
                 const int row = along ? n / tile_columns : n % tile_rows;
@@ -172,7 +173,8 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
                     });
                 if (one_slice && j + tile_columns < last_other) continue;
                 if (shares > 1) {
-                    // The slopes have been used: their memory takes every thread's sums, which the first share adds.
+                    // The slopes are no longer needed: their memory takes all threads' sums, which the first share
+                    // adds.
                     constexpr int stride = grad_rows * V + 1;
                     __syncthreads();
                     T* shown = tile_slopes.memory + threadIdx.x * stride;
@@ -210,7 +212,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
     }
 }
 
-// Others of one split of backward.
+// Rows of the other side per split of backward.
 inline int64_t others_per_split(int64_t batch, int64_t num_rows, int64_t num_others, int64_t num_components) {
     const int64_t blocks = batch * divide_up(num_rows, tile_rows) * num_components;
     const int64_t tiles = divide_up(num_others, tile_columns);
@@ -227,7 +229,7 @@ int64_t backward_pairs_workspace(int64_t batch, int64_t num_x, int64_t num_y, in
     return num_x * num_y == 0 ? 0 : std::max(one_side(num_x, num_y), one_side(num_y, num_x));
 }
 
-// The gradient of one side, and the sums for the gradient of weights where weight_sum is not null.
+// The gradient of one side, and the sums for the weights' gradient unless weight_sum is null.
 template <class T, class Head>
 void launch_backward_side(const char* op, BackwardPairs<T, Head> task, T* grad, T* weight_sum, void* workspace,
                           Context context) {
@@ -262,7 +264,7 @@ void launch_backward_pairs(const char* op, Head head, Segments segments, const T
                                 1,          1,
                                 0,          by_component};
     launch_backward_side(op, task, grad_x, weight_sum, workspace, context);
-    // The other side, in the same memory: launches on a stream run one after the other.
+    // The other side, in the same memory: launches on a stream run one after another.
     std::swap(task.rows, task.others);
     std::swap(task.num_rows, task.num_others);
     std::swap(task.row_stride, task.other_stride);

@@ -1,4 +1,4 @@
-// All rows of x against all rows of y, forward: kernels and launchers. A head's operations a value of N * M * D.
+// All pairs of rows of x and y, forward: kernels and launchers. A head's operations per value of N * M * D.
 #pragma once
 
 #include "pair_tiles.cuh"
@@ -13,15 +13,15 @@ struct ForwardPairs {
     Packs packs;
     const T *x, *y;
     T* out;
-    T* partial;  // (splits, pairs): of whole components their sum; of a part of one its Sums, (splits, numbers, pairs)
+    T* partial;  // (splits, pairs): the sum of whole components; or (splits, numbers, pairs): the Sums of part of one
     int batch, num_x, num_y;
-    int splits, splits_a_component, packs_per_split;  // splits_a_component > 1: a split is of one component
+    int splits, splits_a_component, packs_per_split;  // splits_a_component > 1: each split is part of one component
     bool by_component;
 
     __host__ __device__ __forceinline__ int64_t num_pairs() const { return int64_t(batch) * num_x * num_y; }
 };
 
-// A block does a tile of pairs for the packs of its split.
+// A block handles a tile of pairs for the packs of its split.
 template <class T, class Head>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
     forward_pairs_kernel(ForwardPairs<T, Head> task) {
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(256) merge_parts_kernel(ForwardPairs<T, Head> 
     }
 }
 
-// How forward's work is split over blocks: by components, or where those are too few by parts of components.
+// How forward's work is split over blocks: by components or, if those are too few, by parts of components.
 struct ForwardSplits {
     int64_t splits, splits_a_component, packs_per_split;
 };

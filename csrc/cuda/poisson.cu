@@ -1,5 +1,5 @@
-// Poisson comparisons: one element a thread; the arithmetic is that of math/poisson.h, in double. 20 to some 80 terms
-// an element of 6 operations each: bound by the device's double precision, not by memory.
+// Poisson comparisons: one element per thread; the arithmetic is that of math/poisson.h, in double. Some 20 to 80 terms
+// per element, of 6 operations each: bound by the device's double precision, not by memory.
 #include "../math/poisson.h"
 #include "../ops/poisson.h"
 #include "launch.cuh"

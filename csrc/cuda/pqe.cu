@@ -1,5 +1,5 @@
-// PQE-LH of rows against rows: launchers; the kernels are those of rows.cuh. About 3 operations a value and one
-// exponential a component and thread, bound by memory.
+// PQE-LH of matching rows: launchers; the kernels are in rows.cuh. About 3 operations per value and one exponential per
+// component and thread, bound by memory.
 //
 // Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
 #include "../ops/pqe.h"

@@ -1,4 +1,4 @@
-// PQE-LH's components for rows.cuh and pair_tiles.cuh. All values count alike.
+// PQE-LH's components for rows.cuh and pair_tiles.cuh. All values are of one kind.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,11 @@ struct PqeHead {
     static constexpr int kinds = 1;
 
     const T* weights;      // may be null
-    int64_t rows_per_run;  // of rows that share weights; 0: all of them do
+    int64_t rows_per_run;  // rows that share weights; 0: all rows do
     int num_components;
     T share;  // 1 / K
 
-    // `rows` are matrices in pairs.
+    // In pairs, `rows` are matrices.
     PqeHead(const T* weights, int64_t rows, int64_t num_weights, int64_t num_components, int64_t size)
         : weights(weights),
           rows_per_run(num_weights == 1 ? 0 : rows / num_weights),
@@ -39,7 +39,7 @@ struct PqeHead {
         T sum = T(0);
 
         __device__ __forceinline__ void merge(const Sums& other) { sum += other.sum; }
-        // With the thread `distance` away.
+        // Merges with the thread `distance` away.
         __device__ __forceinline__ void merge_thread(int distance) {
             merge({__shfl_xor_sync(whole_warp, sum, distance)});
         }
@@ -63,7 +63,7 @@ struct PqeHead {
     __device__ __forceinline__ Slopes slopes(const Sums& sums, T grad, int c) const {
         return {(weights ? grad * weights[c] : grad) * (share * exponential(sums).value())};
     }
-    // A product, not a choice: a NaN slope is the derivative at every place, as in the reference.
+    // A product, not a selection, so that a NaN slope is the derivative at every place, as in the reference.
     template <int>
     __device__ __forceinline__ T gradient(const Slopes& slopes, T x, T y, T) const {
         return slopes.slope * T(!QMK_TARGET::is_flat(x, y));
@@ -75,7 +75,7 @@ struct PqeHead {
     __device__ __forceinline__ T padding(int) const { return T(0); }
 
   private:
-    // math/pqe.h's, in one instruction less from sm_80 on.
+    // As in math/pqe.h, with one instruction less from sm_80 on.
     static __device__ __forceinline__ T exceeds(T x, T y) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
         if constexpr (sizeof(T) == sizeof(float)) {

@@ -1,6 +1,5 @@
-// PQE-LH between all rows of x and all rows of y: launchers; the kernels are those of pairs_forward.cuh and
-// pairs_backward.cuh. Three operations a value of N * M * D forward, five backward for each side, and an exponential a
-// pair and component.
+// PQE-LH of all pairs of rows of x and y: launchers; the kernels are in pairs_forward.cuh and pairs_backward.cuh. Three
+// operations per value of N * M * D forward, five backward for each side, and one exponential per pair and component.
 #include "../ops/pqe.h"
 #include "pairs_backward.cuh"
 #include "pairs_forward.cuh"

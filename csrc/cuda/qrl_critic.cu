@@ -1,10 +1,10 @@
-// QRL's critic with an IQE head: from embeddings to the loss, and back.
+// QRL's critic loss with an IQE head: from embeddings to the loss, and back.
 //
-// Forward: a component is sorted by x once, with y and the goal beside it, and scanned twice: one thread a component
-// for K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp a component, twice. What a row adds to the
-// loss goes to scratch; one block adds that up. Backward: one thread for 16 bytes of each gradient, each written once,
-// from two bits an element and pair and one slope a row and pair. Goals that are y rolled by a row are read where they
-// lie.
+// Forward: a component is sorted by x once, along with y and the goal, and scanned twice: one thread per component for
+// K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp per component, twice. Each row's terms of the
+// loss go to scratch; one block adds them up. Backward: one thread for 16 bytes of each gradient, each written once,
+// from two bits per element and pair, and one slope per row and pair. Goals that are y rolled by a row are read in
+// place.
 //
 // Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
 // input gives the same bits.
@@ -15,12 +15,12 @@ namespace qmk::cuda {
 
 namespace {
 
-// What a forward launch works on. Pair 0 is to the goals, pair 1 to y.
+// The arguments of a forward launch. Pair 0 is to the goals, pair 1 to y.
 template <class T>
 struct QrlCriticForwardTask {
     const T *x, *y, *goal, *raw, *cost;
     MaxWeight<T> max;
-    int64_t goals_back;  // how many components before a component of x its goal's stands; before the first, the last
+    int64_t goals_back;  // how many components before that of x its goal's is; before the first comes the last
     int64_t num_costs;
     TwoKept<T> kept;
     T* scratch;  // (4, rows): push, violation, distance to the goal, to y
@@ -33,7 +33,7 @@ struct QrlCriticForwardTask {
     }
 };
 
-// Measures all components as `measure` does; their distances become terms of the loss.
+// Measures all components by `measure`, and turns their distances into terms of the loss.
 template <class T, class Measure>
 __device__ __forceinline__ void reduce_all(const QrlCriticForwardTask<T>& task, const T (*lengths)[block_threads],
                                            Measure&& measure) {
@@ -104,7 +104,7 @@ struct QrlCriticSums {
     QrlCriticSettings settings;
 };
 
-// One block: the loss and the statistics from every row's terms.
+// One block: computes the loss and the statistics from all rows' terms.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) qrl_critic_sums_kernel(QrlCriticSums<T> task) {
     double means[4] = {};
@@ -132,8 +132,8 @@ struct QrlCriticBackwardTask {
     Reduction reduction;
 };
 
-// `width` neighbouring coordinates a thread: 16 bytes, or one where K or a pointer does not allow more. Four blocks at
-// once leave the registers that it needs; for more, ptxas spills one.
+// `width` neighbouring coordinates per thread: 16 bytes, or one coordinate if K or a pointer does not allow more. Four
+// blocks at once leave the registers that it needs; with more, ptxas spills one.
 template <class T, int width>
 __global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBackwardTask<T> task) {
     if (blockIdx.x == 0 && threadIdx.x == 0) *task.grad_raw = *task.grad_loss * task.stats[qrl_critic_slope_of_raw];
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBa
     const KeptEnds<T> kept{*task.grad_loss, task.slopes, task.ends, task.largest, rows, num_components, size, weights};
     for_each_coordinate<width>(task.tiles, size, [&](int64_t i, unsigned c, unsigned k) {
         const auto of_goal = kept.template at<width>(0, i, c, k), of_y = kept.template at<width>(1, i, c, k);
-        // Without a tensor of goals row i of y is the next row's.
+        // Without a tensor of goals, row i of y is the goal of the next row.
         const int64_t from = task.grad_goal ? i : i + 1 < rows ? i + 1 : 0;
         const auto to_goal = task.grad_goal ? of_goal : kept.template at<width>(0, from, c, k);
         T grad_x[width], grad_y[width], grad_goal[width];
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBa
     });
 }
 
-// Null where there is none: three arrays of 32 doubles and their marks are more than 255 registers.
+// Null if there is none: three arrays of 32 doubles and their marks exceed 255 registers.
 template <class T>
 auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForwardTask<T>) {
     switch (dim_per_component) {

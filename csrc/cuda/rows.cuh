@@ -1,6 +1,6 @@
-// Rows against rows for heads of component.cuh. `width` neighbouring threads share a component, so that a warp reads
-// neighbouring packs of 16 bytes and adds up by shuffles in a fixed order. Forward reads x and y once and writes once;
-// backward reads them once, or once more from the cache where a component is longer than one pack a thread.
+// Matching rows for heads of component.cuh. `width` neighbouring threads share a component, so that a warp reads
+// neighbouring packs of 16 bytes and sums by shuffles in a fixed order. Forward reads x and y once and writes once;
+// backward reads them once, and again from the cache if a component is longer than one pack per thread.
 #pragma once
 
 #include "component.cuh"
@@ -34,7 +34,7 @@ __device__ __forceinline__ void store_values(T* to, const T (&from)[V]) {
     }
 }
 
-// Adds up over `width` neighbouring threads; all of them get it.
+// Sums over `width` neighbouring threads, all of which get the result.
 template <class Sums>
 __device__ __forceinline__ void merge_threads(Sums& sums, int width) {
     for (int distance = width / 2; distance > 0; distance /= 2) sums.merge_thread(distance);
@@ -48,7 +48,7 @@ struct ForwardRows {
     T* out;
     int64_t rows;
     int num_components;
-    int width, row_width;  // threads a component and a row, powers of two up to 32
+    int width, row_width;  // threads per component and per row, powers of two up to 32
     bool by_component;
 };
 
@@ -98,12 +98,12 @@ struct BackwardRows {
     const T *grad_out, *x, *y;
     T *grad_x, *grad_y;
     T* partial;  // null or (groups, num_components): sums of grad_out times the component over a group of rows
-    int64_t rows_per_run, groups_per_run, groups;  // a group's rows are of one run
+    int64_t rows_per_run, groups_per_run, groups;  // a group's rows belong to one run
     int num_components, rows_per_group, width;
     bool by_component;
 };
 
-// `width` threads do one component of a group of rows.
+// `width` threads handle one component of a group of rows.
 template <class T, int V, class Head>
 __global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
     backward_rows_kernel(BackwardRows<T, Head> task) {

@@ -8,7 +8,7 @@
 
 namespace qmk::cuda {
 
-// Comparator `step` of the network. Its places are template arguments: device code has no address for the list itself.
+// Comparator `step` of the network. Its indices are template arguments: device code has no address for the list itself.
 template <int size, int step, class V, class... Payload>
 __device__ __forceinline__ void compare_exchange_at(V* keys, Payload*... payloads) {
     using Network = QMK_TARGET::MergeExchange<size>;
@@ -28,8 +28,8 @@ __device__ __forceinline__ void sort_in_registers(V* keys, Payload*... payloads)
     sort_unrolled<size>(std::make_integer_sequence<int, QMK_TARGET::MergeExchange<size>::count>{}, keys, payloads...);
 }
 
-// Sorts `size` keys in shared memory, ascending, and moves the payloads along: the comparators of math/sort.h's
-// merge_exchange; those of one (p, q) touch every key at most once, so the threads share them out.
+// Sorts `size` keys in shared memory, ascending, and moves the payloads along, by the comparators of math/sort.h's
+// merge_exchange. Those of one (p, q) touch every key at most once, so the threads share them.
 template <class T, class... Payload>
 __device__ __forceinline__ void sort_by_warp(int size, int lane, T* keys, Payload*... payloads) {
     int top = 1;

@@ -1,6 +1,6 @@
-// iQRL's temporal consistency: up to 32 neighbouring threads a row, which read packs of 16 bytes, and one block for the
-// sums over rows. Bound by memory: forward reads predicted and target once and keeps two numbers a row, backward reads
-// both once more and writes the gradient.
+// iQRL's temporal consistency: up to 32 neighbouring threads per row, which read packs of 16 bytes, and one block for
+// the sums over rows. Bound by memory: forward reads predicted and target once and keeps two numbers per row; backward
+// reads both again and writes the gradient.
 //
 // Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
 // input gives the same bits.
@@ -14,7 +14,7 @@ namespace qmk::cuda {
 
 namespace {
 
-// A row's values are read by `width` threads, a power of two.
+// The threads of a row: `width`, a power of two, read its values.
 struct RowThreads {
     int64_t rows;
     int size, width;
@@ -76,7 +76,7 @@ struct TemporalSums {
     T discount;
 };
 
-// One block: the similarity of every step and the loss.
+// One block: computes the similarity of every step and the loss.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) temporal_consistency_sums_kernel(TemporalSums<T> task) {
     double loss = 0;

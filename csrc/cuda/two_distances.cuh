@@ -1,5 +1,5 @@
-// What the kernels share that measure two IQE distances a row, QRL's critic and its latent dynamics: rows reduced in
-// both pairs, and sums over all rows in one block, in a fixed order.
+// Shared by the kernels that measure two IQE distances per row, those of QRL's critic and latent dynamics: reduces rows
+// in both pairs, and sums over all rows in one block, in a fixed order.
 #pragma once
 
 #include "iqe_rows.cuh"
@@ -10,13 +10,13 @@ namespace qmk::cuda {
 
 namespace {
 
-// What a forward launch leaves for backward, each as two rows of `rows`: pair 0 and pair 1.
+// What forward keeps for backward, each as two rows of `rows`: pair 0 and pair 1.
 template <class T>
 struct TwoKept {
     T* slopes;
     uint8_t* ends;
     int32_t* largest;  // null for reductions without a maximum
-    T* spread;         // null but for maxmean
+    T* spread;         // null unless maxmean
 };
 
 template <class T>
@@ -24,8 +24,8 @@ struct TwoRows {
     RowSummary<T> pairs[2];
 };
 
-// Calls `measure(component, count)` for every up to 128 neighbouring components; it is to fill the lengths of both
-// pairs. Then `finish(pair, row, distance)` in one thread a pair and row.
+// Calls `measure(component, count)` for every group of up to 128 neighbouring components; it fills the lengths of both
+// pairs. Then calls `finish(pair, row, distance)` in one thread per pair and row.
 template <class T, class Measure, class Finish>
 __device__ __forceinline__ void reduce_two(const RowTiles& tiles, Reduction reduction, const MaxWeight<T>& max,
                                            const TwoKept<T>& kept, const T (*lengths)[block_threads], Measure&& measure,
@@ -45,7 +45,7 @@ __device__ __forceinline__ void reduce_two(const RowTiles& tiles, Reduction redu
     });
 }
 
-// What backward has of all rows, and with it what an end is worth.
+// Backward's inputs for all rows, and from them the gradient of an end.
 template <class T>
 struct KeptEnds {
     T grad_loss;
@@ -56,13 +56,13 @@ struct KeptEnds {
     unsigned num_components, size;
     ReductionWeights<T> weights;
 
-    // By the length of component c of row i.
+    // The derivative by the length of component c of row i.
     __device__ __forceinline__ T by_length(int pair, int64_t i, unsigned c) const {
         const int64_t at = pair * rows + i;
         const bool is_largest = largest && largest[at] == c;
         return weighted(grad_loss * slopes[at], is_largest ? weights.every + weights.largest : weights.every);
     }
-    // Of the `width` coordinates from the k-th on.
+    // The ends among the `width` coordinates from the k-th on.
     template <int width>
     __device__ __forceinline__ EndBits<T> at(int pair, int64_t i, unsigned c, unsigned k) const {
         const unsigned num_bytes = (2 * size + 7) / 8;
@@ -71,8 +71,8 @@ struct KeptEnds {
     }
 };
 
-// Calls `write(i, c, k)` for every `width` neighbouring coordinates of a component, from the k-th of component c of row
-// i on; width divides 8 and the size of a component, so that their bits lie in one byte.
+// Calls `write(i, c, k)` for every `width` neighbouring coordinates, from the k-th of component c of row i on; width
+// divides 8 and the size of a component, so that their bits lie in one byte.
 template <int width, class Write>
 __device__ __forceinline__ void for_each_coordinate(const RowTiles& tiles, unsigned size, Write&& write) {
     const unsigned num_components = tiles.num_components, groups = size / width;

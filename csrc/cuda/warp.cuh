@@ -1,4 +1,4 @@
-// What the 32 threads of a warp do together: reductions in a fixed order.
+// Reductions by the 32 threads of a warp, in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -7,14 +7,14 @@ namespace qmk::cuda {
 
 constexpr unsigned whole_warp = 0xffffffffu;
 
-// The sum over `width` neighbouring threads, a power of two; every one of them gets it, with the same bits.
+// The sum over `width` neighbouring threads, a power of two; all of them get it, with the same bits.
 template <class T>
 __device__ __forceinline__ T sum_of_threads(T value, int width = 32) {
     for (int distance = width / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(whole_warp, value, distance);
     return value;
 }
 
-// Sum, maximum and the first component of the maximum. Lengths are at least 0; a NaN is in the sum alone.
+// Sum, maximum and the first component of the maximum. Lengths are at least 0; NaN is only in the sum.
 template <class T>
 struct RowSummary {
     T sum = T(0), maximum = T(-1);
@@ -28,7 +28,7 @@ struct RowSummary {
         }
     }
 
-    // Of neighbouring parts of a row.
+    // Merges neighbouring parts of a row.
     __device__ __forceinline__ void merge(T other_sum, T other_maximum, int32_t other_largest) {
         sum += other_sum;
         if (other_maximum > maximum || (other_maximum == maximum && other_largest < largest)) {

@@ -1,9 +1,9 @@
-// exp, expm1, log, log1p and sqrt for a number or a vector of lanes; C++ has them for numbers alone.
+// exp, expm1, log, log1p and sqrt for a number or a vector of lanes; C++ has them only for numbers.
 //
-// Exponentials, but for one, are of numbers that are at most 0: x = k log 2 + r with |r| <= log(2) / 2, exp(x) = 2^k +
-// 2^k expm1(r), expm1(r) = r + r^2 q(r), q fitted for the least largest error (float: 1.4e-9, double: 1.1e-16). Errors:
-// at most about one unit in the last place of exp; of expm1 two, also where x, and so expm1(x), is tiny. Fifteen
-// operations (float).
+// All exponentials but one take numbers of at most 0: x = k log 2 + r with |r| <= log(2) / 2, exp(x) = 2^k +
+// 2^k expm1(r), expm1(r) = r + r^2 q(r), with q fitted for the smallest maximum error (float: 1.4e-9, double: 1.1e-16).
+// Errors are at most about one unit in the last place for exp, and two for expm1, even where x, and so expm1(x), is
+// tiny. Fifteen operations (float).
 //
 // Logarithms, in double, are those of fdlibm: x = 2^k (1 + f), log(1 + f) from powers of (f / (2 + f))^2.
 #pragma once
@@ -23,7 +23,7 @@ template <class T>
 struct ExponentialConstants;
 
 // log_2 = high + low; high has so few bits that k * high is exact. magic + k holds the integer k in its lowest bits.
-// Below `lowest`, 2^k is no normal number and exp counts as 0; at `highest` exp is more than the largest number.
+// Below `lowest`, 2^k is not a normal number and exp counts as 0; at `highest`, exp exceeds the largest number.
 template <>
 struct ExponentialConstants<float> {
     static constexpr float magic = 0x1.8p23f, log2_high = 0x1.62e4p-1f, log2_low = 0x1.7f7d1cp-20f, lowest = -87.33f,
@@ -78,7 +78,7 @@ QMK_INLINE V from_bits(Bits bits) {
     return value;
 }
 
-// The bits of a V as an unsigned integer, or a vector of them: what is done to bits that are no result wraps round.
+// The bits of a V as an unsigned integer, or a vector of them, so that arithmetic on unused results wraps around.
 template <class T, class V>
 struct Words;
 template <class T>
@@ -92,7 +92,7 @@ struct Words {
 };
 #endif
 
-// NaN gives NaN. With `halvings` it is the exponential divided by 2 so many times.
+// NaN gives NaN. With `halvings`, the exponential is halved that many times.
 template <class T, int halvings = 0, class V>
 QMK_INLINE Exponential<T, V> exponential_of_nonpositive(V x) {
     using C = ExponentialConstants<T>;
@@ -109,7 +109,7 @@ QMK_INLINE Exponential<T, V> exponential_of_nonpositive(V x) {
     return {power, vanishes ? zero : power * expm1};
 }
 
-// Of any number, infinity where it is too large. Half of it first, because 2^k may be too large where it is not.
+// The exponential of any number, infinity if too large. It computes half of it first, because 2^k may overflow earlier.
 template <class T, class V>
 QMK_INLINE V exponential_of_any(V x) {
     const V most = ExponentialConstants<T>::highest - V{};
@@ -153,15 +153,15 @@ QMK_INLINE V square_root(V x) {
     return x;
 }
 
-// Of normal positive numbers.
+// The logarithm of normal positive numbers.
 template <class V>
 QMK_INLINE V logarithm(V x) {
     using Bits = typename Words<double, V>::Type;
-    // The bits of sqrt(1/2): what is taken off the exponent leaves 1 + f in [sqrt(1/2), sqrt(2)).
+    // The bits of sqrt(1/2), chosen so that removing the exponent leaves 1 + f in [sqrt(1/2), sqrt(2)).
     const Bits bits = from_bits<Bits>(x), root_half = 0x3fe6a09e667f3bcd - Bits{};
     const Bits exponent = from_bits<Bits>(from_bits<decltype(x < x)>(bits - root_half) >> 52);  // keeps the sign
     const V f = from_bits<V>(bits - (exponent << 52)) - 1.0;
-    // exponent + magic by bits: no conversion of 64-bit integers before AVX-512.
+    // exponent + magic through bits, because conversions of 64-bit integers need AVX-512.
     const V magic = 0x1.8p52 - V{};
     const V k = from_bits<V>(from_bits<Bits>(magic) + exponent) - magic;
     const V s = f / (2.0 + f), z = s * s, half_square = 0.5 * f * f;
@@ -175,7 +175,7 @@ QMK_INLINE V logarithm(V x) {
     return k * C::log2_high - ((half_square - (s * (half_square + r) + k * C::log2_low)) - f);
 }
 
-// Of normal numbers above -1, and 0.
+// log(1 + x) for normal numbers above -1, and 0.
 template <class V>
 QMK_INLINE V log_one_plus(V x) {
     const V sum = 1.0 + x;

@@ -1,8 +1,8 @@
-// Finite scalar quantisation of one value, or of a vector of lanes: tanh(z + shift) * half - offset, rounded half to
-// even, is the digit; the code is digit / width. `Bits` is a signed integer, or a vector of them, of V's size.
+// Finite scalar quantisation of one value, or of a vector of lanes: the digit is tanh(z + shift) * half - offset,
+// rounded half to even; the code is digit / width. `Bits` is a signed integer, or a vector of them, of V's size.
 //
 // tanh |u| = (1 - e) / (1 + e) with e = exp(-2 |u|), to some three units in the last place; its derivative is
-// 4 e / (1 + e)^2, as accurate relative to itself, however small. About forty operations, two of them divisions.
+// 4 e / (1 + e)^2, with the same relative accuracy however small. About forty operations, two of them divisions.
 #pragma once
 
 #include "elementary.h"
@@ -21,14 +21,14 @@ struct FsqConstants {
     V shift, half, offset, width;
 };
 
-// Of a value with `count` levels, from 2 to 1000: with more the outermost would round to one that does not exist.
+// The constants of a value with `count` levels, 2 to 1000: with more, the outermost would round to a missing level.
 template <class T>
 QMK_INLINE FsqConstants<T> fsq_constants(int64_t count) {
     const double half = double(count - 1) * (1.0 + 1e-3) / 2.0, offset = count % 2 == 0 ? 0.5 : 0.0;
     return {T(::atanh(offset / half)), T(half), T(offset), T(double(count / 2))};
 }
 
-// A level is a digit counted from 0; -1 for NaN, whose code is NaN.
+// A level is the digit counted from 0; -1 for NaN, whose code is NaN.
 template <class V, class Bits>
 struct FsqResult {
     V code;
@@ -52,7 +52,7 @@ QMK_INLINE FsqResult<V, Bits> fsq_quantised(V z, FsqConstants<V> constants) {
     return {(shifted - magic) / constants.width, bounded == bounded ? level : Bits{} - 1};
 }
 
-// d code / d z, the rounding taken for the identity.
+// d code / d z, with the rounding treated as the identity.
 template <class T, class V>
 QMK_INLINE V fsq_slope(V z, FsqConstants<V> constants) {
     const V e = fsq_exponential<T>(V(z + constants.shift)).value(), sum = T(1) + e;

@@ -1,9 +1,9 @@
 // The arithmetic of one IQE component: the length of a union of intervals taken in the order of their left ends.
 //
-// V is a number or a vector of lanes, one component a lane; what a comparison of two V gives is a bool or a mask of
-// lanes, and `mask ? a : b` picks lane by lane. Four operations an interval for the length; two comparisons more for
-// the ends. Precision: every step is in V's own type; lengths add up differences of neighbouring ends, so an offset
-// common to all coordinates costs no accuracy beyond that of the coordinates.
+// V is a number or a vector of lanes, one component per lane; comparing two V gives a bool or a mask of lanes, and
+// `mask ? a : b` picks lane by lane. Four operations per interval for the length, and two more comparisons for the
+// ends. Precision: every step is in V's own type. Lengths add up differences of neighbouring ends, so an offset common
+// to all coordinates costs no accuracy beyond that of the coordinates.
 #pragma once
 
 #include "sort.h"
@@ -22,13 +22,13 @@ struct Limits<double> {
     static constexpr double highest = 1.79769313486231570815e+308;
 };
 
-// b where the two are unordered: a NaN coordinate makes the next difference, and so the length, NaN.
+// b if the two are unordered, so that a NaN coordinate makes the next difference, and so the length, NaN.
 template <class V>
 QMK_INLINE V maximum(V a, V b) {
     return a > b ? a : b;
 }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-// One instruction instead of a comparison and a selection; NaN from either side.
+// One instruction instead of a comparison and a selection; NaN if either is NaN.
 template <>
 QMK_INLINE float maximum<float>(float a, float b) {
     float result;
@@ -51,7 +51,7 @@ struct AddDifference {
     }
 };
 
-// The union of the intervals added so far; they are added in ascending order of x.
+// The union of the intervals added so far, in ascending order of x.
 // Start: furthest = the lowest finite number, length = 0.
 template <class V, class Addition = AddDifference>
 struct IqeLength {
@@ -65,13 +65,13 @@ struct IqeLength {
     }
 };
 
-// The same, and which intervals hold the ends of the union's connected pieces. A mark stands for an interval: a bit of
-// its own (left and right are then sets of marks). An interval that extends the union and begins at or beyond all
-// before it starts a new piece; the last to extend a piece is its right end. Start: also left = right = last = 0. After
+// The same, and which intervals hold the ends of the union's connected pieces. A mark stands for an interval: its own
+// bit, so that left and right are sets of marks. An interval that extends the union and begins at or beyond all before
+// it starts a new piece; the last one to extend a piece is its right end. Start: also left = right = last = 0. After
 // the last interval: finish(all marks).
 //
-// A component with a NaN, of which no ends are known, is marked by ends that no union has: every x is a left end and no
-// y a right end. Backward makes all of its coordinates' gradients NaN.
+// A component with NaN, whose ends are unknown, is marked by ends that no union has: every x is a left end and no y a
+// right end. Backward makes the gradients of all its coordinates NaN.
 template <class V, class Mark>
 struct IqeEnds {
     V furthest;
@@ -96,15 +96,15 @@ struct IqeEnds {
     }
 };
 
-// Whether a component's bytes, bit k for x_k and bit size + k for y_k, are those of a component with a NaN.
+// Whether a component's bytes, bit k for x_k and bit size + k for y_k, mark a component with NaN.
 QMK_INLINE bool marks_nan(const uint8_t* ends, int64_t size) {
     for (int64_t k = 0; k < size; ++k)
         if (!(ends[k / 8] >> (k % 8) & 1) || ends[(size + k) / 8] >> ((size + k) % 8) & 1) return false;
     return true;
 }
 
-// Left ends alone, where nothing is known of right ends: is x the left end of a piece? Right ends are the left ends of
-// the mirrored intervals (-y, -x). Start: furthest = the lowest finite number.
+// Only left ends: whether x is the left end of a piece. Right ends are the left ends of the mirrored intervals (-y,
+// -x). Start: furthest = the lowest finite number.
 template <class V>
 struct IqeLeftEnds {
     V furthest;

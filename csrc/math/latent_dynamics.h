@@ -1,5 +1,5 @@
-// QRL's latent dynamics: distances in both directions at once, and what one adds to the loss. Source:
-// qmkernels/losses/qrl_critic.py.
+// QRL's latent dynamics loss: distances in both directions at once, and the term of one in the loss. Source:
+// qmkernels/losses/latent_dynamics.py.
 #pragma once
 
 #include "iqe.h"
@@ -20,9 +20,9 @@ struct LatentDynamicsSettings {
 
 namespace qmk::QMK_TARGET {
 
-// Both directions between x and y in one sort and one scan. A coordinate is an interval in one direction alone, from
-// `begin` to `end`, in ascending order of `begin`; in the other it is the empty interval at `begin`, which adds nothing
-// and disturbs none that begin there or later. `forward` is the set of the marks whose interval is from x to y.
+// Both directions between x and y in one sort and one scan. A coordinate is an interval in only one direction, from
+// `begin` to `end`, in ascending order of `begin`. In the other it is the empty interval at `begin`, which adds nothing
+// and affects no interval that begins there or later. `forward` is the set of marks whose interval is from x to y.
 template <class V, class Mark>
 struct EndsBothWays {
     IqeEnds<V, Mark> there, back;
@@ -37,7 +37,7 @@ struct EndsBothWays {
     }
 };
 
-// Turns x and y into begin and end, and adds the mark to `forward` where x comes first; begin is NaN where either is.
+// Turns x and y into begin and end, and adds the mark to `forward` where x comes first; begin is NaN if either is.
 template <class V, class Mark>
 QMK_INLINE void order_ends(V& x, V& y, Mark mark, Mark& forward) {
     const auto ascends = x < y;

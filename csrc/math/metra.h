@@ -30,7 +30,7 @@ struct MetraTerm {
     V squared, constraint, slope;
 };
 
-// What all rows share. `slope` is that of a row whose constraint is below the slack.
+// The constants shared by all rows. `slope` is that of a row whose constraint is below the slack.
 template <class T>
 struct MetraConstraint {
     T slack, divisor, multiplier, slope;
@@ -41,7 +41,7 @@ struct MetraConstraint {
           multiplier(T(exp(log_multiplier))),
           slope(T(2) * multiplier / (T(shape.rows) * divisor)) {}
 
-    // NaN stays, and has no slope.
+    // Keeps NaN, which has no slope.
     template <class V>
     QMK_INLINE MetraTerm<V> operator()(V sum_of_squares) const {
         const V squared = sum_of_squares / divisor, room = T(1) - squared, zero{};
@@ -50,13 +50,13 @@ struct MetraConstraint {
         return {squared, is_room ? room : slack - zero, has_slope ? slope - zero : zero};
     }
 
-    // From the means over all rows.
+    // The loss, from the means over all rows.
     QMK_INLINE T loss(double reward, double constraint, T log_multiplier) const {
         return T(-reward - double(multiplier) * constraint + double(log_multiplier) * constraint);
     }
 };
 
-// The derivatives of the loss by phi_next, the opposite of that by phi, and by the skill, at one coordinate.
+// The derivatives of the loss by phi_next, which is minus that by phi, and by the skill, at one coordinate.
 template <class V>
 struct MetraGradient {
     V next, skill;

@@ -1,5 +1,5 @@
 // The arithmetic of one MRN component: the largest of its asymmetric differences and a root of its symmetric squares.
-// What a form is and where its eps sits: qmkernels/definitions/mrn.py.
+// qmkernels/definitions/mrn.py defines the forms and the place of eps.
 #pragma once
 
 #include <math.h>
@@ -47,27 +47,27 @@ QMK_INLINE MrnPart mrn_symmetric_part(const MrnSettings& settings, int64_t size)
     return settings.asymmetric == MrnAsymmetric::first ? MrnPart{size / 2, size} : MrnPart{0, size / 2};
 }
 
-// What a component counts for in the distance.
+// The contribution of a component to the distance.
 template <class T>
 QMK_INLINE T mrn_component_weight(const MrnSettings& settings) {
     return T(settings.reduction == MrnReduction::mean ? settings.scale / double(settings.num_components)
                                                       : settings.scale);
 }
 
-// What is added to a symmetric difference before it is squared.
+// The number added to a symmetric difference before it is squared.
 template <class T>
 QMK_INLINE T mrn_shift(const MrnSettings& settings) {
     return settings.eps_form == MrnEps::difference ? T(settings.eps) : T(0);
 }
 
-// Roots and powers, which a vector of lanes has no operators for; csrc/cpu/roots.h has them for lanes.
+// Roots and powers of numbers; csrc/cpu/roots.h has them for lanes.
 template <class V>
 struct Roots {
     QMK_INLINE static V square_root(V value) { return sqrt(value); }
     QMK_INLINE static V power(V base, V exponent) { return pow(base, exponent); }
 };
 
-// From the sum of a component's squares to its symmetric part. V is T or lanes of T.
+// Turns the sum of a component's squares into its symmetric part. V is T or lanes of T.
 template <class T>
 class MrnRoot {
   public:
@@ -89,7 +89,8 @@ class MrnRoot {
         return exponent_ == T(2) ? base : Roots<V>::power(base, V{} + exponent_ / 2);
     }
 
-    // The derivative by a (shifted) difference, divided by that difference; 0 where the sum does not move the value.
+    // The derivative by a (shifted) difference, divided by that difference; 0 where the value does not depend on the
+    // sum.
     template <class V>
     QMK_INLINE V slope(V sum) const {
         if (!exists_) return V{};
@@ -99,7 +100,7 @@ class MrnRoot {
             slope = all / Roots<V>::square_root(squares);
         else if (exponent_ != T(2))
             slope = all * Roots<V>::power(squares, V{} + (exponent_ / 2 - 1));
-        return squares <= V{} + least_ ? V{} : slope;  // a NaN is not, and stays
+        return squares <= V{} + least_ ? V{} : slope;  // keeps NaN
     }
 
   private:
@@ -107,7 +108,7 @@ class MrnRoot {
     bool exists_;
 };
 
-// The largest difference so far, at least 0, NaN once a difference was. Where the differences are known to be numbers
+// The largest difference so far, at least 0, NaN after a NaN difference. If all differences are known to be numbers,
 // `maximum` of math/iqe.h does the same in one operation.
 template <class V>
 QMK_INLINE V largest_or_nan(V largest, V difference) {

@@ -12,7 +12,7 @@ struct Neighbour {
     int64_t index;
 };
 
-// Whether a distance goes before a place that holds an earlier row of the bank: equal ones stay in order.
+// Whether a distance comes before a place that holds an earlier row of the bank: equal ones stay in order.
 template <class T>
 QMK_INLINE bool goes_before(T distance, Neighbour<T> place) {
     if (place.index < 0 || distance < place.distance) return true;

@@ -1,5 +1,5 @@
-// The terms of the pairwise losses for one pair, and what each is worth in the gradient. V is a number or a vector of
-// lanes. Source: qmkernels/definitions/pair_loss.py.
+// The terms of the pairwise losses for one pair, and their factors in the gradient. V is a number or a vector of lanes.
+// Source: qmkernels/definitions/pair_loss.py.
 #pragma once
 
 #include <math.h>
@@ -34,13 +34,13 @@ struct PairLossShape {
     QMK_FIELDS(batch, rows, columns)
 };
 
-constexpr double pair_eps = 1e-6;  // added to a distance before its logarithm
+constexpr double pair_eps = 1e-6;  // added to distances before their logarithm
 constexpr int num_pair_stats = 12;
 
 // Sums over all pairs, over matches, over rows (index 0) and over matching columns (1).
 template <class T>
 struct PairSums {
-    T distance, outside, terms, divergence, difference;  // outside: distances to columns without a match
+    T distance, outside, terms, divergence, difference;  // outside: to columns without a match
     T match_distance, match_steps, match_terms, match_divergence;
     T logsumexp[2], squares[2], hits[2];
     T excess[2];  // of a log-sum-exp over its match's logit
@@ -54,13 +54,13 @@ constexpr int num_pair_sums = int(sizeof(PairSums<T>) / sizeof(T));
 
 namespace qmk::QMK_TARGET {
 
-// A softmax: its largest logit, and the logarithm of the sum of exponentials below that. The two stay apart: beside 1e9
-// a float keeps no digit of the logarithm.
+// A softmax: its largest logit, and the log of the sum of exponentials relative to it. The two stay separate: next to
+// 1e9 a float keeps no digit of the logarithm.
 template <class T>
 struct Softmax {
     T largest, log_sum;
 
-    // A maximum may have left NaN out, a sum has not.
+    // A maximum may have ignored NaN; a sum has not.
     QMK_INLINE Softmax(T most, T log_sum) : largest(log_sum == log_sum ? most : log_sum), log_sum(log_sum) {}
     QMK_INLINE T logsumexp() const { return largest + log_sum; }
     QMK_INLINE T excess(T logit) const { return (largest - logit) + log_sum; }
@@ -130,15 +130,15 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
     stats[11] = T(length);
 }
 
-// What the terms' derivatives by a distance are multiplied by.
+// The factors of the terms' derivatives by a distance.
 template <class T>
 struct PairWeights {
     T softmax;     // of a probability; times (1 + squares * log-sum-exp)
     T squares;     //
     T sigmoid;     // of a sigmoid
-    T match;       // of matches, constant
+    T match;       // of matches, a constant
     T everywhere;  // of a divergence's slope
-    T diagonal;    // and once more of a match's
+    T diagonal;    // of a match's, in addition
     T steps;       // of a match's distance - step
     T repulsion;   // of 1 / (distance + eps)
 

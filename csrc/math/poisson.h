@@ -1,25 +1,24 @@
-// Pr[X <= Y] and Pr[X > Y] of independent Poisson counts X, Y of rates a, b >= 0, and what their derivatives are made
-// of, Pr[X = Y] = e^-(a+b) I_0(z) and Pr[X = Y + 1] = e^-(a+b) sqrt(a/b) I_1(z), z = 2 sqrt(ab). Always in double.
+// Pr[X <= Y] and Pr[X > Y] of independent Poisson counts X, Y of rates a, b >= 0, and for their derivatives
+// Pr[X = Y] = e^-(a+b) I_0(z) and Pr[X = Y + 1] = e^-(a+b) sqrt(a/b) I_1(z), z = 2 sqrt(ab). Always in double.
 //
 //     double poisson_probability(double a, double b, PoissonComparison form);
 //     PoissonDerivatives poisson_derivatives(double a, double b, PoissonComparison form);    {by_a, by_b}
 //
-// and, for lanes, poisson_series. All come from PoissonParts: with w = (sqrt a - sqrt b)^2, each of the three is e^-w
-// times a number of moderate size, so ratios and logarithms do not underflow. Only one of Pr[X > Y] and Pr[X <= Y] is
-// computed, the one that can be small; the other, always above 0.13, is 1 minus it. Relative error below 1e-12 where
-// w < 700.
+// and, for lanes, poisson_series. All use PoissonParts: with w = (sqrt a - sqrt b)^2, each of the three is e^-w times a
+// number of moderate size, so ratios and logarithms do not underflow. Of Pr[X > Y] and Pr[X <= Y] only the one that can
+// be small is computed; the other, always above 0.13, is 1 minus it. Relative error below 1e-12 for w < 700.
 //
 // z <= 30 (in lanes 120), the series: I_k(z) = (z/2)^k / k! c_k with c_{k-1} = c_k + ab / (k (k+1)) c_{k+1}, which runs
-// downwards from c = 1 at large k (Miller's method; all terms positive, nothing overflows). In the same loop by
-// Horner's rule sum_{k>=1} a^k/k! c_k for Pr[X > Y], or sum_{k>=0} b^k/k! c_k for Pr[X <= Y], and, which scales them,
-// e^z = c_0 + 2 sum_{k>=1} (z/2)^k/k! c_k. Six operations a term, 8 + 10.5 sqrt(max(z/2, rate)) terms.
+// downwards from c = 1 at large k (Miller's method; all terms positive, nothing overflows). The same loop computes by
+// Horner's rule sum_{k>=1} a^k/k! c_k for Pr[X > Y], or sum_{k>=0} b^k/k! c_k for Pr[X <= Y], and their scale
+// e^z = c_0 + 2 sum_{k>=1} (z/2)^k/k! c_k. Six operations per term, 8 + 10.5 sqrt(max(z/2, rate)) terms.
 //
 // z > 30, asymptotic (Gil, Segura, Temme 2014, "The asymptotic and numerical inversion of the Marcum Q-function", for
 // large xi = z): with rho = sqrt(a/b) and s = w / z,
 //     Pr[X <= Y] = 1/2 integral_z^inf e^{-st} (rho I_0(t) - I_1(t)) e^{-t} dt for a > b,
-// and minus that is Pr[X > Y] for a < b. The expansions of I_0 and I_1 for large t give terms in g_n = e^w
+// and Pr[X > Y] for a < b is minus that. The expansions of I_0 and I_1 for large t give terms in g_n = e^w
 // E_{n+1/2}(w), where (n - 1/2) g_n = 1 - w g_{n-1}: upwards from erfc for w < 28, where w < z keeps it stable, and
-// downwards from a continued fraction beyond.
+// otherwise downwards from a continued fraction.
 #pragma once
 
 #include "../fields.h"
@@ -35,11 +34,11 @@ QMK_ENUM(PoissonComparison, le, gt, log_le)
 
 namespace qmk::QMK_TARGET {
 
-// The largest ab = (z/2)^2 of the series: z = 30 for a single pair. Pairs in lanes stay with it up to z = 120, where
-// the series of all lanes together is still faster than asymptotic terms one by one.
+// The largest ab = (z/2)^2 of the series: z = 30 for a single pair. Pairs in lanes use it up to z = 120, where the
+// series of all lanes together is still faster than asymptotic terms one by one.
 constexpr double largest_series_product = 225.0, largest_product_in_lanes = 3600.0;
 
-// 1/k for every k that the series reaches. A division takes as long as all else of a term, so CPUs read a table.
+// 1/k for every k that the series reaches. A division takes as long as the rest of a term, so CPUs read a table.
 struct Reciprocals {
     double of[96]{};
     constexpr Reciprocals() {
@@ -56,7 +55,7 @@ QMK_INLINE double reciprocal(int k) {
 #endif
 }
 
-// tail, equal and one_more times exp(-exponent) = scale: Pr[X > Y] (where tail_is_gt(a, b), else Pr[X <= Y]), Pr[X = Y]
+// tail, equal and one_more times exp(-exponent) = scale are Pr[X > Y] (if tail_is_gt(a, b), else Pr[X <= Y]), Pr[X = Y]
 // and Pr[X = Y + 1].
 template <class V>
 struct PoissonParts {
@@ -72,7 +71,7 @@ QMK_INLINE auto tail_is_gt(V a, V b) {
     return (a <= b) | (a <= 2.0);
 }
 
-// What decides the number of terms: the larger of z/2 and of the rate whose powers are summed.
+// Determines the number of terms: the larger of z/2 and of the rate whose powers are summed.
 template <class V>
 QMK_INLINE V poisson_size(V a, V b, V half_z) {
     const V rate = tail_is_gt(a, b) ? a : b;
@@ -89,7 +88,7 @@ template <int count, class V>
 QMK_INLINE void poisson_series(const V* a, const V* b, const V* half_z, int terms, PoissonParts<V>* parts) {
     const V one = 1.0 - V{};
     V rate[count], product[count];
-    // At the head of the loop: c_k, c_{k+1} and, each without its factor, the sums from k on.
+    // At the start of each round: c_k, c_{k+1} and, without their factors, the sums from k on.
     V c[count], above[count], powers[count], exponential_series[count];
     for (int i = 0; i < count; ++i) {
         rate[i] = tail_is_gt(a[i], b[i]) ? a[i] : b[i];
@@ -128,7 +127,7 @@ QMK_INLINE PoissonParts<double> poisson_asymptotic(double a, double b) {
     const double size = difference < 0.0 ? -difference : difference, sign = a > b ? 1.0 : -1.0;
 
     double g[order + 1];
-    double sum;  // at first the term n = 0, |rho - 1| g_0
+    double sum;  // initially the term n = 0, |rho - 1| g_0
     if (w < 28.0) {
         const double scaled_erfc = ::exp(w) * ::erfc(size);
         sum = square_root(pi) / root_b * scaled_erfc;
@@ -176,7 +175,7 @@ QMK_INLINE double not_a_number() {
     return __builtin_nan("");
 }
 
-// Both rates infinite, or one negative or NaN: nothing can be said.
+// Both rates infinite, or one negative or NaN: the result is undefined.
 QMK_INLINE bool is_undefined(double a, double b) {
     return !(a >= 0.0 && b >= 0.0) || (!is_finite_rate(a) && !is_finite_rate(b));
 }
@@ -199,7 +198,7 @@ QMK_INLINE double poisson_probability(double a, double b, PoissonComparison comp
     return le == (comparison == PoissonComparison::le) ? 1.0 : 0.0;
 }
 
-// By how much Pr[X = Y] and Pr[X = Y + 1] count in the derivatives: by_a = -factor * equal, by_b = factor * one_more.
+// The factor of Pr[X = Y] and Pr[X = Y + 1] in the derivatives: by_a = -factor * equal, by_b = factor * one_more.
 template <class V, class Mask>
 QMK_INLINE V poisson_derivative_factor(PoissonParts<V> parts, Mask of_gt, PoissonComparison comparison) {
     if (comparison == PoissonComparison::log_le)
@@ -214,7 +213,7 @@ QMK_INLINE PoissonDerivatives poisson_derivatives(double a, double b, PoissonCom
         const double factor = poisson_derivative_factor(parts, tail_is_gt(a, b), comparison);
         return {-factor * parts.equal, factor * parts.one_more};
     }
-    // In the limit log Pr[X <= Y] = -(sqrt a - sqrt b)^2 where a is infinite.
+    // As a goes to infinity, log Pr[X <= Y] = -(sqrt a - sqrt b)^2.
     if (comparison == PoissonComparison::log_le && is_finite_rate(b)) return {-1.0, __builtin_huge_val()};
     return {0.0, 0.0};
 }

@@ -4,9 +4,9 @@
 //     bool or mask is_flat(V x, V y);                            no gradient reaches x_j and y_j; false at ties and NaN
 //     Exponential<T, V> pqe_exponential<T>(V sum, T share);
 //
-// of V's that are numbers or lanes; `sum` adds up exceeds over a component's values and `share` is 1 / K. The component
-// is .one_minus(), its derivative by x_j, where not flat, share * .value(), and by y_j the negative of that. Precision:
-// all in V's own type; differences come first, so an offset common to x and y costs no accuracy.
+// for V's that are numbers or lanes; `sum` adds up exceeds over a component's values and `share` is 1 / K. The
+// component is .one_minus(); its derivative by x_j, where not flat, is share * .value(), and that by y_j is its
+// negative. Precision: all in V's own type; differences come first, so an offset common to x and y costs no accuracy.
 #pragma once
 
 #include "elementary.h"

@@ -30,14 +30,14 @@ struct Softplus {
     T value, slope;
 
     QMK_INLINE explicit Softplus(T at) {
-        const T small = exp(at > T(0) ? -at : at);  // NaN stays
+        const T small = exp(at > T(0) ? -at : at);  // keeps NaN
         value = (at > T(0) ? at : T(0)) + log1p(small);
         slope = (at > T(0) ? T(1) : small) / (T(1) + small);
         if (at != at) value = slope = at;
     }
 };
 
-// What a row adds to a sum, and the derivative of that by the row's distance.
+// A row's term in a sum, and its derivative by the row's distance.
 template <class T>
 struct QrlCriticTerm {
     T value, slope;
@@ -64,10 +64,10 @@ QMK_INLINE QrlCriticTerm<T> qrl_critic_multiplier(T raw, const QrlCriticSettings
     return {softplus.value, softplus.slope};
 }
 
-// Where among the statistics the derivative of the loss by the raw multiplier is, which backward reads.
+// Index, among the statistics, of the derivative of the loss by the raw multiplier, which backward reads.
 constexpr int qrl_critic_slope_of_raw = 5;
 
-// Loss and statistics from the means over all rows: push, violation, distance to the goal and to y.
+// Loss and statistics, from the means over all rows: push, violation, distance to the goal and to y.
 template <class T>
 QMK_INLINE void finish_qrl_critic(const double* means, QrlCriticTerm<T> multiplier, const QrlCriticSettings& settings,
                                   T* loss, T* stats) {

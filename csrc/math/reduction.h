@@ -1,4 +1,4 @@
-// How component lengths become one distance, and the derivative of that by each length.
+// The reduction of component lengths to one distance, and its derivative by each length.
 #pragma once
 
 #include <math.h>
@@ -11,11 +11,11 @@ namespace qmk {
 // spread = max - mean.
 QMK_ENUM(Reduction, none, sum, mean, max, maxmean, spread)
 
-// What makes the weight of the maximum of a learned number.
+// The functions from a learned number to the weight of the maximum.
 QMK_ENUM(WeightLink, identity, sigmoid, one_minus_sigmoid)
 
-// What weighs the maximum in maxmean: one number for all rows, or num_weights, each for as many neighbouring rows. In
-// pairwise ops the rows are the matrices. max_weight is null for other reductions, num_weights then 1.
+// The weight of the maximum in maxmean: one number for all rows, or num_weights, each for equally many neighbouring
+// rows. In pairwise ops the rows are matrices. For other reductions max_weight is null and num_weights is 1.
 template <class T>
 struct MaxWeight {
     const T* max_weight;
@@ -28,7 +28,7 @@ struct MaxWeight {
 
 namespace qmk::QMK_TARGET {
 
-// The weight of the maximum at a place among the numbers, and its derivative by the number there.
+// The weight of the maximum for the number at an index, and its derivative by that number.
 template <class T>
 struct WeightAt {
     T value, slope;
@@ -44,15 +44,15 @@ struct WeightAt {
     }
 };
 
-// The derivative by a component's length: `every`, and `largest` on top for the component of the greatest length.
+// The derivative by a component's length: `every`, plus `largest` for the longest component.
 template <class T>
 struct ReductionWeights {
     T every;
     T largest;
 };
 
-// The derivative by a component's length from that by the distance. A component without weight gets 0 from an infinite
-// one too, as those that are not the largest get from a maximum. V is a number or a vector of lanes.
+// The derivative by a component's length, given that by the distance. A component without weight gets 0 even from an
+// infinite one, as components that are not the largest do from a maximum. V is a number or a vector of lanes.
 template <class V>
 QMK_INLINE V weighted(V upstream, V weight) {
     return weight == V{} ? V{} : upstream * weight;
@@ -62,7 +62,7 @@ QMK_INLINE bool needs_largest(Reduction reduction) {
     return reduction == Reduction::max || reduction == Reduction::maxmean || reduction == Reduction::spread;
 }
 
-// max_weight: of the maximum, for maxmean alone.
+// max_weight: that of the maximum, only for maxmean.
 template <class T>
 QMK_INLINE ReductionWeights<T> reduction_weights(Reduction reduction, int64_t num_components, T max_weight) {
     const T share = T(1) / T(num_components);
@@ -80,8 +80,8 @@ QMK_INLINE ReductionWeights<T> reduction_weights(Reduction reduction, int64_t nu
     }
 }
 
-// The distance from the sum and the maximum of the lengths. A NaN length is in the sum but not in a maximum taken by
-// comparisons: `sum != sum` puts it back.
+// The distance, from the sum and the maximum of the lengths. A NaN length is in the sum but not in a maximum taken by
+// comparisons; `sum != sum` restores it.
 template <class T>
 QMK_INLINE T reduced(Reduction reduction, T sum, T maximum, int64_t num_components, T max_weight) {
     const T mean = sum / T(num_components);

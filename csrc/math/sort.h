@@ -1,5 +1,5 @@
-// Sorting by comparators only, so that many lanes can sort at once: Batcher's merge exchange (Knuth, The Art of
-// Computer Programming 5.2.2, algorithm M), for any size, about size * log2(size)^2 / 4 comparators.
+// Sorts by comparators only, so that many lanes can sort at once: Batcher's merge exchange (Knuth, The Art of Computer
+// Programming 5.2.2, algorithm M), for any size, with about size * log2(size)^2 / 4 comparators.
 #pragma once
 
 #include "target.h"
@@ -77,7 +77,7 @@ QMK_INLINE void sort_unrolled(Sequence<steps...>, V* keys, Payload*... payloads)
      ...);
 }
 
-// Sorts `size` keys, ascending, with any number of payload arrays beside them; unrolled, so the arrays can be
+// Sorts `size` keys, ascending, and moves any number of payload arrays along; unrolled, so that the arrays can be
 // registers.
 template <int size, class V, class... Payload>
 QMK_INLINE void sort_fixed(V* keys, Payload*... payloads) {

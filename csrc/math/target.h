@@ -1,13 +1,14 @@
-// What every header in math/ starts from: how its functions are inlined and which namespace they live in.
+// The basis of every header in math/: how its functions are inlined, and their namespace.
 //
 // A header compiled once per instruction set must not leave one weak symbol per function: the linker would keep one
-// copy, perhaps the AVX-512 one, for all. So everything here is inside namespace qmk::QMK_TARGET, named after the
-// target (baseline, avx2, avx512, cuda), and always inlined.
+// copy, perhaps the AVX-512 one, for all. So everything is inside namespace qmk::QMK_TARGET, named after the target
+// (baseline, avx2, avx512, cuda), and always inlined.
 //
-// The precision of every op: an item (a component, a distance, a row's term) in the tensors' type T. Losses and their
-// statistics, which are sums over all rows or pairs, in double, after at most a few hundred terms in T. Gradients that
-// are sums over rows or over the other side of a matrix: parts of a sum in T, the parts of a sum by a parameter in
-// double. Which terms a part has depends on the sizes and the instruction set alone, never on the number of threads.
+// The precision of every op: an item (a component, a distance, a row's term) is computed in the tensors' type T. Losses
+// and their statistics, which are sums over all rows or pairs, are summed in double, after at most a few hundred terms
+// in T. Gradients that are sums over rows or over the other side of a matrix are summed in parts: each part in T, the
+// parts of a parameter's gradient in double. The terms of a part depend only on the sizes and the instruction set,
+// never on the number of threads.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Finite scalar quantisation: its kernels' arguments. What they hold: qmkernels/backends/reference/fsq.py.
+// Finite scalar quantisation: its kernels' arguments. Their contents: qmkernels/backends/reference/fsq.py.
 #pragma once
 
 #include "../math/fsq.h"

@@ -1,6 +1,6 @@
-// IQE: its kernels' arguments. What they hold: qmkernels/backends/reference/iqe.py. Null is what is not there or not
-// wanted: ends, largest and spread where nothing is kept, max_weight unless the reduction is maxmean, largest for
-// reductions without a maximum, grad_max_weight.
+// IQE: its kernels' arguments. Their contents: qmkernels/backends/reference/iqe.py. Null if absent or not needed: ends,
+// largest and spread if nothing is kept, max_weight unless the reduction is maxmean, largest for reductions without a
+// maximum, grad_max_weight.
 #pragma once
 
 #include "../math/reduction.h"

@@ -1,6 +1,6 @@
-// QRL's latent dynamics with an IQE head: its kernels' arguments. What they hold:
-// qmkernels/backends/reference/latent_dynamics.py. Null is what is not there: max_weight unless the reduction is
-// maxmean, largest for reductions without a maximum, spread but for maxmean.
+// QRL's latent dynamics loss with an IQE head: its kernels' arguments. Their contents:
+// qmkernels/backends/reference/latent_dynamics.py. Null if absent: max_weight and spread unless the reduction is
+// maxmean, largest for reductions without a maximum.
 #pragma once
 
 #include "../math/latent_dynamics.h"

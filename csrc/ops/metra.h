@@ -1,4 +1,4 @@
-// METRA's loss: its kernels' arguments. What they hold: qmkernels/backends/reference/metra.py.
+// METRA's loss: its kernels' arguments. Their contents: qmkernels/backends/reference/metra.py.
 #pragma once
 
 #include "../math/metra.h"
@@ -20,7 +20,7 @@ template <class T>
 struct MetraBackward {
     const T *grad_loss, *phi, *phi_next, *skill, *stats, *slopes;
     T *grad_phi, *grad_phi_next;
-    T* grad_skill;  // null where it is not wanted
+    T* grad_skill;  // null if not needed
     T* grad_log_multiplier;
     MetraShape shape;
     QMK_FIELDS(grad_loss, phi, phi_next, skill, stats, slopes, grad_phi, grad_phi_next, grad_skill, grad_log_multiplier,

@@ -1,4 +1,4 @@
-// MRN: its kernels' arguments. What they hold: qmkernels/backends/reference/mrn.py.
+// MRN: its kernels' arguments. Their contents: qmkernels/backends/reference/mrn.py.
 #pragma once
 
 #include "../math/mrn.h"

@@ -1,4 +1,4 @@
-// Nearest neighbours: the kernel's arguments. What they hold: qmkernels/backends/reference/nearest.py.
+// Nearest neighbours: the kernel's arguments. Their contents: qmkernels/backends/reference/nearest.py.
 #pragma once
 
 #include "../signature.h"

@@ -1,6 +1,6 @@
-// Losses over a matrix of distances: their kernels' arguments. What they hold:
-// qmkernels/backends/reference/pair_loss.py. Null is what is not there: after, log_discounts, and the sums that no
-// softmax of the settings' kind has.
+// Losses over a matrix of distances: their kernels' arguments. Their contents:
+// qmkernels/backends/reference/pair_loss.py. Null if absent: after, log_discounts, and the sums of softmaxes that the
+// settings' kind does not have.
 #pragma once
 
 #include "../math/pair_loss.h"

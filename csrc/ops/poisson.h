@@ -1,4 +1,4 @@
-// Poisson comparisons: their kernels' arguments. What they hold: qmkernels/backends/reference/poisson.py.
+// Poisson comparisons: their kernels' arguments. Their contents: qmkernels/backends/reference/poisson.py.
 #pragma once
 
 #include "../math/poisson.h"

@@ -1,5 +1,5 @@
-// PQE-LH: its kernels' arguments. What they hold: qmkernels/backends/reference/pqe.py. Null: weights where the results
-// are components, partial_weights where the weights' gradient is not wanted.
+// PQE-LH: its kernels' arguments. Their contents: qmkernels/backends/reference/pqe.py. Null: weights if the results are
+// components, partial_weights if the weights' gradient is not needed.
 #pragma once
 
 #include "../signature.h"

@@ -1,6 +1,6 @@
-// QRL's critic with an IQE head: its kernels' arguments. What they hold: qmkernels/backends/reference/qrl_critic.py.
-// Null is what is not there: goal where goals are y rolled by a row, max_weight unless the reduction is maxmean,
-// largest for reductions without a maximum, spread but for maxmean.
+// QRL's critic loss with an IQE head: its kernels' arguments. Their contents:
+// qmkernels/backends/reference/qrl_critic.py. Null if absent: goal if goals are y rolled by a row, max_weight and
+// spread unless the reduction is maxmean, largest for reductions without a maximum.
 #pragma once
 
 #include "../math/qrl_critic.h"

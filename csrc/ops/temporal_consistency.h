@@ -1,4 +1,4 @@
-// iQRL's temporal consistency: its kernels' arguments. What they hold:
+// iQRL's temporal consistency: its kernels' arguments. Their contents:
 // qmkernels/backends/reference/temporal_consistency.py.
 #pragma once
 
@@ -9,7 +9,7 @@ namespace qmk {
 template <class T>
 struct TemporalConsistencyForward {
     const T *predicted, *target;
-    const T* mask;  // null where all rows count
+    const T* mask;  // null if all rows count
     T *loss, *similarity, *slopes;
     void* scratch;
     int64_t steps, batch, dim;

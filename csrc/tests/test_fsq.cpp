@@ -1,4 +1,5 @@
-// Finite scalar quantisation against the formula in long double; every length of a last vector, any number of levels.
+// Finite scalar quantisation against the formula in long double, for every length of the last vector and any number of
+// levels.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -20,7 +21,7 @@ static Integers<most_fsq_levels> as_argument(const std::vector<int64_t>& levels)
     return result;
 }
 
-// tanh(z + shift) * half - offset, with the constants as T has them.
+// tanh(z + shift) * half - offset, with the constants rounded to T.
 template <class T>
 static long double bounded(T z, const FsqConstants<T>& constants) {
     return std::tanh((long double)z + constants.shift) * constants.half - constants.offset;
@@ -57,7 +58,7 @@ static void kernels_follow_the_formula(const std::vector<int64_t>& levels, int64
                     gradients_hold &= grad_z[i] != grad_z[i];
                     continue;
                 }
-                // Rounding allows a few units of the last place of the bound, at the middle between two levels.
+                // At the middle between two levels, rounding allows a few units in the last place of the bound.
                 const long double exact = bounded(z[i], constants), digit = std::round(codes[i] * constants.width);
                 codes_hold &= codes[i] == T(digit) / constants.width &&
                               std::abs(exact - digit) <= 0.5L + 8 * epsilon * constants.half;
@@ -65,7 +66,7 @@ static void kernels_follow_the_formula(const std::vector<int64_t>& levels, int64
                 place *= levels[j];
                 const long double u = (long double)(T)(z[i] + constants.shift), cosh = std::cosh(u);
                 const long double slope = constants.half / (constants.width * cosh * cosh);
-                // exp counts as 0 where it is no normal number.
+                // exp counts as 0 where it is not a normal number.
                 const long double allowed = 12 * epsilon * std::abs(grad[i] * slope) +
                                             10 * (1 + std::abs(grad[i])) * std::numeric_limits<T>::min();
                 gradients_hold &= std::abs(grad_z[i] - grad[i] * slope) <= allowed;
@@ -80,7 +81,7 @@ static void kernels_follow_the_formula(const std::vector<int64_t>& levels, int64
     }
 }
 
-// Every digit of every width: the quotient is rounded once, so that the outermost code is -1 or 1 exactly.
+// Every digit of every width: the quotient is rounded once, so that the outermost code is exactly -1 or 1.
 template <class T>
 static void every_level_is_reached() {
     for (int64_t count = 2; count <= 1000; ++count) {

@@ -94,7 +94,7 @@ static void the_scans_find_length_and_ends(int size) {
     }
 }
 
-// Rows and columns beyond a tile, a strip and a block, against each pair on its own, from one and from three threads.
+// Rows and columns beyond a tile, a strip and a block, against single pairs, from one and from three threads.
 template <class T>
 static void pairwise_equals_its_pairs(int64_t num_x, int64_t num_y, int64_t num_components, int64_t size,
                                       Reduction reduction) {
@@ -181,7 +181,7 @@ static void all_pairwise() {
     }
 }
 
-// Rows in equal runs, each with a weight of its own, give what each run gives alone.
+// Rows in equal runs with their own weights give the same as each run by itself.
 template <class T>
 static void runs_of_rows_have_their_own_weights(WeightLink link) {
     const int64_t num_runs = 3, in_run = 700, num_components = 5, size = 8, dim = num_components * size;

@@ -1,5 +1,5 @@
-// QRL's latent dynamics against their formula, with distances by IQE's kernel and the gradient by differences; from one
-// and from three threads.
+// QRL's latent dynamics loss against its formula, with distances by IQE's kernel and the gradient by differences; from
+// one and from three threads.
 #include <cmath>
 #include <random>
 #include <vector>

@@ -19,7 +19,7 @@ struct Problem {
     double log_multiplier = 0.3;
 };
 
-// What rows add to the loss but for its last term, which has no gradient by them.
+// The rows' terms of the loss, except its last term, which has no gradient by them.
 double loss_of_rows(const Problem& problem, int64_t first, int64_t end, double multiplier) {
     const int64_t dim = problem.shape.dim;
     double rewards = 0, constraints = 0;

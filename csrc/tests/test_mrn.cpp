@@ -1,5 +1,4 @@
-// MRN's CPU kernels against the formula written out, between matching rows and between all pairs, from one and from
-// three threads.
+// MRN's CPU kernels against the formula, for matching rows and for all pairs, from one and from three threads.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -13,7 +12,7 @@
 using namespace qmk;
 using namespace qmk::QMK_TARGET;
 
-// One component of `size` values, and the gradient by x that grad_out makes of it.
+// One component of `size` values, and its gradient by x for grad_out.
 static double component(const double* x, const double* y, int64_t size, const MrnSettings& settings, double grad_out,
                         double* grad) {
     const int64_t half = settings.asymmetric == MrnAsymmetric::none ? 0 : size / 2;
@@ -124,7 +123,7 @@ int main(int, char** arguments) {
     };
     for (const MrnSettings& settings : forms) {
         for (int64_t size : {1, 2, 7, 16, 45, 64}) both(settings, 14, 37, size);
-        // More rows than a tile, whose memory has then no room to spare; odd sizes end between its boundaries.
+        // More rows than a tile, whose memory then has no slack; odd sizes end between its boundaries.
         for (int64_t size : {3, 5, 7}) {
             both(settings, 49, 61, size);
             both(settings, 100, 130, size);

@@ -1,4 +1,4 @@
-// Losses over a matrix of distances against their formula in double, and the gradient by differences of that; from one
+// Losses over a matrix of distances against their formula in double, and the gradient against its differences; from one
 // and from three threads, with columns that have no match.
 #include <cmath>
 #include <random>

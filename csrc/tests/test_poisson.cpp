@@ -54,13 +54,13 @@ static void the_function_equals_the_sums(double a, double b) {
     near(of_log.by_b, truth.one_more / truth.le, "log_le by b" + rates);
 }
 
-// Lanes count what is smaller than the smallest normal number as 0.
+// Lanes treat numbers below the smallest normal number as 0.
 static bool same(double a, double b, double tolerance) {
     return (std::isnan(a) && std::isnan(b)) || a == b || std::fabs(a - b) <= tolerance * std::fabs(b) + 1e-307;
 }
 
-// Rates of both methods side by side, with some on either side of where lanes switch, with ones that are no finite
-// numbers, in a count that fills no last block.
+// Rates of both methods side by side, some on either side of where lanes switch, some not finite, and in a count that
+// leaves the last block partial.
 template <class T>
 static void kernels_equal_the_function(double tolerance) {
     std::mt19937 random(3);
@@ -102,7 +102,7 @@ int main(int, char** arguments) {
     const double rates[] = {1e-6, 1e-3, 0.1, 1, 1.999, 2.001, 7.5, 14.999, 15.001, 40, 112.4, 300};
     for (double a : rates)
         for (double b : rates) the_function_equals_the_sums(a, b);
-    // ab = 225, where the series ends; (sqrt a - sqrt b)^2 = 28, where the recurrence turns round; a = b.
+    // ab = 225, where the series ends; (sqrt a - sqrt b)^2 = 28, where the recurrence reverses; a = b.
     for (double a : {0.8, 3.0, 15.0, 60.0, 250.0})
         for (double step : {0.999, 1.001}) {
             the_function_equals_the_sums(a, 225 * step / a);

@@ -1,5 +1,5 @@
-// PQE-LH's CPU kernels against the formula written out, between matching rows and between all pairs, from one and from
-// three threads; runs of rows with weights of their own; and the exponential that the kernels share.
+// PQE-LH's CPU kernels against the formula, for matching rows and for all pairs, from one and from three threads; runs
+// of rows with their own weights; and the exponential that the kernels share.
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -34,7 +34,7 @@ static void the_exponential_is_accurate(const std::string& type) {
     }
     check(worst <= 2 * unit, type + ": exp, worst error in units " + std::to_string(worst / unit));
     check(worst_one_minus <= 2 * unit, type + ": 1 - exp, in units " + std::to_string(worst_one_minus / unit));
-    for (T x : {T(-1e3), T(-1e9), T(-1e30)})  // far below where 2^k is a number, also alone, as on a GPU
+    for (T x : {T(-1e3), T(-1e9), T(-1e30)})  // far below where 2^k is a number, and as single numbers, as on a GPU
         check(exp_in_lanes(x, false) == 0 && exponential_of_nonpositive<T>(x).value() == 0, type + ": of far below 0");
     const T infinity = std::numeric_limits<T>::infinity();
     check(exp_in_lanes(T(0), false) == 1 && exp_in_lanes(T(0), true) == 0, type + ": exponentials of 0");
@@ -134,7 +134,7 @@ static void kernels_equal_the_formula(int64_t num_x, int64_t num_y, int64_t num_
     check(results[0] == results[1], name + "results from one and from three threads");
 }
 
-// All rows in one call give, bit for bit, what a call for every run gives with that run's weights.
+// All rows in one call give the same bits as one call per run with that run's weights.
 template <class T>
 static void runs_have_their_own_weights(int64_t runs, int64_t rows_per_run, int64_t num_components, int64_t size) {
     const int64_t rows = runs * rows_per_run, dim = num_components * size, rows_per_group = 4;
@@ -144,7 +144,7 @@ static void runs_have_their_own_weights(int64_t runs, int64_t rows_per_run, int6
                              (sizeof(T) == 4 ? " float: " : " double: ");
     std::mt19937 random(19);
     std::normal_distribution<double> normal;
-    // Of matrices: 2 a run, of num_x by num_y pairs, from the same values.
+    // Matrices: 2 per run, of num_x by num_y pairs, from the same values.
     constexpr int64_t matrices = 2, num_x = 3, num_y = 5;
     const int64_t pairs = runs * matrices * num_x * num_y;
     const int64_t values = (rows > runs * matrices * num_y ? rows : runs * matrices * num_y) * dim;
@@ -202,7 +202,7 @@ int main(int, char** arguments) {
             both(100, 130, 3, size);
         }
     }
-    // Rows that a task takes at once are 513 of one component, 147 of six and 32 of 32.
+    // A task takes 513 rows of one component at once, 147 of six and 32 of 32.
     for (int64_t size : {1, 3, 4, 8})
         for (int64_t num_components : {1, 6, 32})
             for (int64_t rows_per_run : {1, 3, 50, 300})

@@ -1,5 +1,5 @@
-// QRL's critic against its formula, with distances by IQE's kernel and the gradient by differences; from one and from
-// three threads, with goals that are given and goals that are y rolled.
+// QRL's critic loss against its formula, with distances by IQE's kernel and the gradient by differences; from one and
+// from three threads, with given goals and with goals that are y rolled.
 #include <cmath>
 #include <random>
 #include <vector>

@@ -83,7 +83,7 @@ void the_kernels_equal_the_formula(Shape shape, double tolerance) {
             check(holds, "loss and similarity of rows of " + std::to_string(shape.size));
 
             const T grad_loss = T(-1.5);
-            // One more, which must stay as it is.
+            // One more, which must stay unchanged.
             std::vector<T> grad(values + 1, T(7));
             temporal_consistency_backward<T>(
                 TemporalConsistencyBackward<T>{&grad_loss, slopes.data(), predicted.data(), target.data(), grad.data(),

@@ -1,4 +1,4 @@
-// The memory of tasks: its pieces lie apart on their boundaries, and a task that finds none ends the call, not the
+// The memory of tasks: its pieces are aligned and do not overlap, and a task that finds none ends the call, not the
 // process, from one and from three threads.
 #include <cstdint>
 #include <cstring>

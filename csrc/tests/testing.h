@@ -1,4 +1,4 @@
-// What the native tests share: they run once for each instruction set and report every claim that fails.
+// Shared by the native tests, which run once per instruction set and report every claim that fails.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ inline void check(bool holds, const std::string& claim) {
     ++failures;
 }
 
-// Memory for one call, of exactly so many bytes where that is a multiple of 64.
+// Memory for one call, of exactly this many bytes if that is a multiple of 64.
 class CallMemory {
   public:
     explicit CallMemory(int64_t bytes) : memory_(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {}

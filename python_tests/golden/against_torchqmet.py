@@ -1,10 +1,10 @@
-"""Prints how far our heads are from torchqmet's, in float64, as a row of the README for each class.
+"""Prints how far our heads are from torchqmet's, in float64, as a row of qmkernels/compat/README.md per class.
 
     QMKERNELS_TORCHQMET=<checkout> python python_tests/golden/against_torchqmet.py
 
 Random inputs and parameters, 64 rows elementwise and all their pairs; differences are relative to the largest value of
-the distances, and of all gradients. torchqmet's special functions, for which it compiles an extension at first use, are
-replaced by ours, so that for PQE-GG only the rest is compared; golden/heads.json has that head from the formulas.
+the distances, and of all gradients. torchqmet's special functions, which need an extension compiled at first use, are
+replaced by ours, so that only the rest of PQE-GG is compared; golden/heads.json has that head from the formulas.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Golden values of the heads: distances and gradients from the published formulas, in 50 decimal digits.
 
-Written for this purpose alone, with mpmath and lists of numbers; nothing of qmkernels or torchqmet is imported.
-Gradients are central differences with a step of 1e-20, whose error is far below float64. Inputs and parameters come
-from a generator of integers, so that they are the same everywhere. Run it to write ``heads.json`` again:
+Written only for this purpose, with mpmath and lists of numbers; it imports nothing from qmkernels or torchqmet.
+Gradients are central differences with a step of 1e-20, whose error is far below float64's. Inputs and parameters come
+from an integer generator, so that they are the same everywhere. Run it to write ``heads.json`` again:
 
     python python_tests/golden/generate.py
 """
@@ -26,7 +26,7 @@ Matrix = list
 
 
 def numbers(name: str, count: int, low: float = -1.0, high: float = 1.0) -> list[float]:
-    """``count`` numbers in [low, high) that depend on ``name`` alone: 32-bit congruential, exact in float64."""
+    """Returns ``count`` numbers in [low, high) that depend only on ``name``: 32-bit congruential, exact in float64."""
     state, values = zlib.crc32(name.encode()), []
     for _ in range(count):
         state = (1664525 * state + 1013904223) % 2**32
@@ -35,14 +35,14 @@ def numbers(name: str, count: int, low: float = -1.0, high: float = 1.0) -> list
 
 
 def parameter(case: str, name: str, shape: tuple[int, ...]) -> list[float]:
-    """The values, flat, of the parameter ``name`` of a case; factors of deep linear nets are small."""
+    """Returns the flat values of a case's parameter ``name``; factors of deep linear nets are small."""
     count = 1
     for size in shape:
         count *= size
     if ".mats." in name:
         bound = (3.0 / shape[-1]) ** 0.5
         return numbers(f"{case}/{name}", count, -bound, bound)
-    if name == "w.weight" or name.startswith("ws_after_first"):  # of which the negative count as 0
+    if name == "w.weight" or name.startswith("ws_after_first"):  # whose negative entries count as 0
         return numbers(f"{case}/{name}", count, -0.25, 1.0)
     return numbers(f"{case}/{name}", count)
 
@@ -108,7 +108,7 @@ def mrn(x: Vector, y: Vector, parameters: dict, *, p: int) -> Vector:
 
 
 def latent_mrn(x: Vector, y: Vector, parameters: dict, *, preset: str) -> Vector:
-    """The same on latents as they are, as the code of each source has it."""
+    """The same directly on latents, as in the code of each source."""
     count = {"tmd": 8, "mqe": 8}.get(preset, 1)
     components = []
     for of_x, of_y in zip(rows(count, x), rows(count, y), strict=True):
@@ -140,7 +140,7 @@ def deep_linear_net(prefix: str, parameters: dict, shape: tuple[int, int]) -> Ma
     """The product of the factors plus the bias."""
     flat = [parameters[name] for name in sorted(parameters) if name.startswith(f"{prefix}.mats.")]
     flat.append(parameters[f"{prefix}.bias"])
-    key = (tuple(flat[0]), tuple(flat[-1]))  # no derivative is taken by the factors
+    key = (tuple(flat[0]), tuple(flat[-1]))  # no derivatives by the factors
     if key not in _collapsed:
         sizes = [shape[0], 64, 64, 64]
         matrix = rows(shape[0], flat[0])
@@ -181,9 +181,9 @@ def poisson_le(a: mpf, b: mpf) -> mpf:
 
 
 def overlap_free(u: mpf, v: mpf, variance: mpf) -> mpf:
-    """The measure, of density N(0, variance), of what is under the density N(u, 1) and not under N(v, 1).
+    """Returns the measure, with density N(0, variance), of the area under N(u, 1) but not under N(v, 1).
 
-    A product of two Gaussian densities is a third, so that both integrals up to the crossing, (u + v) / 2, are known.
+    A product of two Gaussian densities is a third, so both integrals up to the crossing, (u + v) / 2, are known.
     """
 
     def up_to_crossing(center: mpf, below: bool) -> mpf:
@@ -257,7 +257,7 @@ def wide_norm(x: Vector, y: Vector, parameters: dict, *, components: int, symmet
 
 
 def concave(components: Vector, parameters: dict) -> Vector:
-    """arXiv 2002.05825, section 4: the least of rising lines, the first through zero."""
+    """arXiv 2002.05825, section 4: the minimum of rising lines, the first through zero."""
     count = len(components)
     slopes = rows(count, [2 * sigmoid(value) for value in parameters["transforms.0.raw_ms"]])
     offsets = rows(count, [softplus(value) for value in parameters["transforms.0.raw_bs_after_first"]])
@@ -288,7 +288,7 @@ def reduce(components: Vector, parameters: dict, reduction: str, discount: float
     return distance if discount is None else mpf(discount) ** distance
 
 
-# --- Cases: the class, its arguments, the formula and the shapes of the parameters that have any.
+# --- Cases: the class, its arguments, the formula and the shapes of its parameters.
 
 CONCAVE = {"transforms.0.raw_bs_after_first": (4, 4), "transforms.0.raw_ms": (4, 5)}
 RAW_ALPHA = {"reduction.raw_alpha": ()}
@@ -311,7 +311,7 @@ def projector_shapes(prefix: str) -> dict:
 
 
 def cases() -> dict[str, tuple[str, dict, Callable, dict, dict]]:
-    """Name to (class, arguments, components' formula, its settings, shapes of parameters)."""
+    """Returns name -> (class, arguments, components' formula, its settings, shapes of parameters)."""
     of_four = {"input_size": 8, "dim_per_component": 2}
     out: dict = {}
     for reduction in ("sum", "mean", "max", "maxmean", "maxmean_ogbench"):
@@ -369,7 +369,7 @@ def cases() -> dict[str, tuple[str, dict, Callable, dict, dict]]:
 
 
 def has_gradient_here(name: str) -> bool:
-    """Whether the gradient by a parameter is kept: not by the thousands of numbers in deep linear nets."""
+    """Returns whether to keep a parameter's gradient: not for the thousands of numbers in deep linear nets."""
     return ".mats." not in name and "scales_net" not in name
 
 

@@ -1,5 +1,6 @@
-"""Agents, one file each: networks, losses, ``update(batch)`` and ``act(observation, goal)``; torch and numpy alone.
-Planning by MPPI is beside them."""
+"""Agents, one file each: networks, losses, ``update(batch)`` and ``act(observation, goal)``; and planning by MPPI.
+
+They need only torch and numpy."""
 
 from .agent import Agent
 from .crl import CRL, CRLConfig

@@ -1,4 +1,4 @@
-"""What an agent is to whoever trains it."""
+"""The interface between an agent and whatever trains it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from torch import Tensor, nn
 
 
 class Agent(Protocol):
-    """Networks that learn from batches and act; without environment, buffer or logging.
+    """Networks that learn from batches and act, without environment, buffer or logging.
 
-    Some have besides ``standardise(observation, goal)``, ``distance(observation, goal)`` and ``plan(observation,
-    goal, ...)``.
+    Some agents also have ``standardise(observation, goal)``, ``distance(observation, goal)`` and
+    ``plan(observation, goal, ...)``.
     """
 
     networks: nn.Module
-    """All that is trained, and the scales of the inputs."""
+    """Everything that is trained, and the scales of the inputs."""
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One step of every optimizer; returns detached 0-d tensors to log. ValueError for a batch that lacks rows."""
+        """Takes one step of every optimizer; returns detached 0-d tensors. ValueError for an incomplete batch."""
         ...
 
     def act(self, observation: Tensor, condition: Tensor, deterministic: bool = False) -> Tensor:
-        """Actions (..., action_size) for observations and what they are conditioned on, a goal or a skill."""
+        """Returns actions (..., action_size) for observations and their conditions: goals or skills."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `update` changes."""
+        """Returns everything that `update` changes."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where another agent was; ValueError where that was made of something else."""
+        """Resumes from another agent's state; raises ValueError if that agent was configured differently."""
         ...

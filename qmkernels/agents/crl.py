@@ -32,11 +32,11 @@ class CRLConfig:
     critic_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of phi and psi: GELU, then a layer norm
     actor_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of the actor: GELU
     latent_size: int = 512  # of phi and psi, D
-    num_critics: int = 2  # members of the ensemble; the actor goes by the smallest of their logits
+    num_critics: int = 2  # members of the ensemble; the actor follows their smallest logit
     critic: Literal["product", "mrn", "iqe"] = "product"  # compares phi and psi: inner product, or minus a quasimetric
-    form: Literal["sigmoid", "softmax"] = "sigmoid"  # of the loss: every pair by itself, or over the states of a goal
+    form: Literal["sigmoid", "softmax"] = "sigmoid"  # of the loss: per pair, or over the states of each goal
 
-    behaviour_cloning_weight: float = 0.1  # of half the squared error of actions, in halves of their range
+    behaviour_cloning_weight: float = 0.1  # weight of half the squared error of actions, in units of half their range
 
     critic_learning_rate: float = 3e-4  # of phi, psi and the head
     actor_learning_rate: float = 3e-4  # of the actor
@@ -46,12 +46,12 @@ class CRLConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> CRLConfig:
-        """The published setting (OGBench's mazes for ants; batches of 1024, 1,000,000 updates), with ``changes``."""
+        """The published setting (OGBench's ant mazes; batches of 1024, 1,000,000 updates); ``changes`` override it."""
         return cls(**changes)
 
     @classmethod
     def small(cls, **changes: Any) -> CRLConfig:
-        """Networks that learn a small maze in minutes on one core, with ``changes`` to it; ours."""
+        """Our own setting, which learns a small maze in minutes on one core; ``changes`` override its fields."""
         small = dict(
             critic_sizes=(256, 256), actor_sizes=(256, 256), latent_size=128, behaviour_cloning_weight=0.03,
             critic_learning_rate=5e-4,
@@ -60,22 +60,23 @@ class CRLConfig:
 
 
 class InnerProduct(nn.Module):
-    """Minus the inner product, in the place of a distance: (..., D) and (..., D) to (...); leading sizes broadcast.
+    """Minus the inner product in place of a distance: (..., D) and (..., D) to (...); leading sizes broadcast.
 
-    It is no distance: it has either sign, and no triangle inequality. In float32 under ``torch.autocast``.
+    It is not a distance: it takes both signs and violates the triangle inequality. Runs in float32 under
+    ``torch.autocast``.
     """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return -(x.float() * y.float()).sum(dim=-1)
 
     def pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        """(..., N, D) and (..., M, D) to (..., N, M)."""
+        """Compares every pair: (..., N, D) and (..., M, D) to (..., N, M)."""
         with torch.autocast(x.device.type, enabled=False):
             return -(x.float() @ y.float().mT)
 
 
 class CRL(ActorCritic):
-    r"""Learns which goals follow on a state and an action, and an actor for whom its goal is among them.
+    r"""Learns which goals follow a state and an action, and an actor that makes its goal likely.
 
     Per member of the ensemble, from pairs (s, a) and states g_j after them, by `qmkernels.losses.contrastive`
 
@@ -85,9 +86,9 @@ class CRL(ActorCritic):
     whose optimum is the logarithm of p(g after s, a) / p(g), so that f orders actions as the discounted probability of
     reaching g does. The actor maximises the smallest of the members' f over its mean size, plus behaviour cloning.
 
-    Arguments: those of `GoalAgent`, and ``head``, which makes a quasimetric d from its input size, in the place of what
-    ``config.critic`` names: f = -d / sqrt(D). That is at most 0 and suits ``form="softmax"``; by a sigmoid no pair is
-    more probable than one half. Goals of a group's other processes are not compared.
+    Arguments: those of `GoalAgent`, and ``head``, which makes a quasimetric d from its input size and replaces
+    ``config.critic``: f = -d / sqrt(D). It is at most 0 and suits ``form="softmax"``; with a sigmoid no pair gets a
+    probability above one half. Goals of other processes in the group are not compared.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
@@ -120,18 +121,18 @@ class CRL(ActorCritic):
         self.actor = self.make_actor(unit=True, activation=nn.GELU)
 
     def logit(self, phi: Tensor, psi: Tensor) -> Tensor:
-        """The smallest of the members' f = -head(phi, psi) / sqrt(D): (num_critics, ..., latent_size) to (...)."""
+        """Returns the members' smallest f = -head(phi, psi) / sqrt(D): (num_critics, ..., latent_size) to (...)."""
         return -(1 / math.sqrt(self.config.latent_size)) * self.critic.head(phi, psi).amax(dim=0)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The mean of the members' losses, and what `contrastive` measures besides."""
+        """Returns the mean of the members' losses and `contrastive`'s other fields."""
         phi = self.critic.phi(self.observation_scale(batch["observation"]), batch["action"])
         psi = self.critic.psi(self.goal_scale(batch["goal"]))
-        found = contrastive(self.critic.head, phi, psi, form=self.config.form)
-        return found.loss, {f"critic/{name}": getattr(found, name).detach() for name in _MEASURES}
+        result = contrastive(self.critic.head, phi, psi, form=self.config.form)
+        return result.loss, {f"critic/{name}": getattr(result, name).detach() for name in _MEASURES}
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Minus the normalised logit plus behaviour cloning; gradients of the critic are of no use."""
+        """Returns minus the normalised logit plus behaviour cloning; call it with the critic frozen."""
         policy = self.policy(batch["observation"], batch["actor_goal"])
         with torch.no_grad():
             target = self.critic.psi(self.goal_scale(batch["actor_goal"]))
@@ -142,7 +143,7 @@ class CRL(ActorCritic):
         return loss, {"actor/logit": logit.detach().mean(), "actor/cloning": error.detach()}
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of the critic, then of the actor; returns 0-d tensors, detached."""
+        """Takes one step of the critic, then of the actor; returns detached 0-d tensors."""
         self.check_batch(batch, "goal", "actor_goal")
         return self.learn(batch)
 

@@ -1,7 +1,7 @@
-"""DDPG+HER, policy gradients with hindsight goals: the whole agent, without environment, buffer or logging.
+"""DDPG+HER, deterministic policy gradients with hindsight goals: the agent, without environment, buffer or logging.
 
 Source: Andrychowicz et al. 2017, "Hindsight Experience Replay" (arXiv 1707.01495), and for critics that are distances
-Liu et al. 2022, "Metric Residual Networks" (arXiv 2208.08133), whose public code is called "the code" below.
+Liu et al. 2022, "Metric Residual Networks" (arXiv 2208.08133), whose public code is "the code" below.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class DDPGHERConfig:
     critic: Literal["mlp", "mrn", "iqe"] = "mlp"  # Q: a network of (s, a, g), or minus the distance of a head
     critic_sizes: tuple[int, ...] = (256, 256, 256)  # hidden layers of Q, or of phi and psi, with ReLU
     actor_sizes: tuple[int, ...] = (256, 256, 256)  # hidden layers of the actor, with ReLU
-    latent_size: int = 176  # of phi and psi; no meaning for mlp
-    dim_per_component: int = 16  # values in an IQE component; no meaning for another critic
+    latent_size: int = 176  # of phi and psi; unused by mlp
+    dim_per_component: int = 16  # values per IQE component; unused by other critics
 
     discount: float = 0.98  # gamma
-    tau: float = 0.00263  # share of the trained networks in an update of the targets
-    ends_at_goal: bool = False  # no step after a goal is reached counts; otherwise those count that leave it again
+    tau: float = 0.00263  # share of the trained networks in each update of the targets
+    ends_at_goal: bool = False  # the return ends where the goal is reached; otherwise steps that leave it count
 
-    action_weight: float = 1.0  # of the mean square of the actor's actions, in halves of their range
-    behaviour_cloning_weight: float = 0.0  # of half the squared error of actions, in halves of their range
+    action_weight: float = 1.0  # weight of the mean square of the actor's actions, in units of half their range
+    behaviour_cloning_weight: float = 0.0  # weight of half the squared error of actions, in units of half their range
 
     critic_learning_rate: float = 1e-3  # of the critic
     actor_learning_rate: float = 1e-3  # of the actor
@@ -55,16 +55,16 @@ class DDPGHERConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> DDPGHERConfig:
-        """The code's setting for Fetch tasks (batches of 1024), with ``changes`` to it.
+        """The code's setting for Fetch tasks (batches of 1024); ``changes`` override its fields.
 
-        The code moves the targets by 0.1 after every 40 updates; here they move by 1 - 0.9^(1/40) at each. Critics that
-        are distances have two hidden layers of 176 there.
+        The code moves the targets by 0.1 after every 40 updates; here they move by 1 - 0.9^(1/40) after each. The
+        code's distance critics have two hidden layers of 176.
         """
         return cls(**changes)
 
     @classmethod
     def small(cls, **changes: Any) -> DDPGHERConfig:
-        """Networks that learn in minutes on one core, with ``changes`` to it; ours."""
+        """Our own setting, which learns in minutes on one core; ``changes`` override its fields."""
         small = dict(
             critic_sizes=(256, 256), actor_sizes=(256, 256), latent_size=128, tau=0.02, critic_learning_rate=5e-4,
             actor_learning_rate=5e-4,
@@ -73,7 +73,7 @@ class DDPGHERConfig:
 
 
 class Network(nn.Module):
-    """Q as a network of state, goal and action: (..., size) each, of one leading shape, to (...)."""
+    """Q as a network of state, goal and action: (..., size) each, with equal leading sizes, to (...)."""
 
     def __init__(self, state_size: int, goal_size: int, action_size: int, config: DDPGHERConfig) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Network(nn.Module):
 
 
 class Distance(nn.Module):
-    """Q as minus the head's distance from phi(s, a) to psi(g): (..., size) each, of one leading shape, to (...)."""
+    """Q as minus the head's distance from phi(s, a) to psi(g): (..., size) each, with equal leading sizes, to (...)."""
 
     def __init__(self, state_size: int, goal_size: int, action_size: int, config: DDPGHERConfig) -> None:
         super().__init__()
@@ -98,14 +98,14 @@ class Distance(nn.Module):
 
 
 class DDPGHER(ActorCritic):
-    r"""Learns minus the discounted steps to goals that episodes happened to reach, and an actor that takes the fewest.
+    r"""Learns minus the discounted steps to goals that episodes happened to reach, and an actor that minimises them.
 
     .. math:: \overline{(Q(s, a, g) - y)^2},\qquad y = \mathrm{clip}(r + \gamma\, Q'(s', \pi'(s', g), g),\
               -1/(1 - \gamma),\ 0)
 
     with r = 0 where s' reaches g and -1 elsewhere; Q' and pi' are moving averages of Q and pi. With ``ends_at_goal`` y
-    is 0 where s' reaches g. The actor minimises -mean Q(s, pi(s, g), g), plus the mean square of its actions and
-    behaviour cloning, for offline data, each by its weight.
+    is 0 where s' reaches g. The actor minimises -mean Q(s, pi(s, g), g) plus the weighted mean square of its actions
+    and, for offline data, weighted behaviour cloning.
 
     Arguments: those of `GoalAgent`.
 
@@ -116,8 +116,8 @@ class DDPGHER(ActorCritic):
         reached: (B,) bool, whether next_observation achieves ``goal``.
         actor_goal: the sizes of ``goal``, what the actor learns to reach (HER: ``goal``).
 
-    What differs from the code: psi sees the goal alone, there the state too, so that distances are those of one
-    quasimetric; the symmetric part of MRN is a norm, there a square, which its authors call a bug.
+    Differences from the code: psi sees only the goal (in the code also the state), so that distances come from one
+    quasimetric; the symmetric part of MRN is a norm (in the code its square, which its authors call a bug).
 
     Example:
         >>> agent = qm.agents.DDPGHER(4, 2, qm.agents.DDPGHERConfig.small(critic="iqe"))
@@ -139,12 +139,12 @@ class DDPGHER(ActorCritic):
         self.target_critic, self.target_actor = target_of(self.critic), target_of(self.actor)
 
     def value(self, critic: nn.Module, observation: Tensor, goal: Tensor, action: Tensor) -> Tensor:
-        """Q (...) by one of the critics, of rows of the same leading sizes; actions in halves of their range."""
+        """Returns one critic's Q (...), for rows with equal leading sizes; actions in units of half their range."""
         return critic(self.observation_scale(observation), self.goal_scale(goal), self.actor.in_halves(action))
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """y (B,)."""
+        """Returns y, (B,)."""
         config, goal, reached = self.config, batch["goal"], batch["reached"].bool()
         observation = batch["next_observation"]
         action = self.target_actor(self.observation_scale(observation), self.goal_scale(goal)).mode
@@ -153,7 +153,7 @@ class DDPGHER(ActorCritic):
         return target.masked_fill(reached, 0.0) if config.ends_at_goal else target
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The mean squared error, and the means of Q, of the targets, and of the goals that are reached."""
+        """Returns the mean squared error, and the means of Q, of the targets and of ``reached``."""
         target = self.targets(batch)
         value = self.value(self.critic, batch["observation"], batch["goal"], batch["action"])
         loss = functional.mse_loss(value, target)
@@ -162,7 +162,7 @@ class DDPGHER(ActorCritic):
         return loss, {f"critic/{name}": mean.detach() for name, mean in means.items()}
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Minus the mean value of the actor's actions plus what they cost; gradients of the critic are of no use."""
+        """Returns minus the mean value of the actor's actions plus their cost; call it with the critic frozen."""
         config, observation, goal = self.config, batch["observation"], batch["actor_goal"]
         policy = self.policy(observation, goal)
         value = self.value(self.critic, observation, goal, policy.mode).mean()
@@ -172,7 +172,7 @@ class DDPGHER(ActorCritic):
         return loss, {"actor/value": value.detach(), "actor/square": square.detach(), "actor/cloning": error.detach()}
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of the critic, then of the actor, and the targets follow; returns 0-d tensors, detached."""
+        """Takes one step of the critic, the actor and the targets; returns detached 0-d tensors."""
         self.check_batch(batch, "goal", "actor_goal", reached=())
         metrics = self.learn(batch)
         follow(self.target_critic, self.critic, self.config.tau)
@@ -180,11 +180,11 @@ class DDPGHER(ActorCritic):
         return metrics
 
     def act(self, observation: Tensor, goal: Tensor, deterministic: bool = True) -> Tensor:
-        """As `GoalAgent.act`, and always the mode: the policy is deterministic, and noise is the experiment's."""
+        """Acts as `GoalAgent.act`, always by the mode: the policy is deterministic; the experiment adds noise."""
         return super().act(observation, goal, deterministic=True)
 
     @torch.no_grad()
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
-        """-Q(s, pi(s, g), g) (...), steps to the goal, of which the n-th counts gamma^n; rows broadcast."""
+        """Returns -Q(s, pi(s, g), g) (...), the steps to the goal, the n-th counted as gamma^n; rows broadcast."""
         observation, goal = expanded(observation, goal)
         return -self.value(self.critic, observation, goal, self.policy(observation, goal).mode)

@@ -30,22 +30,22 @@ class GCBCConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> GCBCConfig:
-        """The published setting (OGBench; batches of 1024, 1,000,000 updates), with ``changes`` to it."""
+        """The published setting (OGBench; batches of 1024, 1,000,000 updates); ``changes`` override its fields."""
         return cls(**changes)
 
     @classmethod
     def small(cls, **changes: Any) -> GCBCConfig:
-        """A network of the size of the other agents' small ones, with ``changes`` to it."""
+        """A network as large as the other agents' small ones; ``changes`` override its fields."""
         return cls(**{"actor_sizes": (256, 256), **changes})
 
 
 class GCBC(GoalAgent):
-    r"""Learns the actions by which the data came from s to g, whatever else they did.
+    r"""Imitates the actions that led from s to g in the data.
 
     .. math:: -\overline{\log \pi(a \mid s, g)}
 
-    of transitions (s, a) and states g later in their episodes; pi is tanh of a normal variable (OGBench's is normal
-    with deviation 1).
+    over transitions (s, a) and states g later in their episodes; pi is the tanh of a normal variable (OGBench's is
+    normal with deviation 1).
 
     Arguments: those of `GoalAgent`.
 
@@ -68,14 +68,14 @@ class GCBC(GoalAgent):
         self.actor = self.make_actor(activation=nn.GELU)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Minus the mean log-density of the data's actions, and the mean absolute error of the mode."""
+        """Returns minus the mean log-density of the data's actions, and the mean absolute error of the mode."""
         policy = self.policy(batch["observation"], batch["goal"])
         log_prob = policy.log_prob(batch["action"]).mean()
         error = (policy.mode - batch["action"]).abs().mean()
         return -log_prob, {"actor/log_prob": log_prob.detach(), "actor/error": error.detach()}
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of the actor; returns 0-d tensors, detached."""
+        """Takes one step of the actor; returns detached 0-d tensors."""
         self.check_batch(batch, "goal")
         loss, metrics = self.loss(batch)
         optimisation.step(self.optimizers["actor"], loss, self.group)

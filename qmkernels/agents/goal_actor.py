@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .networks import multilayer_perceptron
+from .networks import FourierFeatures, multilayer_perceptron
 
-# Actions nearer than this to the end of their range share the probability of the whole tail.
+# Actions beyond this share of half their range share the probability of the whole tail.
 _TANH_THRESHOLD = 0.999
 
 
 def action_range(agent: str, size: int, low: Any, high: Any, device: Any = None) -> tuple[Tensor, Tensor]:
-    """The ends of the actions' range, (size,) each, of numbers or one a value; ValueError unless finite."""
+    """Returns the ends of the actions' range, (size,) each, from numbers or one per value; ValueError unless finite."""
     low, high = (torch.as_tensor(end, dtype=torch.float32, device=device) for end in (low, high))
     low, high = low.expand(size).clone(), high.expand(size).clone()
     if not (torch.isfinite(low) & torch.isfinite(high) & (low < high)).all():
@@ -28,7 +28,7 @@ def action_range(agent: str, size: int, low: Any, high: Any, device: Any = None)
 
 
 class TanhNormal:
-    """tanh of a normal variable, stretched to the range of the actions; (..., action_size) parameters."""
+    """The tanh of a normal variable, scaled to the range of the actions; parameters are (..., action_size)."""
 
     def __init__(self, mean: Tensor, raw_scale: Tensor, centre: Tensor, half_range: Tensor) -> None:
         self.mean, self.scale = mean.float(), functional.softplus(raw_scale.float()) + 1e-4
@@ -36,21 +36,21 @@ class TanhNormal:
 
     @property
     def mode(self) -> Tensor:
-        """tanh of the mean."""
+        """The tanh of the mean, scaled to the range."""
         return self.centre + self.half_range * self.mean.tanh()
 
     def sample(self) -> Tensor:
-        """An action, with gradients for the parameters."""
+        """Draws an action, with gradients for the parameters."""
         return self.centre + self.half_range * (self.mean + self.scale * torch.randn_like(self.mean)).tanh()
 
     def entropy(self, samples: int) -> Tensor:
-        """In nats, (...): that of the normal, and the mean of the samples' log-Jacobians."""
+        """Estimates the entropy in nats, (...): the normal's, plus the mean of the samples' log-Jacobians."""
         noise = torch.randn(samples, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
         normal = 0.5 + 0.5 * math.log(2 * math.pi) + self.scale.log()
         return (normal + self._log_jacobian(self.mean + self.scale * noise).mean(dim=0)).sum(dim=-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density (...); within a thousandth of an end of the range, the mean density of that tail."""
+        """Returns the log-density (...); within a thousandth of an end of the range, the mean density of that tail."""
         unit = (action - self.centre) / self.half_range
         clipped = unit.clamp(-_TANH_THRESHOLD, _TANH_THRESHOLD)
         raw = clipped.atanh()
@@ -61,12 +61,12 @@ class TanhNormal:
         return torch.where(unit.abs() >= _TANH_THRESHOLD, tail, inside).sum(dim=-1)
 
     def _log_jacobian(self, raw: Tensor) -> Tensor:
-        """log of d action / d raw = half_range (1 - tanh^2), in a form that does not cancel."""
+        """Returns log(d action / d raw) = log(half_range (1 - tanh^2)) without cancellation."""
         return self.half_range.log() + 2 * (math.log(2) - raw - functional.softplus(-2 * raw))
 
 
 class UnitNormal:
-    """Normal with deviation 1 around a mode within the range, in halves of the range; cut off at its ends."""
+    """A normal with deviation 1 around a mode, in units of half the range, to which samples are clipped."""
 
     def __init__(self, mean: Tensor, centre: Tensor, half_range: Tensor) -> None:
         self.centre, self.half_range = centre, half_range
@@ -77,7 +77,7 @@ class UnitNormal:
         return torch.minimum(torch.maximum(noisy, self.centre - self.half_range), self.centre + self.half_range)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density (...) but for a constant: minus half the squared distance to the mode in halves of the range."""
+        """Returns the log-density (...) up to a constant: minus half the squared distance to the mode."""
         return -0.5 * ((action - self.mode) / self.half_range).square().sum(dim=-1)
 
 
@@ -85,27 +85,38 @@ Policy = TanhNormal | UnitNormal
 
 
 class Actor(nn.Module):
-    """Observation and goal to a `TanhNormal`, or a `UnitNormal` where ``unit``; at the start its mean is 0.
+    """Maps observation and goal to a `TanhNormal`, or with ``unit`` to a `UnitNormal`, whose initial mean is 0.
 
-    ``network``: how the layers look, as for `multilayer_perceptron`.
+    ``features``: applied to the row of observation and goal before the first layer. ``network``: arguments of
+    `multilayer_perceptron`.
     """
 
     def __init__(
-        self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int], unit: bool = False, **network: Any
+        self,
+        input_size: int,
+        low: Tensor,
+        high: Tensor,
+        sizes: Iterable[int],
+        unit: bool = False,
+        features: FourierFeatures | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
         outputs = len(low) if unit else 2 * len(low)
-        self.network = multilayer_perceptron(input_size, *sizes, outputs, zero_output=True, **network)
+        inputs = input_size + (features.added if features else 0)
+        self.network = multilayer_perceptron(inputs, *sizes, outputs, zero_output=True, **network)
+        if features and features.count:
+            self.network.insert(0, features)
         self.register_buffer("centre", (low + high) / 2)
         self.register_buffer("half_range", (high - low) / 2)
         self.unit = unit
 
     def forward(self, observation: Tensor, goal: Tensor) -> Policy:
-        found = self.network(torch.cat([observation, goal], dim=-1))
+        output = self.network(torch.cat([observation, goal], dim=-1))
         if self.unit:
-            return UnitNormal(found, self.centre, self.half_range)
-        return TanhNormal(*found.chunk(2, dim=-1), self.centre, self.half_range)
+            return UnitNormal(output, self.centre, self.half_range)
+        return TanhNormal(*output.chunk(2, dim=-1), self.centre, self.half_range)
 
     def in_halves(self, action: Tensor) -> Tensor:
-        """Actions in halves of their range, from -1 to 1."""
+        """Scales actions to units of half their range, from -1 to 1."""
         return (action - self.centre) / self.half_range

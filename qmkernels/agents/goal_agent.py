@@ -1,4 +1,4 @@
-"""What agents that reach goals share: the rows of their networks, and acting."""
+"""What goal-reaching agents share: their networks' inputs, and acting."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ from .trained import TrainedAgent
 
 
 class GoalAgent(TrainedAgent):
-    """An agent that acts for goals.
+    """An agent that acts towards goals.
 
     Goals are observations, or with ``goal_size`` vectors of their own, which stand for the sets of states that achieve
-    them: then rows of the critics have room for both and an indicator (Wang et al. 2023, appendix A).
+    them: the critics' input rows then hold both and an indicator (Wang et al. 2023, appendix A).
     """
 
     actor: Actor | None = None
 
     def __init__(
-        self, observation_size: int, action_size: int, config: Any = None, *, goal_size: int | None = None, **how: Any
+        self,
+        observation_size: int,
+        action_size: int,
+        config: Any = None,
+        *,
+        goal_size: int | None = None,
+        **options: Any,
     ) -> None:
         """Makes the networks and their optimizers.
 
         Args:
             observation_size, action_size, config: as for `TrainedAgent`.
             goal_size: values in a goal; None: goals are observations.
-            how: the other arguments of `TrainedAgent`, and those of the agent's own.
+            options: the other arguments of `TrainedAgent`, and the agent's own.
         """
         self.goal_size = goal_size
         self.input_size = observation_size if goal_size is None else observation_size + goal_size + 1
@@ -39,18 +45,18 @@ class GoalAgent(TrainedAgent):
         self.observation_scale = self.goal_scale = Standardise(observation_size)
         if goal_size is not None:
             self.goal_scale = Standardise(goal_size)
-        super().__init__(observation_size, action_size, config, **how)
+        super().__init__(observation_size, action_size, config, **options)
 
-    def make_actor(self, **how: Any) -> Actor:
-        """Of the configuration's ``actor_sizes``; ``how``: as `Actor` takes it."""
-        return Actor(self.actor_input_size, self.action_low, self.action_high, self.config.actor_sizes, **how)
+    def make_actor(self, **options: Any) -> Actor:
+        """Makes an actor with the configuration's ``actor_sizes``; ``options``: arguments of `Actor`."""
+        return Actor(self.actor_input_size, self.action_low, self.action_high, self.config.actor_sizes, **options)
 
     def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
-        """From now on the networks see observations and goals less the mean of these rows, over their deviation.
+        """Standardises the networks' observations and goals by the mean and deviation of these rows.
 
-        Once, before the first update, with rows of the data: (N, observation_size) and, with ``goal_size`` alone,
-        (N, goal_size). Where coordinates differ in size, or vary little about a large mean, as in Fetch tasks, nothing
-        is learned without. (No published code does so.) A group takes those of its first process.
+        Call it once, before the first update, with rows of the data: (N, observation_size) and, only with
+        ``goal_size``, (N, goal_size). Where coordinates differ in size, or vary little about a large mean, as in Fetch
+        tasks, nothing is learned without it. (No published code does so.) A group uses its first process's rows.
         """
         self.observation_scale.fit(observation)
         if self.goal_scale is not self.observation_scale:
@@ -61,42 +67,46 @@ class GoalAgent(TrainedAgent):
         optimisation.send(self.group, self.observation_scale, self.goal_scale)
 
     def state_inputs(self, observation: Tensor) -> Tensor:
-        """The critics' rows of states, (..., input_size)."""
+        """Returns the critics' input rows for states, (..., input_size)."""
         observation = self.observation_scale(observation)
         return observation if self.goal_size is None else functional.pad(observation, (0, self.goal_size + 1))
 
     def goal_inputs(self, goal: Tensor) -> Tensor:
-        """The critics' rows of goals, (..., input_size)."""
+        """Returns the critics' input rows for goals, (..., input_size)."""
         goal = self.goal_scale(goal)
         if self.goal_size is None:
             return goal
         return functional.pad(functional.pad(goal, (self.observation_size, 0)), (0, 1), value=1.0)
 
     def policy(self, observation: Tensor, goal: Tensor) -> Policy:
-        """Of the actor, for rows of the same leading sizes."""
+        """Returns the actor's policy for rows with equal leading sizes."""
         return self.actor(self.observation_scale(observation), self.goal_scale(goal))
 
     @torch.no_grad()
     def act(self, observation: Tensor, goal: Tensor, deterministic: bool = False) -> Tensor:
-        """Actions towards goals: (..., action_size) of (..., observation_size) and (..., goal_size), which broadcast.
+        """Returns actions (..., action_size) from (..., observation_size) towards (..., goal_size), which broadcast.
 
-        A sample of the actor, or its mode where ``deterministic``.
+        They are samples of the actor's policy, or its modes if ``deterministic``.
         """
         policy = self.policy(*expanded(observation, goal))
         return policy.mode if deterministic else policy.sample()
 
     def check_batch(self, batch: dict[str, Tensor], *goals: str, **more: tuple[int, ...]) -> None:
-        """ValueError unless the batch has transitions, the named goals, and rows of the shapes in ``more``."""
+        """Raises ValueError unless the batch has transitions, the named goals, and rows of the shapes in ``more``."""
         size = (self.observation_size,)
-        wanted = {"observation": size, "next_observation": size, "action": () if self.discrete else (self.action_size,)}
-        of_goal = size if self.goal_size is None else (self.goal_size,)
-        checks.check_batch(type(self).__name__, batch, {**wanted, **more, **dict.fromkeys(goals, of_goal)})
+        transition = {
+            "observation": size,
+            "next_observation": size,
+            "action": () if self.discrete else (self.action_size,),
+        }
+        goal_shape = size if self.goal_size is None else (self.goal_size,)
+        checks.check_batch(type(self).__name__, batch, {**transition, **more, **dict.fromkeys(goals, goal_shape)})
 
     def made_of(self) -> dict[str, Any]:
         return {**super().made_of(), "goal_size": self.goal_size}
 
 
 def expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with the leading sizes to which they broadcast."""
+    """Returns both, broadcast to common leading sizes."""
     leading = torch.broadcast_shapes(observation.shape[:-1], goal.shape[:-1])
     return observation.expand(*leading, -1), goal.expand(*leading, -1)

@@ -1,8 +1,8 @@
 """iQRL: TD3 on quantised latents that a latent dynamics model keeps consistent over time.
 
-Source: Scannell et al. 2024, arXiv 2406.02696, and its public PyTorch code, which is followed where they differ: the
-actor maximises the mean of the sampled critics, in the paper their minimum. The code divides the loss of the rollout by
-H, leaves out the step that ends an episode but not those behind it, and has weight decay of 0.01 on the encoder.
+Source: Scannell et al. 2024, arXiv 2406.02696, and its public PyTorch code, which wins where they differ: the actor
+maximises the mean of the sampled critics (in the paper their minimum). Unlike ours, the code divides the rollout's loss
+by H, masks the step that ends an episode but not the steps after it, and decays the encoder's weights by 0.01.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
 
 _ACTIVATIONS = {"mish": nn.Mish, "silu": nn.SiLU}
-# Singular values below this share of the largest do not count for the rank of the latents.
+# Singular values below this share of the largest do not count towards the rank of the latents.
 _RANK_TOLERANCE = 0.01
 
 
@@ -34,27 +34,27 @@ _RANK_TOLERANCE = 0.01
 class IQRLConfig:
     """The defaults are `published`. Learning rates are Adam's, without weight decay."""
 
-    activation: str = "mish"  # behind the LayerNorm of every hidden layer: mish, or silu, a fifth of its time on a CPU
+    activation: str = "mish"  # after the LayerNorm of each hidden layer: mish, or silu, a fifth of its time on a CPU
     encoder_sizes: tuple[int, ...] = (256,)  # hidden layers of the encoder
     dynamics_sizes: tuple[int, ...] = (512, 512)  # hidden layers of the latent dynamics
     critic_sizes: tuple[int, ...] = (512, 512)  # hidden layers of each critic
     actor_sizes: tuple[int, ...] = (512, 512)  # hidden layers of the actor
-    num_groups: int = 512  # groups of values in a latent, each of them quantised to one code
+    num_groups: int = 512  # groups of values in a latent, each quantised to one code
     fsq_levels: tuple[int, ...] = (8, 8)  # levels of a group's values; their product is the number of codes
 
     horizon: int = 5  # H, steps of the rollout
-    rho: float = 0.9  # weight of a step of the rollout for that of the step before
-    encoder_tau: float = 0.005  # share of the encoder in an update of the momentum encoder
+    rho: float = 0.9  # ratio of the weights of successive steps of the rollout
+    encoder_tau: float = 0.005  # share of the encoder in each update of the momentum encoder
     gradient_norm: float = 20.0  # largest norm of the gradient of encoder and dynamics
 
     num_critics: int = 5
-    num_sampled: int = 2  # critics drawn for a target and for the actor's loss
+    num_sampled: int = 2  # critics drawn for each target and each actor loss
     n_steps: int = 1  # rewards in a return; the code has 3 for acrobot, fish, dog and reacher
     discount: float = 0.99  # gamma
-    tau: float = 0.005  # share of the trained networks in an update of the targets
-    policy_noise: float = 0.2  # deviation of the noise on the target's actions, in halves of their range
+    tau: float = 0.005  # share of the trained networks in each update of the targets
+    policy_noise: float = 0.2  # deviation of the noise on the target's actions, in units of half their range
     noise_clip: float = 0.3  # largest noise on the target's actions
-    actor_interval: int = 2  # updates of the critics for one of the actor
+    actor_interval: int = 2  # updates of the critics per update of the actor
 
     encoder_learning_rate: float = 1e-4  # of encoder and dynamics
     critic_learning_rate: float = 3e-4
@@ -77,27 +77,27 @@ class IQRLConfig:
 
     @property
     def network(self) -> dict[str, Any]:
-        """How all networks look."""
+        """Arguments of `multilayer_perceptron`, the same for all networks."""
         return dict(activation=_ACTIVATIONS[self.activation], normalise_before=True)
 
     @property
     def latent_size(self) -> int:
-        """Values in a latent: one a level of each group."""
+        """Values in a latent: one per level of each group."""
         return self.num_groups * len(self.fsq_levels)
 
     @property
     def num_codes(self) -> int:
-        """That a group can be quantised to."""
+        """Codes per group."""
         return math.prod(self.fsq_levels)
 
     @classmethod
     def published(cls, **changes: Any) -> IQRLConfig:
-        """The code's setting for the DeepMind Control Suite, with ``changes`` to it."""
+        """The code's setting for the DeepMind Control Suite; ``changes`` override its fields."""
         return cls(**changes)
 
     @classmethod
     def small(cls, **changes: Any) -> IQRLConfig:
-        """Networks that learn Pendulum in minutes on one core, with ``changes`` to it; ours."""
+        """Our own setting, which learns Pendulum in minutes on one core; ``changes`` override its fields."""
         small = dict(
             activation="silu", encoder_sizes=(128,), dynamics_sizes=(128, 128), critic_sizes=(128, 128),
             actor_sizes=(128, 128), num_groups=32, encoder_learning_rate=3e-4, critic_learning_rate=1e-3,
@@ -107,25 +107,25 @@ class IQRLConfig:
 
 
 class IQRL(TrainedAgent):
-    r"""Learns latents that predict those after them, values of latents and actions, and an actor that maximises them.
+    r"""Learns latents that predict the next ones, values of latents and actions, and an actor that maximises them.
 
-    With the encoder e, its moving average e', the latent dynamics f and the quantisation q (`qmkernels.fsq`) the latent
-    of an observation is z = q(e(o)). Over windows of H steps (`qmkernels.losses.temporal_consistency`)
+    With the encoder e, its moving average e', the latent dynamics f and the quantisation q (`qmkernels.fsq`), the
+    latent of an observation is z = q(e(o)). Over windows of H steps, `qmkernels.losses.temporal_consistency`
 
     .. math:: \sum_{h=0}^{H-1} \rho^h\, \overline{1 - \cos(\hat z_{h+1},\ q(e'(o_{h+1})))},\qquad
               \hat z_{h+1} = q(\hat z_h + f(\hat z_h, a_h)),\quad \hat z_0 = z_0
 
-    trains e and f. No gradient of TD3 reaches them: K critics minimise the mean of
+    trains e and f. No gradient of TD3 reaches them. K critics minimise the mean of
 
     .. math:: (Q_k(z_0, a_0) - R - \gamma^m \min_j Q'_j(z_m,\ \pi'(z_m) + \epsilon))^2
 
-    with R the discounted rewards of m steps, j two critics drawn anew, clipped noise epsilon, and moving averages Q'
-    and pi'. Every second update the actor minimises -mean Q_j(z_0, pi(z_0)).
+    with the discounted rewards R of m steps, two newly drawn critics j, clipped noise epsilon, and moving averages Q'
+    and pi'. In every second update the actor minimises -mean Q_j(z_0, pi(z_0)).
 
     Arguments: those of `TrainedAgent`.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
-        observation: (B, H + 1, observation_size), of H steps one after another.
+        observation: (B, H + 1, observation_size), of H successive steps.
         action: (B, H, action_size) float.
         mask: (B, H) bool, False for steps after the end of the episode.
         n_step_return: (B,), R, the discounted rewards from the first observation on.
@@ -168,20 +168,20 @@ class IQRL(TrainedAgent):
         }
 
     def encode(self, observation: Tensor) -> Fsq:
-        """``codes`` (..., latent_size), which are the latents, and ``indices`` (..., num_groups) of observations."""
+        """Encodes observations as ``codes`` (..., latent_size), the latents, and ``indices`` (..., num_groups)."""
         return fsq(self.encoder(observation), self.config.fsq_levels)
 
     def next_latent(self, latent: Tensor, action: Tensor) -> Tensor:
-        """q(z + f(z, a)) (..., latent_size), of actions in [-1, 1]."""
+        """Returns q(z + f(z, a)) (..., latent_size) for actions in [-1, 1]."""
         change = self.dynamics(torch.cat([latent, action], dim=-1))
         return fsq(latent + change, self.config.fsq_levels).codes
 
     def value(self, critics: nn.Module, latent: Tensor, action: Tensor, members: Tensor | None = None) -> Tensor:
-        """Q (members, B) of latents (B, latent_size) and actions in [-1, 1], by all critics or those of the numbers."""
+        """Returns Q (members, B) for latents (B, latent_size) and actions in [-1, 1]; ``members``: default all."""
         return critics(torch.cat([latent, action], dim=-1), members).squeeze(-1).float()
 
     def representation_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The rollout's loss, and the mean cosines of its first and last step."""
+        """Returns the rollout's loss, and the mean cosines of its first and last step."""
         config = self.config
         observation, action = batch["observation"].transpose(0, 1), self._unit(batch["action"]).transpose(0, 1)
         with torch.no_grad():
@@ -190,13 +190,13 @@ class IQRL(TrainedAgent):
         for step in range(config.horizon):
             latent = self.next_latent(latent, action[step])
             predicted.append(latent)
-        found = temporal_consistency(torch.stack(predicted), target, batch["mask"].t(), discount=config.rho)
-        means = {"loss": found.loss, "similarity_first": found.similarity[0], "similarity_last": found.similarity[-1]}
-        return found.loss, {f"encoder/{name}": mean.detach() for name, mean in means.items()}
+        loss, similarity = temporal_consistency(torch.stack(predicted), target, batch["mask"].t(), discount=config.rho)
+        means = {"loss": loss, "similarity_first": similarity[0], "similarity_last": similarity[-1]}
+        return loss, {f"encoder/{name}": mean.detach() for name, mean in means.items()}
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """R + gamma^m min_j Q'_j(z_m, pi'(z_m) + noise), (B,)."""
+        """Returns R + gamma^m min_j Q'_j(z_m, pi'(z_m) + noise), (B,)."""
         config, latent = self.config, self.encode(batch["bootstrap_observation"]).codes
         action = self.target_actor(latent)
         noise = (config.policy_noise * torch.randn_like(action)).clamp(-config.noise_clip, config.noise_clip)
@@ -204,7 +204,7 @@ class IQRL(TrainedAgent):
         return batch["n_step_return"] + batch["bootstrap_discount"] * value
 
     def critic_loss(self, latent: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The mean squared error of all critics, and the means of values and targets."""
+        """Returns the mean squared error of all critics, and the means of values and targets."""
         target = self.targets(batch)
         value = self.value(self.critics, latent, self._unit(batch["action"][:, 0]))
         loss = functional.mse_loss(value, target.expand_as(value))
@@ -212,14 +212,14 @@ class IQRL(TrainedAgent):
         return loss, {f"critic/{name}": mean.detach() for name, mean in means.items()}
 
     def actor_loss(self, latent: Tensor) -> tuple[Tensor, Metrics]:
-        """Minus the mean value of the actor's actions; gradients of the critics are of no use."""
+        """Returns minus the mean value of the actor's actions; call it with the critic frozen."""
         action = self.actor(latent).float()
         value = self.value(self.critics, latent, action, self._sampled()).mean()
         return -value, {"actor/value": value.detach(), "actor/square": action.detach().square().mean()}
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of encoder and dynamics, of the critics, and every ``actor_interval``-th time of the actor; their
-        averages follow. Returns 0-d tensors, detached."""
+        """Takes one step of encoder and dynamics, of the critics, in every ``actor_interval``-th call of the actor, and
+        of their moving averages. Returns detached 0-d tensors."""
         self._check_batch(batch)
         config = self.config
         loss, metrics = self.representation_loss(batch)
@@ -242,21 +242,21 @@ class IQRL(TrainedAgent):
 
     @torch.no_grad()
     def act(self, observation: Tensor, condition: None = None, deterministic: bool = True) -> Tensor:
-        """Actions (..., action_size), always the same ones: noise is the experiment's."""
+        """Returns actions (..., action_size), always the same ones: the experiment adds the noise."""
         return self.centre + self.half_range * self.actor(self.encode(observation).codes)
 
     @torch.no_grad()
     def latent_statistics(self, observation: Tensor) -> dict[str, float]:
-        """Of observations (N, observation_size): ``latent_rank``, the rank of their latents, at most N and latent_size;
-        ``codes_in_use``, the share of a group's codes that is among them, a mean over groups."""
-        found, config = self.encode(observation), self.config
-        rank = torch.linalg.matrix_rank(found.codes.float(), rtol=_RANK_TOLERANCE)
-        is_used = torch.zeros(config.num_groups, config.num_codes, device=found.indices.device)
-        is_used.scatter_(1, found.indices.t(), 1.0)
+        """Returns, for observations (N, observation_size), ``latent_rank``, the rank of their latents, and
+        ``codes_in_use``, the share of a group's codes that they use, averaged over groups."""
+        latents, config = self.encode(observation), self.config
+        rank = torch.linalg.matrix_rank(latents.codes.float(), rtol=_RANK_TOLERANCE)
+        is_used = torch.zeros(config.num_groups, config.num_codes, device=latents.indices.device)
+        is_used.scatter_(1, latents.indices.t(), 1.0)
         return {"latent_rank": float(rank), "codes_in_use": is_used.mean().item()}
 
     def _unit(self, action: Tensor) -> Tensor:
-        """From the actions' range to [-1, 1]."""
+        """Scales actions from their range to [-1, 1]."""
         return (action - self.centre) / self.half_range
 
     def _sampled(self) -> Tensor:
@@ -264,9 +264,9 @@ class IQRL(TrainedAgent):
 
     def _check_batch(self, batch: Batch) -> None:
         steps, observation = self.config.horizon, self.observation_size
-        wanted = {"observation": (steps + 1, observation), "action": (steps, self.action_size), "mask": (steps,)}
-        wanted |= {"n_step_return": (), "bootstrap_observation": (observation,), "bootstrap_discount": ()}
-        checks.check_batch("IQRL", batch, wanted)
+        shapes = {"observation": (steps + 1, observation), "action": (steps, self.action_size), "mask": (steps,)}
+        shapes |= {"n_step_return": (), "bootstrap_observation": (observation,), "bootstrap_discount": ()}
+        checks.check_batch("IQRL", batch, shapes)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "num_updates": self.num_updates}

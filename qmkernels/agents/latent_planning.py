@@ -1,7 +1,7 @@
-"""Plans by the latent dynamics of critics: the best of candidate actions, and the costs of plans of several for MPPI.
+"""Planning by the critics' latent dynamics: the best of candidate actions, and the costs of longer plans for MPPI.
 
-A critic has ``encoder``, ``dynamics``, ``projector``, ``embed`` and ``head``. Of several the largest distance counts.
-An agent has ``critics``, and gives the rows that they see of states, goals and actions.
+A critic has ``encoder``, ``dynamics``, ``projector``, ``embed`` and ``head``; several count by their largest distance.
+An agent has ``critics``, and makes their input rows from states, goals and actions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .mppi import MPPI, first_actions
 
 
 def largest(distances: Iterable[Tensor]) -> Tensor:
-    """Of the critics' distances, of one shape each."""
+    """Returns the elementwise largest of the critics' distances."""
     return torch.stack(list(distances)).amax(dim=0)
 
 
@@ -29,31 +29,34 @@ def plan(
     mppi: MPPI | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Of candidate actions the one after which the goal is nearest, by the latent dynamics; or the first action of a
-    plan of several.
+    """Returns the candidate action after which the goal is nearest by the latent dynamics, or the first action of an
+    MPPI plan.
 
     Args:
-        agent: of continuous actions with an ``actor``, whose range plans keep to, or ``discrete``.
-        observation, goal: (..., size), of the same leading sizes.
-        candidate_actions: (N, action_size), or (..., N, action_size) with candidates of each row's own; with
-            ``discrete``, (N,) or (..., N) int64, and None stands for all.
-        mppi: plans so instead of by candidates; not with ``discrete``. A plan costs the sum of the distances to the
-            goal after each of its actions, all but the last times ``step_weight``.
-        generator: of MPPI's noise, on the agent's device: the same state gives the same actions.
+        agent: has an ``actor``, whose action range bounds the plans, or is ``discrete``.
+        observation, goal: (..., size), with equal leading sizes.
+        candidate_actions: (N, action_size), or (..., N, action_size) with candidates per row; with ``discrete``,
+            (N,) or (..., N) int64, and None means all actions.
+        mppi: settings of MPPI, which replaces the candidates; not with ``discrete``. A plan costs the sum of the
+            distances to the goal after each of its actions, all but the last times ``step_weight``.
+        generator: of MPPI's noise, on the agent's device; the same generator state gives the same actions.
 
     Returns:
-        (..., action_size), or (...) int64 with ``discrete``: the first of the best.
+        (..., action_size), or (...) int64 with ``discrete``; of equally good candidates the first.
+
+    Raises:
+        ValueError: ``mppi`` with ``discrete`` or with candidates, or neither of the two for continuous actions.
     """
     name, critics = type(agent).__name__, agent.critics
     state, target = agent.state_inputs(observation), agent.goal_inputs(goal)
     if mppi is not None:
         if agent.discrete or candidate_actions is not None:
-            raise ValueError(f"{name}.plan: MPPI is for continuous actions, and takes no candidate_actions.")
+            raise ValueError(f"{name}.plan: mppi needs continuous actions and no candidate_actions; leave one out.")
         cost, actor = plan_cost(critics, state, target, mppi), agent.actor
         return first_actions(cost, actor.centre, actor.half_range, observation.shape[:-1], mppi, generator)
     if candidate_actions is None:
         if not agent.discrete:
-            raise ValueError(f"{name}.plan: give candidate_actions, of which there is no finite set, or mppi.")
+            raise ValueError(f"{name}.plan: give candidate_actions or mppi; continuous actions cannot be enumerated.")
         candidate_actions = torch.arange(agent.action_size, device=observation.device)
     inner = 1 if agent.discrete else 2
     candidates = candidate_actions.expand(*observation.shape[:-1], *candidate_actions.shape[-inner:])
@@ -64,7 +67,7 @@ def plan(
 
 
 def nearest_candidate(critics: Sequence[nn.Module], state: Tensor, goal: Tensor, actions: Tensor) -> Tensor:
-    """Of actions (..., N, action_size) the one, (...), after which a goal is nearest to a state, (..., size) each."""
+    """Returns the indices (...) of the actions (..., N, action_size) after which goals (..., size) are nearest."""
 
     def after(critic: nn.Module) -> Tensor:
         latent = critic.encoder(state).unsqueeze(-2)
@@ -75,11 +78,11 @@ def nearest_candidate(critics: Sequence[nn.Module], state: Tensor, goal: Tensor,
 
 
 def plan_cost(critics: Sequence[nn.Module], state: Tensor, goal: Tensor, mppi: MPPI) -> Callable[[Tensor], Tensor]:
-    """Plans (..., samples, horizon, action_size) to their costs (..., samples), states and goals embedded once.
+    """Returns a function from plans (..., samples, horizon, action_size) to their costs (..., samples).
 
-    A plan costs the sum of the distances to the goal after each of its actions, all but the last times ``step_weight``.
+    It embeds states and goals once. `plan` defines the cost.
     """
-    begun = [critic.encoder(state).unsqueeze(-2) for critic in critics]
+    initial = [critic.encoder(state).unsqueeze(-2) for critic in critics]
     goals = [critic.embed(goal).unsqueeze(-2) for critic in critics]
     compared = mppi.horizon if mppi.step_weight else 1
 
@@ -92,7 +95,7 @@ def plan_cost(critics: Sequence[nn.Module], state: Tensor, goal: Tensor, mppi: M
         return every_pair(critic.head, reached, goal).squeeze(-1).unflatten(-1, (compared, -1))
 
     def cost(plans: Tensor) -> Tensor:
-        parts = zip(critics, begun, goals, strict=True)
+        parts = zip(critics, initial, goals, strict=True)
         distances = largest(along(critic, latent, goal, plans) for critic, latent, goal in parts)
         return distances[..., -1, :] + mppi.step_weight * distances[..., :-1, :].sum(dim=-2)
 

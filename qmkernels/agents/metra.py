@@ -33,25 +33,25 @@ _NORMS = ("sum", "mean")
 class METRAConfig:
     """The defaults are `published`. Learning rates are Adam's, without weight decay."""
 
-    skill_size: int = 2  # values in a skill, and in phi; of discrete skills, how many there are
+    skill_size: int = 2  # values in a skill and in phi; the number of discrete skills
     discrete_skills: bool = False  # skills are one-hot rows instead of unit vectors
 
-    phi_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of phi, with ReLU, as in all networks
-    critic_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of both Q
+    phi_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of phi: ReLU, as in all networks
+    critic_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of both Q networks
     actor_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of the actor
 
-    norm: str = "sum"  # what is at most 1: the sum of the squares, as in the paper, or the mean, as in the code
-    slack: float = 1e-3  # epsilon, at which the constraint is cut off
+    norm: str = "sum"  # which must be at most 1: the squares' sum, as in the paper, or mean, as in the code
+    slack: float = 1e-3  # epsilon, at which the constraint is clipped
     initial_multiplier: float = 30.0  # lambda, of the constraint
 
     discount: float = 0.99  # gamma
-    tau: float = 5e-3  # share of the trained Q in an update of their targets
+    tau: float = 5e-3  # share of the trained Q in each update of their targets
     initial_temperature: float = 0.01  # alpha, of the entropy
-    target_entropy: float = -0.5  # in nats a value of an action, in halves of its range; uniform actions have log 2
+    target_entropy: float = -0.5  # in nats per action value, in units of half its range; uniform: log 2
 
     phi_learning_rate: float = 1e-4  # of phi and the head
     multiplier_learning_rate: float = 1e-4  # of log lambda
-    critic_learning_rate: float = 1e-4  # of both Q
+    critic_learning_rate: float = 1e-4  # of both Q networks
     actor_learning_rate: float = 1e-4  # of the actor
     temperature_learning_rate: float = 1e-4  # of log alpha
 
@@ -60,7 +60,7 @@ class METRAConfig:
         if self.norm not in _NORMS:
             raise ValueError(f"METRAConfig: norm must be one of {', '.join(_NORMS)}, got {self.norm!r}.")
         if self.discrete_skills and self.skill_size < 2:
-            raise ValueError("METRAConfig: skill_size must be at least 2 with discrete_skills.")
+            raise ValueError(f"METRAConfig: skill_size must be at least 2 with discrete_skills, got {self.skill_size}.")
         if self.discount >= 1:
             raise ValueError(f"METRAConfig: discount must be below 1, got {self.discount}.")
         if self.tau > 1:
@@ -68,15 +68,15 @@ class METRAConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> METRAConfig:
-        """The published setting for vectors as observations (batches of 256), with ``changes`` to it."""
+        """The published setting for vectors as observations (batches of 256); ``changes`` override its fields."""
         return cls(**changes)
 
     @classmethod
     def small(cls, **changes: Any) -> METRAConfig:
-        """Networks that learn in minutes on one core, with ``changes`` to it; ours.
+        """Our own setting, which learns in minutes on one core; ``changes`` override its fields.
 
-        With more entropy than published an action's size goes with the skill's direction, instead of all of them being
-        at the ends of their range, where many skills are one.
+        With more entropy than published, an action's size varies with the skill's direction. Otherwise all actions sit
+        at the ends of their range, where many skills act alike.
         """
         small = dict(
             phi_sizes=(256, 256), critic_sizes=(256, 256), actor_sizes=(256, 256), initial_temperature=0.1,
@@ -89,7 +89,7 @@ class METRAConfig:
 class AsymmetricNorm(nn.Module):
     r"""A quasimetric for ``head``, :math:`\|x - y\| + \max_k \mathrm{relu}(x_k - y_k)`: (..., size) each to (...).
 
-    It is `LatentMRN` with all values in both of its halves, so that it grows in every direction.
+    It is `LatentMRN` with all values in both halves, so that it grows in every direction.
     """
 
     def __init__(self, size: int) -> None:
@@ -101,7 +101,7 @@ class AsymmetricNorm(nn.Module):
 
 
 class Representation(nn.Module):
-    """phi, where skills are directions; the head that measures its steps, if any; the multiplier of the constraint."""
+    """phi, in which skills are directions; the head that measures its steps, if any; the constraint's multiplier."""
 
     def __init__(self, observation_size: int, config: METRAConfig, head: nn.Module | None) -> None:
         super().__init__()
@@ -111,9 +111,9 @@ class Representation(nn.Module):
 
 
 class METRA(TrainedAgent):
-    r"""Learns latents phi in which steps are no longer than one, and skills z, directions along which an actor travels.
+    r"""Learns latents phi whose steps have at most length 1, and an actor that travels along directions z, the skills.
 
-    From transitions (s, a, s') of episodes with a skill z each (`qmkernels.losses.metra`)
+    From transitions (s, a, s') of episodes with one skill z each (`qmkernels.losses.metra`)
 
     .. math:: \max_\varphi\ \overline{(\varphi(s') - \varphi(s))^\top z}\quad\text{with}\quad
               \|\varphi(s') - \varphi(s)\|^2 \le 1
@@ -121,8 +121,8 @@ class METRA(TrainedAgent):
     by dual ascent on the constraint's multiplier, and soft actor-critic on the reward (phi(s') - phi(s))^T z.
 
     With a ``head`` the constraint is d(phi(s), phi(s'))^2 <= 1 for its quasimetric d, so that d(phi(s), phi(g)) is at
-    most the fewest steps from s to g, which are more or fewer than those back. The paper has the Euclidean norm alone.
-    d should grow in every direction, as `AsymmetricNorm` does: downwards IQE is 0, and only ways back hold phi there.
+    most the fewest steps from s to g, which may differ from those back. The paper uses only the Euclidean norm. d
+    should grow in every direction, as `AsymmetricNorm` does: IQE is 0 downwards, where only ways back constrain phi.
 
     Arguments: those of `TrainedAgent`, and ``head``, which makes a quasimetric from its input size,
     ``config.skill_size``; None: the norm of ``config.norm``.
@@ -130,10 +130,10 @@ class METRA(TrainedAgent):
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
         action: (B, action_size) float.
-        skill: (B, skill_size), that of the episode, as `skill_of` makes them.
-        terminated: (B,) bool, whether the episode ended there, and not by its limit of steps.
+        skill: (B, skill_size), the episode's, made by `skill_of`.
+        terminated: (B,) bool, whether the environment ended the episode there, not a limit of steps.
 
-    Rewards are those of phi before its step; the code computes them again after it.
+    Rewards use phi before its step; the code computes them again after it.
 
     Example:
         >>> agent = qm.agents.METRA(4, 2, qm.agents.METRAConfig.small())
@@ -169,27 +169,28 @@ class METRA(TrainedAgent):
         }
 
     def standardise(self, observation: Tensor) -> None:
-        """From now on the networks see observations less the mean of these rows (N, observation_size), over their
-        deviation. (The code has fixed scales for two environments.) A group takes those of its first process."""
+        """Standardises the networks' observations by the mean and deviation of these rows (N, observation_size).
+
+        (The code has fixed scales for two environments.) A group uses its first process's rows.
+        """
         self.observation_scale.fit(observation)
         optimisation.send(self.group, self.observation_scale)
 
     def representation_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Metrics]:
-        """The loss of phi and of the multiplier, the reward (B,) of every row, and metrics."""
+        """Returns the loss of phi and of the multiplier, the reward (B,) per row, and metrics."""
         phi, following = self.phi(torch.stack([batch["observation"], batch["next_observation"]])).unbind()
-        made = self.representation
-        found = metra(
-            phi, following, self.direction_of(batch["skill"]), made.log_multiplier, slack=self.config.slack,
-            norm=self.config.norm, head=made.head,
+        result = metra(
+            phi, following, self.direction_of(batch["skill"]), self.representation.log_multiplier,
+            slack=self.config.slack, norm=self.config.norm, head=self.representation.head,
         )  # fmt: skip
         means = {
-            "loss": found.loss, "reward": found.reward.mean(), "constraint": found.constraint,
-            "multiplier": found.multiplier, "distance": found.distance,
+            "loss": result.loss, "reward": result.reward.mean(), "constraint": result.constraint,
+            "multiplier": result.multiplier, "distance": result.distance,
         }  # fmt: skip
-        return found.loss, found.reward, {f"phi/{name}": mean.detach() for name, mean in means.items()}
+        return result.loss, result.reward, {f"phi/{name}": mean.detach() for name, mean in means.items()}
 
     def critic_loss(self, batch: Batch, reward: Tensor) -> tuple[Tensor, Metrics]:
-        """The squared errors of both Q, and the mean of their targets."""
+        """Returns the squared error of both Q networks, and the mean of their targets."""
         state, following = self.observation_scale(torch.stack([batch["observation"], batch["next_observation"]]))
         target = sac.soft_target(
             self.target_critic, self.actor, reward, batch["terminated"], following, batch["skill"],
@@ -200,14 +201,14 @@ class METRA(TrainedAgent):
         return loss, {"critic/loss": loss.detach(), "critic/target": target.mean()}
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The loss of the actor and of its temperature; gradients of the critic are of no use."""
+        """Returns the loss of the actor and of its temperature; call it with the critic frozen."""
         return sac.actor_loss(self.actor, self.critic, self.observation_scale(batch["observation"]), batch["skill"])
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of phi and the multiplier, of both Q, and of the actor; returns 0-d tensors, detached."""
+        """Takes one step of phi and the multiplier, both Q networks and the actor; returns detached 0-d tensors."""
         state, action, skill = (self.observation_size,), (self.action_size,), (self.config.skill_size,)
-        wanted = dict(observation=state, next_observation=state, action=action, skill=skill, terminated=())
-        checks.check_batch("METRA", batch, wanted)
+        shapes = dict(observation=state, next_observation=state, action=action, skill=skill, terminated=())
+        checks.check_batch("METRA", batch, shapes)
         loss, reward, metrics = self.representation_loss(batch)
         optimisation.step(self.optimizers["representation"], loss, self.group)
         loss, critic_metrics = self.critic_loss(batch, reward)
@@ -220,28 +221,28 @@ class METRA(TrainedAgent):
 
     @torch.no_grad()
     def act(self, observation: Tensor, skill: Tensor, deterministic: bool = False) -> Tensor:
-        """Actions along skills: (..., action_size) of (..., observation_size) and (..., skill_size), which broadcast.
+        """Returns actions (..., action_size) from (..., observation_size) along (..., skill_size), which broadcast.
 
-        A sample of the actor, or its mode where ``deterministic``.
+        They are samples of the actor's policy, or its modes if ``deterministic``.
         """
         policy = self.actor(*expanded(self.observation_scale(observation), skill))
         return policy.mode if deterministic else policy.sample()
 
     def phi(self, observation: Tensor) -> Tensor:
-        """(..., skill_size) of (..., observation_size)."""
+        """Embeds observations (..., observation_size) as (..., skill_size)."""
         return self.representation.phi(self.observation_scale(observation)).float()
 
     def skill_of(self, direction: Tensor) -> Tensor:
-        """The skill that points most in directions (..., skill_size), of the same shape; of normal noise, any skill.
+        """Returns the skills nearest to directions (..., skill_size), in the same shape; normal noise gives any skill.
 
-        The unit vector, or with ``discrete_skills`` the one-hot row of the largest value.
+        They are unit vectors, or with ``discrete_skills`` the one-hot rows of the largest values.
         """
         if self.config.discrete_skills:
             return functional.one_hot(direction.argmax(dim=-1), self.config.skill_size).to(direction.dtype)
         return functional.normalize(direction, dim=-1)
 
     def direction_of(self, skill: Tensor) -> Tensor:
-        """Where skills (..., skill_size) lead in phi: discrete ones less their mean, so that their sum is 0."""
+        """Returns the directions in phi of skills (..., skill_size); discrete ones are centred, their sum is 0."""
         if not self.config.discrete_skills:
             return skill
         size = self.config.skill_size
@@ -249,7 +250,7 @@ class METRA(TrainedAgent):
 
     @torch.no_grad()
     def skill_towards(self, observation: Tensor, goal: Tensor) -> Tensor:
-        """z = (phi(g) - phi(s)) / norm (..., skill_size), or the one-hot row of its argmax; goals are observations."""
+        """Returns the skill z of phi(g) - phi(s), (..., skill_size), as `skill_of`; goals are observations."""
         observation, goal = expanded(observation, goal)
         return self.skill_of(self.phi(goal) - self.phi(observation))
 

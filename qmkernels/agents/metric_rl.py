@@ -1,7 +1,7 @@
 """MetricRL: the whole agent, without environment, buffer or logging.
 
 Source: Reichlin, Vasco, Yin and Kragic 2024, "Learning Goal-Conditioned Policies from Sub-Optimal Offline Data via
-Metric Learning" (arXiv 2402.10820), and its public code, which is called "the code" below.
+Metric Learning" (arXiv 2402.10820), and its public code, called "the code" below.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class MetricRLConfig:
     """The defaults are `published`, in the code's numbers. Learning rates are Adam's, without weight decay."""
 
     phi_width: int = 64  # of the residual network phi: ReLU
-    phi_blocks: int = 3  # its blocks x + f(x), f of two hidden layers
+    phi_blocks: int = 3  # its blocks x + f(x), where f has two hidden layers
     latent_size: int = 128  # of phi
     actor_sizes: tuple[int, ...] = (32, 32, 32)  # hidden layers of the actor: ReLU
     dynamics_sizes: tuple[int, ...] = (64, 64, 64)  # hidden layers of the forward model of discrete actions: ReLU
 
-    repulsion_weight: float = 1.0  # of minus the mean logarithm of the distances of other pairs
-    super_state: bool = False  # one more state, a step from every episode's last one, joins what the data leaves apart
+    repulsion_weight: float = 1.0  # of minus the mean log distance of other pairs
+    super_state: bool = False  # an extra state, one step from each episode's last, joins what the data leaves apart
     value: Literal["distance", "discounted"] = "distance"  # V is -d, as in the code, or discount ** d, as in the paper
-    discount: float = 0.95  # of the discounted value alone
-    normalise_advantages: bool = False  # they are divided by their mean magnitude in the batch; ours
+    discount: float = 0.95  # only for the discounted value
+    normalise_advantages: bool = False  # divides them by their mean magnitude in the batch; ours
     cloning_weight: float = 0.0  # added to every advantage as a weight; ours
 
     critic_learning_rate: float = 1e-3  # of phi, the head and the forward model
@@ -50,18 +50,18 @@ class MetricRLConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> MetricRLConfig:
-        """The published setting (batches of 256, 50,000 updates, the first 5,000 of phi alone), with ``changes``."""
+        """The published setting (batches of 256, 50,000 updates, 5,000 of phi alone); ``changes`` override it."""
         return cls(**changes)
 
     @classmethod
     def small(cls, **changes: Any) -> MetricRLConfig:
-        """Networks that learn a small maze in minutes on one core, with ``changes`` to it; ours."""
+        """Our own setting, which learns a small maze in minutes on one core; ``changes`` override its fields."""
         sizes = dict(phi_width=256, phi_blocks=2, actor_sizes=(256, 256), dynamics_sizes=(256, 256))
         return cls(**{**sizes, "normalise_advantages": True, **changes})
 
 
 class Euclidean(nn.Module):
-    r"""The head of the paper, :math:`\|x - y\|` over the last dimension; at x = y its gradient is 0.
+    r"""The paper's head, :math:`\|x - y\|` over the last dimension; its gradient at x = y is 0.
 
     In float32 under ``torch.autocast``.
     """
@@ -74,13 +74,13 @@ class Euclidean(nn.Module):
 
 
 class Critic(nn.Module):
-    """phi, the head that compares its latents and, of discrete actions, the forward model z' = z + f(z, a)."""
+    """phi, the head that compares its latents and, for discrete actions, the forward model z' = z + f(z, a)."""
 
     def __init__(self, input_size: int, num_actions: int | None, config: MetricRLConfig, head: nn.Module) -> None:
         super().__init__()
         latent = config.latent_size
         self.encoder = residual_perceptron(input_size, config.phi_width, config.phi_blocks, latent)
-        self.projector, self.head = nn.Identity(), head  # plans compare what the projector gives
+        self.projector, self.head = nn.Identity(), head  # plans compare the projector's output
         self.super_state = nn.Parameter(torch.zeros(latent)) if config.super_state else None
         self.residual = None
         if num_actions is not None:
@@ -92,47 +92,46 @@ class Critic(nn.Module):
         return self.encoder(inputs)
 
     def dynamics(self, latent: Tensor, action: Tensor) -> Tensor:
-        """Latents after actions: (..., latent_size) and (..., num_actions), of the same leading sizes."""
+        """Predicts latents after actions: (..., latent_size) and (..., num_actions), with equal leading sizes."""
         return latent + self.residual(torch.cat([latent, action.to(latent.dtype)], dim=-1))
 
 
 class MetricRL(ActorCritic):
-    r"""Learns latents whose distances order states as their numbers of steps do, and imitates what brings goals nearer.
+    r"""Learns latents whose distances order states by their steps, and imitates the actions that bring goals nearer.
 
     From transitions (s, a, s') (`qmkernels.losses.metric_contrastive`)
 
     .. math:: \overline{(d(\varphi(s_i), \varphi(s'_i)) - 1)^2}
               - w\, \overline{\log(d(\varphi(s_i), \varphi(s'_j)) + 10^{-6})}^{\,i \ne j}
 
-    and for a goal g, with V(s, g) = -d(phi(s), phi(g)) or discount ** d and without gradients for phi, the actor
-    minimises
+    For a goal g, with V(s, g) = -d(phi(s), phi(g)) or discount ** d and without gradients for phi, the actor minimises
 
     .. math:: -\overline{(V(s', g) - V(s, g)) \log \pi(a \mid s, g)}
 
-    Advantages keep their sign, as in the paper and the code: an action that leads away from the goal is pushed away
-    from. The policy is normal with deviation 1 around a mode that tanh keeps within the range, as in the code, so that
-    this stays bounded.
+    Advantages keep their sign, as in the paper and the code: the actor avoids actions that lead away from the goal.
+    The policy is normal with deviation 1 around a mode that tanh keeps within the range, as in the code, so that the
+    loss stays bounded.
 
-    Where no episode passes from one part of the states to another, their distance grows without bound. With
-    ``config.super_state`` one more latent is learned, a step away from the last state of every episode, there and back
-    (section 3.4; the code does so for images, with an observation of zeros).
+    If no episode connects two parts of the states, their distance grows without bound. With ``config.super_state`` one
+    more latent is learned, one step away from the last state of every episode in both directions (section 3.4; the
+    code does so for images, with an observation of zeros).
 
-    With ``discrete`` there is no actor: a forward model is learned in phi's latents, which it does not change, by the
-    mean of ||z + f(z, a) - z'||^2, and `act` takes the action after which the goal is nearest. (The code learns it in
-    the space of states, or a softmax over actions by the advantages.)
+    With ``discrete`` there is no actor. A forward model is learned on phi's latents, without changing them, by the
+    mean of ||z + f(z, a) - z'||^2, and `act` takes the action after which the goal is nearest. (The code learns the
+    model on states, or a softmax over actions by the advantages.)
 
     Arguments: those of `GoalAgent`, and ``head``, which makes the head from its input size; None: `Euclidean`, as
-    published. A quasimetric, which the paper names as the next step, tells the way there from the way back: for actions
-    that cannot be undone. With ``goal_size`` a goal's latent is learned as the mean of those of the states that achieve
-    it, which it does not change. States of a group's other processes are not compared.
+    published. A quasimetric head, the paper's suggested next step, tells the way there from the way back, for actions
+    that cannot be undone. With ``goal_size`` a goal's latent is learned as the mean of the latents of the states that
+    achieve it, without changing those. States of other processes in the group are not compared.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
         action: (B, action_size) float, or (B,) int64 with ``discrete``.
-        achieved_goal: (B, goal_size), what next_observation achieves, with ``goal_size`` alone.
+        achieved_goal: (B, goal_size), what next_observation achieves; only with ``goal_size``.
         goal: (B, goal_size or observation_size), what the actor learns to reach; not with ``discrete``.
-        terminated, truncated: (B,) bool, whether next_observation is the last of its episode, with
-            ``config.super_state`` alone.
+        terminated, truncated: (B,) bool, whether next_observation is the last of its episode; only with
+            ``config.super_state``.
 
     Example:
         >>> agent = qm.agents.MetricRL(4, 2, qm.agents.MetricRLConfig.small(), head=lambda size: qm.nn.IQE(size, 16))
@@ -148,21 +147,21 @@ class MetricRL(ActorCritic):
     allows_discrete: ClassVar = True
 
     def make_networks(self, head: Callable[[int], nn.Module] | None = None) -> None:
-        made = Euclidean() if head is None else head(self.config.latent_size)
-        self.critic = Critic(self.input_size, self.action_size if self.discrete else None, self.config, made)
-        self.critics = [self.critic]  # that plans compare
+        metric = Euclidean() if head is None else head(self.config.latent_size)
+        self.critic = Critic(self.input_size, self.action_size if self.discrete else None, self.config, metric)
+        self.critics = [self.critic]  # which plans compare
         if not self.discrete:
             self.actor = self.make_actor(unit=True)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The loss of phi and the head, plus those of goals and of the forward model, and its terms."""
+        """Returns the loss of phi and the head, plus those of goals and of the forward model, and its terms."""
         critic, rows = self.critic, [self.state_inputs(batch[name]) for name in ("observation", "next_observation")]
         if self.goal_size is not None:
             rows.append(self.goal_inputs(batch["achieved_goal"]))
         z, z_next, *goal = critic.encoder(torch.cat(rows)).split(len(batch["observation"]))
-        found = metric_contrastive(z, z_next, head=critic.head, weight=self.config.repulsion_weight)
-        loss = found.loss
-        metrics = {f"critic/{name}": getattr(found, name) for name in ("steps", "repulsion", "length")}
+        result = metric_contrastive(z, z_next, head=critic.head, weight=self.config.repulsion_weight)
+        loss = result.loss
+        metrics = {f"critic/{name}": getattr(result, name) for name in ("steps", "repulsion", "length")}
         if goal:
             error = (goal[0].float() - z_next.detach()).square().sum(dim=-1).mean()
             loss, metrics["critic/goal"] = loss + error, error.detach()
@@ -178,7 +177,7 @@ class MetricRL(ActorCritic):
         return loss, {"critic/loss": loss.detach(), **metrics}
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Minus the mean of the log-densities of the data's actions by their weights."""
+        """Returns minus the weighted mean log-density of the data's actions, and metrics."""
         before, after = (self._value(batch[name], batch["goal"]) for name in ("observation", "next_observation"))
         weight = advantage = after - before
         if self.config.normalise_advantages:
@@ -189,14 +188,14 @@ class MetricRL(ActorCritic):
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of phi, head and forward model, then of the actor; returns 0-d tensors, detached."""
+        """Takes one step of phi, head and forward model, then of the actor; returns detached 0-d tensors."""
         achieved = ("achieved_goal",) if self.goal_size is not None else ()
         ends = dict(terminated=(), truncated=()) if self.config.super_state else {}
         self.check_batch(batch, *achieved, *(("goal",) if self.actor is not None else ()), **ends)
         return self.learn(batch)
 
     def act(self, observation: Tensor, goal: Tensor, deterministic: bool = False) -> Tensor:
-        """As `GoalAgent.act`; with ``discrete`` the integers (...) after which the goals are nearest."""
+        """Acts as `GoalAgent.act`; with ``discrete``, returns the actions (...) after which the goals are nearest."""
         if self.actor is not None:
             return super().act(observation, goal, deterministic)
         with torch.no_grad():
@@ -204,51 +203,52 @@ class MetricRL(ActorCritic):
 
     @torch.no_grad()
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
-        """d(phi(observation), phi(goal)) (...); rows broadcast. In steps of the data where they are near."""
+        """Returns d(phi(observation), phi(goal)) (...); rows broadcast. Near distances are in steps of the data."""
         return self.critic.head(*self._latents(observation, goal))
 
     @torch.no_grad()
     def pairwise_distance(self, observations: Tensor, goals: Tensor) -> Tensor:
-        """Distances (..., N, M) from each of N observations to each of M goals, by the head's pairwise kernel."""
+        """Returns distances (..., N, M) from N observations to M goals, by the head's pairwise kernel."""
         return every_pair(self.critic.head, *self._latents(observations, goals))
 
     @torch.no_grad()
     def state_distances(self, observations: Tensor) -> Tensor:
-        """Distances (..., N, N) from each of N observations to each, also where goals are not observations."""
+        """Returns distances (..., N, N) between N observations, even if goals are not observations."""
         z = self.critic.encoder(self.state_inputs(observations))
         return every_pair(self.critic.head, z, z)
 
     def action_inputs(self, action: Tensor) -> Tensor:
-        """The forward model's rows of actions."""
+        """Returns the forward model's input rows for actions."""
         return functional.one_hot(action, self.action_size).float()
 
     def _latents(self, observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         return self.critic.encoder(self.state_inputs(observation)), self.critic.encoder(self.goal_inputs(goal))
 
     def _value(self, observation: Tensor, goal: Tensor) -> Tensor:
-        """V (B,), without gradients."""
+        """Returns V, (B,), without gradients."""
         distance = self.distance(observation, goal)
         return -distance if self.config.value == "distance" else self.config.discount**distance
 
 
 def monotonic_triplets(learned: Tensor, true: Tensor) -> Tensor:
-    """Share of the triplets (a, b, c) with a truly nearer to c than b is, in which a is nearer as learned too.
+    """Returns the share of triplets (a, b, c), with a truly nearer to c than b is, whose learned distances agree.
 
     Args:
-        learned, true: distances (N, M) from N states, the a and b, to M, the c; N * N * M comparisons. What is truly
-            NaN is in no triplet.
+        learned, true: distances (N, M) from N states (a and b) to M states (c); N * N * M comparisons. A NaN in
+            ``true`` leaves the pair out.
 
-    Returns 0-d. Equal learned distances count as out of order.
+    Returns:
+        0-d. Equal learned distances count as out of order.
 
     Raises:
-        ValueError: sizes differ, or there is no such triplet.
+        ValueError: the shapes differ, or there is no such triplet.
 
     Source: Reichlin et al. 2024, section 3.1, "distance monotonic".
     """
     if learned.dim() != 2 or learned.shape != true.shape:
         sizes = f"{tuple(learned.shape)} and {tuple(true.shape)}"
-        raise ValueError(f"monotonic_triplets: learned and true must be (N, M) both, got {sizes}.")
-    nearer, nearer_as_learned = (each.T.unsqueeze(-1) < each.T.unsqueeze(-2) for each in (true, learned))
+        raise ValueError(f"monotonic_triplets: learned and true must both be (N, M), got {sizes}.")
+    nearer, nearer_as_learned = (distances.T.unsqueeze(-1) < distances.T.unsqueeze(-2) for distances in (true, learned))
     if not nearer.any():
-        raise ValueError("monotonic_triplets: no state is nearer to any than another; give more of them.")
+        raise ValueError("monotonic_triplets: all true distances to a state are equal or NaN; give more states.")
     return nearer_as_learned[nearer].float().mean()

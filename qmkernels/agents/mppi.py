@@ -1,7 +1,7 @@
-"""MPPI, model predictive path integral control: plans of continuous actions for whatever predicts their costs.
+"""MPPI, model predictive path integral control: plans continuous actions by any function that predicts their costs.
 
 Source: Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement Learning", without the cost of
-the actions themselves. It knows no agent, so that its one loop can be read, tested and used apart from theirs.
+the actions themselves. It knows no agent, so that its loop can be read, tested and used on its own.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MPPI:
-    """How plans are searched for; the numbers are ours."""
+    """Settings of the search; the default values are ours."""
 
     horizon: int = 5
     """Actions in a plan."""
     samples: int = 256
-    """Plans that are compared in an iteration; the first is the one that the last iteration found."""
+    """Plans compared per iteration; the first is the result of the previous iteration."""
     iterations: int = 4
-    """Times that plans are drawn around the mean of the best."""
+    """Rounds of drawing plans around the weighted mean."""
     temperature: float = 1.0
-    """Cost, in environment steps, by which a plan is worse that has 1/e of another's weight."""
+    """Difference in cost, in environment steps, that lowers a plan's weight by a factor of e."""
     noise_scale: float = 0.5
-    """Standard deviation of the drawn actions, in halves of their range."""
+    """Standard deviation of the drawn actions, in units of half their range."""
     step_weight: float = 1.0
-    """Weight of the distances before the last in a cost; with 0, which is cheaper, plans dawdle near the goal."""
+    """Weight in the cost of all distances but the last; 0 is cheaper, but plans then dawdle near the goal."""
 
     def __post_init__(self) -> None:
         for name in ("horizon", "samples", "iterations", "temperature", "noise_scale"):
@@ -46,14 +46,14 @@ def first_actions(
     settings: MPPI,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The first actions (*leading, action_size) of the plans found for a batch of problems.
+    """Returns the first actions (*leading, action_size) of the plans for a batch of problems.
 
-    A plan's weight is exp(-cost / temperature), and what is found is the weighted mean.
+    A plan's weight is exp(-cost / temperature); the result is the weighted mean.
 
     Args:
-        cost: plans (*leading, samples, horizon, action_size) to their costs (*leading, samples).
+        cost: maps plans (*leading, samples, horizon, action_size) to costs (*leading, samples).
         centre, half_range: (action_size,), of the actions' range; plans are clipped to it.
-        leading: sizes of the batch. All its rows are given the same noise: none depends on which others there are.
+        leading: leading sizes of the batch. All rows share the same noise, so that no row depends on the others.
         generator: of the noise, on the device of ``centre``. Default: torch's.
     """
     low, high = centre - half_range, centre + half_range

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,10 @@ def multilayer_perceptron(
     normalise: bool = False,
     normalise_before: bool = False,
 ) -> nn.Sequential:
-    """Linear layers with an activation between, where asked for with a layer norm behind or before it; Glorot-uniform
-    weights, zero biases; an output of zeros where asked for."""
+    """Makes linear layers with activations between them, optionally with a layer norm after or before each activation.
+
+    Weights are Glorot-uniform and biases zero; with ``zero_output`` so are the last layer's weights.
+    """
     layers: list[nn.Module] = []
     for size, following in zip(sizes[:-1], sizes[1:], strict=True):
         linear = nn.Linear(size, following)
@@ -31,9 +35,9 @@ def multilayer_perceptron(
 
 
 class EnsemblePerceptron(nn.Module):
-    """Networks of the same sizes, each as `multilayer_perceptron` makes it, that run as one: a batched product a layer.
+    """Networks like `multilayer_perceptron`'s, all of the same sizes, that run as one: one batched product per layer.
 
-    Rows (B, input size), the same for all, or (members, B, input size) go to (members, B, output size).
+    They map rows (B, input size), shared by all, or (members, B, input size) to (members, B, output size).
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class EnsemblePerceptron(nn.Module):
             self.norm_biases.append(nn.Parameter(torch.zeros(count, 1, hidden)))
 
     def forward(self, rows: Tensor, members: Tensor | None = None) -> Tensor:
-        """``members``: numbers of those that run, in their order; default all."""
+        """``members``: indices of the members to run, in order; default all."""
 
         def of(parameter: Tensor) -> Tensor:
             return parameter if members is None else parameter[members]
@@ -71,6 +75,34 @@ class EnsemblePerceptron(nn.Module):
         return rows
 
 
+class FourierFeatures(nn.Module):
+    """Appends to rows (..., n) the sines and cosines of their places, projected onto random directions.
+
+    A place is ``size`` values of a row, from one of ``starts`` on. Each place gets ``count`` sines and ``count``
+    cosines. All places share the directions, which are drawn once and belong to the module's state. Frequencies, in
+    radians per unit, are normal; their standard deviations rise geometrically from the first of ``frequencies`` to the
+    second.
+
+    Without them a network first learns what varies slowly (Tancik et al. 2020, arXiv 2006.10739), and two nearby places
+    with a wall between them look alike to it.
+    """
+
+    def __init__(self, starts: Iterable[int], size: int, count: int, frequencies: tuple[float, float]) -> None:
+        super().__init__()
+        self.starts, self.size, self.count = tuple(starts), size, count
+        lowest, highest = (math.log10(frequency) for frequency in frequencies)
+        self.register_buffer("directions", torch.randn(size, count) * torch.logspace(lowest, highest, count))
+
+    @property
+    def added(self) -> int:
+        """The number of values appended to a row."""
+        return 2 * self.count * len(self.starts)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        angles = [rows[..., start : start + self.size] @ self.directions for start in self.starts]
+        return torch.cat([rows, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles)], dim=-1)
+
+
 class Residual(nn.Module):
     """x + f(x)."""
 
@@ -83,15 +115,15 @@ class Residual(nn.Module):
 
 
 def residual_perceptron(input_size: int, width: int, num_blocks: int, output_size: int) -> nn.Sequential:
-    """A linear layer and ReLU, blocks x + f(x) with f of two hidden layers, all of one width, and a linear layer;
-    initialised as `multilayer_perceptron`."""
+    """Makes a linear layer and ReLU, then blocks x + f(x) whose f has two hidden layers, all of one width, and a last
+    linear layer; initialised as in `multilayer_perceptron`."""
     entry, leave = multilayer_perceptron(input_size, width), multilayer_perceptron(width, output_size)
     blocks = (Residual(multilayer_perceptron(width, width, width, width)) for _ in range(num_blocks))
     return nn.Sequential(*entry, nn.ReLU(), *blocks, *leave)
 
 
 class Standardise(nn.Module):
-    """(value - mean) / scale of each coordinate, 0 and 1 until `fit`. Not trained, but part of the state."""
+    """(value - mean) / scale per coordinate; mean 0 and scale 1 until `fit`. Not trained, but part of the state."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -103,7 +135,7 @@ class Standardise(nn.Module):
 
     @torch.no_grad()
     def fit(self, rows: Tensor) -> None:
-        """Mean and standard deviation of rows (N, size); what does not vary keeps its scale."""
+        """Takes mean and standard deviation from rows (N, size); a constant coordinate keeps its scale."""
         scale, mean = torch.std_mean(rows.reshape(-1, rows.shape[-1]), dim=0, correction=0)
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(scale > 1e-6, scale, 1.0))

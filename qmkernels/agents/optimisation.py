@@ -1,7 +1,7 @@
-"""Optimizer steps of one process or of several that train together, of `torch.distributed`.
+"""Optimizer steps in one process, or in several `torch.distributed` processes that train together.
 
-Agents have several losses over shared networks and several optimizers, which DDP's one forward and backward pass does
-not hold: the networks of the first process are sent to all, and gradients are averaged before a step.
+Agents have several losses over shared networks and several optimizers, which does not fit DDP's single forward and
+backward pass. So the first process sends its networks to all, and gradients are averaged before each step.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ Group = torch.distributed.ProcessGroup
 
 
 def adamw(module: nn.Module, rate: float, *apart: tuple[list[nn.Parameter], float]) -> torch.optim.AdamW:
-    """Of a module's parameters, without weight decay; those in ``apart`` have learning rates of their own."""
-    others = {id(each) for parameters, _ in apart for each in parameters}
-    groups = [([each for each in module.parameters() if id(each) not in others], rate), *apart]
-    # One pass over parameters, gradients and moments, where torch has that.
+    """Returns AdamW over a module's parameters, without weight decay; those in ``apart`` have their own rates."""
+    others = {id(parameter) for parameters, _ in apart for parameter in parameters}
+    remaining = [parameter for parameter in module.parameters() if id(parameter) not in others]
+    groups = [(remaining, rate), *apart]
+    # One pass over parameters, gradients and moments, where torch offers it.
     fused = groups[0][0][0].device.type in ("cpu", "cuda")
-    each = [{"params": parameters, "lr": rate} for parameters, rate in groups]
-    return torch.optim.AdamW(each, weight_decay=0.0, fused=fused)
+    settings = [{"params": parameters, "lr": rate} for parameters, rate in groups]
+    return torch.optim.AdamW(settings, weight_decay=0.0, fused=fused)
 
 
 def step(
     optimizer: torch.optim.Optimizer, loss: Tensor, group: Group | None = None, *, largest_norm: float | None = None
 ) -> None:
-    """Backward and one step, with the mean of the gradients of a group's processes, scaled down to the largest norm."""
+    """Runs backward and one step; gradients are averaged over the group and clipped to ``largest_norm``."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if group is not None:
-        grads = [p.grad for each in optimizer.param_groups for p in each["params"] if p.grad is not None]
+        grads = [p.grad for settings in optimizer.param_groups for p in settings["params"] if p.grad is not None]
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         torch.distributed.all_reduce(flat, group=group)
         flat /= torch.distributed.get_world_size(group)
         for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(mean.view_as(grad))
     if largest_norm is not None:
-        nn.utils.clip_grad_norm_([p for each in optimizer.param_groups for p in each["params"]], largest_norm)
+        nn.utils.clip_grad_norm_([p for settings in optimizer.param_groups for p in settings["params"]], largest_norm)
     optimizer.step()
 
 
 def send(group: Group | None, *modules: nn.Module) -> None:
-    """Gives a group's processes what the first of them has."""
+    """Sends the first process's modules to the whole group."""
     if group is None:
         return
     for module in modules:
@@ -54,7 +55,7 @@ def send(group: Group | None, *modules: nn.Module) -> None:
 
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """The module's parameters need no gradients within the block."""
+    """Turns off gradients of the module's parameters within the block."""
     module.requires_grad_(False)
     try:
         yield

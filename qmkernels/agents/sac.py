@@ -1,4 +1,4 @@
-"""Soft actor-critic, of whatever reward: the networks and losses that an agent's own file puts together.
+"""Soft actor-critic for any reward: networks and losses, from which agents are assembled.
 
 Source: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv 1812.05905).
 """
@@ -17,9 +17,9 @@ from .networks import EnsemblePerceptron
 
 
 class SoftActor(Actor):
-    """An `Actor` whose entropy is held near a target, in nats a value of an action, by the temperature alpha.
+    """An `Actor` whose temperature alpha holds its entropy near a target, in nats per action value.
 
-    Entropies are of actions in halves of their range, so that ranges do not matter.
+    Entropies are those of actions in units of half their range, so that ranges do not matter.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class SoftActor(Actor):
 
     @property
     def temperature(self) -> Tensor:
-        """alpha, without gradients."""
+        """Returns alpha, without gradients."""
         return self.log_temperature.detach().exp()
 
     def entropy(self, policy: TanhNormal) -> Tensor:
-        """(B,) in nats, of one sample."""
+        """Estimates the entropy (B,), in nats, from one sample."""
         return policy.entropy(1) - self.half_range.log().sum()
 
 
@@ -44,10 +44,10 @@ def soft_target(
     critic: EnsemblePerceptron, actor: SoftActor, reward: Tensor, terminated: Tensor, state: Tensor, condition: Tensor,
     discount: float,
 ) -> Tensor:  # fmt: skip
-    """reward + discount (min Q(s', z, a') + alpha H(pi(. | s', z))), without what follows on an end.
+    """Returns reward + discount (min Q(s', z, a') + alpha H(pi(. | s', z))), (B,); just the reward where terminated.
 
     Args:
-        critic: of the averaged networks.
+        critic: the target networks.
         reward, terminated: (B,).
         state, condition: s' and z, (B, size) each.
     """
@@ -58,7 +58,7 @@ def soft_target(
 
 
 def critic_loss(critic: EnsemblePerceptron, target: Tensor, state: Tensor, condition: Tensor, action: Tensor) -> Tensor:
-    """The squared error, a mean over rows and both Q; actions in halves of their range."""
+    """Returns the squared error, averaged over rows and both Q networks; actions in units of half their range."""
     value = values(critic, state, condition, action)
     return functional.mse_loss(value, target.expand_as(value))
 
@@ -66,23 +66,23 @@ def critic_loss(critic: EnsemblePerceptron, target: Tensor, state: Tensor, condi
 def actor_loss(
     actor: SoftActor, critic: EnsemblePerceptron, state: Tensor, condition: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """mean(-min Q(s, z, a) - alpha H) over the actor, and log(alpha) (H - target) over the temperature; metrics.
+    """Returns mean(-min Q(s, z, a) - alpha H) for the actor plus log(alpha) (H - target) for alpha; and metrics.
 
-    Gradients of the critic are of no use.
+    Call it with the critic frozen.
     """
     policy = actor(state, condition)
     value = values(critic, state, condition, actions_of(actor, policy)).amin(dim=0).mean()
     entropy = actor.entropy(policy).mean()
     loss = -value - actor.temperature * entropy + actor.log_temperature * (entropy.detach() - actor.target_entropy)
     metrics = {"value": value, "entropy": entropy, "temperature": actor.temperature}
-    return loss, {f"actor/{name}": each.detach() for name, each in metrics.items()}
+    return loss, {f"actor/{name}": value.detach() for name, value in metrics.items()}
 
 
 def values(critic: EnsemblePerceptron, *parts: Tensor) -> Tensor:
-    """(members, B), of states, conditions and actions in halves of their range, (B, size) each."""
+    """Returns Q (members, B) for states, conditions and actions in units of half their range, (B, size) each."""
     return critic(torch.cat(parts, dim=-1)).squeeze(-1).float()
 
 
 def actions_of(actor: SoftActor, policy: TanhNormal) -> Tensor:
-    """A sample (B, action_size) in halves of the actions' range, as the critic sees them."""
+    """Samples actions (B, action_size) in units of half their range, as the critic sees them."""
     return actor.in_halves(policy.sample())

@@ -1,6 +1,6 @@
 """TMD, temporal metric distillation: the whole agent, without environment, buffer or logging.
 
-Source: Myers et al. 2025 (arXiv 2509.20478) and its public code, which is called "the code" below.
+Source: Myers et al. 2025 (arXiv 2509.20478) and its public code, called "the code" below.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class TMDConfig:
     critic_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of phi and psi: GELU, then a layer norm
     actor_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of the actor: GELU
     latent_size: int = 512  # of phi and psi, which the head compares
-    num_components: int = 8  # of the metric residual network; no meaning for another head
-    num_critics: int = 2  # members of the ensembles; the actor goes by the largest of their distances
+    num_components: int = 8  # of the metric residual network; unused by other heads
+    num_critics: int = 2  # members of the ensembles; the actor follows their largest distance
 
     discount: float = 0.99  # gamma of the temporal invariance
     zeta: float = 0.05  # weight of the temporal invariance
-    clip: float = 3.0  # excess of a distance over its target from which the divergence is linear
-    diagonal_weight: float = 0.5  # share of matching pairs in the temporal invariance
+    clip: float = 3.0  # excess of a distance over its target beyond which the divergence is linear
+    diagonal_weight: float = 0.5  # share of matching pairs in the temporal invariance term
 
-    behaviour_cloning_weight: float = 0.1  # of half the squared error of actions, in halves of their range
+    behaviour_cloning_weight: float = 0.1  # weight of half the squared error of actions, in units of half their range
 
     critic_learning_rate: float = 3e-4  # of phi, psi and the head
     actor_learning_rate: float = 3e-4  # of the actor
@@ -51,18 +51,18 @@ class TMDConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> TMDConfig:
-        """The published setting (OGBench; batches of 512, 1,000,000 updates), with ``changes`` to it."""
+        """The published setting (OGBench; batches of 512, 1,000,000 updates); ``changes`` override its fields."""
         return cls(**changes)
 
     @classmethod
     def small(cls, **changes: Any) -> TMDConfig:
-        """Networks that learn a small maze in minutes on one core, with ``changes`` to it; ours."""
+        """Our own setting, which learns a small maze in minutes on one core; ``changes`` override its fields."""
         small = dict(critic_sizes=(256, 256), actor_sizes=(256, 256), latent_size=128, critic_learning_rate=5e-4)
         return cls(**{**small, **changes})
 
 
 class TMD(ActorCritic):
-    r"""Learns a quasimetric between states with actions and goals, a successor distance, and an actor that follows it.
+    r"""Learns the successor distance, a quasimetric from states and actions to goals, and an actor that follows it.
 
     Per member of the ensemble, from transitions (s, a, s') and a goal g that is a state after s
     (`qmkernels.losses.tmd_critic`)
@@ -70,20 +70,20 @@ class TMD(ActorCritic):
     .. math:: \mathrm{NCE}(-d(\varphi(s, a), \psi(g)) / \sqrt D) + \overline{d(\psi(s), \varphi(s, a))}
               + \zeta\, D_\gamma(d(\varphi(s, a), \psi(g)),\ d(\psi(s'), \psi(g)))
 
-    The actor minimises the largest of the members' d(phi(s, a), psi(g)) over its mean, plus behaviour cloning.
+    The actor minimises the members' largest d(phi(s, a), psi(g)) over its mean, plus behaviour cloning.
 
     Arguments: those of `GoalAgent`, and ``head``, which makes the head from its input size; default
-    ``LatentMRN(size, config.num_components, preset="tmd")``. With ``goal_size`` psi's rows have room for observations,
-    goals and an indicator. (The code knows observations alone.) Goals of a group's other processes are not compared.
+    ``LatentMRN(size, config.num_components, preset="tmd")``. With ``goal_size`` psi's input rows hold observations,
+    goals and an indicator. (The code has only observations.) Goals of other processes in the group are not compared.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
         observation, next_observation: (B, observation_size).
         action: (B, action_size) float.
         goal: (B, goal_size or observation_size), achieved later in the same episode, drawn geometrically.
-        actor_goal: the same sizes, what the actor learns to reach.
+        actor_goal: in the same shape, what the actor learns to reach.
 
-    The policy is normal with deviation 1 around its mode, so that behaviour cloning is a squared error. What is ours:
-    tanh keeps the mode within the range, goals that are sets, and inputs that can be standardised.
+    The policy is normal with deviation 1 around its mode, so that behaviour cloning is a squared error. Ours are: the
+    tanh that keeps the mode within the range, goals that are sets, and standardised inputs.
 
     Example:
         >>> agent = qm.agents.TMD(4, 2, qm.agents.TMDConfig.small(latent_size=32))
@@ -107,19 +107,19 @@ class TMD(ActorCritic):
         self.actor = self.make_actor(unit=True, activation=nn.GELU)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The mean of the members' losses, and what `tmd_critic` measures besides."""
+        """Returns the mean of the members' losses and `tmd_critic`'s other fields."""
         config, size = self.config, len(batch["observation"])
         state, action = self.state_inputs(batch["observation"]), batch["action"]
         rows = torch.cat([state, self.state_inputs(batch["next_observation"]), self.goal_inputs(batch["goal"])])
         phi, (psi, psi_next, psi_goal) = self.critic.phi(state, action), self.critic.psi(rows).split(size, dim=1)
-        found = tmd_critic(
+        result = tmd_critic(
             self.critic.head, phi, psi, psi_next, psi_goal, discount=config.discount, zeta=config.zeta,
             clip=config.clip, diagonal_weight=config.diagonal_weight,
         )  # fmt: skip
-        return found.loss, {f"critic/{name}": getattr(found, name).detach() for name in _MEASURES}
+        return result.loss, {f"critic/{name}": getattr(result, name).detach() for name in _MEASURES}
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Normalised distance plus behaviour cloning; gradients of the critics are of no use."""
+        """Returns the normalised distance plus behaviour cloning; call it with the critic frozen."""
         policy = self.policy(batch["observation"], batch["actor_goal"])
         state, goal = self.state_inputs(batch["observation"]), self.goal_inputs(batch["actor_goal"])
         with torch.no_grad():
@@ -131,19 +131,19 @@ class TMD(ActorCritic):
         return loss, {"actor/distance": mean.detach(), "actor/cloning": error.detach()}
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of the critics, then of the actor; returns 0-d tensors, detached."""
+        """Takes one step of the critics, then of the actor; returns detached 0-d tensors."""
         self.check_batch(batch, "goal", "actor_goal")
         return self.learn(batch)
 
     @torch.no_grad()
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
-        """d(psi(observation), psi(goal)) (...), the largest of the members'; rows broadcast. In units of its own."""
+        """Returns the members' largest d(psi(observation), psi(goal)) (...), in learned units; rows broadcast."""
         state, target = self.state_inputs(observation), self.goal_inputs(goal)
-        # Members last, so that the rows before them broadcast.
+        # Members go last, so that the leading sizes broadcast.
         return self.critic.head(*(self.critic.psi(rows).movedim(0, -2) for rows in (state, target))).amax(dim=-1)
 
     @torch.no_grad()
     def pairwise_distance(self, observations: Tensor, goals: Tensor) -> Tensor:
-        """Distances (..., N, M) from each of N observations to each of M goals, by the head's pairwise kernel."""
+        """Returns distances (..., N, M) from N observations to M goals, by the head's pairwise kernel."""
         state, target = self.state_inputs(observations), self.goal_inputs(goals)
         return every_pair(self.critic.head, self.critic.psi(state), self.critic.psi(target)).amax(dim=0)

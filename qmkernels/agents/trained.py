@@ -1,4 +1,4 @@
-"""What every agent has: how it is made, networks and optimizers by their names, and the state that is saved of them."""
+"""What all agents share: construction, networks and optimizers by name, and their saved state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .goal_actor import action_range
 
 
 class TrainedAgent:
-    """A subclass gives ``config_class``, `make_networks` and ``update``, and `make_optimizers` where it has others."""
+    """A subclass defines ``config_class``, `make_networks` and ``update``, and `make_optimizers` if its own differ."""
 
     config_class: ClassVar[type]
     allows_discrete: ClassVar[bool] = False
@@ -38,15 +38,15 @@ class TrainedAgent:
         Args:
             observation_size: values in an observation.
             action_size: values in an action; with ``discrete``, the number of actions.
-            config: default ``config_class()``, which is as published.
-            discrete: actions are integers from 0. Not every agent allows them.
-            action_low, action_high: the actions' range, numbers or one a value.
+            config: default ``config_class()``, the published settings.
+            discrete: actions are integers from 0. Not every agent supports them.
+            action_low, action_high: the actions' range, numbers or one per value.
             device: of the networks. Default: torch's.
-            group: processes that train together, of `torch.distributed`: gradients are averaged before each step.
-            networks: arguments of the agent's own, which its `make_networks` takes.
+            group: `torch.distributed` processes that train together; gradients are averaged before each step.
+            networks: the agent's own arguments, which its `make_networks` takes.
 
         Raises:
-            ValueError: the actions' range is not finite, or they are discrete and the agent does not allow that.
+            ValueError: the actions' range is not finite, or actions are discrete and the agent does not support them.
         """
         name = type(self).__name__
         if discrete and not self.allows_discrete:
@@ -58,16 +58,17 @@ class TrainedAgent:
         if not discrete:
             self.action_low, self.action_high = action_range(name, action_size, action_low, action_high, device)
         self.make_networks(**networks)
-        self.networks = nn.ModuleDict({name: each for name, each in vars(self).items() if isinstance(each, nn.Module)})
+        modules = {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
+        self.networks = nn.ModuleDict(modules)
         optimisation.send(group, self.networks.to(device))
         self.optimizers = self.make_optimizers()
 
     def make_networks(self) -> None:
-        """Sets ``critic``, ``actor`` or whatever else is trained, as attributes: `networks` has all by their names."""
+        """Sets ``critic``, ``actor`` and whatever else is trained as attributes; `networks` holds them all by name."""
         raise NotImplementedError
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Of the critic and of the actor, at the configuration's ``critic_learning_rate``, ``actor_learning_rate``."""
+        """Returns those of critic and actor, with the configuration's ``critic_`` and ``actor_learning_rate``."""
         trained = {"critic": self.critic, "actor": self.actor}
         return {
             name: optimisation.adamw(network, getattr(self.config, f"{name}_learning_rate"))
@@ -76,14 +77,14 @@ class TrainedAgent:
         }
 
     def made_of(self) -> dict[str, Any]:
-        """What another agent must have in common to take this one's state."""
-        made = {name: getattr(self, name) for name in ("observation_size", "action_size", "discrete")}
+        """Returns what another agent must share to load this one's state."""
+        settings = {name: getattr(self, name) for name in ("observation_size", "action_size", "discrete")}
         if not self.discrete:
-            made |= {"action_low": self.action_low.tolist(), "action_high": self.action_high.tolist()}
-        return {**made, **checks.plain(self.config)}
+            settings |= {"action_low": self.action_low.tolist(), "action_high": self.action_high.tolist()}
+        return {**settings, **checks.plain(self.config)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `update` changes, and what the agent was made of."""
+        """Returns everything that `update` changes, and what the agent was made of."""
         return {
             "made_of": self.made_of(),
             "networks": self.networks.state_dict(),
@@ -91,9 +92,9 @@ class TrainedAgent:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the agent was that gave ``state``; ValueError where that was made of something else."""
+        """Resumes from another agent's ``state``; raises ValueError if that agent was made differently."""
         checks.check_made_of(type(self).__name__, self.made_of(), state.get("made_of", {}))
         self.networks.load_state_dict(state["networks"])
         for name, optimizer in self.optimizers.items():
-            # A copy: torch's optimizers would go on in the tensors of the state that they were given.
+            # A copy, because torch's optimizers would update the given tensors in place.
             optimizer.load_state_dict(copy.deepcopy(state["optimizers"][name]))

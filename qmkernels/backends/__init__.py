@@ -1,4 +1,4 @@
-"""Backends: the same functions of an op on different hardware; `dispatch` chooses."""
+"""Backends: the same functions for every op, on different hardware; `dispatch` chooses one."""
 
 from . import dispatch, native
 

@@ -1,9 +1,9 @@
 """The one place where a backend is chosen.
 
-A backend is a module with the functions of an op, ``<op>_forward`` and so on; what they take and return is the same for
-all and written down in ``backends/reference/<op>.py``. `why_not` says in one sentence why a backend cannot run an op on
-a device: the text of the error when the backend was asked for, of a DEBUG log line when the choice is automatic, and of
-a cell in ``qmkernels info``.
+A backend is a module with an op's functions, ``<op>_forward`` and so on. All take and return the same, which
+``backends/reference/<op>.py`` documents. `why_not` explains in one sentence why a backend cannot run an op on a device.
+The sentence appears in the error if the backend was requested, in a DEBUG log line if the choice is automatic, and in
+``qmkernels info``.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _backend_in_use = "auto"
 
 
 def check_name(backend: str) -> str:
-    """``backend`` itself, or a ValueError that lists the names there are."""
+    """Returns ``backend``; raises ValueError with the valid names if it is not one of them."""
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}.")
     return backend
 
 
 def requested(backend: str | None) -> str:
-    """The backend asked for by the ``backend=`` argument, else `use_backend`, else QMKERNELS_BACKEND, else "auto"."""
+    """Returns the backend from the ``backend=`` argument, else `use_backend`, else QMKERNELS_BACKEND, else "auto"."""
     return _backend_in_use if backend is None else check_name(backend)
 
 
 @contextlib.contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Within the block every op runs on ``backend``: "auto", "cuda", "triton", "cpu" or "reference".
+    """Runs every op in the block on ``backend``: "auto", "cuda", "triton", "cpu" or "reference".
 
-    It holds for the whole process, threads included. An op's backward pass runs on the backend of its forward pass.
-    Raises ValueError for an unknown name; the op raises RuntimeError where the backend cannot run its tensors.
+    It applies to the whole process, threads included. An op's backward pass runs on the backend of its forward pass.
+    Raises ValueError for an unknown name; an op raises RuntimeError if the backend cannot run its tensors.
     """
     global _backend_in_use
     previous, _backend_in_use = _backend_in_use, check_name(backend)
@@ -63,7 +63,7 @@ def use_backend(backend: str) -> Iterator[None]:
 
 @cache
 def why_not(backend: str, op: str, device_type: str) -> str | None:
-    """None where ``backend`` runs ``op`` on tensors of ``device_type``; otherwise a sentence that says why not."""
+    """Returns None if ``backend`` runs ``op`` on tensors of ``device_type``, otherwise a sentence that says why not."""
     if op not in OPS:
         return f"there is no op named {op!r}"
     if backend == "reference":
@@ -96,15 +96,15 @@ def _load(name: str, op: str) -> Backend:
 
 @cache
 def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
-    """The backend that runs ``op`` on tensors of ``device_type``.
+    """Returns the backend that runs ``op`` on tensors of ``device_type``.
 
-    Raises RuntimeError where ``backend`` is named and cannot: the sentence of `why_not` and the names that can.
+    Raises RuntimeError if a requested backend cannot, with `why_not`'s sentence and the names of those that can.
     """
     if backend != "auto":
         reason = why_not(backend, op, device_type)
         if reason is not None:
             able = [name for name in BACKENDS if why_not(name, op, device_type) is None]
-            raise RuntimeError(f"{op}: backend {backend!r} cannot run here: {reason}. Able to: {', '.join(able)}.")
+            raise RuntimeError(f"{op}: backend {backend!r} cannot run here: {reason}. Choose from: {', '.join(able)}.")
         return _load(backend, op)
     for name in _AUTO_ORDER.get(device_type, ("reference",)):
         reason = why_not(name, op, device_type)
@@ -116,15 +116,15 @@ def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
 
 @cache
 def functions(op: str, names: tuple[str, ...], device: torch.device, backend: str) -> tuple[Callable, ...]:
-    """The functions of ``op`` with such names, of the backend that runs it on ``device``, for tensors of any strides;
-    errors as of `resolve`."""
+    """Returns the named functions of ``op``, from the backend that runs it on ``device``, for tensors of any strides;
+    raises as `resolve` does."""
     module = resolve(op, device.type, backend).module
     return tuple(core.replayed(_of_any_strides(getattr(module, name))) for name in names)
 
 
 def _of_any_strides(function: Callable) -> Callable:
-    """A backend's function, whose tensors are contiguous, for tensors that need not be. Recorded launches are repeated
-    for contiguous ones alone, so a repetition needs no look at the strides here."""
+    """Wraps a backend's function, which needs contiguous tensors, for tensors of any strides. Recorded launches are
+    repeated only for contiguous tensors, so repeating them skips this check."""
 
     @wraps(function)
     def run(*arguments):

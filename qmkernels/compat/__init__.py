@@ -1,4 +1,4 @@
-"""Existing code, unchanged, on these kernels."""
+"""Runs existing code, unchanged, on these kernels."""
 
 from .accelerate import accelerate
 from .torchqmet import install_torchqmet

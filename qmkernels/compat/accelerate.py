@@ -1,4 +1,4 @@
-"""Live modules that hold torchqmet's heads, on these kernels."""
+"""Switches live modules from torchqmet's heads to these kernels."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from .torchqmet import HEADS, stand_ins
 
 
 def accelerate(module: nn.Module) -> nn.Module:
-    """Makes every torchqmet head inside ``module`` one of this package's, in place.
+    """Turns every torchqmet head inside ``module`` into this package's, in place.
 
-    A head and what it is made of change their class and nothing else: parameters and buffers are the same objects, so
-    that optimizers, ``requires_grad``, hooks, the training flag and everyone who holds the head go on as they were.
-    The heads' attributes and ``state_dict`` keys are the same in both packages. No longer true is ``isinstance`` of
-    torchqmet's own classes.
+    Only the classes of a head and its parts change. Parameters and buffers stay the same objects, so optimizers,
+    ``requires_grad``, hooks, the training flag and references to the head all keep working. Attributes and
+    ``state_dict`` keys are the same in both packages; ``isinstance`` checks of torchqmet's own classes become false.
 
-    A class derived from one of torchqmet's heads may rely on anything of it and is left alone, with one warning that
-    names all such classes. Heads of this package and everything else are left as they are; calling it again changes
-    nothing. Compiled functions that hold a head compile again.
+    A class derived from a torchqmet head may rely on any of its details and is left alone, with one warning that names
+    all such classes. Everything else stays unchanged, and calling it again changes nothing. Compiled functions that
+    hold a head compile again.
 
     Args:
-        module (nn.Module): Any module, a head itself for example.
+        module (nn.Module): Any module, for example a head itself.
 
     Returns:
         ``module``.
@@ -51,8 +50,8 @@ def accelerate(module: nn.Module) -> nn.Module:
             left_alone.add(f"{kind.__module__}.{kind.__qualname__}")
     if left_alone:
         warnings.warn(
-            f"accelerate: left alone, because derived from torchqmet's heads: {', '.join(sorted(left_alone))}. "
-            f"Call qmkernels.compat.install_torchqmet() before these classes are defined.",
+            f"accelerate: left alone, because they derive from torchqmet's heads: "
+            f"{', '.join(sorted(left_alone))}. Call qmkernels.compat.install_torchqmet() before they are defined.",
             stacklevel=2,
         )
     return module

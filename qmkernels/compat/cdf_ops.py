@@ -1,4 +1,4 @@
-"""The functions of ``torchqmet.pqe.cdf_ops``, without an extension that is compiled at first use."""
+"""The functions of ``torchqmet.pqe.cdf_ops``, without an extension to compile at first use."""
 
 from __future__ import annotations
 
@@ -26,28 +26,27 @@ log_ndtr = torch.special.log_ndtr
 
 
 def prob_two_poisson_le(mu1: Tensor, mu2: Tensor) -> Tensor:
-    """Pr[Poisson(mu1) <= Poisson(mu2)], elementwise."""
+    """Computes Pr[Poisson(mu1) <= Poisson(mu2)], elementwise."""
     return poisson_le(mu1, mu2)
 
 
 def prob_two_poisson_gt(mu1: Tensor, mu2: Tensor) -> Tensor:
-    """Pr[Poisson(mu1) > Poisson(mu2)], elementwise."""
+    """Computes Pr[Poisson(mu1) > Poisson(mu2)], elementwise."""
     return poisson_gt(mu1, mu2)
 
 
 def prod_ndtr(x: Tensor, *, dim: int = -1) -> Tensor:
-    """The product over ``dim`` of the standard normal distribution function."""
+    """Computes the product over ``dim`` of the standard normal distribution function."""
     return log_ndtr(x).sum(dim=dim).exp()
 
 
 def chndtr(x: Tensor, df: Tensor | float, nc: Tensor) -> Tensor:
-    """The distribution function of the non-central chi-square distribution, for ``df=2``, which is all that PQE needs.
+    """Computes the non-central chi-square distribution function for ``df=2``, which is all that PQE needs.
 
     Raises NotImplementedError for other degrees of freedom.
     """
     if isinstance(df, Tensor) or df != 2:
         raise NotImplementedError(
-            "chndtr: qmkernels has the non-central chi-square distribution for 2 degrees of freedom alone, given as a "
-            f"number, got df={df}; scipy.special.chndtr has the others."
+            f"chndtr: df must be the number 2, got {df}; scipy.special.chndtr supports other degrees of freedom."
         )
     return poisson_gt(x / 2, nc / 2)

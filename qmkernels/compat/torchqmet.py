@@ -1,4 +1,4 @@
-"""``import torchqmet`` gives these modules: the drop-in for code written for that package."""
+"""The modules that ``import torchqmet`` gives: a drop-in for code written for that package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..nn import deep_linear_net, mrn, neural_norms, pqe_measures, pqe_shapes, r
 from ..ops.iqe import iqe
 from . import cdf_ops
 
-# The interface that these modules follow; the local part tells them from the original.
+# The version of the interface that these modules follow; its local part tells them from the original.
 VERSION = "0.1.0+qmkernels"
 
 # The heads, in torchqmet's order.
@@ -23,16 +23,16 @@ HEADS = ("PQE", "PQELH", "PQEGG", "IQE", "MRN", "MRNFixed", "DeepNorm", "WideNor
 
 
 def install_torchqmet() -> ModuleType:
-    """Makes ``import torchqmet`` and its submodules give the modules of this package, from now on, in this process.
+    """Makes ``import torchqmet`` and its submodules give this package's modules, from now on, in this process.
 
-    It does not matter whether torchqmet is installed, nor whether it was imported already. Calling it again changes
-    nothing. Call it before the code that uses torchqmet is imported: names that were bound earlier, by
-    ``import torchqmet`` or ``from torchqmet import IQE``, keep what they had, and so do classes derived from
-    torchqmet's and live modules, which `accelerate` is for. Weights move by ``state_dict``, whose keys are the same; a
-    whole module that was pickled with torchqmet loads as one of ours.
+    It works whether or not torchqmet is installed or already imported, and calling it again changes nothing. Call it
+    before importing code that uses torchqmet: names bound earlier, by ``import torchqmet`` or
+    ``from torchqmet import IQE``, keep their values, and so do derived classes and live modules (for those see
+    `accelerate`). Weights transfer by ``state_dict``, whose keys are the same; a whole module that was pickled with
+    torchqmet loads as one of this package's.
 
     Returns:
-        The module that ``import torchqmet`` gives from now on.
+        The module that ``import torchqmet`` now gives.
 
     Examples::
 
@@ -57,7 +57,7 @@ def install_torchqmet() -> ModuleType:
 
 
 def stand_ins() -> dict[str, ModuleType]:
-    """The modules by the names under which torchqmet has them: what each holds is ours."""
+    """Returns this package's modules, keyed by torchqmet's names for them."""
     heads = {name: getattr(nn, name) for name in HEADS}
     base = {"QuasimetricBase": nn.QuasimetricBase}
     measures = _public(pqe_measures, "MeasureBase", "LebesgueMeasure", "GaussianBasedMeasure")
@@ -70,7 +70,7 @@ def stand_ins() -> dict[str, ModuleType]:
             **heads,
             **_public(reductions, "ReductionBase", "make_reduction"),
             **_public(transforms, "TransformBase", "make_transform"),
-            __doc__="qmkernels in the place of torchqmet; see qmkernels.compat.install_torchqmet.",
+            __doc__="qmkernels in place of torchqmet; see qmkernels.compat.install_torchqmet.",
             __version__=VERSION,
             __all__=list(HEADS),
             __path__=[],
@@ -105,7 +105,7 @@ def _public(module: ModuleType, *names: str) -> dict[str, object]:
 
 
 def _module(name: str, **contents: object) -> ModuleType:
-    """A module of that name. With a ``__path__``, which is empty, a package: never one of an installed torchqmet."""
+    """Makes a module of that name; an empty ``__path__`` makes it a package that never reads an installed one."""
     module = ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, is_package="__path__" in contents)
     vars(module).update(contents)
@@ -113,10 +113,10 @@ def _module(name: str, **contents: object) -> ModuleType:
 
 
 def _components(x: Tensor, y: Tensor) -> Tensor:
-    """torchqmet's function ``torchqmet.iqe.iqe``: x and y ``(..., C, K)`` to the components ``(..., C)``."""
+    """Stands in for ``torchqmet.iqe.iqe``: maps x and y ``(..., C, K)`` to the components ``(..., C)``."""
     return iqe(x.flatten(-2), y.flatten(-2), x.shape[-1], reduction="none")
 
 
 def _sigmoid_pow(x: Tensor, y: Tensor) -> Tensor:
-    """``sigmoid(x) ** y``, whose gradient is finite where the sigmoid underflows."""
+    """Computes ``sigmoid(x) ** y``, with a finite gradient where the sigmoid underflows."""
     return torch.exp(functional.logsigmoid(x) * y)

@@ -15,22 +15,22 @@ from .transitions import Arrays, batch_of, check_horizon, stored_dtype, windows_
 
 
 class Dataset:
-    """Transitions of whole episodes, one after another, in numpy arrays; gymnasium's meaning of the names.
+    """Transitions of whole episodes, one after another, in numpy arrays; names mean what they mean in gymnasium.
 
     Args:
-        observation, next_observation: (N, observation_size); float32 in here, as all floats.
+        observation, next_observation: (N, observation_size); stored as float32, like all floats.
         action: (N, action_size) float, or (N,) integers.
         reward: (N,). Default 0.
-        terminated: (N,) bool, the environment ended the episode with this transition. Default: nowhere.
-        truncated: (N,) bool, the episode was cut off after this transition, by time or by the end of the data.
+        terminated: (N,) bool, whether the environment ended the episode with this transition. Default: nowhere.
+        truncated: (N,) bool, whether the episode was cut off after this transition, by time or by the end of the data.
         achieved_goal: (N, goal_size), what next_observation achieves; None: goals are observations.
-        action_space: a Box or Discrete that all actions must be in.
+        action_space: a Box or Discrete that must contain all actions.
 
-    The last transition ends its episode, whatever it says.
+    The last transition always ends its episode.
 
     Raises:
-        ValueError: arrays of other lengths, values that are not finite, actions outside their space, or no end of an
-            episode anywhere: without those, goals would cross from one episode to the next.
+        ValueError: arrays differ in length, values are not finite, actions are outside their space, or no episode ends:
+            goals would then cross from one episode to the next.
     """
 
     def __init__(
@@ -46,11 +46,9 @@ class Dataset:
         action_space: Any = None,
     ) -> None:
         if terminated is None and truncated is None:
-            raise ValueError(
-                "Dataset: give terminated, truncated or both; without terminals nothing says where episodes end."
-            )
+            raise ValueError("Dataset: give terminated, truncated or both; otherwise the ends of episodes are unknown.")
         size = len(observation)
-        given = {
+        columns = {
             "observation": observation,
             "action": action,
             "next_observation": next_observation,
@@ -59,9 +57,9 @@ class Dataset:
             "truncated": numpy.zeros(size, bool) if truncated is None else numpy.array(truncated, bool),
         }
         if achieved_goal is not None:
-            given["achieved_goal"] = achieved_goal
+            columns["achieved_goal"] = achieved_goal
         self.arrays: Arrays = {}
-        for name, value in given.items():
+        for name, value in columns.items():
             array = numpy.asarray(value)
             self.arrays[name] = numpy.ascontiguousarray(array, dtype=stored_dtype(array))
         self._check()
@@ -76,15 +74,15 @@ class Dataset:
             self.arrays["truncated"][-1] = ends[-1] = True
         last = numpy.flatnonzero(ends)
         self.episode_end = last[numpy.searchsorted(last, numpy.arange(size))]
-        """Index of the last transition of each one's episode, (N,)."""
+        """Index of the last transition of each transition's episode, (N,)."""
         self.longest_episode = int(numpy.diff(last, prepend=-1).max())
         """In transitions."""
 
     @classmethod
     def from_minari(cls, dataset: Any, *, check_space: bool = True) -> Dataset:
-        """A Minari dataset, or the name of one on this machine (nothing is downloaded).
+        """Reads a Minari dataset, given itself or as the name of a local one (nothing is downloaded).
 
-        Where observations are dictionaries with ``achieved_goal``, goals are those.
+        If observations are dictionaries, ``achieved_goal`` supplies the goals.
         """
         if isinstance(dataset, str):
             import minari
@@ -93,7 +91,10 @@ class Dataset:
                 dataset = minari.load_dataset(dataset)
             except FileNotFoundError as error:
                 known = ", ".join(minari.list_local_datasets()) or "none"
-                raise ValueError(f"No Minari dataset {dataset!r} on this machine; there are: {known}.") from error
+                raise ValueError(
+                    f"No Minari dataset {dataset!r} on this machine; there are: {known}. To download a public one: "
+                    f"minari download {dataset}"
+                ) from error
         parts: dict[str, list[numpy.ndarray]] = {}
         for episode in dataset.iterate_episodes():
             observations, achieved = episode.observations, None
@@ -104,9 +105,9 @@ class Dataset:
                 observations, achieved = observations["observation"], observations["achieved_goal"]
             length = len(episode.actions)
             truncated = numpy.asarray(episode.truncations, dtype=bool).copy()
-            # An episode is whole in itself, also where its recording just stopped.
+            # An episode ends with its last transition, even if the recording just stopped.
             truncated[-1] |= not episode.terminations[-1]
-            found = {
+            columns = {
                 "observation": observations[:length],
                 "action": episode.actions,
                 "next_observation": observations[1 : length + 1],
@@ -115,7 +116,7 @@ class Dataset:
                 "truncated": truncated,
                 "achieved_goal": None if achieved is None else achieved[1 : length + 1],
             }
-            for name, value in found.items():
+            for name, value in columns.items():
                 if value is not None:
                     parts.setdefault(name, []).append(numpy.asarray(value))
         if not parts:
@@ -125,14 +126,14 @@ class Dataset:
 
     @classmethod
     def from_ogbench(cls, path: str | Path, *, action_space: Any = None) -> Dataset:
-        """An OGBench file, the ``.npz`` of a dataset or its ``-val``: rows of observations, actions and terminals.
+        """Reads an OGBench file, the ``.npz`` of a dataset or its ``-val``: observations, actions and terminals.
 
-        The last row of an episode, which is flagged terminal, is a state without an action; the transition before it is
-        truncated, for the episodes of OGBench end by time. Goals are observations. ``rewards``, where the file has
-        them, are read too; other arrays are not.
+        An episode's last row, which is flagged terminal, is a state without an action; the transition before it is
+        truncated, because OGBench's episodes end by time. Goals are observations. ``rewards`` are read if the file has
+        them; other arrays are not.
 
-        Raises ValueError as `Dataset` does, and where there is no such file, or one without one of the three arrays,
-        whose rows differ in number, or whose observations are images.
+        Raises ValueError as `Dataset` does, and if there is no such file, it lacks one of the three arrays, they differ
+        in length, or observations are images.
 
         Source: Park et al. 2024, arXiv 2410.20092, and the loader of its package.
         """
@@ -151,24 +152,24 @@ class Dataset:
         if observations.ndim != 2:
             raise ValueError(
                 f"Dataset.from_ogbench: observations must be vectors, (N, size), got {observations.shape}; images are "
-                "not read."
+                "not supported."
             )
         is_last = rows["terminals"].astype(bool)
         if not is_last.any():
             raise ValueError(f"Dataset.from_ogbench: {path} flags no row as terminal.")
         is_last[-1:] = True  # the file's last state has no next one, flagged or not
-        begun = numpy.flatnonzero(~is_last)
+        starts = numpy.flatnonzero(~is_last)
         return cls(
-            observations[begun],
-            rows["actions"][begun],
-            observations[begun + 1],
-            reward=rows["rewards"][begun] if "rewards" in rows else None,
-            truncated=is_last[begun + 1],
+            observations[starts],
+            rows["actions"][starts],
+            observations[starts + 1],
+            reward=rows["rewards"][starts] if "rewards" in rows else None,
+            truncated=is_last[starts + 1],
             action_space=action_space,
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes an ``.npz`` file that `load` reads; an earlier one is replaced when the new one is whole."""
+        """Writes an ``.npz`` file that `load` reads; an earlier file is replaced once the new one is complete."""
         path = Path(path)
         partial = path.with_name(f"{path.name}.partial")
         with partial.open("wb") as file:
@@ -188,21 +189,21 @@ class Dataset:
         return len(numpy.unique(self.episode_end))
 
     def sample(self, size: int, goals: Goals, generator: numpy.random.Generator) -> dict[str, Tensor]:
-        """A batch of ``size`` transitions, uniform with replacement, on the CPU: the arrays' rows, and their goals.
+        """Draws ``size`` transitions, uniformly with replacement, and returns their rows and goals on the CPU.
 
-        ``goals`` draws "goal"; a dictionary of samplers draws one goal of each name, such as an actor's own.
-        "goal_is_next" says of each whether it is the row's own next state.
+        ``goals`` draws "goal"; a dictionary of samplers draws one goal per name, such as an actor's own.
+        "goal_is_next" tells whether the goal is the row's own next state.
         """
         indices = generator.integers(len(self), size=size)
         chosen = sample_goals(goals, indices, self.episode_end[indices], (0, len(self)), generator)
         return batch_of(self.arrays, indices, chosen)
 
     def sample_windows(self, size: int, horizon: int, generator: numpy.random.Generator) -> dict[str, Tensor]:
-        """``size`` windows of ``horizon`` transitions one after another, which begin at any, with replacement.
+        """Draws ``size`` windows of ``horizon`` successive transitions, which start anywhere, with replacement.
 
-        On the CPU: observation (B, H + 1, ...), action (B, H, ...), and so reward, terminated and the others, and mask
-        (B, H), which is False after the episode's end, where its last transition is repeated. ValueError for a horizon
-        longer than every episode.
+        Returns on the CPU: observation (B, H + 1, ...), action (B, H, ...), likewise reward, terminated and the others,
+        and mask (B, H), which is False after the episode's end, where its last transition is repeated. ValueError if
+        the horizon exceeds every episode.
         """
         check_horizon(horizon, self.longest_episode)
         indices = generator.integers(len(self), size=size)
@@ -211,12 +212,12 @@ class Dataset:
     def _check(self) -> None:
         size = len(self.arrays["observation"])
         if size == 0:
-            raise ValueError("Dataset: there are no transitions.")
+            raise ValueError("Dataset: observation must have at least one row, got none.")
         for name, array in self.arrays.items():
             if len(array) != size:
-                raise ValueError(f"Dataset: {name} must have {size} rows as observation has, got {len(array)}.")
+                raise ValueError(f"Dataset: {name} must have {size} rows, as many as observation, got {len(array)}.")
             if array.dtype == numpy.float32 and not numpy.isfinite(array).all():
-                raise ValueError(f"Dataset: {name} has values that are not finite.")
+                raise ValueError(f"Dataset: {name} must be finite, got NaN or infinity; leave those episodes out.")
         if self.arrays["observation"].shape != self.arrays["next_observation"].shape:
             raise ValueError(
                 f"Dataset: observation and next_observation must have the same shape, got "

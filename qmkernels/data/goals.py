@@ -1,4 +1,4 @@
-"""Which state becomes a transition's goal."""
+"""Sampling of the states that become transitions' goals."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ IntArray = NDArray[numpy.int64]
 
 @dataclass(frozen=True)
 class GoalSampler:
-    """Draws for each transition another, whose next state is its goal.
+    """Draws, for each transition, another one whose next state becomes its goal.
 
-    Four ways, each with a share of the draws; the shares add up to 1.
+    Each of four distributions makes a share of the draws; the shares add up to 1.
 
     Attributes:
         current: the transition's own next state.
         geometric: a state of the same episode k steps after the next one, with probability proportional to
-            ``discount ** k`` among the k that the episode still has (QRL, contrastive RL; others cut the tail off onto
-            the last state instead).
-        uniform: a state of the same episode from the next to the last, all alike (HER's "future").
-        random: the next state of any transition, all alike.
-        discount: of the geometric share, 0 to 1; with 1 it is uniform, with 0 it is the next state.
+            ``discount ** k`` over the k left in the episode (QRL, contrastive RL; others move the tail to the last
+            state instead).
+        uniform: a state of the same episode, from the next to the last, uniformly (HER's "future").
+        random: the next state of any transition, uniformly.
+        discount: of the geometric share, 0 to 1; 1 makes it uniform, 0 the next state.
 
     Example:
         >>> import numpy
@@ -53,13 +53,13 @@ class GoalSampler:
     def sample(
         self, indices: IntArray, episode_ends: IntArray, valid: tuple[int, int], generator: numpy.random.Generator
     ) -> IntArray:
-        """Indices (B,) of the transitions whose next states are the goals.
+        """Returns the indices (B,) of the transitions whose next states are the goals.
 
         Args:
-            indices: the transitions, (B,).
-            episode_ends: the index of the last transition of each one's episode, (B,).
-            valid: first index, and one past the last, that "random" draws from.
-            generator: the same state gives the same goals; three draws a transition, whatever the shares.
+            indices: of the transitions, (B,).
+            episode_ends: index of the last transition of each transition's episode, (B,).
+            valid: range from which "random" draws: its first index and one past its last.
+            generator: the same state gives the same goals; draws three numbers per transition, whatever the shares.
         """
         size = len(indices)
         way = generator.choice(4, size=size, p=self._shares())
@@ -67,7 +67,7 @@ class GoalSampler:
         anywhere = generator.integers(*valid, size=size)
         remaining = episode_ends - indices + 1
         uniform = numpy.floor(position * remaining).astype(numpy.int64)
-        # Rounding could reach the episode's end itself.
+        # Rounding could step past the episode's last transition.
         later = numpy.where(way == 1, self._geometric(position, remaining), uniform).clip(0, remaining - 1)
         return numpy.select([way == 0, way == 3], [indices, anywhere], indices + later)
 
@@ -75,7 +75,7 @@ class GoalSampler:
         return self.current, self.geometric, self.uniform, self.random
 
     def _geometric(self, position: NDArray[numpy.float64], remaining: IntArray) -> IntArray:
-        """The inverse of the distribution function (1 - g^(k+1)) / (1 - g^remaining)."""
+        """Inverts the distribution function (1 - g^(k+1)) / (1 - g^remaining)."""
         if self.discount == 0:
             return numpy.zeros_like(remaining)
         if self.discount == 1:
@@ -91,6 +91,6 @@ Goals = GoalSampler | Mapping[str, GoalSampler]
 def sample_goals(
     goals: Goals, indices: IntArray, episode_ends: IntArray, valid: tuple[int, int], generator: numpy.random.Generator
 ) -> dict[str, IntArray]:
-    """Indices of goals by their names in a batch, drawn one after another; a sampler alone draws "goal"."""
+    """Draws the goals' indices in turn, keyed by their names in a batch; a single sampler draws "goal"."""
     named = {"goal": goals} if isinstance(goals, GoalSampler) else goals
     return {name: each.sample(indices, episode_ends, valid, generator) for name, each in named.items()}

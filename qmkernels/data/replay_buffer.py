@@ -1,4 +1,4 @@
-"""Online transitions of an environment."""
+"""Online transitions from an environment."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _OPEN = numpy.iinfo(numpy.int64).max
 
 
 class ReplayBuffer:
-    """The newest ``capacity`` transitions of one environment, step after step, with goals drawn anew in every batch.
+    """The newest ``capacity`` transitions of one environment, in order, with goals redrawn for every batch.
 
     Args:
-        environment: its observation space is a Dict with observation and, where it has goals, achieved_goal and
-            desired_goal; vectors.
-        capacity: in transitions; memory for all of them is taken at once.
-        extra: arrays that every transition has besides, such as an episode's skill: names to the shapes of a
-            transition's values, which are stored as float32.
+        environment: its observation space is a Dict of vectors: observation and, if it has goals, achieved_goal and
+            desired_goal.
+        capacity: in transitions; memory for all of them is allocated at once.
+        extra: further arrays, such as an episode's skill: maps names to the shapes of one transition's values, which
+            are stored as float32.
 
-    Transitions are numbered as they come, and a number's place is its remainder by the capacity. So an episode of
-    which the oldest part was overwritten keeps its later part, and what comes after a transition is still there.
+    Transitions are numbered in order of arrival and stored at their number modulo the capacity. So an episode whose
+    oldest part was overwritten keeps its later part, and a transition's successors are still there.
     """
 
     def __init__(self, environment: Any, capacity: int, *, extra: Mapping[str, tuple[int, ...]] | None = None) -> None:
@@ -49,7 +49,7 @@ class ReplayBuffer:
         self.arrays["terminated"], self.arrays["truncated"] = (numpy.zeros(capacity, bool) for _ in range(2))
         taken = [name for name in self._extra if name in self.arrays]
         if taken:
-            raise ValueError(f"ReplayBuffer: extra must have names of its own, got {', '.join(taken)}.")
+            raise ValueError(f"ReplayBuffer: extra must not reuse the names of other arrays, got {', '.join(taken)}.")
         self.arrays |= {name: numpy.zeros((capacity, *shape), numpy.float32) for name, shape in self._extra.items()}
         self._end = numpy.full(capacity, _OPEN)
         self._begin = 0
@@ -67,8 +67,8 @@ class ReplayBuffer:
         truncated: bool,
         **extra: Any,
     ) -> None:
-        """What ``environment.step(action)`` returned, the observation before it, and the values of the extra arrays; in
-        the order of time."""
+        """Adds what ``environment.step(action)`` returned, the observation before it, and the extra arrays' values; in
+        order of time."""
         missing = [key for key in self._keys if key not in next_observation]
         if missing:
             raise ValueError(f"ReplayBuffer.add: the observation lacks {', '.join(missing)}.")
@@ -100,40 +100,39 @@ class ReplayBuffer:
             self.end_episode()
 
     def end_episode(self) -> None:
-        """The next transition begins another episode; called by itself where one is terminated or truncated."""
+        """Makes the next transition begin a new episode; `add` calls it after a terminated or truncated one."""
         first = max(self._begin, self.num_added - self.capacity)
         self._end[numpy.arange(first, self.num_added) % self.capacity] = self.num_added - 1
         self._in_episode, self._begin = False, self.num_added
 
     def sample(self, size: int, goals: Goals, generator: numpy.random.Generator) -> dict[str, Tensor]:
-        """A batch of ``size`` transitions, uniform with replacement, on the CPU.
+        """Draws ``size`` transitions, uniformly with replacement, and returns them on the CPU.
 
-        ``achieved_goal`` is what next_observation achieves, ``goal``, or each name of a dictionary of samplers, what
-        `GoalSampler` draws among achieved goals, ``goal_is_next`` whether that is the row's own achieved goal, and
-        ``desired_goal`` what the environment wanted. Rewards are the environment's, for the desired goal. Of an
-        environment without goals, goals are next observations.
+        ``achieved_goal`` is what next_observation achieves. `GoalSampler` draws ``goal``, or each name in a dictionary
+        of samplers, among achieved goals; ``goal_is_next`` tells whether it is the row's own. ``desired_goal`` is the
+        environment's goal, for which it gave the rewards. If it has no goals, goals are next observations.
         """
         indices, ends = self._drawn(size, generator)
         chosen = sample_goals(goals, indices, ends, (self.num_added - len(self), self.num_added), generator)
-        places = {name: each % self.capacity for name, each in chosen.items()}
+        places = {name: numbers % self.capacity for name, numbers in chosen.items()}
         return batch_of(self.arrays, indices % self.capacity, places)
 
     def sample_windows(self, size: int, horizon: int, generator: numpy.random.Generator) -> dict[str, Tensor]:
-        """As `Dataset.sample_windows`; of an episode that is not over yet, what was added counts. An episode counts for
-        the longest one also where it was overwritten since."""
+        """Draws windows as `Dataset.sample_windows` does; an unfinished episode ends with its newest transition. The
+        longest episode is the longest ever added, even if it has been overwritten."""
         indices, ends = self._drawn(size, generator)
         check_horizon(horizon, self.longest_episode)
         return windows_of(self.arrays, indices, ends, horizon)
 
     def _drawn(self, size: int, generator: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Numbers of transitions, and of the last ones of their episodes, (size,) each."""
+        """Draws numbers of transitions; returns them and those of their episodes' last transitions, (size,) each."""
         if self.num_added == 0:
-            raise ValueError("ReplayBuffer.sample: nothing was added yet.")
+            raise ValueError("ReplayBuffer.sample: the buffer is empty; add transitions first.")
         indices = generator.integers(self.num_added - len(self), self.num_added, size=size)
         return indices, numpy.minimum(self._end[indices % self.capacity], self.num_added - 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that was stored, as tensors and numbers."""
+        """Returns everything that is stored, as tensors and numbers."""
         filled = {name: torch.from_numpy(array[: len(self)].copy()) for name, array in self.arrays.items()}
         end = torch.from_numpy(self._end[: len(self)].copy())
         numbers = {name: getattr(self, name) for name in ("capacity", "num_added", "longest_episode")}
@@ -143,16 +142,17 @@ class ReplayBuffer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["capacity"] != self.capacity:
             raise ValueError(
-                f"ReplayBuffer.load_state_dict: the capacity is {state['capacity']} there, {self.capacity} here."
+                f"ReplayBuffer.load_state_dict: the state's capacity must be {self.capacity}, as here, got "
+                f"{state['capacity']}."
             )
         for name, array in self.arrays.items():
-            found = state["arrays"][name]
-            if tuple(found.shape[1:]) != array.shape[1:]:
+            stored = state["arrays"][name]
+            if tuple(stored.shape[1:]) != array.shape[1:]:
                 raise ValueError(
-                    f"ReplayBuffer.load_state_dict: {name} has rows of {tuple(found.shape[1:])} there, "
-                    f"{array.shape[1:]} here."
+                    f"ReplayBuffer.load_state_dict: rows of the state's {name} must be {array.shape[1:]}, as here, got "
+                    f"{tuple(stored.shape[1:])}."
                 )
-            array[: len(found)] = found.numpy()
+            array[: len(stored)] = stored.numpy()
         self._end[: len(state["end"])] = state["end"].numpy()
         self.num_added, self._begin, self._in_episode = state["num_added"], state["begin"], state["in_episode"]
         self.longest_episode = state["longest_episode"]

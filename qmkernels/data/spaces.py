@@ -1,4 +1,4 @@
-"""Checks of gymnasium's spaces, by what they offer: gymnasium itself is not imported."""
+"""Checks of gymnasium spaces by their attributes, without importing gymnasium."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
 
 def has_goals(space: Any) -> bool:
-    """Whether an observation space is a Dict of observation, achieved_goal and desired_goal."""
+    """Returns whether an observation space is a Dict with observation, achieved_goal and desired_goal."""
     return all(key in (getattr(space, "spaces", None) or ()) for key in GOAL_KEYS)
 
 
 def check_goal_environment(environment: Any) -> None:
-    """ValueError where the environment has no goals, or observations and goals that are not flat vectors."""
-    if not has_goals(environment.observation_space):
+    """Raises ValueError unless the environment has goals, and observations and goals are flat vectors."""
+    space, name = environment.observation_space, _name(environment)
+    steps = getattr(getattr(environment, "spec", None), "max_episode_steps", None) or 200
+    if not has_goals(space):
         raise ValueError(
-            f"{_name(environment)} has no goals: its observation space must be a Dict with {', '.join(GOAL_KEYS)}, as "
-            f"of a GoalEnv, got {environment.observation_space}. Wrap it."
+            f"{name} has no goals: its observation space must be a Dict with {', '.join(GOAL_KEYS)}, as of a GoalEnv, "
+            f"got {space}. qmkernels.data.GoalWrapper adds goals: put this into a module my_env.py, and train with "
+            f"--env my_env:Goals-v0:\n"
+            f"  import gymnasium, qmkernels as qm\n"
+            f'  gymnasium.register("Goals-v0", lambda: qm.data.GoalWrapper(gymnasium.make("{name}"), success=0.1), '
+            f"max_episode_steps={steps})"
         )
     check_environment(environment)
 
 
 def check_environment(environment: Any) -> None:
-    """ValueError unless observations are a Dict with the vector "observation" and, where it has goals, theirs."""
+    """Raises ValueError unless observations are a Dict of vectors: "observation" and, if there are goals, theirs."""
     space = environment.observation_space
     spaces = getattr(space, "spaces", None) or {}
     if "observation" not in spaces:
@@ -44,7 +50,7 @@ def _name(environment: Any) -> str:
 
 
 def check_actions(actions: numpy.ndarray, space: Any) -> None:
-    """ValueError where one of the actions (N, ...) is outside a Discrete or a Box space, or not a number."""
+    """Raises ValueError if any of the actions (N, ...) is NaN or outside a Discrete or Box space."""
     actions = numpy.asarray(actions)
     if hasattr(space, "n"):
         if actions.ndim != 1 or not numpy.issubdtype(actions.dtype, numpy.integer):
@@ -55,7 +61,7 @@ def check_actions(actions: numpy.ndarray, space: Any) -> None:
             raise ValueError(
                 f"actions of {space} must be (N, {', '.join(map(str, space.shape))}), got {actions.shape}."
             )
-        # A float32 bound is not the same number in float64.
+        # A float32 bound differs from the same bound in float64.
         slack = 1e-5 * (space.high - space.low)
         inside = (
             ((actions >= space.low - slack) & (actions <= space.high + slack)).reshape(len(actions), -1).all(axis=1)

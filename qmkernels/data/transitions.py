@@ -1,4 +1,4 @@
-"""Batches from arrays of transitions, whoever stores them."""
+"""Batches from arrays of transitions, for datasets and replay buffers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Arrays = dict[str, numpy.ndarray]
 
 
 def batch_of(arrays: Arrays, places: numpy.ndarray, goal_places: Mapping[str, numpy.ndarray]) -> dict[str, Tensor]:
-    """Rows of the arrays as tensors on the CPU, and of each row, by name, what other transitions achieved.
+    """Returns rows of the arrays, and named goals that other transitions achieved, as tensors on the CPU.
 
-    Goals are ``achieved_goal`` where the arrays have it, otherwise ``next_observation``. NAME_is_next, (B,) bool, says
-    of each whether it is what the row itself achieved.
+    Goals are ``achieved_goal`` if the arrays have it, otherwise ``next_observation``. NAME_is_next, (B,) bool, tells
+    whether a goal is what the row itself achieved.
     """
     goals = arrays["achieved_goal"] if "achieved_goal" in arrays else arrays["next_observation"]
     batch = {name: torch.from_numpy(array[places]) for name, array in arrays.items()}
@@ -24,17 +24,17 @@ def batch_of(arrays: Arrays, places: numpy.ndarray, goal_places: Mapping[str, nu
 
 
 def windows_of(arrays: Arrays, numbers: numpy.ndarray, ends: numpy.ndarray, horizon: int) -> dict[str, Tensor]:
-    """Windows of ``horizon`` transitions one after another, as tensors on the CPU.
+    """Returns windows of ``horizon`` successive transitions as tensors on the CPU.
 
     Args:
-        arrays: (capacity, ...) each; the transition of a number is at its remainder by the capacity.
-        numbers: the first transition of each window, (B,).
-        ends: the last transition of each one's episode, (B,).
+        arrays: (capacity, ...) each; a transition is stored at its number modulo the capacity.
+        numbers: of the first transition of each window, (B,).
+        ends: number of the last transition of each window's episode, (B,).
 
     Returns:
-        ``observation`` (B, horizon + 1, ...), of which the last is that after the last transition; every other array
-        but next_observation, (B, horizon, ...); ``mask`` (B, horizon), whether the transition is of the episode. After
-        its end the last transition is repeated, and of observations the one after it.
+        ``observation`` (B, horizon + 1, ...), which ends with the observation after the last transition; every other
+        array except next_observation, (B, horizon, ...); and ``mask`` (B, horizon), whether the transition belongs to
+        the episode. After its end the last transition and its next observation are repeated.
     """
     places = numbers[:, None] + numpy.arange(horizon)
     mask = places <= ends[:, None]
@@ -46,15 +46,15 @@ def windows_of(arrays: Arrays, numbers: numpy.ndarray, ends: numpy.ndarray, hori
 
 
 def check_horizon(horizon: int, longest_episode: int) -> None:
-    """ValueError unless an episode has as many transitions."""
+    """Raises ValueError unless some episode has that many transitions."""
     if not 1 <= horizon <= longest_episode:
         raise ValueError(
-            f"A window must have from 1 to {longest_episode} transitions, which the longest episode has, got {horizon}."
+            f"A window must have from 1 to {longest_episode} transitions, the longest episode's, got {horizon}."
         )
 
 
 def stored_dtype(array: numpy.ndarray) -> numpy.dtype:
-    """Integers as int64, truth values as they are, everything else as float32."""
+    """Returns the dtype to store an array in: int64 for integers, bool for bools, float32 for everything else."""
     if array.dtype == numpy.bool_:
         return array.dtype
     return numpy.dtype(numpy.int64 if numpy.issubdtype(array.dtype, numpy.integer) else numpy.float32)

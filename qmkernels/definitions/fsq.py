@@ -1,7 +1,7 @@
 """Finite scalar quantisation in plain PyTorch: the definition of the op ``fsq``.
 
-The last dimension is groups of n values; value j of a group is bounded by a tanh and rounded to one of ``levels[j]``
-numbers. Where the number is even, the tanh is shifted so that 0 is still the middle of a level.
+The last dimension consists of groups of n values; a tanh bounds value j of a group, which is rounded to one of
+``levels[j]`` numbers. For even counts the tanh is shifted so that 0 stays the middle of a level.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# With more levels the bound, a thousandth beyond the outermost level, would round to one that does not exist.
+# With more levels, the bound, a thousandth beyond the outermost level, would round to a level that does not exist.
 MOST_LEVELS = 1000
 
 
 class FsqConstants(NamedTuple):
-    """What one value of a group is quantised with.
+    """The constants that quantise one value of a group.
 
     digit = round(tanh(z + shift) * half - offset), code = digit / width; ``place`` is the digit's weight in the index.
     """
@@ -41,7 +41,7 @@ def constants(levels: Sequence[int]) -> list[FsqConstants]:
 
 
 def _row(values: Iterable[float], like: Tensor) -> Tensor:
-    """Numbers as a tensor; filled on the device, because a copy to it would wait."""
+    """Returns numbers as a tensor, filled on the device, because copying them would wait for it."""
     return torch.stack([like.new_full((), value) for value in values])
 
 
@@ -50,7 +50,7 @@ def _groups(z: Tensor, levels: Sequence[int]) -> Tensor:
 
 
 def fsq(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The codes (..., G * n) and the groups' indices (..., G), -1 where a value of the group is NaN."""
+    """Returns codes (..., G * n) and the groups' indices (..., G), -1 if a value of the group is NaN."""
     shift, half, offset, width, place = zip(*constants(levels), strict=True)
     bounded = (_groups(z, levels) + _row(shift, z)).tanh() * _row(half, z) - _row(offset, z)
     width = _row(width, z)
@@ -60,20 +60,20 @@ def fsq(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def straight_through(z: Tensor, levels: Sequence[int]) -> Tensor:
-    """The smooth function whose derivative stands for that of the codes: they without the rounding and the offset."""
+    """Computes the codes without rounding and offset: a smooth function whose derivative replaces that of the codes."""
     shift, half, _, width, _ = zip(*constants(levels), strict=True)
     return ((_groups(z, levels) + _row(shift, z)).tanh() * (_row(half, z) / _row(width, z))).flatten(-2)
 
 
 def gradient(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
-    """The derivative of (grad_codes * straight_through(z)).sum() by z."""
+    """Returns the derivative of (grad_codes * straight_through(z)).sum() by z."""
     shift, half, _, width, _ = zip(*constants(levels), strict=True)
     slope = 1 - (_groups(z, levels) + _row(shift, z)).tanh().square()
     return grad_codes * (slope * (_row(half, z) / _row(width, z))).flatten(-2)
 
 
 def codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """The codes (..., G * n) of indices (..., G); NaN where an index is none that `fsq` gives."""
+    """Returns the codes (..., G * n) of indices (..., G); NaN for an index that `fsq` never gives."""
     parts = [
         ((indices.div(one.place, rounding_mode="floor") % count) - one.width).to(dtype) / one.width
         for one, count in zip(constants(levels), levels, strict=True)

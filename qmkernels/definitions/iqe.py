@@ -1,8 +1,8 @@
-"""IQE, the interval quasimetric embedding, in plain PyTorch: the definition every backend is held against.
+"""IQE, the interval quasimetric embedding, in plain PyTorch: the definition of the op ``iqe``.
 
 Wang & Isola 2022, "Improved Representation of Asymmetrical Distances with Interval Quasimetric Embeddings"
 (arXiv 2211.15120). Notation: ``x`` from, ``y`` to, both ``(..., D)``; D = C * K, C components of K values.
-The component is the length of the union over k of the open intervals (x_k, y_k); an interval with x_k >= y_k is
+A component is the length of the union over k of the open intervals (x_k, y_k); an interval with x_k >= y_k is
 empty. Infinite coordinates count as the largest finite number of the dtype; NaN gives NaN.
 """
 
@@ -21,7 +21,7 @@ REDUCTIONS = ("none", "sum", "mean", "max", "maxmean", "spread")
 
 
 class IqeSettings(NamedTuple):
-    """Which IQE: a plain number and names, in the order in which ops and backends take them."""
+    """Settings of IQE, a plain number and names, in the order in which ops and backends take them."""
 
     dim_per_component: int
     reduction: str = "maxmean"
@@ -29,7 +29,7 @@ class IqeSettings(NamedTuple):
 
 
 class WeightLink(NamedTuple):
-    """What makes the weight of the maximum of ``max_weight``, and the derivative of that from the weight."""
+    """A function from ``max_weight`` to the weight of the maximum, and its derivative as a function of the weight."""
 
     weight: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
@@ -43,12 +43,12 @@ WEIGHT_LINKS = {
 
 
 def keeps_largest(reduction: str) -> bool:
-    """Whether forward keeps for backward which component is the largest."""
+    """Returns whether forward keeps the index of the largest component for backward."""
     return reduction in ("max", "maxmean", "spread")
 
 
 def _sorted_by_x(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The components' intervals in the order of their left coordinates, and that order: each (..., C, K)."""
+    """Returns the components' intervals in the order of their left coordinates, and that order: each (..., C, K)."""
     highest = torch.finfo(x.dtype).max
     x = x.clamp(-highest, highest).unflatten(-1, (-1, dim_per_component))
     y = y.clamp(-highest, highest).unflatten(-1, (-1, dim_per_component))
@@ -58,15 +58,15 @@ def _sorted_by_x(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[Tensor, 
 
 
 def _furthest_before(y: Tensor) -> Tensor:
-    """The largest y among the earlier intervals of the component; for the first one the lowest finite number."""
+    """Returns the largest y of the component's earlier intervals; for the first one, the lowest finite number."""
     lowest = torch.full_like(y[..., :1], torch.finfo(y.dtype).min)
     return torch.cat([lowest, y.cummax(dim=-1).values[..., :-1]], dim=-1)
 
 
 def components(x: Tensor, y: Tensor, dim_per_component: int) -> Tensor:
-    """Lengths of the unions, (..., C); leading dimensions broadcast; differentiable by autograd.
+    """Computes the lengths of the unions, (..., C); leading dimensions broadcast; differentiable by autograd.
 
-    In the order of x each interval adds what reaches beyond everything before it:
+    In the order of x each interval adds the part that reaches beyond all intervals before it:
     ``begin_k = max(x_k, y_1, ..., y_(k-1))``, ``length = sum_k relu(y_k - begin_k)``.
     """
     x, y, _ = _sorted_by_x(x, y, dim_per_component)
@@ -76,18 +76,18 @@ def components(x: Tensor, y: Tensor, dim_per_component: int) -> Tensor:
 
 
 def ends(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
-    """Which coordinates end a connected piece of the union: two bool tensors (..., C, K), for x and for y.
+    """Finds the coordinates that end a connected piece of the union: two bool tensors (..., C, K), for x and for y.
 
-    The gradient of ``components`` is minus the first for x and plus the second for y. A piece has one left and one
-    right end also where several coordinates tie; intervals that only touch are separate pieces. A component with a NaN
-    is marked by ends that no union has: every x is a left end and no y a right end; `slopes` makes them NaN.
+    The gradient of ``components`` is minus the first by x and the second by y. A piece has one left and one right end,
+    even if several coordinates tie; intervals that only touch are separate pieces. A component with a NaN is marked by
+    ends that no union has: every x is a left end and no y a right end; `slopes` turns them into NaN.
     """
     has_nan = (x.isnan() | y.isnan()).unflatten(-1, (-1, dim_per_component)).any(dim=-1, keepdim=True)
     x, y, order = _sorted_by_x(x, y, dim_per_component)
     furthest = _furthest_before(y)
     extends = y > torch.maximum(furthest, x)
     starts = extends & (x >= furthest)
-    # A piece's right end is its last interval that extends it: the next one that extends anything starts a new piece.
+    # A piece's right end is its last interval that extends it: the next extending interval starts a new piece.
     size = dim_per_component
     index = torch.arange(size, device=x.device).expand(y.shape)
     here_or_later = torch.where(extends, index, size).flip(-1).cummin(dim=-1).values.flip(-1)
@@ -99,21 +99,21 @@ def ends(x: Tensor, y: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
 
 
 def slopes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """`ends` to minus the derivative of the length by x and that by y, float32: 1 at ends, else 0; in a component with
-    a NaN, NaN."""
+    """Returns, for `ends`, minus the derivative of the length by x, and that by y, in float32: 1 at ends, else 0; NaN
+    in a component with a NaN."""
     has_nan = left.all(dim=-1, keepdim=True) & ~right.any(dim=-1, keepdim=True)
     return tuple(torch.where(has_nan, torch.nan, ends.float()) for ends in (left, right))
 
 
 def weights_of_rows(max_weight: Tensor | None, weight_link: str, rows: Sequence[int]) -> Tensor | None:
-    """The weight of the maximum in each of ``rows``, broadcast against them. ``max_weight`` is one number, 0-d, or one
-    for each of G equal runs of neighbouring rows, (G,)."""
+    """Returns the weight of the maximum, to broadcast against ``rows``. ``max_weight`` is one number, 0-d, or (G,), one
+    for each of G equal runs of neighbouring rows."""
     return None if max_weight is None else of_rows(WEIGHT_LINKS[weight_link].weight(max_weight), rows)
 
 
 def reduce(lengths: Tensor, reduction: str, weights: Tensor | float | None = None) -> Tensor:
-    """Components (..., C) to distances (...), with the weights of the maximum, which broadcast against them, for
-    maxmean. ``spread`` is max - mean, the derivative of maxmean by its weight."""
+    """Reduces components (..., C) to distances (...); for maxmean, ``weights`` of the maximum broadcast against these.
+    "spread" is max - mean, the derivative of maxmean by its weight."""
     if reduction == "none":
         return lengths
     if reduction == "sum":
@@ -130,15 +130,15 @@ def reduce(lengths: Tensor, reduction: str, weights: Tensor | float | None = Non
 def iqe(
     x: Tensor, y: Tensor, dim_per_component: int = 16, *, reduction: str = "maxmean", max_weight: Tensor | float = 0.5
 ) -> Tensor:
-    """The distance, (...) or for reduction "none" (..., C), by autograd-differentiable plain PyTorch."""
+    """Computes the distance, (...) or for reduction "none" (..., C), differentiable by autograd."""
     return reduce(components(x, y, dim_per_component), reduction, max_weight)
 
 
-# --- What backward is made of: ends, packed as backends keep them, and each component's share in the distance.
+# --- Backward: ends, packed as backends keep them, and each component's share in the distance.
 
 
 def pack_ends(left: Tensor, right: Tensor) -> Tensor:
-    """Two bool tensors (..., C, K) to their bytes (..., C, ceil(2K / 8))."""
+    """Packs two bool tensors (..., C, K) into bytes (..., C, ceil(2K / 8))."""
     bits = torch.cat([left, right], dim=-1).to(torch.uint8)
     bits = functional.pad(bits, (0, -bits.shape[-1] % 8)).unflatten(-1, (-1, 8))
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
@@ -146,7 +146,7 @@ def pack_ends(left: Tensor, right: Tensor) -> Tensor:
 
 
 def unpack_ends(ends: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
-    """The inverse of `pack_ends`, as `slopes`: two float32 tensors (..., C, K) of zeros, ones and NaN."""
+    """Inverts `pack_ends` and returns `slopes`: two float32 tensors (..., C, K) of zeros, ones and NaN."""
     places = torch.arange(8, dtype=torch.uint8, device=ends.device)
     bits = ((ends.unsqueeze(-1) >> places) & 1).flatten(-2).bool()
     return slopes(bits[..., :dim_per_component], bits[..., dim_per_component : 2 * dim_per_component])
@@ -155,7 +155,7 @@ def unpack_ends(ends: Tensor, dim_per_component: int) -> tuple[Tensor, Tensor]:
 def component_weights(
     num_components: int, largest: Tensor, weights: Tensor | None, reduction: str, dtype: torch.dtype
 ) -> Tensor | float:
-    """The derivative of the reduction by each component's length, (..., C), or one number where all are alike."""
+    """Returns the derivative of the reduction by each component's length, (..., C), or one number if all are equal."""
     if reduction in ("none", "sum"):
         return 1.0
     if reduction == "mean":
@@ -172,10 +172,10 @@ def component_weights(
 def gradient(
     grad_out: Tensor, left: Tensor, right: Tensor, largest: Tensor, weights: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    """The derivatives of (grad_out * iqe(x, y)).sum() by x and by y, (..., D), from `slopes`, the largest and, for
-    maxmean, `weights_of_rows`.
+    """Returns the derivatives of (grad_out * iqe(x, y)).sum() by x and by y, (..., D), given `slopes`, the largest and,
+    for maxmean, `weights_of_rows`.
 
-    An upstream gradient that is not finite reaches the ends alone, and only those of components that have a weight.
+    An upstream gradient that is not finite reaches only the ends, and only those of components with a weight.
     """
     num_components = left.shape[-2]
     if reduction != "none":
@@ -191,14 +191,14 @@ def gradient(
 
 
 def weight_gradient(grad_out: Tensor, spread: Tensor, max_weight: Tensor, weight_link: str) -> Tensor:
-    """The derivative of (grad_out * iqe(x, y)).sum() by ``max_weight``, of its shape."""
+    """Returns the derivative of (grad_out * iqe(x, y)).sum() by ``max_weight``, in its shape."""
     parts = grad_out * spread
     total = parts.sum() if max_weight.dim() == 0 else parts.reshape(max_weight.shape[0], -1).sum(dim=1)
     link = WEIGHT_LINKS[weight_link]
     return total * link.slope(link.weight(max_weight))
 
 
-# --- What the kernels return: empty tensors of the right shapes, None for those that are not wanted.
+# --- The kernels' outputs: empty tensors of the right shapes, None for those that are not needed.
 
 
 def iqe_forward_outputs(
@@ -215,7 +215,7 @@ def iqe_forward_outputs(
 
 
 def kept_of_reduction(out: Tensor, reduction: str) -> tuple[Tensor | None, Tensor | None]:
-    """``largest`` and ``spread`` of distances shaped like ``out``."""
+    """Returns ``largest`` and ``spread`` for distances shaped like ``out``."""
     if not keeps_largest(reduction):
         return None, None
     return torch.empty_like(out, dtype=torch.int32), torch.empty_like(out) if reduction == "maxmean" else None

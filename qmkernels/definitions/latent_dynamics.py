@@ -1,7 +1,7 @@
-"""QRL's latent dynamics with an IQE head, in plain PyTorch: the definition of the op ``latent_dynamics``.
+"""QRL's latent dynamics loss with an IQE head, in plain PyTorch: the definition of the op ``latent_dynamics``.
 
-Wang et al. 2023 (arXiv 2304.01203), equation 12. The distances are those of definitions/iqe.py; the loss is written
-down in losses/latent_dynamics.py.
+Wang et al. 2023 (arXiv 2304.01203), equation 12. The distances are those of definitions/iqe.py;
+losses/latent_dynamics.py has the formula of the loss.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from .iqe import iqe, kept_of_reduction, weights_of_rows
 
-# Loss, statistics, slopes, ends, largest and spread, as backends/reference/latent_dynamics.py says.
+# Loss, statistics, slopes, ends, largest and spread, as in backends/reference/latent_dynamics.py.
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class LatentDynamicsSettings(NamedTuple):
-    """Which IQE and which power: plain numbers and strings, in the order in which ops and backends take them."""
+    """Settings of IQE, and the power: plain numbers and strings, in the order in which ops and backends take them."""
 
     dim_per_component: int
     reduction: str = "maxmean"
@@ -28,21 +28,21 @@ class LatentDynamicsSettings(NamedTuple):
 
 
 def distances(predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings) -> Tensor:
-    """From predicted to target and back, (2, B)."""
+    """Returns the distances from predicted to target and back, (2, B)."""
     both = torch.stack([predicted, target]), torch.stack([target, predicted])
     weight = weights_of_rows(max_weight, settings.weight_link, predicted.shape[:1])
     return iqe(*both, settings.dim_per_component, reduction=settings.reduction, max_weight=weight)
 
 
 def loss_of(both: Tensor, power: int) -> Tensor:
-    """Half the sum of the two directions' means: the mean of all."""
+    """Returns half the sum of the two directions' means, which is the mean over both."""
     return both.square().mean() if power == 2 else both.mean()
 
 
 def forward_with(
     head: ModuleType, predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings
 ) -> Kept:
-    """The kernels' results on a backend that has none for this op, from its functions of IQE, ``head``."""
+    """Returns the kernels' results on a backend without kernels for this op, from its IQE functions, ``head``."""
     both = torch.stack([predicted, target]), torch.stack([target, predicted])
     distances, ends, largest, spread = head.iqe_forward(*both, max_weight, *settings[:3], True)
     slopes = (distances if settings.power == 2 else torch.full_like(distances, 0.5)) / predicted.shape[0]
@@ -53,10 +53,10 @@ def backward_with(
     head: ModuleType, grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
     max_weight: Tensor | None, *settings,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    of_from, of_to, of_weight = head.iqe_backward(
+    grad_from, grad_to, grad_weight = head.iqe_backward(
         grad_loss * slopes, ends, largest, spread, max_weight, *settings, max_weight is not None
     )
-    return of_from[0] + of_to[1], of_to[0] + of_from[1], of_weight
+    return grad_from[0] + grad_to[1], grad_to[0] + grad_from[1], grad_weight
 
 
 def latent_dynamics_forward_outputs(

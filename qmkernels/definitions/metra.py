@@ -1,7 +1,7 @@
 """METRA's representation loss, in plain PyTorch: the definition of the op ``metra``.
 
-Park et al. 2024, "METRA: Scalable Unsupervised RL with Metric-Aware Abstraction" (arXiv 2310.08887). The loss is
-written down in losses/metra.py.
+Park et al. 2024, "METRA: Scalable Unsupervised RL with Metric-Aware Abstraction" (arXiv 2310.08887). losses/metra.py
+has the formula.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ NORMS = ("sum", "mean")
 
 
 class MetraSettings(NamedTuple):
-    """Which constraint: a plain number and a string, in the order in which ops and backends take them."""
+    """Settings of the constraint, a plain number and a string, in the order in which ops and backends take them."""
 
     slack: float = 1e-3
     norm: str = "sum"
 
 
 def squared_distance(step: Tensor, norm: str) -> Tensor:
-    """Of every row, (...) from (..., D)."""
+    """Returns the squared length per row, (...) from (..., D)."""
     squares = step.square()
     return squares.sum(dim=-1) if norm == "sum" else squares.mean(dim=-1)
 
@@ -32,13 +32,13 @@ def squared_distance(step: Tensor, norm: str) -> Tensor:
 def terms(
     step: Tensor, skill: Tensor, squared: Tensor, log_multiplier: Tensor, slack: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Reward of every row, mean constraint and multiplier; no gradient reaches ``log_multiplier`` by the last."""
+    """Returns the reward per row, the mean constraint and the multiplier, through which no gradient flows."""
     reward = (step * skill).sum(dim=-1)
     return reward, (1 - squared).clamp(max=slack).mean(), log_multiplier.detach().exp()
 
 
 def loss_of(reward: Tensor, constraint: Tensor, multiplier: Tensor, log_multiplier: Tensor) -> Tensor:
-    """-mean(reward) - multiplier * constraint + log_multiplier * stopgrad(constraint)."""
+    """Returns -mean(reward) - multiplier * constraint + log_multiplier * stopgrad(constraint)."""
     return -reward.mean() - multiplier * constraint + log_multiplier * constraint.detach()
 
 

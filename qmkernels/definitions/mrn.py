@@ -1,8 +1,8 @@
-"""MRN, the metric residual network, in plain PyTorch: the definition every backend is held against.
+"""MRN, the metric residual network, in plain PyTorch: the definition of the op ``mrn``.
 
 Liu et al. 2022, "Metric Residual Networks for Sample Efficient Goal-Conditioned Reinforcement Learning"
-(arXiv 2208.08133), and the forms it has taken since. Notation: ``x`` from, ``y`` to, both ``(..., D)``; D = C * S,
-C components of S values, which are split after the first S // 2 into an asymmetric and a symmetric part.
+(arXiv 2208.08133), and its later forms. Notation: ``x`` from, ``y`` to, both ``(..., D)``; D = C * S, C components of S
+values, which are split after the first S // 2 into an asymmetric and a symmetric part.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ REDUCTIONS = ("none", "sum", "mean")
 
 
 class MrnSettings(NamedTuple):
-    """Which MRN. Plain numbers and strings, in the order in which ops and backends take them.
+    """Settings of MRN, plain numbers and strings, in the order in which ops and backends take them.
 
     num_components  C.
-    asymmetric      the half of a component that makes the asymmetric part; "none": the whole component is symmetric.
+    asymmetric      the half of a component that is the asymmetric part; "none": the whole component is symmetric.
     squares         "sum" or "mean" of the squared differences of the symmetric part.
     exponent        p: the symmetric part is (squares) ** (p / 2); 1 is a Euclidean norm.
     eps, eps_form   "add": squares + eps; "max": at least eps; "difference": eps is added to every difference.
     reduction       of components: "none", "sum" or "mean".
-    scale           the distance is multiplied by this.
+    scale           factor of the distance.
     """
 
     num_components: int = 1
@@ -43,7 +43,7 @@ class MrnSettings(NamedTuple):
 
 
 def parts(difference: Tensor, asymmetric: str) -> tuple[Tensor, Tensor]:
-    """The asymmetric and the symmetric part of differences (..., S)."""
+    """Splits differences (..., S) into their asymmetric and symmetric parts."""
     size = difference.shape[-1]
     if asymmetric == "none":
         return difference[..., :0], difference
@@ -52,9 +52,9 @@ def parts(difference: Tensor, asymmetric: str) -> tuple[Tensor, Tensor]:
 
 
 def components(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
-    """``max_j relu(x_j - y_j) + (sum_i (x_i - y_i)^2) ** (p / 2)`` by component, (..., C); differentiable by autograd.
+    """Computes ``max_j relu(x_j - y_j) + (sum_i (x_i - y_i)^2) ** (p / 2)`` per component, (..., C), for autograd too.
 
-    Where the symmetric part is 0 its gradient is taken as 0, not as the NaN of a root's derivative at 0.
+    A symmetric part of 0 has gradient 0, not the NaN of a root's derivative at 0.
     """
     difference = (x - y).unflatten(-1, (settings.num_components, -1))
     one_way, both_ways = parts(difference, settings.asymmetric)
@@ -77,7 +77,7 @@ def components(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
 
 
 def mrn(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
-    """The distance, (...) or for reduction "none" (..., C); leading dimensions broadcast."""
+    """Computes the distance, (...) or for reduction "none" (..., C); leading dimensions broadcast."""
     parts = components(x, y, settings)
     if settings.reduction == "sum":
         parts = parts.sum(dim=-1)
@@ -87,9 +87,9 @@ def mrn(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
 
 
 def gradient(grad_out: Tensor, x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
-    """The derivative of (grad_out * mrn(x, y)).sum() by x, (..., D); by y it is the negative of that.
+    """Returns the derivative of (grad_out * mrn(x, y)).sum() by x, (..., D); that by y is its negative.
 
-    Of several equal largest differences the first has the gradient.
+    Of several equal largest differences, the first gets the gradient.
     """
     difference = (x - y).unflatten(-1, (settings.num_components, -1))
     one_way, both_ways = parts(difference, settings.asymmetric)
@@ -98,11 +98,11 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, settings: MrnSettings) -> T
         grad = grad.unsqueeze(-1)
     grad = grad.unsqueeze(-1)
 
-    of_one_way = one_way
+    asymmetric = one_way
     if one_way.shape[-1]:
         largest, place = one_way.max(dim=-1, keepdim=True)
         is_largest = torch.arange(one_way.shape[-1], device=x.device) == place
-        of_one_way = is_largest * torch.where(largest > 0, grad, torch.where(largest.isnan(), largest, 0.0))
+        asymmetric = is_largest * torch.where(largest > 0, grad, torch.where(largest.isnan(), largest, 0.0))
     count = max(both_ways.shape[-1], 1) if settings.squares == "mean" else 1
     shifted = both_ways + settings.eps if settings.eps_form == "difference" else both_ways
     squares = shifted.square().sum(dim=-1, keepdim=True) / count
@@ -112,12 +112,12 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, settings: MrnSettings) -> T
         moves = squares > 0
     moves = moves | squares.isnan()
     slope = settings.exponent / count * torch.where(moves, squares, 1.0) ** (settings.exponent / 2 - 1)
-    of_both_ways = grad * torch.where(moves, slope, 0.0) * shifted
-    order = (of_both_ways, of_one_way) if settings.asymmetric == "second" else (of_one_way, of_both_ways)
+    symmetric = grad * torch.where(moves, slope, 0.0) * shifted
+    order = (symmetric, asymmetric) if settings.asymmetric == "second" else (asymmetric, symmetric)
     return torch.cat(order, dim=-1).flatten(-2)
 
 
-# --- What the kernels return: empty tensors of the right shapes.
+# --- The kernels' outputs: empty tensors of the right shapes.
 
 
 def mrn_forward_outputs(x: Tensor, y: Tensor, *settings) -> Tensor:
@@ -129,7 +129,7 @@ def mrn_pairwise_forward_outputs(x: Tensor, y: Tensor, *settings) -> Tensor:
 
 
 def mrn_backward_outputs(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
-    """Of both forms."""
+    """Returns the outputs of both forms."""
     return torch.empty_like(x), torch.empty_like(y)
 
 

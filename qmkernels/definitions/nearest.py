@@ -1,4 +1,4 @@
-"""The k smallest of a row of distances, in plain PyTorch: the definition of the op ``nearest``."""
+"""The k smallest distances of each row, in plain PyTorch: the definition of the op ``nearest``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of (..., M) in ascending order and their indices, (..., k); equal ones by index, NaN last."""
+    """Returns the k smallest of (..., M), ascending, and their indices, (..., k); ties by index, NaN last."""
     values, indices = distances.sort(dim=-1, stable=True)
     return values[..., :k], indices[..., :k]
 

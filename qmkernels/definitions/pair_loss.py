@@ -1,8 +1,8 @@
-"""What the pairwise losses make of a matrix of distances, in plain PyTorch: the definition of the op ``pair_loss``.
+"""The pairwise losses as functions of a matrix of distances, in plain PyTorch: the definition of the op ``pair_loss``.
 
-d (..., N, M) are distances from states i to goals j, of which j = i + offset is the match of i; leading dimensions are
-an ensemble, over which all is averaged. The losses are written down in losses/: contrastive.py, linex.py,
-tmd_critic.py and metric_contrastive.py.
+d (..., N, M) are distances from states i to goals j; j = i + offset is the match of i. Leading dimensions are an
+ensemble, over which everything is averaged. The formulas are in losses/: contrastive.py, linex.py, tmd_critic.py and
+metric_contrastive.py.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from torch.nn import functional
 
 from .shapes import empty
 
-# Over what the contrastive term's softmaxes go: "backward" over the states of each matching goal, "forward" over all
-# goals of each state, "symmetric" both; "sigmoid" and "repulsion" (`metric_contrastive`) have none.
+# What the contrastive term's softmaxes normalise: "backward" the states for each matching goal, "forward" all goals for
+# each state, "symmetric" both; "sigmoid" and "repulsion" (`metric_contrastive`) have no softmax.
 KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion")
 SOFTMAXES = ("backward", "forward", "symmetric")
 
-# Added to a distance before its logarithm.
+# Added to distances before their logarithm.
 EPS = 1e-6
 
 
 class PairLossSettings(NamedTuple):
-    """Which terms: plain numbers and strings, in the order in which ops and backends take them."""
+    """Settings of the terms, plain numbers and strings, in the order in which ops and backends take them."""
 
     kind: str = "none"
     scale: float = 1.0  # the logits are -scale * d
     logsumexp_weight: float = 0.0
-    linex_weight: float = 1.0  # of the LINEX term, which is there where distances after a step are
+    linex_weight: float = 1.0  # of the LINEX term, which exists if distances after a step are given
     clip: float = 3.0
     diagonal_weight: float = 0.5
-    log_discount: float = 0.0  # where there is not one a row
+    log_discount: float = 0.0  # unless there is one per row
     step: float = 1.0
     repulsion_weight: float = 1.0
     offset: int = 0
 
 
 class PairLossStats(NamedTuple):
-    """The diagnostics, not weighted; 0 for terms that are not there."""
+    """The unweighted diagnostics; 0 for terms that do not exist."""
 
     contrastive: Tensor
     positive: Tensor
@@ -57,11 +57,11 @@ class PairLossStats(NamedTuple):
 
 
 class Softmaxes(NamedTuple):
-    """Of every softmax, (..., S): the matching logit, the largest, the logarithm of the sum of their exponentials below
-    the largest, their sum and their number.
+    """Per softmax, (..., S): the matching logit, the largest logit, the log of the sum of exponentials relative to the
+    largest, the sum of the logits and their number.
 
-    The log-sum-exp is largest + log_sum. They stay apart because float32 keeps no digit of log_sum beside 1e9: what is
-    compared with the log-sum-exp is taken from the largest first.
+    The log-sum-exp is largest + log_sum. They stay separate because float32 keeps no digit of log_sum next to 1e9; a
+    logit is compared with the largest first.
     """
 
     positive: Tensor
@@ -82,18 +82,18 @@ class Contrast(NamedTuple):
 
 
 def matching(matrix: Tensor, first: int, dim: int) -> Tensor:
-    """Of each row or column of a matrix (..., N, M) the entry that is ``first`` plus its place along ``dim``, the other
-    dimension; 0 where there is none."""
+    """Returns, for each row or column k of a matrix (..., N, M), the entry ``first`` + k along ``dim``, the other
+    dimension, or 0 if there is none."""
     kept = -1 if dim == -2 else -2
     place = first + torch.arange(matrix.shape[kept], device=matrix.device)
     exists = (place >= 0) & (place < matrix.shape[dim])
     place = place.clamp(0, matrix.shape[dim] - 1).unsqueeze(dim)
-    found = matrix.gather(dim, place.expand(*matrix.shape[:-2], *place.shape)).squeeze(dim)
-    return torch.where(exists, found, 0.0)
+    entries = matrix.gather(dim, place.expand(*matrix.shape[:-2], *place.shape)).squeeze(dim)
+    return torch.where(exists, entries, 0.0)
 
 
 def over(logits: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest, log_sum and total of the softmaxes along ``dim``; log_sum alone is differentiable."""
+    """Returns largest, log_sum and total of the softmaxes along ``dim``; only log_sum is differentiable."""
     detached = logits.detach()
     largest = detached.amax(dim=dim)
     log_sum = (logits - _finite(largest).unsqueeze(dim)).logsumexp(dim=dim)
@@ -101,26 +101,26 @@ def over(logits: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def together(largest: Tensor, log_sum: Tensor, total: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `over` finds, of softmaxes whose logits are in parts: of the parts, which are along ``dim``."""
+    """Combines the results of `over` for parts of the logits, which lie along ``dim``."""
     whole = largest.amax(dim=dim)
     below = _finite(largest) - _finite(whole).unsqueeze(dim)
     return whole, (log_sum + below).logsumexp(dim=dim), total.sum(dim=dim)
 
 
 def _finite(largest: Tensor) -> Tensor:
-    """Infinities as the largest numbers, so that exponentials below them are those of no infinity less another."""
+    """Replaces infinities by the largest numbers, so that no exponential is of infinity - infinity."""
     highest = torch.finfo(largest.dtype).max
     return largest.clamp(-highest, highest)
 
 
 def softplus_over_goals(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `over`, with the sum of softplus in place of log_sum."""
+    """Returns the results of `over`, with the sum of softplus in place of log_sum."""
     detached = logits.detach()
     return detached.amax(dim=-1), functional.softplus(logits).sum(dim=-1), detached.sum(dim=-1)
 
 
 def contrast(softmaxes: Softmaxes, logsumexp_weight: float) -> Contrast:
-    """Softmaxes' mean cross-entropy with the matches."""
+    """Returns the softmaxes' mean cross-entropy with the matches."""
     positive, largest, log_sum, *_ = softmaxes
     logsumexp = largest + log_sum
     loss = (largest - positive + log_sum).mean()
@@ -138,20 +138,20 @@ def _with_diagnostics(loss: Tensor, softmaxes: Softmaxes, logsumexp: Tensor) -> 
 
 
 def contrast_of_sides(sides: list[Softmaxes], logsumexp_weight: float) -> Contrast:
-    """The mean over one or both directions."""
+    """Returns the mean over one or both directions."""
     parts = [contrast(side, logsumexp_weight) for side in sides]
     return parts[0] if len(parts) == 1 else Contrast(*(torch.stack(part).mean() for part in zip(*parts, strict=True)))
 
 
 def contrast_of_sigmoids(rows: Softmaxes) -> Contrast:
-    """Binary cross-entropy; ``rows.log_sum`` are sums of softplus."""
+    """Returns the binary cross-entropy; ``rows.log_sum`` holds sums of softplus."""
     # softplus(-l) = softplus(l) - l
     loss = (rows.log_sum - rows.positive).mean() / rows.count
     return _with_diagnostics(loss, rows, torch.zeros_like(rows.largest))
 
 
 def divergence(distance: Tensor, after: Tensor, log_discount: Tensor | float, clip: float) -> Tensor:
-    """discount * exp(delta) - distance where delta = distance - after is at most ``clip``, else delta."""
+    """Returns discount * exp(delta) - distance where delta = distance - after is at most ``clip``, else delta."""
     delta = distance - after
     is_clipped = delta > clip
     grown = torch.exp(torch.where(is_clipped, clip, delta) + log_discount) - distance
@@ -165,10 +165,10 @@ def log_distance(distance: Tensor) -> Tensor:
 def pair_loss(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, settings: PairLossSettings
 ) -> tuple[Tensor, PairLossStats, Tensor, Tensor]:
-    """The loss, its diagnostics, and largest and log_sum of the softmaxes over rows (2, ..., N) and over matching
-    columns (2, ..., N), empty where no softmax is.
+    """Returns the loss, its diagnostics, and largest and log_sum of the softmaxes over rows (2, ..., N) and over
+    matching columns (2, ..., N), empty without such softmaxes.
 
-    ``after`` are distances (..., N, M) one step on, held fixed; ``log_discounts`` one a row, (..., N).
+    ``after`` are distances (..., N, M) after a step, without gradient; ``log_discounts`` are one per row, (..., N).
     """
     *_, count, columns = distance.shape
     length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
@@ -179,20 +179,20 @@ def pair_loss(
     if settings.kind in (*SOFTMAXES, "sigmoid"):
         logits, positive, sides = -settings.scale * distance, -settings.scale * length, []
         if settings.kind == "sigmoid":
-            found = contrast_of_sigmoids(Softmaxes(positive, *softplus_over_goals(logits), columns))
+            term = contrast_of_sigmoids(Softmaxes(positive, *softplus_over_goals(logits), columns))
         else:
             if settings.kind != "backward":
                 sides.append(Softmaxes(positive, *over(logits, -1), columns))
                 row_sums = torch.stack(sides[-1][1:3])
             if settings.kind != "forward":
-                own = logits[..., settings.offset : settings.offset + count]
-                sides.append(Softmaxes(positive, *over(own, -2), count))
+                matched = logits[..., settings.offset : settings.offset + count]
+                sides.append(Softmaxes(positive, *over(matched, -2), count))
                 column_sums = torch.stack(sides[-1][1:3])
-            found = contrast_of_sides(sides, settings.logsumexp_weight)
-        loss = found.loss
+            term = contrast_of_sides(sides, settings.logsumexp_weight)
+        loss = term.loss
         stats = stats._replace(
-            contrastive=found.loss.detach(), positive=found.positive, negative=found.negative,
-            logsumexp=found.logsumexp, accuracy=found.accuracy,
+            contrastive=term.loss.detach(), positive=term.positive, negative=term.negative,
+            logsumexp=term.logsumexp, accuracy=term.accuracy,
         )  # fmt: skip
     elif settings.kind == "repulsion":
         logs = log_distance(distance)
@@ -222,11 +222,11 @@ def gradient(
     column_sums: Tensor,
     settings: PairLossSettings,
 ) -> Tensor:
-    """grad_loss times the derivative of the loss by ``distance``, from what `pair_loss` found of the softmaxes."""
+    """Returns grad_loss times the derivative of the loss by ``distance``, given `pair_loss`'s sums of the softmaxes."""
     *_, count, columns = distance.shape
     num_rows = distance.shape[:-1].numel()
     grad = torch.zeros_like(distance)
-    of_matches = grad.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
+    grad_of_matches = grad.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
     if settings.kind in SOFTMAXES:
         logits, share = (
             -settings.scale * distance,
@@ -234,31 +234,31 @@ def gradient(
         )
         if settings.kind != "backward":
             grad += share * _softmax_slope(logits, row_sums.unsqueeze(-1), settings)
-            of_matches -= share
+            grad_of_matches -= share
         if settings.kind != "forward":
             matched = slice(settings.offset, settings.offset + count)
             grad[..., matched] += share * _softmax_slope(logits[..., matched], column_sums.unsqueeze(-2), settings)
-            of_matches -= share
+            grad_of_matches -= share
     elif settings.kind == "sigmoid":
         share = -settings.scale / (num_rows * columns)
         grad += share * torch.sigmoid(-settings.scale * distance)
-        of_matches -= share
+        grad_of_matches -= share
     elif settings.kind == "repulsion":
         length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
         grad -= settings.repulsion_weight / (num_rows * max(1, columns - 1)) / (distance + EPS)
-        of_matches.copy_(2 / num_rows * (length - settings.step))
+        grad_of_matches.copy_(2 / num_rows * (length - settings.step))
     if after is not None:
         log_discount = settings.log_discount if log_discounts is None else log_discounts.unsqueeze(-1)
         delta = distance - after
         slope = torch.where(delta > settings.clip, 1.0, torch.exp(delta.clamp(max=settings.clip) + log_discount) - 1)
         grad += settings.linex_weight * (1 - settings.diagonal_weight) / (num_rows * columns) * slope
         share = settings.linex_weight * settings.diagonal_weight / num_rows
-        of_matches += share * slope.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
+        grad_of_matches += share * slope.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
     return grad_loss * grad
 
 
 def _softmax_slope(logits: Tensor, sums: Tensor, settings: PairLossSettings) -> Tensor:
-    """The derivative of the log-sum-exps, and of their weighted squares, by the logits."""
+    """Returns the derivative of the log-sum-exps, and of their weighted squares, by the logits."""
     largest, log_sum = sums
     return (1 + 2 * settings.logsumexp_weight * (largest + log_sum)) * (logits - largest - log_sum).exp()
 

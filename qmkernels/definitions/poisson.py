@@ -1,11 +1,11 @@
-"""Pr[Poisson(a) <= Poisson(b)], in plain PyTorch: the definition of the op ``poisson``, which PQE-GG is made of.
+"""Pr[Poisson(a) <= Poisson(b)], in plain PyTorch: the definition of the op ``poisson``, on which PQE-GG is built.
 
-X and Y are independent, of rates a, b >= 0. The derivatives are Pr[X = Y + 1] by b and -Pr[X = Y] by a. Of
-Pr[X > Y] and Pr[X <= Y] the one that can be small is computed, as e^-exponent times a number of moderate size, so that
+X and Y are independent, with rates a, b >= 0. The derivatives are Pr[X = Y + 1] by b and -Pr[X = Y] by a. Of Pr[X > Y]
+and Pr[X <= Y], the one that can be small is computed, as e^-exponent times a number of moderate size, so that
 logarithms and ratios neither underflow nor cancel; the other is 1 minus it.
 
-Limits: a negative or NaN rate, or two infinite ones, give NaN. An infinite a gives Pr[X <= Y] = 0, an infinite b 1; the
-derivatives there are 0, but for those of the logarithm where a is infinite: -1 by a and infinity by b.
+Limits: a negative or NaN rate, or two infinite ones, give NaN. An infinite a gives Pr[X <= Y] = 0, an infinite b gives
+1, with derivatives 0, except that the logarithm for infinite a has derivatives -1 by a and infinity by b.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 COMPARISONS = ("le", "gt", "log_le")
 
-# Up to this product of the rates the power series, 49 terms at most; beyond it the integral.
+# Up to this product of the rates the power series is used, with at most 49 terms; beyond it the integral.
 _LARGEST_PRODUCT = 225.0
 
 
 class _Parts(NamedTuple):
-    """The last three, times exp(-exponent): Pr[X > Y] where ``is_gt``, else Pr[X <= Y]; Pr[X = Y]; Pr[X = Y + 1]."""
+    """The last three, times exp(-exponent), are Pr[X > Y] if ``is_gt``, else Pr[X <= Y]; Pr[X = Y]; Pr[X = Y + 1]."""
 
     is_gt: Tensor
     exponent: Tensor
@@ -33,10 +33,10 @@ class _Parts(NamedTuple):
 
 
 def _by_series(a: Tensor, b: Tensor) -> _Parts:
-    """With c_k = sum_j (ab)^j k! / (j! (j + k)!), the sums over n of e^(a+b) Pr[X = n + k] Pr[Y = n] are a^k / k! c_k.
+    """Computes sums over n of e^(a+b) Pr[X = n + k] Pr[Y = n] as a^k / k! c_k, c_k = sum_j (ab)^j k! / (j! (j + k)!).
 
-    c_(k-1) = c_k + ab / (k (k + 1)) c_(k+1), downwards from any c, gives them but for a common factor, which the power
-    series of c_0 tells. All terms are positive.
+    c_(k-1) = c_k + ab / (k (k + 1)) c_(k+1), run downwards from any start, gives the c_k up to a common factor, which
+    follows from the power series of c_0. All terms are positive.
     """
     is_gt = (a <= b) | (a <= 2)
     rate, product = torch.where(is_gt, a, b), a * b
@@ -44,7 +44,7 @@ def _by_series(a: Tensor, b: Tensor) -> _Parts:
     c = above = powers = bessel = torch.ones_like(a)
     for k in range(8 + int(10.5 * float(size.max()) ** 0.5) if a.numel() else 1, 1, -1):
         above, c = c, c + product / (k * (k + 1)) * above
-        powers = c + rate / k * powers  # sum from k on of rate^k / k! c_k, without the first term's factor
+        powers = c + rate / k * powers  # sum of rate^k / k! c_k from k on, without the first term's factor
         bessel = 1 + product / (k * k) * bessel
     c_0, bessel = c + product / 2 * above, 1 + product * bessel
     factor = bessel / c_0
@@ -53,11 +53,11 @@ def _by_series(a: Tensor, b: Tensor) -> _Parts:
 
 
 def _by_integral(a: Tensor, b: Tensor) -> _Parts:
-    """Pr[X - Y > 0] is the integral of E[s^(X-Y)] / (2 pi i s (s - 1)) around a circle s = rho e^(i theta), rho > 1.
+    """Integrates E[s^(X-Y)] / (2 pi i s (s - 1)) around a circle s = rho e^(i theta), rho > 1, which is Pr[X - Y > 0].
 
     At rho = sqrt(b / a), a <= b, the integrand is e^-w e^(-z (1 - cos theta)) / (s - 1) with w = (sqrt a - sqrt b)^2
-    and z = 2 sqrt(ab). Nearer to the pole at s = 1 than 1 / sqrt(z) the circle is made larger. The trapezoidal rule
-    errs by e^-40.
+    and z = 2 sqrt(ab). If the circle is nearer than 1 / sqrt(z) to the pole at s = 1, it is enlarged. The trapezoidal
+    rule has an error of e^-40.
     """
     nodes, step = 68, 2 * math.pi / 40
     low, high = torch.minimum(a, b), torch.maximum(a, b)
@@ -81,7 +81,7 @@ def _by_integral(a: Tensor, b: Tensor) -> _Parts:
 
 
 def _parts(a: Tensor, b: Tensor) -> _Parts:
-    """Of finite rates, at least 0."""
+    """Computes the parts for finite rates of at least 0."""
     is_large = a * b > _LARGEST_PRODUCT
     small = _by_series(*(torch.where(is_large, 1.0, rate) for rate in (a, b)))
     if not is_large.any():
@@ -91,32 +91,32 @@ def _parts(a: Tensor, b: Tensor) -> _Parts:
 
 
 def _finite(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rates, 1 in place of pairs that are no finite rates; where those are; and where nothing can be said."""
+    """Returns the rates, 1 in place of pairs that are not finite rates; a mask of those; and a mask of NaN results."""
     is_finite = (a >= 0) & (b >= 0) & a.isfinite() & b.isfinite()
     is_undefined = ~((a >= 0) & (b >= 0)) | (a.isinf() & b.isinf())
     return torch.where(is_finite, a, 1.0), torch.where(is_finite, b, 1.0), is_finite, is_undefined
 
 
 def poisson(a: Tensor, b: Tensor, comparison: str) -> Tensor:
-    """ "le": Pr[X <= Y], "gt": Pr[X > Y], "log_le": the logarithm of the first; (...)."""
+    """Returns Pr[X <= Y] for "le", Pr[X > Y] for "gt", the logarithm of the former for "log_le"; (...)."""
     a, b = torch.broadcast_tensors(a, b)
     finite_a, finite_b, is_finite, is_undefined = _finite(a, b)
     is_gt, exponent, tail, _, _ = _parts(finite_a, finite_b)
     probability = (-exponent).exp() * tail
     if comparison == "log_le":
-        # The logarithm of the branch that is not taken must not be of 0, for the sake of derivatives.
+        # The branch that is not taken must not take the logarithm of 0, whose derivative would be NaN.
         safe = torch.where(is_gt, 1.0, tail)
-        found = torch.where(is_gt, torch.log1p(-torch.where(is_gt, probability, 0.0)), safe.log() - exponent)
+        out = torch.where(is_gt, torch.log1p(-torch.where(is_gt, probability, 0.0)), safe.log() - exponent)
         at_infinite_a, at_infinite_b = -math.inf, 0.0
     else:
-        found = torch.where(is_gt == (comparison == "gt"), probability, 1 - probability)
+        out = torch.where(is_gt == (comparison == "gt"), probability, 1 - probability)
         at_infinite_a, at_infinite_b = (0.0, 1.0) if comparison == "le" else (1.0, 0.0)
     limit = torch.where(is_undefined, math.nan, torch.where(a.isinf(), at_infinite_a, at_infinite_b).to(a.dtype))
-    return torch.where(is_finite, found, limit)
+    return torch.where(is_finite, out, limit)
 
 
 def gradient(grad_out: Tensor, a: Tensor, b: Tensor, comparison: str) -> tuple[Tensor, Tensor]:
-    """The derivatives of (grad_out * poisson(a, b)).sum() by a and by b."""
+    """Returns the derivatives of (grad_out * poisson(a, b)).sum() by a and by b."""
     finite_a, finite_b, is_finite, is_undefined = _finite(a, b)
     is_gt, exponent, tail, equal, one_more = _parts(finite_a, finite_b)
     scale = (-exponent).exp()

@@ -13,27 +13,27 @@ from .shapes import empty, of_rows
 
 
 def components(x: Tensor, y: Tensor, dim_per_component: int) -> Tensor:
-    """``1 - exp(mean_j min(y_j - x_j, 0))``, in [0, 1), (..., C); differentiable by autograd.
+    """Computes ``1 - exp(mean_j min(y_j - x_j, 0))``, in [0, 1), (..., C); differentiable by autograd.
 
-    The mean, not the paper's sum, as in the published code (section C.4.1).
+    It takes the mean, not the paper's sum, as the published code does (section C.4.1).
     """
     exceeds = (y - x).unflatten(-1, (-1, dim_per_component)).clamp(max=0)
     return -torch.expm1(exceeds.mean(dim=-1))
 
 
 def pqe(x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
-    """The weighted sum of components, (...), or without weights the components, (..., C).
+    """Computes the weighted sum of components, (...), or without weights the components, (..., C).
 
-    Weights are (C,), for all rows, or (G, C): the rows, in their order, are G equal runs, each with its own.
+    Weights are (C,), for all rows, or (G, C), one set for each of G equal runs of neighbouring rows.
     """
     parts = components(x, y, dim_per_component)
     return parts if weights is None else (parts * of_rows(weights, parts.shape[:-1], 1)).sum(dim=-1)
 
 
 def gradient(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int) -> Tensor:
-    """The derivative of (grad_out * pqe(x, y)).sum() by x, (..., D); by y it is the negative of that.
+    """Returns the derivative of (grad_out * pqe(x, y)).sum() by x, (..., D); that by y is its negative.
 
-    At x_j = y_j it is that from above, as of ``clamp``.
+    At x_j = y_j it is the one from above, like that of ``clamp``.
     """
     difference = (y - x).unflatten(-1, (-1, dim_per_component))
     slope = difference.clamp(max=0).mean(dim=-1).exp() / dim_per_component
@@ -42,16 +42,16 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim
 
 
 def gradient_of_weights(grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor, dim_per_component: int) -> Tensor:
-    """The derivative of (grad_out * pqe(x, y)).sum() by weights, of their shape."""
+    """Returns the derivative of (grad_out * pqe(x, y)).sum() by the weights, in their shape."""
     parts = grad_out.unsqueeze(-1) * components(x, y, dim_per_component)
     return parts.reshape(*weights.shape[:-1], -1, weights.shape[-1]).sum(dim=-2)
 
 
-# --- What the kernels take and return: empty tensors of the right shapes.
+# --- The kernels' inputs and outputs: empty tensors of the right shapes.
 
 
 def num_weights(weights: Tensor | None) -> int:
-    """Of how many runs of rows there are weights: 1 where all rows share them or there are none."""
+    """Returns the number of runs of rows with their own weights: 1 if all rows share them or there are none."""
     return 1 if weights is None or weights.dim() == 1 else weights.shape[0]
 
 
@@ -68,5 +68,5 @@ def pqe_pairwise_forward_outputs(x: Tensor, y: Tensor, weights: Tensor | None, d
 def pqe_backward_outputs(
     grad_out: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, dim_per_component: int, need_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of both forms."""
+    """Returns the outputs of both forms."""
     return torch.empty_like(x), torch.empty_like(y), torch.empty_like(weights) if need_weights else None

@@ -1,7 +1,7 @@
-"""QRL's critic with an IQE head, in plain PyTorch: the definition of the op ``qrl_critic``.
+"""QRL's critic loss with an IQE head, in plain PyTorch: the definition of the op ``qrl_critic``.
 
 Wang et al. 2023, "Optimal Goal-Reaching Reinforcement Learning via Quasimetric Learning" (arXiv 2304.01203). The
-distances are those of definitions/iqe.py; the loss is written down in losses/qrl_critic.py.
+distances are those of definitions/iqe.py; losses/qrl_critic.py has the formula of the loss.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from .iqe import iqe, kept_of_reduction, weights_of_rows
 
 MULTIPLIERS = ("softplus", "exp")
 
-# Where among the statistics the derivative of the loss by the raw multiplier is, which backward reads.
+# Index, among the statistics, of the derivative of the loss by the raw multiplier, which backward reads.
 SLOPE_OF_RAW = 5
 
-# Loss, statistics, slopes, ends, largest and spread, as backends/reference/qrl_critic.py says.
+# Loss, statistics, slopes, ends, largest and spread, as in backends/reference/qrl_critic.py.
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class QrlCriticSettings(NamedTuple):
-    """Which IQE and which Lagrangian: plain numbers and strings, in the order in which ops and backends take them.
+    """Settings of IQE and of the Lagrangian, plain numbers and strings, in the order in which ops and backends take
+    them.
 
-    ``threshold`` is what the mean squared violation is held against: epsilon squared, or in OGBench epsilon.
+    ``threshold`` is compared with the mean squared violation: epsilon squared, or in OGBench epsilon.
     """
 
     dim_per_component: int
@@ -46,7 +47,7 @@ def multiplier_of(raw: Tensor, kind: str) -> Tensor:
 def distances(
     x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, settings: QrlCriticSettings
 ) -> tuple[Tensor, Tensor]:
-    """Those to the goals and those to y, (B,) each; without goals row i's is row i - 1 of y."""
+    """Returns the distances to the goals and to y, (B,) each; without goals, row i's is row i - 1 of y."""
     goal = y.roll(1, dims=0) if goal is None else goal
     weight = weights_of_rows(max_weight, settings.weight_link, x.shape[:1])
     return tuple(
@@ -57,13 +58,13 @@ def distances(
 def terms(
     to_goal: Tensor, local: Tensor, raw: Tensor, cost: Tensor, settings: QrlCriticSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Push, squared violation and multiplier, each 0-d."""
+    """Returns push, mean squared violation and multiplier, each 0-d."""
     push = functional.softplus(settings.softplus_offset - to_goal, beta=settings.softplus_beta).mean()
     return push, (local - cost).relu().square().mean(), multiplier_of(raw, settings.multiplier)
 
 
 def loss_of(push: Tensor, violation: Tensor, multiplier: Tensor, threshold: float) -> Tensor:
-    """push + multiplier * (violation - threshold); its derivative by the multiplier has the opposite sign."""
+    """Returns push + multiplier * (violation - threshold); its derivative by the multiplier has the opposite sign."""
     excess, fixed = violation - threshold, multiplier.detach()
     return push + fixed * excess - (multiplier - fixed) * excess.detach()
 
@@ -72,7 +73,7 @@ def forward_with(
     head: ModuleType, x: Tensor, y: Tensor, goal: Tensor | None, max_weight: Tensor | None, raw: Tensor, cost: Tensor,
     settings: QrlCriticSettings,
 ) -> Kept:  # fmt: skip
-    """The kernels' results on a backend that has none for this op, from its functions of IQE, ``head``."""
+    """Returns the kernels' results on a backend without kernels for this op, from its IQE functions, ``head``."""
     to = torch.stack([y.roll(1, dims=0) if goal is None else goal, y])
     distances, ends, largest, spread = head.iqe_forward(
         x.expand_as(to).contiguous(), to, max_weight, *settings[:3], True
@@ -80,11 +81,11 @@ def forward_with(
     to_goal, local = distances
     push, violation, multiplier = terms(to_goal, local, raw, cost, settings)
     excess = violation - settings.threshold
-    of_raw = torch.sigmoid(raw) if settings.multiplier == "softplus" else multiplier
-    stats = torch.stack([push, violation, multiplier, to_goal.mean(), local.mean(), -of_raw * excess])
-    of_goal = -torch.sigmoid(settings.softplus_beta * (settings.softplus_offset - to_goal))
-    of_local = 2 * multiplier * (local - cost).relu()
-    slopes = torch.stack([of_goal, of_local]) / x.shape[0]
+    by_raw = torch.sigmoid(raw) if settings.multiplier == "softplus" else multiplier
+    stats = torch.stack([push, violation, multiplier, to_goal.mean(), local.mean(), -by_raw * excess])
+    by_goal = -torch.sigmoid(settings.softplus_beta * (settings.softplus_offset - to_goal))
+    by_local = 2 * multiplier * (local - cost).relu()
+    slopes = torch.stack([by_goal, by_local]) / x.shape[0]
     return push + multiplier * excess, stats, slopes, ends, largest, spread
 
 
@@ -92,13 +93,13 @@ def backward_with(
     head: ModuleType, grad_loss: Tensor, stats: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
     max_weight: Tensor | None, has_goal: bool, *settings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    of_x, of_to, of_weight = head.iqe_backward(
+    grad_x, grad_to, grad_weight = head.iqe_backward(
         grad_loss * slopes, ends, largest, spread, max_weight, *settings, max_weight is not None
     )
-    grad_y, grad_goal = of_to[1], of_to[0]
+    grad_y, grad_goal = grad_to[1], grad_to[0]
     if not has_goal:
         grad_y, grad_goal = grad_y + grad_goal.roll(-1, dims=0), None
-    return of_x.sum(dim=0), grad_y, grad_goal, of_weight, grad_loss * stats[SLOPE_OF_RAW]
+    return grad_x.sum(dim=0), grad_y, grad_goal, grad_weight, grad_loss * stats[SLOPE_OF_RAW]
 
 
 def qrl_critic_forward_outputs(

@@ -1,7 +1,7 @@
 """iQRL's temporal consistency, in plain PyTorch: the definition of the op ``temporal_consistency``.
 
 Scannell et al. 2024, "iQRL - Implicitly Quantized Representations for Sample-Efficient Reinforcement Learning" (arXiv
-2406.02696), equation 5; the loss is written down in losses/temporal_consistency.py.
+2406.02696), equation 5; losses/temporal_consistency.py has the formula.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch.nn import functional
 
 from .shapes import empty
 
-# Norms below this count as this: torch's own for a cosine.
+# Norms below this count as this, as in torch's cosine.
 EPS = 1e-8
 
 
 def cosines(predicted: Tensor, target: Tensor) -> Tensor:
-    """Of every row, (H, B)."""
+    """Returns the cosine per row, (H, B)."""
     return functional.cosine_similarity(predicted, target, dim=-1, eps=EPS)
 
 
 def step_weights(discount: float, like: Tensor) -> Tensor:
-    """discount^h for the steps of ``like``, (H,)."""
+    """Returns discount^h for the steps of ``like``, (H,)."""
     return discount ** torch.arange(like.shape[0], dtype=like.dtype, device=like.device)
 
 
@@ -34,9 +34,9 @@ def loss_of(cosine: Tensor, mask: Tensor | None, discount: float) -> Tensor:
 
 
 def slopes(predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float) -> Tensor:
-    """(2, H, B): the loss's gradient by a row of predicted is the first times target plus the second times predicted.
+    """Returns (2, H, B): the loss's gradient by a row of predicted is the first times target plus the second times it.
 
-    A norm below EPS stands for EPS in the cosine and yet has its derivative, as in torch; at 0 that is 0.
+    A norm below EPS counts as EPS in the cosine but keeps its derivative, as in torch; at 0 that is 0.
     """
     norm = torch.linalg.vector_norm(predicted, dim=-1)
     length, target_length = norm.clamp(min=EPS), torch.linalg.vector_norm(target, dim=-1).clamp(min=EPS)

@@ -6,6 +6,10 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+from ..options import read_settings
+
+DESCRIPTION = """Trains a quasimetric value function, QRL's critic, on MountainCar, and draws it beside the true one."""
+
 # Of the extra qmkernels[agents], what this demo imports.
 NEEDED = ("gymnasium", "scipy", "matplotlib", "tqdm", "tyro")
 INTERRUPTED = 130
@@ -29,15 +33,16 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    import tyro
-
     from . import report
     from .mountaincar import Dynamics, Grid
-    from .settings import Settings
+    from .settings import GROUPS, Settings
     from .train import backend_for, train
 
     try:
-        settings = tyro.cli(Settings, args=list(argv), prog="qmkernels demo")
+        settings = read_settings(
+            Settings(), argv, command="demo", groups=GROUPS, description=DESCRIPTION,
+            example="qmkernels demo --steps 500 --seed 1 --out /tmp/demo",
+        )  # fmt: skip
         backend_used = backend_for(settings.backend)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2

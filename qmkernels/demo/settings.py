@@ -7,19 +7,20 @@ from pathlib import Path
 
 from ..backends.dispatch import requested
 
+# The first option of each group in the help, and the group's title.
+GROUPS = {"steps": "run", "trajectories": "data", "hidden_size": "network", "softplus_offset": "optimisation"}
+
 
 @dataclass(frozen=True)
 class Settings:
-    """Train a quasimetric value function (QRL's critic) on MountainCar; draw it beside the true one."""
-
     steps: int = 5000
     """Training steps."""
     seed: int = 0
-    """Of the data, the networks and the batches."""
+    """Seed of the data, the networks and the batches."""
     out: Path = Path("qmkernels_demo")
-    """Folder for mountaincar.png and metrics.json; made where missing."""
+    """Folder of mountaincar.png and metrics.json; made where missing."""
     backend: str = field(default_factory=lambda: requested(None))
-    """Runs the IQE head: auto, cuda, triton, cpu or reference."""
+    """What runs the IQE head: auto, cuda, triton, cpu or reference."""
     threads: int = 1
     """CPU threads. One is the safe choice: several wait for each other where other work shares the cores."""
 

@@ -20,10 +20,10 @@ import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from ..backends.dispatch import resolve, use_backend
 from ..nn import IQE
+from ..progress import progress
 from .correlation import spearman
 from .mountaincar import FloatArray, Grid, random_actor_transitions
 from .settings import Settings
@@ -330,7 +330,7 @@ def train(grid: Grid, settings: Settings) -> Outcome:
     curve: list[tuple[int, float]] = []
     interrupted = False
     start = time.perf_counter()
-    bar = tqdm(total=settings.steps, unit="step", mininterval=0.5, dynamic_ncols=True)
+    bar = progress(settings.steps, "step")
     with use_backend(settings.backend), num_threads(settings.threads), bar:
         try:
             for step in range(settings.steps):

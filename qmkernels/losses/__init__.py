@@ -1,4 +1,4 @@
-"""The losses that quasimetric methods are made of: embeddings and a head in, a named tuple with ``loss`` out."""
+"""The losses of quasimetric methods: they take a head and embeddings, and return a named tuple with ``loss``."""
 
 from .contrastive import contrastive
 from .latent_dynamics import latent_dynamics

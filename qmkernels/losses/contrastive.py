@@ -1,4 +1,4 @@
-"""Contrastive losses over pairwise distances: which goal belongs to which state."""
+"""Contrastive losses over pairwise distances, which match goals to states."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _FORMS = ("softmax", "sigmoid")
 
 
 class Contrastive(NamedTuple):
-    """``loss`` is the scalar to minimise; the others are detached.
+    """``loss`` is the scalar to minimise; the others are detached. All are 0-d.
 
-    positive, negative  mean logits of matching and of other pairs; 0 where there is no other pair.
-    logsumexp           mean log-sum-exp of the logits that a softmax normalises; 0 for "sigmoid".
+    positive, negative  mean logits of matching and of other pairs; 0 if there are no other pairs.
+    logsumexp           mean log-sum-exp of the softmaxes' logits; 0 for "sigmoid".
     accuracy            share of softmaxes, or of rows for "sigmoid", whose largest logit is the matching pair's.
     """
 
@@ -56,7 +56,7 @@ def contrastive(
     group: torch.distributed.ProcessGroup | None = None,
     streaming: bool | None = None,
 ) -> Contrastive:
-    r"""Tells the goal of each state from the goals of the others by their distances.
+    r"""Tells each state's goal from the other states' goals by their distances.
 
     With logits :math:`\ell_{ij} = -s\, d(x_i, y_j)`, of which :math:`\ell_{ii}` are the matching pairs, the mean of
 
@@ -67,36 +67,47 @@ def contrastive(
 
     Args:
         head: the quasimetric, a module or function of x and y; its parameters take part in autograd.
-        x: states, ``(..., N, D)``; leading dimensions are an ensemble, over which the loss is averaged.
-        y: goals, ``(..., M, D)``; the match of ``x[i]`` is ``y[i + offset]``.
-        direction: "backward" (TMD, CMD), "forward" or "symmetric"; no meaning for "sigmoid".
+        x: states, ``(..., N, D)``; float32, float64, bfloat16 or float16. Leading dimensions are an ensemble, over
+            which the loss is averaged.
+        y: goals, ``(..., M, D)``, of x's dtype and device; the match of ``x[i]`` is ``y[i + offset]``.
+        direction: "backward" (TMD, CMD), "forward" or "symmetric"; ignored by "sigmoid".
         form: "softmax" (InfoNCE) or "sigmoid" (binary cross-entropy, contrastive RL).
-        scale: s; None: ``1 / sqrt(D)``, as in the TMD code.
-        logsumexp_weight: the mean square of every softmax's log-sum-exp is added this many times (contrastive RL: 0.1
-            or 0.01). 0 by default.
-        offset: where in ``y`` the matches begin, for a global batch: x the rows of this process, y those of all.
-        group: with an ``offset``: the processes that the other rows of x are on (`torch.distributed`). Their logits
-            take part in the backward softmax, and every process returns the loss of the whole batch; gradients are
-            those that DDP's averaging over processes makes the gradient of that loss.
-        streaming: True: by tiles of pairs, the matrix never exists, and memory is that of the inputs; the tiles are
-            computed again in the backward pass. False: the matrix is kept. None: by size. The numbers are the same.
+        scale: s, in 1 / the head's unit; None: ``1 / sqrt(D)``, as in the TMD code.
+        logsumexp_weight: weight of the mean squared log-sum-exp of the softmaxes, which is added to the loss
+            (contrastive RL: 0.1 or 0.01). Default 0.
+        offset: where the matches begin in ``y``, for a global batch: x holds this process's rows, y all processes'.
+        group: with an ``offset``: the `torch.distributed` processes that hold the other rows of x. Their logits take
+            part in the backward softmax, and every process returns the loss of the whole batch; its gradients are such
+            that DDP's average over processes is the gradient of that loss.
+        streaming: True: works in tiles of pairs. The matrix never exists, memory is that of the inputs, and backward
+            recomputes the tiles. False: keeps the matrix. None: decides by size. The numbers are the same.
 
     Returns:
-        `Contrastive`.
+        `Contrastive`, in float32 for half embeddings, else in their dtype.
+
+    Gradients flow to x, y and the head's parameters; goals without a match get none in the backward direction. NaN in
+    a row gives NaN in the loss and in the gradients of all rows that share a softmax, or a pair for "sigmoid", with it.
+    Infinities give what the head and the formula give.
 
     Raises:
-        ValueError: empty or mismatched batches, an offset that leaves rows without a match, unknown names.
+        ValueError: shapes that do not fit or are empty, an offset that leaves rows without a match, unknown names, a
+            head with a discount.
+        TypeError: a head that cannot be called, or tensors that are not float or differ in dtype.
+        RuntimeError: different devices, or a forced backend that cannot run.
 
     Source: Myers et al. 2025 (TMD, arXiv 2509.20478) and 2024 (CMD, arXiv 2406.17098); Eysenbach et al. 2022
     (contrastive RL, arXiv 2206.07568) for "sigmoid" and the log-sum-exp penalty.
 
     Example:
-        >>> head = qm.nn.IQE(64, 8)
-        >>> states, goals = torch.randn(32, 64, requires_grad=True), torch.randn(32, 64)
-        >>> qm.losses.contrastive(head, states, goals).loss.backward()
+        >>> head = qm.nn.IQE(2, 2, reduction="sum")
+        >>> states = torch.tensor([[0.0, 0.0], [4.0, 4.0]], requires_grad=True)
+        >>> result = qm.losses.contrastive(head, states, states.detach() + 1)
+        >>> result.accuracy
+        tensor(0.5000)
+        >>> result.loss.backward()
     """
     checks.check_head("contrastive", head)
-    check_pairs("contrastive", x, y, offset)
+    check_pairs("contrastive", offset, x=x, y=y)
     for name, value, choices in (("direction", direction, _DIRECTIONS), ("form", form, _FORMS)):
         if value not in choices:
             raise ValueError(f"contrastive: {name} must be one of {', '.join(choices)}, got {value!r}.")
@@ -109,17 +120,16 @@ def contrastive(
         settings = PairLossSettings(kind, scale, float(logsumexp_weight), offset=offset)
         loss, stats = pair_loss(every_pair(head, x, y), None, None, settings)
         return Contrastive(loss, stats.positive, stats.negative, stats.logsumexp, stats.accuracy)
-    found = _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, group)
-    return Contrastive(*found)
+    return Contrastive(*_by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, group))
 
 
 def matches_of(y: Tensor, offset: int, count: int) -> Tensor:
-    """The goals that have a match here."""
+    """Returns the goals that have a match among ``count`` states."""
     return y if y.shape[-2] == count else y[..., offset : offset + count, :]
 
 
 def _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, group) -> Contrast:
-    """Composed, as backward softmaxes a tile is some goals, else some states; each pair is computed once."""
+    """Composes the loss from tiles of goals for backward softmaxes, else of states; computes each pair once."""
     count, columns = x.shape[-2], y.shape[-2]
     if kind == "backward":
 
@@ -127,27 +137,27 @@ def _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, grou
             logits = -scale * every_pair(head, x, block)
             return matching(logits, begin - offset, -2), *over(logits, -2)
 
-        found = tiles.by_tiles(part, (y,), (x,), count, streaming)
-        found[0] = found[0][..., offset : offset + count]
-        return contrast_of_sides([_everywhere(Softmaxes(*found, count), group)], logsumexp_weight)
+        positive, *softmaxes = tiles.by_tiles(part, (y,), (x,), count, streaming)
+        positive = positive[..., offset : offset + count]
+        return contrast_of_sides([_everywhere(Softmaxes(positive, *softmaxes, count), group)], logsumexp_weight)
 
     def part(begin, block, y):
         logits = -scale * every_pair(head, block, y)
         positive = matching(logits, begin + offset, -1)
         if kind == "sigmoid":
             return positive, *softplus_over_goals(logits)
-        of_goals = (one.unsqueeze(-1) for one in over(logits, -2)) if kind == "symmetric" else ()
-        return positive, *over(logits, -1), *of_goals
+        goals = (value.unsqueeze(-1) for value in over(logits, -2)) if kind == "symmetric" else ()
+        return positive, *over(logits, -1), *goals
 
-    positive, largest, log_sum, total, *of_goals = tiles.by_tiles(part, (x,), (y,), columns, streaming)
+    positive, largest, log_sum, total, *goals = tiles.by_tiles(part, (x,), (y,), columns, streaming)
     rows = Softmaxes(positive, largest, log_sum, total, columns)
     if kind == "sigmoid":
         return contrast_of_sigmoids(rows)
     if kind == "forward":
         return contrast_of_sides([rows], logsumexp_weight)
-    goals = together(*of_goals, dim=-1)  # of what every tile of states knows of them
+    goals = together(*goals, dim=-1)  # each tile holds the part of its states
     if group is None:
-        goals = (one[..., offset : offset + count] for one in goals)
+        goals = (value[..., offset : offset + count] for value in goals)
     return contrast_of_sides([rows, _everywhere(Softmaxes(positive, *goals, count), group)], logsumexp_weight)
 
 
@@ -156,25 +166,29 @@ def _everywhere(local: Softmaxes, group) -> Softmaxes:
 
 
 def over_processes(local: Softmaxes, group) -> Softmaxes:
-    """Softmaxes over the states of all processes from those over the states of each, for all goals alike; of the
-    matching logits each process has its own."""
+    """Combines the processes' softmaxes, each over its own states, into softmaxes over all states.
 
+    Every process has every goal, but only its own matching logits.
+    """
     positive, *parts, count = local
     parts = [gather_rows(part.unsqueeze(0), dim=0, group=group) for part in parts]
     positive = gather_rows(positive, dim=-1, group=group)
     return Softmaxes(positive, *together(*parts, dim=0), count * len(parts[0]))
 
 
-def check_pairs(loss: str, x: Tensor, y: Tensor, offset: int) -> None:
-    checks.check_rows(loss, x=x)
-    checks.check_rows(loss, y=y)
-    checks.check_alike(loss, x=x, y=y)
+def check_pairs(loss: str, offset: int, **tensors: Tensor) -> None:
+    """Raises unless two float tensors differ at most in their rows, and each row of the first has its match."""
+    (name, x), (other, y) = tensors.items()
+    checks.check_rows(loss, **{name: x})
+    checks.check_rows(loss, **{other: y})
+    checks.check_alike(loss, **tensors)
     if x.shape[-1] != y.shape[-1] or x.shape[:-2] != y.shape[:-2]:
         raise ValueError(
-            f"{loss}: x and y must agree but for their numbers of rows, got {tuple(x.shape)} and {tuple(y.shape)}."
+            f"{loss}: {name} and {other} may differ only in their number of rows, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}."
         )
     if offset < 0 or offset + x.shape[-2] > y.shape[-2]:
         raise ValueError(
-            f"{loss}: rows {offset} to {offset + x.shape[-2]} of y must be the matches of x, but y has "
+            f"{loss}: {other} must have the matches of {name} in its rows {offset} to {offset + x.shape[-2]}, got "
             f"{y.shape[-2]} rows."
         )

@@ -1,4 +1,4 @@
-"""The head of a loss as a part of one kernel."""
+"""Heads that a loss's kernel computes itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import checks
 
 
 def fused_iqe(head: checks.Head, x: Tensor) -> FusedIqe | None:
-    """The head as an IQE that a loss's kernel computes of rows of x's size; None where the loss is composed of calls of
-    the head, as under torch.func's transforms, which the kernels of losses know nothing of."""
+    """Returns the head as an IQE that a loss's kernel computes for rows of x's size, or None if the loss must call the
+    head, as under torch.func's transforms, which the losses' kernels do not support."""
     find = getattr(head, "fused_iqe", None)
     return None if find is None or in_function_transform() else find(x)

@@ -15,8 +15,11 @@ from . import checks, tiles
 
 
 class MetricContrastive(NamedTuple):
-    """``loss`` is the scalar to minimise; the others are detached: its two terms, not weighted, and the mean length of
-    a step."""
+    """``loss`` is the scalar to minimise; the others are detached. All are 0-d.
+
+    steps, repulsion  the unweighted terms.
+    length            mean length of a step.
+    """
 
     loss: Tensor
     steps: Tensor
@@ -33,26 +36,38 @@ def metric_contrastive(
     weight: float = 1.0,
     streaming: bool | None = None,
 ) -> MetricContrastive:
-    r"""Steps of one length, everything else far apart.
+    r"""Gives all steps one length and pushes all other pairs apart.
 
     .. math:: \overline{(d(z_i, z'_i) - s)^2} - w\, \overline{\log(d(z_i, z'_j) + 10^{-6})}^{\,i \ne j}
 
     Args:
-        z, z_next: of a state and the next, ``(..., B, D)``.
+        z, z_next: embeddings of a state and the next, ``(..., B, D)``; float32, float64, bfloat16 or float16. Leading
+            dimensions are an ensemble, over which the loss is averaged.
         head: d, a module or function of x and y; its parameters take part in autograd. None: the Euclidean distance,
             as published.
-        step: s, the length of a step. Default 1.
+        step: s, the length of a step, in d's unit. Default 1.
         weight: w. Default 1.
         streaming: as for `contrastive`.
 
     Returns:
-        `MetricContrastive`. A batch of one has no second term.
+        `MetricContrastive`, in float32 for half embeddings, else in their dtype. A batch of one has no second term.
+
+    Gradients flow to z, z_next and the head's parameters. NaN in a row gives NaN in the loss and in the gradients of
+    all rows paired with it; infinities give what the distance and the formula give.
 
     Raises:
-        ValueError: empty or mismatched batches, or a head that returns discounts.
+        ValueError: shapes that differ or are empty, a head with a discount.
+        TypeError: a head that cannot be called, or tensors that are not float or differ in dtype.
+        RuntimeError: different devices, or a forced backend that cannot run.
 
-    Source: Reichlin et al. 2024, arXiv 2402.10820, which names a quasimetric d as the next step. As in the paper the
-    first term is over matched pairs; the public code averages it over all.
+    Source: Reichlin et al. 2024, arXiv 2402.10820, which suggests a quasimetric d as the next step. As in the paper,
+    the first term averages over matching pairs; the public code averages it over all pairs.
+
+    Example:
+        >>> z, z_next = torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([[1.0, 0.0], [4.0, 3.0]])
+        >>> result = qm.losses.metric_contrastive(z, z_next)
+        >>> result.steps, result.length
+        (tensor(2.), tensor(2.))
     """
     checks.check_rows("metric_contrastive", z=z, z_next=z_next)
     if head is not None:

@@ -1,4 +1,4 @@
-"""QRL's critic: the constrained problem with its multiplier."""
+"""QRL's critic loss: the Lagrangian of a constrained problem."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _THRESHOLDS = ("squared", "plain")
 
 
 class QRLCritic(NamedTuple):
-    """``loss`` is the scalar to minimise; the others are detached.
+    """``loss`` is the scalar to minimise; the others are detached. All are 0-d.
 
     push        mean of the softplus that pushes goals away.
     violation   mean squared violation of the local constraint.
     multiplier  lambda.
-    goal_distance, local_distance   mean d(x, goal) and d(x, y).
+    goal_distance, local_distance   mean d(x, goal) and mean d(x, y).
     """
 
     loss: Tensor
@@ -48,43 +48,53 @@ def qrl_critic(
     multiplier: str = "softplus",
     threshold: str = "squared",
 ) -> QRLCritic:
-    r"""Pushes goals as far away as steps of known cost allow.
+    r"""Pushes goals as far away as transitions of known cost allow.
 
     .. math:: \overline{\mathrm{softplus}_\beta(o - d(x_i, g_i))}
               + \lambda \left(\overline{\mathrm{relu}(d(x_i, y_i) - c_i)^2} - \epsilon^2\right)
 
-    with softplus_beta(u) = log(1 + exp(beta u)) / beta. The loss is minimised over the embeddings and the head, and
-    **maximised** over the multiplier: the gradient of ``raw_multiplier`` has the opposite sign, so that one optimizer
-    step on everything solves the Lagrangian.
+    with softplus_beta(u) = log(1 + exp(beta u)) / beta. Distances, costs, epsilon and o share a unit, environment steps
+    if each step costs 1. A head with ``fused_iqe`` runs in one kernel, any other in composed ops: the numbers agree.
 
     Args:
         head: the quasimetric, a module or function of x and y; its parameters take part in autograd.
-        x, y: a state and the next, ``(..., B, D)``.
-        raw_multiplier: 0-d, what lambda is made of.
-        goal: ``(..., B, D)``; None: ``y`` rolled by one row, the next state of another transition of the batch.
-        cost: c, a number or one a row, ``(..., B)``. Default 1.
+        x, y: a state and the next, ``(..., B, D)``; float32, float64, bfloat16 or float16.
+        raw_multiplier: 0-d float tensor, from which lambda is computed.
+        goal: ``(..., B, D)``; None: ``y`` rolled by one row, the next state of another transition in the batch.
+        cost: c, a number or one per row, ``(..., B)``. Default 1.
         epsilon: how far the constraint may be violated. Default 0.25.
-        softplus_beta, softplus_offset: beta and o. Defaults 0.1 and 15, as published online; for mazes 0.01 and 500.
-        multiplier: lambda = "softplus" of raw_multiplier, as published, or its "exp" (OGBench).
-        threshold: the violation is held against epsilon "squared", as published, or against "plain" epsilon (OGBench,
-            0.05).
+        softplus_beta, softplus_offset: beta and o. Defaults 0.1 and 15, as published online; 0.01 and 500 for mazes.
+        multiplier: lambda is the "softplus" of raw_multiplier, as published, or its "exp" (OGBench).
+        threshold: compares the violation with epsilon "squared", as published, or with "plain" epsilon (OGBench, 0.05).
 
     Returns:
-        `QRLCritic`.
+        `QRLCritic`, in float32 for half embeddings, else in their dtype.
+
+    Gradients flow to x, y, goal, cost and the head's parameters, which minimise the loss. That of ``raw_multiplier``
+    has the opposite sign, so that one optimizer step on everything also **maximises** over lambda. Rows with
+    d(x, y) <= cost get none from the constraint.
+
+    NaN in a row gives NaN in the loss and in the gradients of the rows compared with it. Infinities give what the head
+    and the formula give, and so does a multiplier that is not finite.
 
     Raises:
-        ValueError: empty or mismatched batches, a batch of one without a goal (it would be its own), a cost of another
-        length, a multiplier that is not 0-d.
-
-    A multiplier that is not finite gives a loss that is not.
+        ValueError: shapes that do not fit or are empty, a batch of one without goal (it would be its own), a cost of
+            another shape, a raw_multiplier that is not 0-d, unknown names, a head with a discount.
+        TypeError: a head that cannot be called, or tensors that are not float or differ in dtype.
+        RuntimeError: different devices, or a forced backend that cannot run.
 
     Source: Wang et al. 2023, arXiv 2304.01203, equation 10 and its code; OGBench (arXiv 2410.20092): ``epsilon=0.05,
     softplus_beta=0.01, softplus_offset=500, multiplier="exp", threshold="plain"``.
 
     Example:
-        >>> head, raw = qm.nn.IQE(64, 8), torch.tensor(0.0, requires_grad=True)
-        >>> x, y = torch.randn(32, 64, requires_grad=True), torch.randn(32, 64, requires_grad=True)
-        >>> qm.losses.qrl_critic(head, x, y, raw).loss.backward()
+        >>> head, raw = qm.nn.IQE(2, 2, reduction="sum"), torch.tensor(0.0, requires_grad=True)
+        >>> x, y = torch.zeros(2, 2, requires_grad=True), torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+        >>> result = qm.losses.qrl_critic(head, x, y, raw)
+        >>> result.violation, result.goal_distance
+        (tensor(2.), tensor(2.))
+        >>> result.loss.backward()
+        >>> raw.grad
+        tensor(-0.9688)
     """
     _check_critic(head, x, y, raw_multiplier, goal, multiplier, threshold)
     if isinstance(cost, Tensor):
@@ -99,8 +109,8 @@ def qrl_critic(
     to_goal, local = head(x, y.roll(1, dims=-2) if goal is None else goal), head(x, y)
     push, violation, weight = terms(to_goal, local, raw_multiplier, cost, settings)
     loss = loss_of(push, violation, weight, settings.threshold)
-    others = push, violation, weight, to_goal.mean(), local.mean()
-    return QRLCritic(loss, *(value.detach() for value in others))
+    diagnostics = push, violation, weight, to_goal.mean(), local.mean()
+    return QRLCritic(loss, *(value.detach() for value in diagnostics))
 
 
 def _by_kernel(
@@ -125,7 +135,7 @@ def _check_critic(head, x, y, raw_multiplier, goal, multiplier, threshold) -> No
     else:
         checks.check_rows("qrl_critic", x=x, y=y)
         if x.shape[-2] == 1:
-            raise ValueError("qrl_critic: a batch of one has no other row to be its goal; give goal.")
+            raise ValueError("qrl_critic: a batch without goal must have at least two rows, got one; give goal.")
     checks.check_multiplier("qrl_critic", "raw_multiplier", raw_multiplier, x)
     check_choice("qrl_critic", "multiplier", multiplier, MULTIPLIERS)
     check_choice("qrl_critic", "threshold", threshold, _THRESHOLDS)

@@ -16,8 +16,12 @@ from .linex import distances
 
 
 class TMDCritic(NamedTuple):
-    """``loss`` is the scalar to minimise; the others are detached: its three terms, not weighted, then as in
-    `Contrastive` and the mean of d(phi_i, goal_j) - d(psi_next_i, goal_j)."""
+    """``loss`` is the scalar to minimise; the others are detached. All are 0-d.
+
+    contrastive, action_invariance, temporal_invariance  the unweighted terms.
+    positive, negative, accuracy                          as in `Contrastive`.
+    difference                                            mean d(phi, psi_goal) - d(psi_next, psi_goal).
+    """
 
     loss: Tensor
     contrastive: Tensor
@@ -45,34 +49,52 @@ def tmd_critic(
     group: torch.distributed.ProcessGroup | None = None,
     streaming: bool | None = None,
 ) -> TMDCritic:
-    r"""TMD's critic: contrastive + action invariance + zeta * temporal invariance, each pair of states and goals
-    visited once for all of them.
+    r"""Computes contrastive loss + action invariance + zeta * temporal invariance, visiting each pair only once.
 
     .. math:: \mathrm{contrastive}(\phi, \psi_g) + \overline{d(\psi_i, \phi_i)}
               + \zeta\, \mathrm{linex}(\phi, \psi_g, \psi')
 
+    as `contrastive` (backward) and `linex` define them.
+
     Args:
         head: the quasimetric, a module or function of x and y; its parameters take part in autograd.
-        phi: phi(s, a), ``(..., N, D)``; leading dimensions are an ensemble, over which the loss is averaged.
-        psi, psi_next: psi(s) and psi(s'), of phi's shape.
-        psi_goal: psi(g), ``(..., M, D)``: row ``i + offset`` is a future state of row i of phi.
-        discount: gamma. Default 0.99.
+        phi: phi(s, a), ``(..., N, D)``; float32, float64, bfloat16 or float16. Leading dimensions are an ensemble, over
+            which the loss is averaged.
+        psi, psi_next: psi(s) and psi(s'), of phi's shape, dtype and device.
+        psi_goal: psi(g), ``(..., M, D)``; row ``i + offset`` is a future state of row i of phi.
+        discount: gamma, in (0, 1]. Default 0.99.
         zeta: weight of the temporal invariance. Default 0.05.
         clip, diagonal_weight: of `linex`. Defaults 3 and 0.5.
         scale: of the logits; None: ``1 / sqrt(D)``.
         offset, group, streaming: as for `contrastive`.
 
     Returns:
-        `TMDCritic`.
+        `TMDCritic`, in float32 for half embeddings, else in their dtype.
+
+    Gradients flow to phi, psi, psi_goal and the head's parameters; none flow to psi_next. NaN in a row of phi or
+    psi_goal gives NaN in the loss and in the gradients of all rows paired with it; in psi or psi_next, only through its
+    own term. Infinities give what the head and the formula give.
 
     Raises:
-        ValueError: empty or mismatched batches.
+        ValueError: shapes that do not fit or are empty, an offset that leaves rows without a match, a discount outside
+            (0, 1], a head with a discount.
+        TypeError: a head that cannot be called, or tensors that are not float or differ in dtype.
+        RuntimeError: different devices, or a forced backend that cannot run.
 
-    Source: Myers et al. 2025, arXiv 2509.20478; defaults as published. With ``head = qm.nn.LatentMRN(D,
-    preset="tmd")`` the published critic; an ensemble of two.
+    Source: Myers et al. 2025, arXiv 2509.20478; defaults as published. The published critic is an ensemble of two with
+    ``head = qm.nn.LatentMRN(D, preset="tmd")``.
+
+    Example:
+        >>> head = qm.nn.LatentMRN(64, 8, preset="tmd")
+        >>> phi, psi, psi_next, psi_goal = torch.randn(4, 2, 32, 64, requires_grad=True)
+        >>> result = qm.losses.tmd_critic(head, phi, psi, psi_next, psi_goal)
+        >>> weighted = result.contrastive + result.action_invariance + 0.05 * result.temporal_invariance
+        >>> torch.allclose(result.loss, weighted)
+        True
+        >>> result.loss.backward()
     """
     checks.check_head("tmd_critic", head)
-    check_pairs("tmd_critic", phi, psi_goal, offset)
+    check_pairs("tmd_critic", offset, phi=phi, psi_goal=psi_goal)
     checks.check_rows("tmd_critic", phi=phi, psi=psi, psi_next=psi_next)
     if not 0 < discount <= 1:
         raise ValueError(f"tmd_critic: discount must be in (0, 1], got {discount}.")
@@ -98,15 +120,15 @@ def tmd_critic(
         terms = divergence(distance, after, log_discount, clip)
         difference = (distance - after).detach().mean(dim=-2)
         logits = -scale * distance
-        matches = (matching(one, begin - offset, -2) for one in (logits, terms))
+        matches = (matching(matrix, begin - offset, -2) for matrix in (logits, terms))
         return *matches, *over(logits, -2), terms.mean(dim=-2), difference
 
-    positive, diagonal, *found, everywhere, difference = tiles.by_tiles(
+    positive, diagonal, *sums, everywhere, difference = tiles.by_tiles(
         part, (psi_goal,), (phi, psi_next), count, streaming
     )
-    # Of a global batch only this process's goals have their match here.
-    positive, diagonal = (one[..., offset : offset + count] for one in (positive, diagonal))
-    softmaxes = Softmaxes(positive, *found, count)
+    # In a global batch only this process's goals have their match here.
+    positive, diagonal = (values[..., offset : offset + count] for values in (positive, diagonal))
+    softmaxes = Softmaxes(positive, *sums, count)
     if group is not None:
         softmaxes = over_processes(softmaxes, group)
     contrastive = contrast(softmaxes, 0.0)

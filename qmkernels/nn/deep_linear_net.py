@@ -1,4 +1,4 @@
-"""A matrix kept as the product of several, whose gradient descent favours few effective dimensions."""
+"""A matrix stored as a product of several, for which gradient descent favours few effective dimensions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DeepLinearNet(nn.Module):
 
     ::
 
-        A = (M_0 M_1 ... M_n + bias),    squared elementwise where non_negative;    forward(x) = x A^T
+        A = (M_0 M_1 ... M_n + bias),    squared elementwise if non_negative;    forward(x) = x A^T
 
     Args:
         input_dim (int): Columns of the matrix.
@@ -25,11 +25,11 @@ class DeepLinearNet(nn.Module):
         hidden_dims (Sequence[int], optional): Inner sizes of the product, from the input side. Default: three times
             the smallest power of two that is at least 64, ``input_dim`` and ``output_dim``.
         non_negative (bool): Whether to square the entries. Default: ``False``.
-        bias (bool): Whether to add a learned matrix, at first zero. Default: ``True``.
+        bias (bool): Whether to add a learned matrix, initially zero. Default: ``True``.
 
     Shape:
         - Input: one or several tensors ``(..., input_dim)``
-        - Output: as many of ``(..., output_dim)``, a tuple where there are several
+        - Output: as many tensors ``(..., output_dim)``, in a tuple if there are several
 
     Attributes:
         mats (nn.ParameterList): The factors, from the output side.
@@ -65,7 +65,7 @@ class DeepLinearNet(nn.Module):
         sizes = [input_dim, *hidden_dims, output_dim]
         factors = []
         for columns, rows in zip(sizes[:-1], sizes[1:], strict=True):
-            # nn.Linear draws random numbers of its own first: the same seed gives the parameters that torchqmet gives.
+            # nn.Linear draws its own random numbers first, so that a seed gives the same parameters as in torchqmet.
             factor = nn.Linear(columns, rows, bias=False).weight
             nn.init.kaiming_normal_(factor, a=1)
             factors.insert(0, factor)
@@ -73,7 +73,7 @@ class DeepLinearNet(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros(output_dim, input_dim)) if bias else None)
 
     def collapse(self) -> Tensor:
-        """The matrix, ``(output_dim, input_dim)``."""
+        """Returns the matrix, ``(output_dim, input_dim)``."""
         factors = list(self.mats)
         matrix = factors[0] if len(factors) == 1 else torch.linalg.multi_dot(factors)
         if self.bias is not None:
@@ -89,13 +89,13 @@ class DeepLinearNet(nn.Module):
         return f"bias={self.bias is not None}, non_negative={self.non_negative}"
 
     def get_num_effective_nparameters(self) -> int:
-        """How many numbers the product has, however many its factors have."""
+        """Returns the number of entries of the product, regardless of its factors."""
         return self.input_dim * self.output_dim
 
 
 def get_num_effective_parameters(module: nn.Module) -> int:
-    """The number of parameters of ``module``, with each `DeepLinearNet` counted as the matrix that it is."""
+    """Returns the number of parameters of ``module``, with each `DeepLinearNet` counted as one matrix."""
     if isinstance(module, DeepLinearNet):
         return module.get_num_effective_nparameters()
-    own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    return own + sum(get_num_effective_parameters(child) for child in module.children())
+    count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return count + sum(get_num_effective_parameters(child) for child in module.children())

@@ -1,4 +1,4 @@
-"""What the heads of this package share: rows embedded once, one kernel where there is one, blocks of rows otherwise."""
+"""The base of this package's heads: embeds each row once, then runs one kernel if there is one, else blocks of rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..ops.torch_internals import has_plain_tensors
 from .quasimetric_base import QuasimetricBase
 from .reductions import FusedReduction, fused_reduction
 
-# A distance that one kernel computes of embedded rows: its forms, their parameters and settings, and what makes the
-# module's result of theirs, where that is something else. A plain tuple, because it is made on every call.
+# A distance that one kernel computes from embedded rows: its forms, their parameters and settings, and a function from
+# their result to the module's, or None. A plain tuple, because every call makes one.
 FusedDistance = tuple[DistanceForms, tuple[Tensor | None, ...], tuple, Callable[[Tensor], Tensor] | None]
 
 
 class Pairs(NamedTuple):
-    """What pairs are made of: rows, the components of a pair of them, and how many values a pair takes on the way."""
+    """How to compute pairs: the rows, a function to a pair's components, and the number of values a pair needs."""
 
     x: Tensor
     y: Tensor
@@ -31,13 +31,13 @@ class Pairs(NamedTuple):
 
 
 class EmbeddingHead(QuasimetricBase):
-    """A head that compares embedded rows; `QuasimetricBase` for users' own.
+    """A head of this package, which compares embedded rows; users derive their own from `QuasimetricBase`.
 
-    A subclass has `_compare`, and where it can do better `_embed`, `_fused` and `_pairs`. A user's subclass that
-    overrides ``compute_components`` or ``forward`` gets what `QuasimetricBase` makes of them.
+    A subclass implements `_compare` and, for speed, `_embed`, `_fused` and `_pairs`. A user's subclass that overrides
+    ``compute_components`` or ``forward`` is computed as `QuasimetricBase` does.
     """
 
-    # What a user's subclass overrides, looked up once a class and not once a call.
+    # What a user's subclass overrides, looked up once per class instead of once per call.
     _own_components = _own_forward = _embeds = False
 
     def __init_subclass__(cls, **keywords) -> None:
@@ -47,47 +47,47 @@ class EmbeddingHead(QuasimetricBase):
         cls._embeds = cls._embed is not EmbeddingHead._embed
 
     def _embed(self, rows: Tensor) -> Tensor:
-        """What of a row is compared, (n, input_size) to (n, size); computed once a row."""
+        """Embeds rows for comparison, (n, input_size) to (n, size); runs once per row."""
         return rows
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        """The components of embedded rows, (..., num_components); leading dimensions broadcast."""
+        """Returns the components of embedded rows, (..., num_components); leading dimensions broadcast."""
         raise NotImplementedError
 
     def _fused(self, x: Tensor) -> FusedDistance | None:
-        """The kernel that takes embedded rows of x's dtype and device, that of computation, to distances; None where
-        transforms or reduction are not a kernel's."""
+        """Returns the kernel from embedded rows, in x's dtype and device, to distances; None if no kernel has these
+        transforms and this reduction."""
         return None
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
-        """How embedded rows (B, N, size) and (B, M, size) are compared in pairs."""
+        """Returns how to compare all pairs of embedded rows (B, N, size) and (B, M, size)."""
         return Pairs(x, y, self._compare, x.shape[-1])
 
-    def _fused_reduction(self, known: tuple[str, ...]) -> FusedReduction | None:
-        """How a kernel that knows the reductions ``known`` reduces as this head does; None where it cannot."""
-        modules = self._modules  # as attributes of a module they take as long as a small kernel
-        return None if modules["transforms"]._modules else fused_reduction(modules["reduction"], known)
+    def _fused_reduction(self, supported: tuple[str, ...]) -> FusedReduction | None:
+        """Returns this head's reduction for a kernel that supports the reductions ``supported``, or None."""
+        modules = self._modules  # looking them up as attributes takes as long as a small kernel
+        return None if modules["transforms"]._modules else fused_reduction(modules["reduction"], supported)
 
     def compute_components(self, x: Tensor, y: Tensor) -> Tensor:
-        """The components of the distance, ``(..., num_components)``, of x and y ``(..., input_size)``."""
+        """Returns the components of the distance, ``(..., num_components)``, from x to y, ``(..., input_size)``."""
         return self._compare(*self._embedded(x, y))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance from x to y, ``(...)``; leading dimensions broadcast."""
+        """Returns the distance from x to y, ``(...)``; leading dimensions broadcast."""
         if self._own_components:
             return super().forward(x, y)
         return self._distance(broadcasting.elementwise, x, y, bidirectional=False)
 
     def bidirectional(self, x: Tensor, y: Tensor) -> BothWays:
-        """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
+        """Returns the distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
         if self._own_components or self._own_forward:
             return super().bidirectional(x, y)
         return self._distance(broadcasting.elementwise, x, y, bidirectional=True)
 
     def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Distances:
-        """The distance from every row of x to every row of y: ``(*b, N, D)`` and ``(*b, M, D)`` to ``(*b, N, M)``.
+        """Returns distances from every row of x, ``(*b, N, D)``, to every row of y, ``(*b, M, D)``: ``(*b, N, M)``.
 
-        With ``bidirectional`` both directions, of that shape. Nothing of size N x M x D is stored.
+        With ``bidirectional``, both directions in that shape. Nothing of size N x M x D is stored.
         """
         if self._own_components or self._own_forward:
             return super().pairwise(x, y, bidirectional)
@@ -96,7 +96,7 @@ class EmbeddingHead(QuasimetricBase):
 
     @classmethod
     def _num_components(cls, input_size: int, dim_per_component: int) -> int:
-        """How many components of that size there are; ValueError where they do not fit."""
+        """Returns the number of components of that size; ValueError if they do not fit."""
         if dim_per_component < 1:
             raise ValueError(f"{cls.__name__}: dim_per_component must be at least 1, got {dim_per_component}.")
         if input_size % dim_per_component != 0:
@@ -107,7 +107,7 @@ class EmbeddingHead(QuasimetricBase):
         return input_size // dim_per_component
 
     def _embedded(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y embedded, before broadcasting: N + M rows, in one pass."""
+        """Embeds x and y before broadcasting: N + M rows, in one pass."""
         if not self._embeds:
             return x, y
         arguments.check_floats(type(self).__name__, x=x, y=y)
@@ -138,11 +138,11 @@ class EmbeddingHead(QuasimetricBase):
         return BothWays(*map(finish, out)) if bidirectional else finish(out)
 
     def _rows(self, x: Tensor, y: Tensor) -> Tensor:
-        """Components, transforms and reduction of matching rows."""
+        """Computes components, transforms and reduction for matching rows."""
         return self._reduced(self._compare(x, y))
 
     def _blocks(self, x: Tensor, y: Tensor) -> Tensor:
-        """The same of every row with every row, by blocks of rows."""
+        """Computes the same for every pair of rows, in blocks of rows."""
         x, y, compare, values_per_pair = self._pairs(x, y)
         return self._in_row_blocks(
             lambda x, y: self._reduced(compare(x.unsqueeze(-2), y.unsqueeze(-3))), x, y, values_per_pair

@@ -14,7 +14,7 @@ from .embedding_head import EmbeddingHead, FusedDistance
 _REDUCTIONS = ("sum", "mean", "max", "maxmean")
 
 
-# An IQE as a fused loss takes it: the fields of its `IqeSettings`, and what the maximum's weight is made of.
+# An IQE for a fused loss: the fields of its `IqeSettings`, and the parameter behind the maximum's weight.
 FusedIqe = tuple[tuple[int, str, str], Tensor | None]
 
 
@@ -25,46 +25,48 @@ class IQE(EmbeddingHead):
 
         IQE(input_size: int, dim_per_component: int = 16, ...)
 
-    The latent is split into components of ``dim_per_component`` values, K. Each component is the length of a union of
+    The latent is split into components of K = ``dim_per_component`` values. Each component is the length of a union of
     K intervals, and the reduction combines the components::
 
         d_c(x, y) = | union_k [x_ck, max(x_ck, y_ck)] |,    d(x, y) = reduction_c d_c(x, y)
 
     The default is IQE-maxmean; ``reduction="sum"`` is IQE-sum. Without transforms, and with any reduction but
-    ``deep_linear_net_weighted_sum``, components and reduction are one kernel and the components are never stored.
+    ``deep_linear_net_weighted_sum``, one kernel computes components and reduction and never stores the components.
 
     Args:
         input_size (int): Size of the latent vectors.
-        dim_per_component (int): Values in a component, K; must divide ``input_size``. The paper recommends at least 8.
+        dim_per_component (int): K, values per component; must divide ``input_size``. The paper recommends at least 8.
             Default: ``16``.
 
     Args of all quasimetrics (keyword-only; each has its own defaults):
-        transforms (Collection[str]): Transforms of the components before they are reduced:
+        transforms (Collection[str]): Transforms applied to the components before the reduction:
             ``"concave_activation"``. Default: ``()``.
-        reduction (str): How components become one distance. Default: ``"maxmean"``.
+        reduction (str): How the components are combined. Default: ``"maxmean"``.
             ``"sum"``, ``"mean"``, ``"max"``;
             ``"maxmean"``: ``(1 - a) mean + a max``, a = sigmoid of a parameter that starts at -1 (torchqmet's);
             ``"maxmean_ogbench"``: ``a mean + (1 - a) max``, the parameter starts at 0 (OGBench's and TMD's);
-            ``"deep_linear_net_weighted_sum"``: a sum with learned weights, made for PQE.
-        discount (float, optional): Where given, the module returns ``discount ** d``. Default: ``None``.
-        warn_if_not_quasimetric (bool): Accepted as all quasimetrics do; an IQE always is one. Default: ``True``.
+            ``"deep_linear_net_weighted_sum"``: a sum with learned weights, designed for PQE.
+        discount (float, optional): If given, the module returns ``discount ** d``. Default: ``None``.
+        warn_if_not_quasimetric (bool): Accepted for uniformity; an IQE always is one. Default: ``True``.
 
     Shape:
         - Input: x (from) and y (to), ``(..., input_size)``; leading dimensions broadcast. float64, float32, bfloat16
           or float16
         - Output: ``(...)``; float32 for bfloat16 and float16, otherwise the input's dtype
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
-        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
 
     Attributes:
-        input_size (int), discount (float or None), guaranteed_quasimetric (bool): As above; always ``True``.
+        input_size (int), discount (float or None): As above.
+        guaranteed_quasimetric (bool): Always ``True``.
         num_components (int): ``input_size // dim_per_component``.
         latent_2d_shape (torch.Size): ``(num_components, dim_per_component)``.
         transforms (nn.Sequential): The transforms.
         reduction (ReductionBase): The reduction; its parameter is ``reduction.raw_alpha`` for the two maxmeans.
 
-    Gradient: of a component by y_k one where y_k is a right end of the union, by x_k minus one where it is a left end,
-    otherwise zero; where several coordinates tie at an end, one of them has it. An empty interval has none.
+    Gradient of a component: 1 by y_k where y_k is a right end of the union, -1 by x_k where x_k is a left end,
+        otherwise
+    0. If several coordinates tie at an end, one of them gets the gradient. An empty interval gets none.
 
     Raises:
         ValueError: For sizes that do not fit, unknown names, or a discount outside (0, 1].
@@ -94,7 +96,7 @@ class IQE(EmbeddingHead):
                 [0.0000, 0.0000, 1.5000],
                 [0.0000, 0.0000, 0.0000]])
 
-    Source: Wang & Isola 2022; arguments, attributes, parameters and repr are those of torchqmet's class of this name.
+    Source: Wang & Isola 2022; arguments, attributes, parameters and repr are those of the torchqmet class of this name.
     """
 
     latent_2d_shape: torch.Size
@@ -134,8 +136,8 @@ class IQE(EmbeddingHead):
         return FORMS, (weight,), (self.latent_2d_shape[1], name, link), finish
 
     def fused_iqe(self, x: Tensor) -> FusedIqe | None:
-        """With what a fused loss computes this distance of rows of x's size; None where the distance is not that of one
-        kernel, and losses are composed of calls of this module."""
+        """Returns what a fused loss needs to compute this distance for rows of x's size, or None if no single kernel
+        computes it, so that losses must call this module."""
         if x.shape[-1] != self.input_size:
             self._check_sizes(x, x)
         if self._own_components or self._own_forward or self.discount is not None:

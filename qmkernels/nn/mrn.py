@@ -1,4 +1,4 @@
-"""MRN, the metric residual network, as modules: with torchqmet's projections, and on latents as they are."""
+"""MRN, the metric residual network, as modules: with torchqmet's projections, and directly on latents."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .embedding_head import EmbeddingHead, FusedDistance
 
 
 class MRNProjector(nn.Sequential):
-    """The network of an MRN's part: linear layers with ReLU between them.
+    """The network of one part of an MRN: linear layers with ReLU between them.
 
     Args:
         input_size (int): Size of the latent vectors.
-        output_size (int): Size of what is compared. Default: ``16``.
-        hidden_sizes (Sequence[int]): Sizes of the layers between. Default: ``(176,)``.
+        output_size (int): Size of the projections. Default: ``16``.
+        hidden_sizes (Sequence[int]): Sizes of the hidden layers. Default: ``(176,)``.
     """
 
     def __init__(self, input_size: int, *, output_size: int = 16, hidden_sizes: Sequence[int] = (176,)) -> None:
@@ -37,17 +37,16 @@ class MRN(EmbeddingHead):
 
         MRN(input_size: int, sym_p: float = 2, ...)
 
-    Two networks, f and g, project the latents; the distance is a symmetric part of one and an asymmetric part of the
-    other::
+    Two networks, f and g, project the latents. The distance has a symmetric part from f and an asymmetric part from g::
 
         d(x, y) = (mean_i (f_i(x) - f_i(y))^2)^(sym_p / 2) + max_j relu(g_j(x) - g_j(y))
 
     The two parts are the two components, which the default reduction adds. Each row of x and y is projected once,
-    before x and y are broadcast against each other; with reduction ``"sum"`` or ``"mean"`` and without transforms both
-    parts and their reduction are one kernel.
+    before x and y are broadcast. With reduction ``"sum"`` or ``"mean"`` and without transforms, one kernel computes
+    both parts and their reduction.
 
-    As published, with ``sym_p=2``, the symmetric part is a square and the triangle inequality can fail, of which the
-    constructor warns. `MRNFixed` has ``sym_p=1``, as arXiv 2211.15120 proposes. `LatentMRN` is the head without
+    As published, with ``sym_p=2``, the symmetric part is a square and the triangle inequality can fail; the constructor
+    warns of this. `MRNFixed` has ``sym_p=1``, as arXiv 2211.15120 proposes. `LatentMRN` is the head without
     projections.
 
     Args:
@@ -57,18 +56,18 @@ class MRN(EmbeddingHead):
         proj_output_size (int): Output size of both networks. Default: ``16``.
 
     Args of all quasimetrics (keyword-only; each has its own defaults):
-        transforms (Collection[str]): Transforms of the components before they are reduced:
+        transforms (Collection[str]): Transforms applied to the components before the reduction:
             ``"concave_activation"``. Default: ``()``.
-        reduction (str): How components become one distance, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
+        reduction (str): How the components are combined, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
             Default: ``"sum"``.
-        discount (float, optional): Where given, the module returns ``discount ** d``. Default: ``None``.
-        warn_if_not_quasimetric (bool): Whether to warn where ``sym_p`` is above 1. Default: ``True``.
+        discount (float, optional): If given, the module returns ``discount ** d``. Default: ``None``.
+        warn_if_not_quasimetric (bool): Whether to warn if ``sym_p`` is above 1. Default: ``True``.
 
     Shape:
         - Input: x (from) and y (to), ``(..., input_size)``; leading dimensions broadcast
         - Output: ``(...)``
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
-        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
 
     Attributes:
         input_size (int), sym_p (float), discount (float or None): As above.
@@ -77,8 +76,8 @@ class MRN(EmbeddingHead):
         sym_proj, asym_proj (MRNProjector): The networks f and g.
         transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
 
-    Gradient: finite everywhere; at x = y, where the published code has NaN for ``sym_p`` below 2, the symmetric part
-    has gradient 0. Of several equal largest differences one has the gradient.
+    Gradient: finite everywhere. At x = y, where the published code gives NaN for ``sym_p`` below 2, the symmetric part
+    has gradient 0. Of several equal largest differences, one gets the gradient.
 
     Raises:
         ValueError: For ``sym_p`` of 0 or less, sizes below one, unknown names, or a discount outside (0, 1].
@@ -112,7 +111,7 @@ class MRN(EmbeddingHead):
         >>> print(mrn(x, x).detach())
         tensor([0., 0., 0., 0., 0.])
 
-    Source: Liu et al. 2022; arguments, attributes, parameters and repr are those of torchqmet's class of this name.
+    Source: Liu et al. 2022; arguments, attributes, parameters and repr are those of the torchqmet class of this name.
     """
 
     sym_p: float
@@ -155,7 +154,7 @@ class MRN(EmbeddingHead):
         symmetric, asymmetric = self.sym_proj(rows), self.asym_proj(rows)
         if symmetric.shape != asymmetric.shape:
             raise ValueError(
-                f"{type(self).__name__}: sym_proj and asym_proj must have outputs of one size, "
+                f"{type(self).__name__}: sym_proj and asym_proj must have outputs of the same size, "
                 f"got {symmetric.shape[-1]} and {asymmetric.shape[-1]}."
             )
         return torch.cat([symmetric, asymmetric], dim=-1)
@@ -173,7 +172,7 @@ class MRN(EmbeddingHead):
         reduction = self._fused_reduction(("sum", "mean"))
         if reduction is None:
             return None
-        # One component of two parts, whose sum the kernel takes: half of it is their mean.
+        # To the kernel this is one component of two parts, which it adds: half the sum is their mean.
         name, _, _, finish = reduction
         settings = self._settings(asymmetric="second", scale=1.0 if name == "sum" else 0.5)
         return op.FORMS, (), settings, finish
@@ -183,7 +182,7 @@ class MRN(EmbeddingHead):
 
 
 class MRNFixed(MRN):
-    r"""MRN with ``sym_p=1``, a Euclidean distance instead of its square: a quasimetric whatever the parameters are.
+    r"""MRN with ``sym_p=1``, a Euclidean distance instead of its square: a quasimetric for all parameters.
 
     One-line usage::
 
@@ -227,7 +226,7 @@ class MRNFixed(MRN):
 
 
 class LatentMRN(EmbeddingHead):
-    r"""MRN on latents that are used as they are, without projections: the head of OGBench, TMD, MQE and ETD.
+    r"""MRN directly on latents, without projections: the head of OGBench, TMD, MQE and ETD.
 
     One-line usage::
 
@@ -238,42 +237,42 @@ class LatentMRN(EmbeddingHead):
 
         d_c(x, y) = max_{j in A} relu(x_cj - y_cj) + (sum_{i in B} (x_ci - y_ci)^2)^(exponent / 2)
 
-    It has no parameters but those of transforms and reduction. Without transforms, and with reduction ``"sum"`` or
-    ``"mean"``, components and reduction are one kernel.
+    Its only parameters are those of transforms and reduction. Without transforms, and with reduction ``"sum"`` or
+    ``"mean"``, one kernel computes components and reduction.
 
     Args:
         input_size (int): Size of the latent vectors.
         num_components (int, optional): Components; must divide ``input_size``. Default: the preset's.
-        preset (str, optional): A published settings, whose settings those given explicitly replace: ``"ogbench"``,
-            ``"tmd"``, ``"mqe"``, ``"etd"``, ``"torchqmet"`` or ``"torchqmet_fixed"``; `qmkernels.mrn` has the table.
-            ``None``: one component, its first half asymmetric, and nothing else. Default: ``"tmd"``.
+        preset (str, optional): Published settings, which explicit ones override: ``"ogbench"``, ``"tmd"``, ``"mqe"``,
+            ``"etd"``, ``"torchqmet"`` or ``"torchqmet_fixed"``; `qmkernels.mrn` has the table. ``None``: one component,
+            its first half asymmetric, and nothing else. Default: ``"tmd"``.
         asymmetric, squares, exponent, eps, eps_form, scale (optional): As for `qmkernels.mrn`. Default: the preset's.
 
     Args of all quasimetrics (keyword-only; each has its own defaults):
-        transforms (Collection[str]): Transforms of the components before they are reduced:
+        transforms (Collection[str]): Transforms applied to the components before the reduction:
             ``"concave_activation"``. Default: ``()``.
-        reduction (str, optional): How components become one distance, a name from
+        reduction (str, optional): How the components are combined, a name from
             ``qmkernels.nn.reductions.REDUCTIONS``. Default: the preset's, ``"sum"`` or ``"mean"``.
-        discount (float, optional): Where given, the module returns ``discount ** d``. Default: ``None``.
-        warn_if_not_quasimetric (bool): Whether to warn where ``exponent`` is above 1 and the triangle inequality can
-            fail. A positive ``eps``, as the presets have, only makes d(x, x) a small constant: no warning. Default:
-            ``True``.
+        discount (float, optional): If given, the module returns ``discount ** d``. Default: ``None``.
+        warn_if_not_quasimetric (bool): Whether to warn if ``exponent`` is above 1, so that the triangle inequality can
+            fail. A positive ``eps``, as in the presets, only makes d(x, x) a small constant and gives no warning.
+            Default: ``True``.
 
     Shape:
         - Input: x (from) and y (to), ``(..., input_size)``; leading dimensions broadcast. float64, float32, bfloat16
           or float16
         - Output: ``(...)``; float32 for bfloat16 and float16, otherwise the input's dtype
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
-        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
 
     Attributes:
         input_size (int), num_components (int), discount (float or None): As above.
-        preset (str or None), settings (MrnSettings): The preset, and all settings that came of it.
+        preset (str or None), settings (MrnSettings): The preset, and all resulting settings.
         guaranteed_quasimetric (bool): Whether ``exponent`` is at most 1, ``eps`` 0 and ``scale`` not negative.
         transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
 
-    Gradient: finite everywhere; a symmetric part of 0 has gradient 0. Of several equal largest differences one has the
-    gradient.
+    Gradient: finite everywhere; a symmetric part of 0 has gradient 0. Of several equal largest differences, one gets
+    the gradient.
 
     Raises:
         ValueError: For sizes that do not fit, unknown names, settings out of range, or a discount outside (0, 1].

@@ -1,4 +1,4 @@
-"""DeepNorm and WideNorm, norms of the difference of two latents that are networks with non-negative weights."""
+"""DeepNorm and WideNorm: norms of the difference of two latents, computed by networks with non-negative weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .embedding_head import EmbeddingHead, Pairs
 
 
 class ConstrainedLinear(nn.Linear):
-    """A linear layer whose weight is put back into its range, in place, whenever it has changed since the last call.
+    """A linear layer that puts its weight back into its range, in place, if the weight changed since the last call.
 
     Args:
         in_features (int), out_features (int), bias (bool): As for ``nn.Linear``.
-        weight_constraint_ (Callable, optional): Changes the weight in place, ``torch.relu_`` for example; doing it
-            twice must be the same as once. Default: ``None``.
+        weight_constraint_ (Callable, optional): Changes the weight in place, for example ``torch.relu_``; must be
+            idempotent. Default: ``None``.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ConstrainedLinear(nn.Linear):
     @torch.no_grad()
     def _constrain(self) -> None:
         if torch.compiler.is_compiling():
-            # Versions are not traced. A second time in a graph changes nothing, and must not look like a change.
+            # Versions are not traced. A second call in a graph changes nothing, and must not look like a change.
             self.weight_constraint_(self.weight.data)
         elif self.weight._version != self.last_constrained_weight_version:
             self.weight_constraint_(self.weight)
@@ -53,7 +53,8 @@ class ConstrainedLinear(nn.Linear):
 
 
 def max_relu(x: Tensor, weights: Tensor) -> Tensor:
-    """Of pairs of features, ``(..., F)``: the larger, then the mean of the weighted and rectified, ``(..., F)``.
+    """Returns, for pairs of features ``(..., F)``, their maxima, then the weighted means of the rectified, ``(...,
+    F)``.
 
     ``weights`` is (F / 2, 2) and non-negative.
     """
@@ -62,10 +63,10 @@ def max_relu(x: Tensor, weights: Tensor) -> Tensor:
 
 
 class MaxReLU(nn.Module):
-    """The activation of Deep Norms: half of the results are maxima of two features, half means of two rectified ones.
+    """The activation of Deep Norms: half of its outputs are maxima of two features, half means of two rectified ones.
 
     Args:
-        num_features (int): Features, an even number; as many come out.
+        num_features (int): Number of features, even; the output has as many.
 
     Source: Pitis et al. 2020, arXiv 2002.05825; weights are softplus of ``raw_weights``, which start at 0.
     """
@@ -85,7 +86,7 @@ class MaxReLU(nn.Module):
 
 
 def make_activation(kind: str, num_features: int) -> nn.Module:
-    """``"relu"`` or ``"maxrelu"`` for that many features; ValueError for another name."""
+    """Makes ``"relu"`` or ``"maxrelu"`` for that many features; ValueError for another name."""
     if kind == "relu":
         return nn.ReLU()
     if kind == "maxrelu":
@@ -94,18 +95,18 @@ def make_activation(kind: str, num_features: int) -> nn.Module:
 
 
 class NormHead(EmbeddingHead):
-    """A norm of the difference of two latents. The first layer is linear, so that pairs need it once a row."""
+    """A norm of the difference of two latents. The first layer is linear, so that pairs need it only once per row."""
 
     def _linear(self, rows: Tensor) -> Tensor:
-        """The linear first layer, without bias, (..., size)."""
+        """Applies the linear first layer, which has no bias, to (..., size)."""
         raise NotImplementedError
 
     def _norm(self, x: Tensor, y: Tensor) -> Tensor:
-        """The components of what is after the first layer, (..., num_components); leading dimensions broadcast."""
+        """Returns the components, (..., num_components), from the first layer's output; leading sizes broadcast."""
         raise NotImplementedError
 
     def norm(self, x: Tensor) -> Tensor:
-        """The components of the norm of x, ``(..., input_size)`` to ``(..., num_components)``."""
+        """Returns the components of the norm of x, ``(..., input_size)`` to ``(..., num_components)``."""
         rows = self._linear(x)
         return self._norm(rows, torch.zeros_like(rows))
 
@@ -115,7 +116,7 @@ class NormHead(EmbeddingHead):
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
         if type(self).norm is not NormHead.norm:
             return super()._pairs(x, y)
-        # One product for both: equal rows come out equal.
+        # One product for both, so that equal rows give equal results.
         of_x, of_y = self._linear(torch.cat([x, y], dim=1)).split([x.shape[1], y.shape[1]], dim=1)
         return Pairs(of_x, of_y, self._norm, of_x.shape[-1])
 
@@ -127,47 +128,47 @@ class DeepNorm(NormHead):
 
         DeepNorm(input_size: int, num_components: int, num_layers: int = 3, ...)
 
-    The components are a network of the difference z = x - y, convex and positively homogeneous, whose matrices W are
+    The components are a convex, positively homogeneous network of the difference z = x - y, whose matrices W are
     non-negative::
 
         h_1 = act(U_0 z),    h_(i+1) = act(W_i h_i + U_i z),    d_c(x, y) = (h_last)_c
 
-    ``symmetric=True`` adds the components of -z and makes a metric of it. In pairs U x and U y are computed once a row,
-    the layers on pairs in blocks that are computed again in the backward pass.
+    ``symmetric=True`` adds the components of -z, which makes it a metric. In pairs, U x and U y are computed once per
+    row; the other layers work on blocks of pairs, which the backward pass computes again.
 
     Args:
         input_size (int): Size of the latent vectors.
         num_components (int): Components, and size of the hidden layers.
         num_layers (int): Layers. Default: ``3``.
         activation (str): ``"relu"`` or ``"maxrelu"``. Default: ``"relu"``.
-        final_activation (str, optional): That of the last of several layers; ``None``: the same. With ``"maxrelu"``
-            components can be negative, of which the constructor warns. Default: ``None``.
+        final_activation (str, optional): Activation of the last of several layers; ``None``: the same. With
+            ``"maxrelu"`` components can be negative; the constructor warns of this. Default: ``None``.
         symmetric (bool): Whether d(x, y) = d(y, x). Default: ``False``.
 
     Args of all quasimetrics (keyword-only; each has its own defaults):
-        transforms (Collection[str]): Transforms of the components before they are reduced. Default:
+        transforms (Collection[str]): Transforms applied to the components before the reduction. Default:
             ``("concave_activation",)``.
-        reduction (str): How components become one distance, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
+        reduction (str): How the components are combined, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
             Default: ``"maxmean"``.
-        discount (float, optional): Where given, the module returns ``discount ** d``. Default: ``None``.
-        warn_if_not_quasimetric (bool): Whether to warn where the last activation is not ``"relu"``. Default: ``True``.
+        discount (float, optional): If given, the module returns ``discount ** d``. Default: ``None``.
+        warn_if_not_quasimetric (bool): Whether to warn if the last activation is not ``"relu"``. Default: ``True``.
 
     Shape:
         - Input: x (from) and y (to), ``(..., input_size)``; leading dimensions broadcast
         - Output: ``(...)``
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
-        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
 
     Attributes:
         input_size (int), num_components (int), num_layers (int), symmetric (bool), discount (float or None): As above.
         guaranteed_quasimetric (bool): Whether the last activation is ``"relu"``.
-        u0, us_after_first (ConstrainedLinear), ws_after_first (ConstrainedLinear): U_0, the other U and W; a W is put
-            back to non-negative values in place when it is used after a change.
+        u0, us_after_first (ConstrainedLinear), ws_after_first (ConstrainedLinear): U_0, the other U and W; a changed W
+            is made non-negative again, in place, when it is next used.
         activations (nn.ModuleList): The activations.
         transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
 
-    In pairs the difference is taken after the first layer: d(x, x) of two equal rows is 0 up to rounding there, and
-    exactly 0 elementwise.
+    In pairs the difference is taken after the first layer: there d(x, x) of two equal rows is 0 up to rounding, while
+    elementwise it is exactly 0.
 
     Raises:
         ValueError: For sizes below one, an odd number of components with ``"maxrelu"``, unknown names, or a discount
@@ -186,7 +187,7 @@ class DeepNorm(NormHead):
         >>> [name for name, _ in head.named_parameters()]
         ['reduction.raw_alpha', 'u0.weight', 'ws_after_first.0.weight', 'us_after_first.0.weight']
 
-    Source: Pitis et al. 2020; arguments, attributes, parameters and repr are those of torchqmet's class of this name.
+    Source: Pitis et al. 2020; arguments, attributes, parameters and repr are those of the torchqmet class of this name.
     """
 
     symmetric: bool
@@ -239,7 +240,7 @@ class DeepNorm(NormHead):
             self.us_after_first.append(ConstrainedLinear(input_size, num_components, False))
 
     def norm_asym(self, x: Tensor) -> Tensor:
-        """The components of the norm that is not symmetric, ``(..., input_size)`` to ``(..., num_components)``."""
+        """Returns the asymmetric norm's components, ``(..., input_size)`` to ``(..., num_components)``."""
         return self._one_way(self._linear(x))
 
     def _linear(self, rows: Tensor) -> Tensor:
@@ -271,38 +272,40 @@ class WideNorm(NormHead):
 
         d_c(x, y) = || W_c relu([z, -z]) ||,  W non-negative          symmetric=True:  d_c(x, y) = || W_c z ||
 
-    In pairs the symmetric form computes W x and W y once a row and is one kernel up to the components; the other form,
-    where the split comes first, is computed on pairs in blocks, and again in the backward pass.
+    In pairs, the symmetric form computes W x and W y once per row, and one kernel computes the components. The other
+    form, which splits first, works on blocks of pairs, which the backward pass computes again.
 
     Args:
         input_size (int): Size of the latent vectors.
         num_components (int): Components.
-        output_component_size (int): Rows of each W_c; large values make a lot of parameters. Default: ``32``.
+        output_component_size (int): Rows of each W_c; large values mean many parameters. Default: ``32``.
         symmetric (bool): Whether d(x, y) = d(y, x). Default: ``False``.
 
     Args of all quasimetrics (keyword-only; each has its own defaults):
-        transforms (Collection[str]): Transforms of the components before they are reduced. Default:
+        transforms (Collection[str]): Transforms applied to the components before the reduction. Default:
             ``("concave_activation",)``.
-        reduction (str): How components become one distance, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
+        reduction (str): How the components are combined, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
             Default: ``"maxmean"``.
-        discount (float, optional): Where given, the module returns ``discount ** d``. Default: ``None``.
-        warn_if_not_quasimetric (bool): Accepted as all quasimetrics do; a Wide Norm always is one. Default: ``True``.
+        discount (float, optional): If given, the module returns ``discount ** d``. Default: ``None``.
+        warn_if_not_quasimetric (bool): Accepted for uniformity; a Wide Norm always is one. Default: ``True``.
 
     Shape:
         - Input: x (from) and y (to), ``(..., input_size)``; leading dimensions broadcast
         - Output: ``(...)``
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
-        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
 
     Attributes:
-        input_size (int), num_components (int), output_component_size (int), symmetric (bool), discount (float or None),
-            guaranteed_quasimetric (bool): As above; the last always ``True``.
-        w (ConstrainedLinear): All W_c; unless symmetric put back to non-negative values in place when it is used after
-            a change.
+        input_size (int), num_components (int), output_component_size (int), symmetric (bool), discount (float or None):
+            As above.
+        guaranteed_quasimetric (bool): Always ``True``.
+        w (ConstrainedLinear): All W_c; unless symmetric, made non-negative again, in place, when next used after a
+            change.
         transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
 
-    Gradient: finite everywhere; a component of 0 has gradient 0. In pairs of the symmetric form the difference is taken
-    after the linear image: d(x, x) of two equal rows is 0 up to rounding there, and exactly 0 elementwise.
+    Gradient: finite everywhere; a component of 0 has gradient 0. In pairs, the symmetric form takes the difference
+        after
+    the linear map: there d(x, x) of two equal rows is 0 up to rounding, while elementwise it is exactly 0.
 
     Raises:
         ValueError: For sizes below one, unknown names, or a discount outside (0, 1].
@@ -320,7 +323,7 @@ class WideNorm(NormHead):
         >>> print(head(x, x).detach())
         tensor([0., 0., 0., 0., 0.])
 
-    Source: Pitis et al. 2020; arguments, attributes, parameters and repr are those of torchqmet's class of this name.
+    Source: Pitis et al. 2020; arguments, attributes, parameters and repr are those of the torchqmet class of this name.
     """
 
     symmetric: bool
@@ -356,7 +359,7 @@ class WideNorm(NormHead):
         columns = input_size if symmetric else 2 * input_size
         constraint = None if symmetric else torch.relu_
         self.w = ConstrainedLinear(columns, num_components * output_component_size, False, constraint)
-        # The initial values are those of one layer a component.
+        # The initial values are those of one layer per component.
         layers = [nn.Linear(columns, output_component_size, bias=False).weight for _ in range(num_components)]
         with torch.no_grad():
             self.w.weight.copy_(torch.cat(layers))

@@ -24,54 +24,55 @@ class PQE(EmbeddingHead):
 
         PQE(input_size: int, dim_per_component: int = 4, measure: str = "lebesgue", shape: str = "halfline", ...)
 
-    Every coordinate stands for a set, and a random set of points, a Poisson process, counts what x's set has and y's
-    has not, and the reverse, at the rates a and b. The latent is split into components of ``dim_per_component`` values,
-    K; a component is the probability that some count is against the order::
+    Every coordinate stands for a set. A Poisson process counts points in x's set but not y's, at rate a, and in y's set
+    but not x's, at rate b. The latent is split into components of K = ``dim_per_component`` values; a component is the
+    probability that some pair of counts violates the order::
 
         d_c(x, y) = 1 - prod_k Pr[ Poisson(a_ck / K) <= Poisson(b_ck / K) ]
 
-    in [0, 1), and the default reduction is a sum with learned weights. Two variants are in use:
+    in [0, 1). The default reduction is a sum with learned weights. Two variants are in use:
 
     * PQE-LH (`PQELH`, the default): half-lines and their lengths; ``d_c = 1 - exp(mean_k min(y_ck - x_ck, 0))``.
-      Without transforms, and with reductions ``"deep_linear_net_weighted_sum"``, ``"sum"`` or ``"mean"``, all of it is
-      one kernel, with a discount too.
-    * PQE-GG (`PQEGG`): Gaussian bumps and a learned measure, by a kernel for the probabilities; pairs are made in
-      blocks that are computed again in the backward pass.
+      Without transforms, and with reductions ``"deep_linear_net_weighted_sum"``, ``"sum"`` or ``"mean"``, one kernel
+      computes all of it, even with a discount.
+    * PQE-GG (`PQEGG`): Gaussian bumps and a learned measure, with a kernel for the probabilities; pairs are computed in
+      blocks, which the backward pass computes again.
 
     Args:
         input_size (int): Size of the latent vectors.
-        dim_per_component (int): Values in a component, K; must divide ``input_size``. Default: ``4``.
+        dim_per_component (int): K, values per component; must divide ``input_size``. Default: ``4``.
         measure (str): ``"lebesgue"`` or ``"gaussian"``. Default: ``"lebesgue"``.
         shape (str): ``"halfline"`` or ``"gaussian"``, which needs the measure ``"gaussian"``. Default: ``"halfline"``.
 
     Args of all quasimetrics (keyword-only; each has its own defaults):
-        transforms (Collection[str]): Transforms of the components before they are reduced:
+        transforms (Collection[str]): Transforms applied to the components before the reduction:
             ``"concave_activation"``. Default: ``()``.
-        reduction (str): How components become one distance, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
+        reduction (str): How the components are combined, a name from ``qmkernels.nn.reductions.REDUCTIONS``.
             Default: ``"deep_linear_net_weighted_sum"``.
-        discount (float, optional): Where given, the module returns ``discount ** d``, which the paper recommends; its
-            weighted sum then learns one discount a component. Default: ``None``.
-        warn_if_not_quasimetric (bool): Accepted as all quasimetrics do; a PQE always is one. Default: ``True``.
+        discount (float, optional): If given, the module returns ``discount ** d``, which the paper recommends; the
+            weighted sum then learns one discount per component. Default: ``None``.
+        warn_if_not_quasimetric (bool): Accepted for uniformity; a PQE always is one. Default: ``True``.
 
     Shape:
         - Input: x (from) and y (to), ``(..., input_size)``; leading dimensions broadcast
         - Output: ``(...)``
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
-        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
 
     Attributes:
-        input_size (int), discount (float or None), guaranteed_quasimetric (bool): As above; always ``True``.
+        input_size (int), discount (float or None): As above.
+        guaranteed_quasimetric (bool): Always ``True``.
         num_components (int): ``input_size // dim_per_component``.
         latent_2d_shape (torch.Size): ``(num_components, dim_per_component)``.
         measure (MeasureBase): The measure; its parameters are ``log_sigma2`` and ``scales_net`` for ``"gaussian"``.
         shape (ShapeBase): The shape.
         transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
 
-    Gradient: finite everywhere; at x = y it is that from x > y.
+    Gradient: finite everywhere; at x = y it is the one from x > y.
 
     Raises:
-        ValueError: For sizes that do not fit, unknown names, or a discount outside (0, 1]. RuntimeError: for a Gaussian
-        shape under the Lebesgue measure, when called.
+        ValueError: For sizes that do not fit, unknown names, or a discount outside (0, 1].
+        RuntimeError: For a Gaussian shape under the Lebesgue measure, when called.
 
     Examples::
 
@@ -93,8 +94,8 @@ class PQE(EmbeddingHead):
                 [1.8964, 0.0000, 0.0000],
                 [2.9451, 2.8506, 0.0000]])
 
-    Source: Wang & Isola 2022; arguments, attributes, parameters and repr are those of torchqmet's class of this name,
-    the probability by a logarithm that neither underflows nor cancels.
+    Source: Wang & Isola 2022; arguments, attributes, parameters and repr are those of the torchqmet class of this name.
+    The probability is computed through a logarithm that neither underflows nor cancels.
     """
 
     latent_2d_shape: torch.Size
@@ -115,9 +116,9 @@ class PQE(EmbeddingHead):
     ) -> None:
         name = type(self).__name__
         num_components = self._num_components(input_size, dim_per_component)
-        for argument, value, known in (("measure", measure, _MEASURES), ("shape", shape, _SHAPES)):
-            if value not in known:
-                raise ValueError(f"{name}: {argument} must be one of {', '.join(map(repr, known))}, got {value!r}.")
+        for argument, value, choices in (("measure", measure, _MEASURES), ("shape", shape, _SHAPES)):
+            if value not in choices:
+                raise ValueError(f"{name}: {argument} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
         super().__init__(
             input_size,
             num_components,
@@ -134,16 +135,16 @@ class PQE(EmbeddingHead):
     def _is_half_line(self) -> bool:
         return type(self.measure) is LebesgueMeasure and type(self.shape) is HalfLineShape
 
-    def _compare(self, x: Tensor, y: Tensor, **known: Tensor) -> Tensor:
+    def _compare(self, x: Tensor, y: Tensor, **computed: Tensor) -> Tensor:
         if self._is_half_line():
             return pqe(x, y, self.latent_2d_shape[1], reduction="none")
         u, v = x.unflatten(-1, self.latent_2d_shape), y.unflatten(-1, self.latent_2d_shape)
-        return self.shape.expected_quasipartiton(u, v, measure=self.measure, **known)
+        return self.shape.expected_quasipartiton(u, v, measure=self.measure, **computed)
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
         if type(self.measure) is not GaussianBasedMeasure:
             return super()._pairs(x, y)
-        # The mixing matrix is the same for all blocks. A coordinate takes some four values in float64.
+        # All blocks share the mixing matrix. Each coordinate needs about four float64 values.
         compare = partial(self._compare, scales=self.measure.scales_net.collapse())
         return Pairs(x, y, compare, 8 * self.input_size)
 
@@ -208,7 +209,7 @@ class PQEGG(PQE):
 
         PQEGG(input_size: int, dim_per_component: int = 4, ...)
 
-    The rates are computed without cancellation and the product of probabilities as a sum of logarithms; nothing is
+    The rates are computed without cancellation, the product of probabilities as a sum of logarithms; nothing is
     compiled at first use. All else is as for `PQE`.
 
     Examples::

@@ -1,4 +1,4 @@
-"""What PQE measures sets with: the lengths of intervals, or their weight under learned Gaussians."""
+"""PQE's measures of sets: the lengths of intervals, or their weight under learned Gaussians."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .deep_linear_net import DeepLinearNet
 
 
 class MeasureBase(nn.Module):
-    """A measure of its own for each of ``(num_components, dim_per_component)`` Poisson processes.
+    """One measure for each of ``(num_components, dim_per_component)`` Poisson processes.
 
     Args:
         shape (torch.Size): ``(num_components, dim_per_component)``.
@@ -31,11 +31,11 @@ class LebesgueMeasure(MeasureBase):
 
 
 class GaussianBasedMeasure(MeasureBase):
-    """A learned mixture of Gaussians about 0.
+    """A learned mixture of Gaussians around 0.
 
     Args:
         shape (torch.Size): ``(num_components, dim_per_component)``.
-        init_sigma2 (float): The variance at first. Default: ``1``.
+        init_sigma2 (float): The initial variance. Default: ``1``.
 
     Attributes:
         log_sigma2 (nn.Parameter): The logarithms of the variances, of ``shape``.
@@ -58,13 +58,13 @@ class GaussianBasedMeasure(MeasureBase):
         return (self.log_sigma2 / 2).exp()
 
     def scale(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
-        """`scale_multiple` of one tensor."""
+        """Applies `scale_multiple` to one tensor."""
         return self.scale_multiple(x, scales=scales)[0]
 
     def scale_multiple(self, *xs: Tensor, scales: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Unit measures of all processes, each tensor ``(..., *shape)``, to mixtures of them, of the same shape.
+        """Mixes the unit measures of all processes; each tensor ``(..., *shape)`` keeps its shape.
 
-        ``scales`` is ``scales_net.collapse()`` where the caller has it already.
+        ``scales`` is ``scales_net.collapse()``, if the caller already has it.
         """
         matrix = (self.scales_net.collapse() if scales is None else scales).T
         return tuple((x.flatten(-2) @ matrix.to(x.dtype)).unflatten(-1, self.shape) for x in xs)

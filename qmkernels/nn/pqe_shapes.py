@@ -1,4 +1,4 @@
-"""What PQE makes of a coordinate: a half-line or a Gaussian bump; how likely the counts on two of them are ordered."""
+"""The sets that PQE assigns to coordinates, half-lines or Gaussian bumps, and how likely their counts are ordered."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from .pqe_measures import GaussianBasedMeasure, LebesgueMeasure, MeasureBase
 
 
 def ndtr(x: Tensor) -> Tensor:
-    """The standard normal distribution function, to full relative accuracy; computed in float64.
+    """Computes the standard normal distribution function to full relative accuracy, in float64.
 
-    torch.special.ndtr is one plus an error function and has no correct digit left from -8 downwards; erfc in float32
-    has a relative error of 1e-5 at -12.
+    torch.special.ndtr is one plus an error function and has no correct digit left below -8; erfc in float32 has a
+    relative error of 1e-5 at -12.
     """
     return (0.5 * torch.special.erfc(x.double() * -math.sqrt(0.5))).to(x.dtype)
 
 
 class ShapeBase(nn.Module, metaclass=abc.ABCMeta):
-    """A set for every real number; to be subclassed."""
+    """Assigns a set to every real number; to be subclassed."""
 
     @abc.abstractmethod
     def expected_quasipartiton(
         self, u: Tensor, v: Tensor, *, measure: MeasureBase, scales: Tensor | None = None
     ) -> Tensor:
-        r"""The components, ``(..., C)``, of u and v ``(..., C, K)``::
+        r"""Returns the components, ``(..., C)``, for u and v, ``(..., C, K)``::
 
             1 - prod_k Pr[ Poisson(measure(shape(u_k) \ shape(v_k))) <= Poisson(measure(shape(v_k) \ shape(u_k))) ]
 
-        ``scales`` is ``measure.scales_net.collapse()`` where the caller has it already. The rates are divided by K,
-        as in the published code (section C.4.1).
+        ``scales`` is ``measure.scales_net.collapse()``, if the caller already has it. The rates are divided by K, as in
+        the published code (section C.4.1).
         """
 
 
 class HalfLineShape(ShapeBase):
-    """The half-line below u: of two, one holds the other, and the probability is an exponential."""
+    """The half-line below u. Of two half-lines one contains the other, so the probability is an exponential."""
 
     def expected_quasipartiton(
         self, u: Tensor, v: Tensor, *, measure: MeasureBase, scales: Tensor | None = None
@@ -50,37 +50,41 @@ class HalfLineShape(ShapeBase):
             exceeds = (ndtr(v.double() / sigma) - ndtr(u.double() / sigma)).clamp(max=0)
             exceeds = measure.scale(exceeds.to(u.dtype), scales)
         else:
-            raise NotImplementedError(f"HalfLineShape: no form for measure {type(measure).__name__}.")
+            raise NotImplementedError(
+                f"HalfLineShape: measure must be LebesgueMeasure or GaussianBasedMeasure, got {type(measure).__name__}."
+            )
         return -torch.expm1(exceeds.mean(dim=-1))
 
 
 class GaussianShape(ShapeBase):
-    """The area under a Gaussian density of variance 1 about u."""
+    """The area under a Gaussian density of variance 1 around u."""
 
     def expected_quasipartiton(
         self, u: Tensor, v: Tensor, *, measure: MeasureBase, scales: Tensor | None = None
     ) -> Tensor:
         if isinstance(measure, LebesgueMeasure):
             raise RuntimeError(
-                "GaussianShape: under LebesgueMeasure all such areas are equal and every distance is symmetric; "
-                "use GaussianBasedMeasure."
+                "GaussianShape: under LebesgueMeasure all areas are equal and all distances symmetric; use "
+                "GaussianBasedMeasure."
             )
         if not isinstance(measure, GaussianBasedMeasure):
-            raise NotImplementedError(f"GaussianShape: no form for measure {type(measure).__name__}.")
+            raise NotImplementedError(
+                f"GaussianShape: measure must be GaussianBasedMeasure, got {type(measure).__name__}."
+            )
         u_only, v_only = measure.scale_multiple(*self.rates(u, v, measure.sigma2), scales=scales)
         size = u.shape[-1]
         return -torch.expm1(log_poisson_le(u_only / size, v_only / size).sum(dim=-1))
 
     @staticmethod
     def rates(u: Tensor, v: Tensor, sigma2: Tensor) -> tuple[Tensor, Tensor]:
-        """The measures of what lies under the bump of u alone and of v alone, of variance sigma2, each ``(..., C, K)``.
+        """Returns the measures under the bump of u only and of v only, for variance sigma2, each ``(..., C, K)``.
 
-        A bump's measure is a Gaussian about u / (1 + sigma2) * sigma2 again, of total T_u, and the bumps cross midway.
-        Up to there it has the share Phi_u. For u < v, v's bump is below u's up to the crossing, and::
+        Under the measure a bump is again a Gaussian, around u / (1 + sigma2) * sigma2 and of total T_u, and two bumps
+        cross midway. The share Phi_u of it lies before the crossing. For u < v, v's bump is below u's there, and::
 
             u_only = Phi_u T_u - Phi_v T_v        v_only = (1 - Phi_v) T_v - (1 - Phi_u) T_u
 
-        with u's and v's parts exchanged for u > v; exactly 0 at u = v. In float64: near u = v these are small
+        For u > v, u and v swap; at u = v both are exactly 0. Computed in float64, because near u = v these are small
         differences. Source: arXiv 2206.15478, section C.2.
         """
         dtype, u, v, sigma2 = u.dtype, u.double(), v.double(), sigma2.double()
@@ -97,5 +101,5 @@ class GaussianShape(ShapeBase):
         below, above = u_below - v_below, u_above - v_above
         is_lower = u < v
         u_only, v_only = torch.where(is_lower, below, above), -torch.where(is_lower, above, below)
-        # Rounding can leave a little below 0; the value is cut there, the gradient not.
+        # Rounding can make it slightly negative; this clips the value but not the gradient.
         return tuple((rate - rate.detach().clamp(max=0)).to(dtype) for rate in (u_only, v_only))

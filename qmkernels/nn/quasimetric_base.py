@@ -18,27 +18,25 @@ from .transforms import TransformBase, make_transform
 class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
     r"""A distance from x to y that may differ from the distance back; to be subclassed.
 
-    A subclass says in `compute_components` how far y is from x by each of several measures; the base class does the
-    rest::
+    A subclass computes several component distances in `compute_components`; the base class does the rest::
 
-        d(x, y) = reduction(transforms(compute_components(x, y)))          discount ** d  where a discount is given
+        d(x, y) = reduction(transforms(compute_components(x, y)))          discount ** d  if a discount is given
 
     Args:
         input_size (int): Size of the last dimension of x and y.
         num_components (int): Size of the last dimension of what `compute_components` returns.
-        warn_if_not_quasimetric (bool): For subclasses, which warn in their own words. The base class does not.
+        warn_if_not_quasimetric (bool): For subclasses, which warn in their own words; ignored by the base class.
             Default: ``True``.
-        guaranteed_quasimetric (bool): Whether d(x, x) = 0, d >= 0 and the triangle inequality hold whatever the
-            parameters are.
+        guaranteed_quasimetric (bool): Whether d(x, x) = 0, d >= 0 and the triangle inequality hold for all parameters.
         transforms (Collection[str]): Names from ``qmkernels.nn.transforms.TRANSFORMS``, applied in this order.
         reduction (str): A name from ``qmkernels.nn.reductions.REDUCTIONS``.
-        discount (float, optional): Where given, the module returns ``discount ** d``. Default: ``None``.
+        discount (float, optional): If given, the module returns ``discount ** d``. Default: ``None``.
 
     Shape:
         - Input: x and y, ``(..., input_size)``; leading dimensions broadcast
         - Output: ``(...)``
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
-        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)`` of those
+        - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
 
     Attributes:
         input_size (int), num_components (int), discount (float or None), guaranteed_quasimetric (bool): As above.
@@ -46,7 +44,7 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
         reduction (ReductionBase): The reduction.
 
     Raises:
-        ValueError: For sizes below one, unknown names, a discount outside (0, 1], and inputs of another last size.
+        ValueError: For sizes below one, unknown names, a discount outside (0, 1], or inputs of another last size.
 
     Examples::
 
@@ -115,22 +113,22 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def compute_components(self, x: Tensor, y: Tensor) -> Tensor:
-        """The components of the distance, ``(..., num_components)``, of x and y ``(..., input_size)``."""
+        """Returns the components of the distance, ``(..., num_components)``, from x to y, ``(..., input_size)``."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance from x to y, ``(...)``; leading dimensions broadcast."""
+        """Returns the distance from x to y, ``(...)``; leading dimensions broadcast."""
         self._check_sizes(x, y)
         return self._reduced(self.compute_components(x, y))
 
     def bidirectional(self, x: Tensor, y: Tensor) -> BothWays:
-        """The distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
+        """Returns the distances in both directions, a named tuple ``(x_to_y, y_to_x)`` of ``(...)``."""
         return BothWays(self(x, y), self(y, x))
 
     def pairwise(self, x: Tensor, y: Tensor, bidirectional: bool = False) -> Distances:
-        """The distance from every row of x to every row of y: ``(*b, N, D)`` and ``(*b, M, D)`` to ``(*b, N, M)``.
+        """Returns distances from every row of x, ``(*b, N, D)``, to every row of y, ``(*b, M, D)``: ``(*b, N, M)``.
 
-        With ``bidirectional`` both directions, of that shape. Pairs are made of some rows of x at a time, so that
-        nothing of size N x M x D is stored, for backward neither.
+        With ``bidirectional``, both directions in that shape. It works on a few rows of x at a time, so that nothing of
+        size N x M x D is stored, not even for backward.
         """
         self._check_rows(x, y)
 

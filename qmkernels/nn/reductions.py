@@ -14,14 +14,14 @@ from .deep_linear_net import DeepLinearNet
 
 
 class ReductionBase(nn.Module, metaclass=abc.ABCMeta):
-    r"""Components to a distance; to be subclassed.
+    r"""Reduces components to a distance; to be subclassed.
 
-    A subclass overrides `reduce_distance`, or, where its parameters make sense only with a discount,
-    `reduce_discounted_distance`: each is by default computed from the other, ``discounted = discount ** distance``.
+    A subclass overrides `reduce_distance` or, if its parameters make sense only with a discount,
+    `reduce_discounted_distance`: by default each is computed from the other, ``discounted = discount ** distance``.
 
     Args:
         input_num_components (int): Number of components.
-        discount (float, optional): Where given, in (0, 1], the module returns the discounted distance.
+        discount (float, optional): In (0, 1]; if given, the module returns the discounted distance.
 
     Shape:
         - Input: ``(..., input_num_components)``
@@ -39,16 +39,16 @@ class ReductionBase(nn.Module, metaclass=abc.ABCMeta):
         self.discount = discount
 
     def reduce_distance(self, d: Tensor) -> Tensor:
-        """The distance itself, whether or not there is a discount."""
+        """Returns the distance itself, with or without a discount."""
         if self.discount is None or type(self).reduce_discounted_distance is ReductionBase.reduce_discounted_distance:
             raise RuntimeError(
-                f"{type(self).__name__}: the distance can be had from the discounted distance alone, which needs "
-                f"discount= and a reduce_discounted_distance of the class; got discount={self.discount}."
+                f"{type(self).__name__}: the distance follows only from the discounted distance, which needs discount= "
+                f"and the class's own reduce_discounted_distance; got discount={self.discount}."
             )
         return self.reduce_discounted_distance(d).log() / math.log(self.discount)
 
     def reduce_discounted_distance(self, d: Tensor) -> Tensor:
-        """``discount ** distance``; there must be a discount."""
+        """Returns ``discount ** distance``; needs a discount."""
         return self.discount ** self.reduce_distance(d)
 
     def forward(self, d: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class ReductionBase(nn.Module, metaclass=abc.ABCMeta):
 
 
 class Max(ReductionBase):
-    """The largest component. At a tie the gradient goes to one of the largest."""
+    """The largest component. At a tie one of the largest gets the gradient."""
 
     def reduce_distance(self, d: Tensor) -> Tensor:
         return d.max(dim=-1).values
@@ -85,7 +85,7 @@ class MaxMean(ReductionBase):
 
     ::
 
-        d = (1 - a) mean + a max,    a = sigmoid(raw_alpha),    raw_alpha = -1 at first, so a = 0.2689
+        d = (1 - a) mean + a max,    a = sigmoid(raw_alpha),    initially raw_alpha = -1, so a = 0.2689
 
     Note that `MaxMeanOGBench` gives ``a`` to the mean. Source: Pitis et al. 2020, arXiv 2002.05825.
     """
@@ -97,7 +97,7 @@ class MaxMean(ReductionBase):
         self.raw_alpha = nn.Parameter(torch.tensor(self.initial_raw_alpha))
 
     def max_weight(self) -> Tensor:
-        """The weight of the largest component, 0-d; the mean has the rest."""
+        """Returns the weight of the largest component, 0-d; the mean has the rest."""
         return self.raw_alpha.sigmoid()
 
     def reduce_distance(self, d: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class MaxMeanOGBench(MaxMean):
 
     ::
 
-        d = a mean + (1 - a) max,    a = sigmoid(raw_alpha),    raw_alpha = 0 at first, so a = 0.5
+        d = a mean + (1 - a) max,    a = sigmoid(raw_alpha),    initially raw_alpha = 0, so a = 0.5
 
     Source: the IQE value network of OGBench (Park et al. 2024, arXiv 2410.20092).
     """
@@ -122,21 +122,21 @@ class MaxMeanOGBench(MaxMean):
 
 
 class DeepLinearNetWeightedSum(ReductionBase):
-    r"""A sum with learned non-negative weights, each the product of several matrices' entries.
+    r"""A sum with learned non-negative weights, each from a product of matrices.
 
     ::
 
         d = sum_c alpha_c d_c                                 without a discount
-        discount ** d = prod_c sigmoid(beta_c) ** d_c         with one: the weights are learned as discounts
+        discount ** d = prod_c sigmoid(beta_c) ** d_c         with a discount: the weights are learned as discounts
 
-    With a discount, components of 0.5 at first give between 0.5 and 0.75.
+    With a discount, components of 0.5 initially give between 0.5 and 0.75.
 
     Attributes:
         alpha_net (DeepLinearNet): Without a discount: the weights alpha, ``(1, C)``.
-        beta_net (DeepLinearNet): With one: the logits beta, ``(C, 1)``.
+        beta_net (DeepLinearNet): With a discount: the logits beta, ``(C, 1)``.
 
-    Source: Wang & Isola 2022, arXiv 2206.15478, sections C.4.2 and C.4.3. The product over components is taken here
-    as the exponential of a sum, which does not underflow on the way.
+    Source: Wang & Isola 2022, arXiv 2206.15478, sections C.4.2 and C.4.3. The product over components is computed as
+    the exponential of a sum, which does not underflow midway.
     """
 
     def __init__(self, input_num_components: int, discount: float | None = None) -> None:
@@ -149,22 +149,22 @@ class DeepLinearNetWeightedSum(ReductionBase):
 
     @torch.no_grad()
     def _start_between(self, least: float, most: float) -> None:
-        """Draws logits with which components of 0.5 give a discounted distance in [least, most]."""
+        """Draws logits for which components of 0.5 give a discounted distance in [least, most]."""
         size = self.input_num_components
         # prod_c sigmoid(beta) ** 0.5 = q  where  beta = -log(q ** (-2 / C) - 1)
         lowest, highest = (-math.log(math.expm1(-2 / size * math.log(value))) for value in (least, most))
-        wanted = torch.empty(size, 1).uniform_(lowest, highest)
+        logits = torch.empty(size, 1).uniform_(lowest, highest)
         last, *rest = self.beta_net.mats
         column = torch.linalg.multi_dot(rest)
-        # The least change of the last factor that makes the product what is wanted.
-        last += (wanted - last @ column) @ column.T / column.square().sum()
+        # The smallest change of the last factor that gives the product these logits.
+        last += (logits - last @ column) @ column.T / column.square().sum()
 
     def weights(self) -> Tensor:
-        """The weights of the components without a discount, ``(C,)``."""
+        """Returns the weights of the components without a discount, ``(C,)``."""
         return self.alpha_net.collapse().squeeze(0)
 
     def log_discounts(self) -> Tensor:
-        """With a discount: the logarithms of what the components are exponents of, ``(C,)``."""
+        """Returns, with a discount, the logarithms of the components' own discounts, ``(C,)``."""
         return functional.logsigmoid(self.beta_net.collapse().squeeze(1))
 
     def reduce_distance(self, d: Tensor) -> Tensor:
@@ -187,18 +187,18 @@ REDUCTIONS: dict[str, type[ReductionBase]] = {
 
 
 def make_reduction(kind: str, input_num_components: int, discount: float | None = None) -> ReductionBase:
-    """The reduction named ``kind`` for that many components; ValueError for a name not in `REDUCTIONS`."""
+    """Makes the reduction named ``kind`` for that many components; ValueError for a name not in `REDUCTIONS`."""
     if kind not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {kind!r}.")
     return REDUCTIONS[kind](input_num_components, discount)
 
 
-# A reduction as a kernel does it: its name, its parameter, the link that makes a weight of that, and what makes the
-# module's result of the kernel's, where that is something else. A plain tuple, because it is made on every call.
+# A reduction for a kernel: its name, its parameter, the link from that to a weight, and a function from the kernel's
+# result to the module's, or None. A plain tuple, because every call makes one.
 FusedReduction = tuple[str, Tensor | None, str, Callable[[Tensor], Tensor] | None]
 
 
-# Exact classes: a subclass may reduce in another way.
+# Exact classes: a subclass may reduce differently.
 _FUSED: dict[type[ReductionBase], tuple[str, str]] = {
     Sum: ("sum", "identity"),
     Mean: ("mean", "identity"),
@@ -209,21 +209,21 @@ _FUSED: dict[type[ReductionBase], tuple[str, str]] = {
 }
 
 
-def fused_reduction(reduction: ReductionBase, known: Collection[str]) -> FusedReduction | None:
-    """How a kernel that knows the reductions ``known`` does this one; None where it cannot.
+def fused_reduction(reduction: ReductionBase, supported: Collection[str]) -> FusedReduction | None:
+    """Returns this reduction for a kernel that supports the reductions ``supported``, or None.
 
-    The parameter is what the link, one of ``definitions.iqe.WEIGHT_LINKS``, makes the maximum's weight of for
-    "maxmean", the components' weights for "weighted_sum", else None.
+    The parameter is, for "maxmean", what the link, one of ``definitions.iqe.WEIGHT_LINKS``, turns into the maximum's
+    weight; for "weighted_sum", the components' weights; else None.
     """
     name, link = _FUSED.get(type(reduction), (None, "identity"))
-    if name not in known:
+    if name not in supported:
         return None
     discount = reduction.discount
     if name == "weighted_sum" and discount is not None:
         return name, reduction.log_discounts(), link, torch.exp
     parameter = None
     if name == "maxmean":
-        # As an attribute of a module it takes as long as a small kernel; it is none where it is parametrised.
+        # Looking it up as an attribute takes as long as a small kernel. It is missing here if it is parametrised.
         parameter = reduction._parameters.get("raw_alpha")
         parameter = reduction.raw_alpha if parameter is None else parameter
     elif name == "weighted_sum":

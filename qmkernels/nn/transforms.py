@@ -22,7 +22,7 @@ class TransformBase(nn.Module, metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def forward(self, d: Tensor) -> Tensor:
-        """The transformed components."""
+        """Returns the transformed components."""
 
     def extra_repr(self) -> str:
         return f"input_num_components={self.input_num_components}, output_num_components={self.output_num_components}"
@@ -31,19 +31,19 @@ class TransformBase(nn.Module, metaclass=abc.ABCMeta):
 class ConcaveActivation(TransformBase):
     r"""A learned concave function of each component, which keeps a quasimetric a quasimetric.
 
-    The least of several rising lines, the first of which goes through zero::
+    It is the minimum of several rising lines, the first of which passes through zero::
 
         f_c(d) = min_u (2 sigmoid(raw_ms[c, u]) d + b[c, u]),    b[c, 0] = 0,    b[c, u] = softplus(raw_bs_after_first)
 
     Args:
-        input_num_components (int): Number of components; as many come out.
-        num_units_per_input (int): Lines for each component. Default: ``5``.
+        input_num_components (int): Number of components; the output has as many.
+        num_units_per_input (int): Lines per component. Default: ``5``.
 
     Shape:
         - Input: ``(..., input_num_components)``
         - Output: the same
 
-    Where lines tie for the least, the first of them has the gradient.
+    If lines tie for the minimum, the first of them gets the gradient.
 
     Examples::
 
@@ -76,7 +76,7 @@ class ConcaveActivation(TransformBase):
     def forward(self, d: Tensor) -> Tensor:
         offsets = torch.cat([self.bs_first_constant, functional.softplus(self.raw_bs_after_first)], dim=-1)
         slopes = 2 * torch.sigmoid(self.raw_ms)
-        # One line at a time: backward keeps a mask for each instead of all lines.
+        # One line at a time, so that backward keeps a mask per line instead of all lines.
         first, *others = zip(slopes.unbind(-1), offsets.unbind(-1), strict=True)
         least = d * first[0] + first[1]
         for slope, offset in others:
@@ -92,7 +92,7 @@ TRANSFORMS: dict[str, type[TransformBase]] = {"concave_activation": ConcaveActiv
 
 
 def make_transform(kind: str, input_num_components: int) -> TransformBase:
-    """The transform named ``kind`` for that many components; ValueError for a name not in `TRANSFORMS`."""
+    """Makes the transform named ``kind`` for that many components; ValueError for a name not in `TRANSFORMS`."""
     if kind not in TRANSFORMS:
         raise ValueError(f"transform must be one of {', '.join(map(repr, TRANSFORMS))}, got {kind!r}.")
     return TRANSFORMS[kind](input_num_components)

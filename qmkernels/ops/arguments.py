@@ -1,4 +1,4 @@
-"""Checks that every distance makes of its arguments before any work: what was wanted, what came, what to do."""
+"""Checks of the arguments of ops, made before any work; errors say what was wanted, what came and what to do."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _DENSE = torch.strided
 
 
 def is_float(value: object) -> bool:
-    """What `check_float` checks, without a message: every op and loss asks it on every call."""
+    """Returns whether `check_float` passes, at little cost: every op and loss asks on every call."""
     return isinstance(value, Tensor) and value.dtype in _FLOAT_DTYPES and value.layout is _DENSE and not value.is_nested
 
 
 def check_float(op: str, name: str, value: object) -> None:
-    """value is a dense tensor of a dtype that kernels know."""
+    """Raises TypeError unless ``value`` is a dense tensor of a dtype that the kernels support."""
     if is_float(value):
         return
     if not isinstance(value, Tensor):
@@ -36,24 +36,26 @@ def check_float(op: str, name: str, value: object) -> None:
 
 
 def check_floats(op: str, **tensors: Tensor) -> None:
-    """The tensors are dense float tensors of one dtype and device."""
-    (one, x), (other, y) = tensors.items()
+    """Raises unless two tensors are dense float tensors of one dtype and device."""
+    (first, x), (second, y) = tensors.items()
     if _are_alike(x, y):
         return
     for name, value in tensors.items():
         check_float(op, name, value)
     if x.dtype != y.dtype:
         raise TypeError(
-            f"{op}: {one} and {other} must have the same dtype, got {one} {x.dtype} and {other} {y.dtype}; convert one."
+            f"{op}: {first} and {second} must have the same dtype, got {first} {x.dtype} and {second} {y.dtype}; "
+            "convert one."
         )
     if x.device != y.device:
         raise RuntimeError(
-            f"{op}: {one} and {other} must be on the same device, got {one} on {x.device} and {other} on {y.device}."
+            f"{op}: {first} and {second} must be on the same device, got {first} on {x.device} and {second} on "
+            f"{y.device}; move one."
         )
 
 
 def _are_alike(x: object, y: object) -> bool:
-    """What `check_floats` checks, without a message: every distance asks it on every call."""
+    """Returns whether `check_floats` passes, at little cost: every distance asks on every call."""
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         return False
     dtype = x.dtype
@@ -63,8 +65,8 @@ def _are_alike(x: object, y: object) -> bool:
 
 
 def embeddings(op: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """x and y in the dtype of computation; they are float tensors of one dtype and device with the same last size, at
-    least 1."""
+    """Returns x and y in the compute dtype; raises unless they are float tensors of one dtype and device with the same
+    last size, at least 1."""
     if has_plain_tensors() and core.are_embeddings(x, y):
         return x, y
     if _are_alike(x, y) and x.dim() and y.dim() and x.shape[-1] == y.shape[-1] != 0:
@@ -72,14 +74,14 @@ def embeddings(op: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     check_floats(op, x=x, y=y)
     for name, value in (("x", x), ("y", y)):
         if value.dim() == 0:
-            raise ValueError(f"{op}: {name} must have shape (..., D), got a tensor without dimensions.")
+            raise ValueError(f"{op}: {name} must have shape (..., D), got a 0-d tensor.")
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"{op}: x and y must have the same last size, got x {tuple(x.shape)} and y {tuple(y.shape)}.")
     raise ValueError(f"{op}: x and y must have at least one value in the last dimension, got {tuple(x.shape)}.")
 
 
 def check_count(op: str, name: str, count: int, divides: int) -> None:
-    """count is a positive int that divides the last size."""
+    """Raises unless ``count`` is a positive int that divides the last size."""
     if type(count) is int and count > 0 and divides % count == 0:
         return
     if isinstance(count, bool) or not isinstance(count, (int, torch.SymInt)):
@@ -91,25 +93,27 @@ def check_count(op: str, name: str, count: int, divides: int) -> None:
 
 
 def check_choice(op: str, name: str, value: str, choices: tuple[str, ...]) -> None:
-    """value is one of choices."""
+    """Raises ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """value, a number or a tensor, as a tensor of like's dtype and device; a tensor keeps its gradient."""
+    """Returns a number or tensor as a tensor of like's dtype; a tensor keeps its gradient, and must be on like's
+    device.
+    """
     if not isinstance(value, Tensor):
         return constant(float(value), like)
     if value.dtype is like.dtype and value.device == like.device:
         return value
     if value.device != like.device:
-        raise RuntimeError(f"{op}: {name} must be on {like.device} as x is, got {value.device}.")
+        raise RuntimeError(f"{op}: {name} must be on {like.device}, like x, got {value.device}.")
     return value.to(like.dtype)
 
 
 def constant(value: float, like: Tensor, *shape: int) -> Tensor:
-    """A number as a tensor, of like's dtype and device; on a CPU one is made once, because it costs as much as a small
-    kernel."""
+    """Returns a number as a tensor of like's dtype and device; on a CPU it is cached, because making it costs as much
+    as a small kernel."""
     if not like.is_cpu or not is_plain(like) or torch.compiler.is_compiling():
         return like.new_full(shape, value)
     return _constant(value, like.dtype, shape)
@@ -122,5 +126,5 @@ def _constant(value: float, dtype: torch.dtype, shape: tuple[int, ...]) -> Tenso
 
 
 def in_compute_dtype(x: Tensor) -> Tensor:
-    """Half inputs in float32, through which gradients come back in the input's dtype; others as they are."""
+    """Converts half inputs to float32, so that gradients come back in the input's dtype; returns others unchanged."""
     return x if x.dtype in _COMPUTE_DTYPES else x.to(torch.float32)

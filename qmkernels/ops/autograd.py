@@ -1,15 +1,15 @@
-"""One way to make an op that torch differentiates: a kernel, a gradient kernel and a formula become autograd.Functions.
+"""Makes ops that torch differentiates: autograd.Functions from a kernel, a gradient kernel and a formula.
 
 An op takes tensors, of which the first decides dtype and device, and settings, a tuple of numbers and strings. Its
-kernels do forward and backward. What is rarer follows from plain PyTorch, which the kernels are tested against:
+kernels do forward and backward. Everything rarer comes from plain PyTorch, against which the kernels are tested:
 
-* with ``gradient``, the formula of the gradient, from what backward has: forward mode, derivatives of the gradient to
-  any order, and torch.func's transforms, in which the kernels still do forward and backward;
-* with ``plain``, the op's results: transforms and derivatives of derivatives are those of plain PyTorch.
+* With ``gradient``, the gradient's formula in terms of what backward has, the op supports forward mode, derivatives of
+  the gradient to any order, and torch.func's transforms, in which the kernels still do forward and backward.
+* With ``plain``, which computes the op's results, transforms and higher derivatives are those of plain PyTorch.
 
-There are two roads. `_recorded` is a Function with nothing but forward and backward, for eager autograd, which keeps
-what backward needs in the context, and for torch.compile. `_transformed` is one with all that torch.func and forward
-mode ask for, and costs more than a small kernel.
+There are two Functions. `_recorded` has only forward and backward, for eager autograd and torch.compile, and keeps what
+backward needs in its context. `_transformed` has all that torch.func and forward mode need, and costs more than a small
+kernel.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .torch_internals import direct_apply, in_function_transform, is_ordinary, i
 
 Tensors = tuple[Tensor | None, ...]
 
-# Values of pairs of rows, N * M * D, of which a formula in plain PyTorch computes at once.
+# Values of pairs of rows, N * M * D, that a formula in plain PyTorch computes at once.
 _VALUES_AT_ONCE = 2**21
 
 
-# What a Function needs beside tensors: the op, its forward and backward function on the backend (None: the ops run
-# through torch's dispatcher), settings, and the backend's name.
+# What a Function needs besides tensors: the op, its forward and backward function on the backend (None: the ops run
+# through torch's dispatcher), the settings, and the backend's name.
 Call = tuple["Op", tuple[Callable, Callable] | None, tuple, str]
 
 
@@ -47,25 +47,26 @@ def _inputs(tensors: Tensors, outputs: tuple[Tensor, ...]) -> Tensors:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """An op: `op(tensors, settings, backend)` runs it and returns its result, or a tuple where there are several.
+    """An op: `op(tensors, settings, backend)` runs it and returns its result, or a tuple of several.
 
     name               of the Functions, in graphs and profiles.
-    forward_kernel, backward_kernel   what does the work.
-    gradient           ``(grad, *saved, *settings)`` to one gradient a tensor, in plain PyTorch; a gradient of what may
-                       be None is then None. Linear in ``grad``.
-    plain              in place of it: ``(*tensors, *settings)`` to the results, in plain PyTorch.
-    keeps              whether the forward kernel has a last argument ``keep``: what is kept for backward, which follows
-                       the results among its outputs, is wanted. The first result is differentiable.
-    saved              ``(tensors, outputs)`` to what backward needs; else the tensors.
-    backward           ``(run, grad, saved, settings, needs)`` to one gradient a tensor, None where the tensor is None.
+    forward_kernel, backward_kernel   do the work.
+    gradient           maps ``(grad, *saved, *settings)`` to one gradient per tensor, in plain PyTorch; None for a
+    tensor
+                       that is None. Linear in ``grad``.
+    plain              instead of ``gradient``: maps ``(*tensors, *settings)`` to the results, in plain PyTorch.
+    keeps              whether the forward kernel has a last argument ``keep``, which asks for the outputs that backward
+                       needs, after the results. The first result is differentiable.
+    saved              maps ``(tensors, outputs)`` to what backward needs; default: the tensors.
+    backward           maps ``(run, grad, saved, settings, needs)`` to one gradient per tensor, None if the tensor is.
     num_results        how many of the outputs are returned.
-    parameter          which of the tensors is not rows but one for all rows, or, with a dimension in front, one for
-                       each of equal runs of rows; its place among ``saved`` is the same. It may be None.
-    parameter_dims     the dimensions of one.
-    pairwise           whether the first two tensors are (B, N, ...) and (B, M, ...), outputs (B, N, M, ...).
-    kept_derivative    which kept output, where there is a parameter, is the derivative of the result by it: for
-                       derivatives of the parameter's gradient it is differentiable, too.
-    kept_gradient      ``(grad, *saved, *settings)`` to the gradients of that output, by plain PyTorch.
+    parameter          index of the tensor that is shared by all rows or, with a leading dimension, one per equal run of
+                       rows; its index in ``saved`` is the same. It may be None.
+    parameter_dims     number of dimensions of one parameter.
+    pairwise           whether the first two tensors are (B, N, ...) and (B, M, ...), and outputs (B, N, M, ...).
+    kept_derivative    index of the kept output that is the derivative of the result by the parameter, if there is one.
+                       It is differentiable too, for derivatives of the parameter's gradient.
+    kept_gradient      maps ``(grad, *saved, *settings)`` to the gradients of that output, in plain PyTorch.
     """
 
     name: str
@@ -130,12 +131,12 @@ def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -> type[Function]:
-    """The Function of eager autograd and torch.compile."""
+    """Makes the Function for eager autograd and torch.compile."""
 
     class Recorded(Function):
         @staticmethod
         def forward(ctx, call, *tensors):
-            op = call[0]  # not of the closure: torch.compile of older torch does not trace objects from there
+            op = call[0]  # not from the closure, whose objects torch.compile of older torch does not trace
             outputs = _run_forward(call, tensors, True)
             ctx.call = call
             if type(outputs) is not tuple:
@@ -144,7 +145,7 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
             ctx.save_for_backward(*op.saved(tensors, outputs))
             if op.kept_derivative is not None:
                 parameter = tensors[op.parameter]
-                # Not for torch.compile, whose backward passes are not differentiated again.
+                # Not under torch.compile, whose backward passes are never differentiated again.
                 if parameter is not None and parameter.requires_grad and not is_compiling():
                     ctx.set_materialize_grads(False)
                     return outputs[0], outputs[op.kept_derivative]
@@ -171,7 +172,7 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
             return None, *op.backward(op.backward_kernel.through_torch(backend), grad, saved, settings, needs)
 
     def differentiated(call, saved, needs, grad, *grads_of_others):
-        """The gradients as functions of what they depend on, for their own derivatives."""
+        """Returns gradients that can themselves be differentiated."""
         if op.plain is not None:
             return _of_plain(op, call[2], saved, needs, grad)
         return _of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
@@ -183,17 +184,17 @@ def _of_plain(op: Op, settings: tuple, saved: Tensors, needs: tuple[bool, ...], 
     tensors = saved[: len(needs)]
     if grad is None:
         return [None] * len(needs)
-    wanted = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
+    inputs = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
     result = op.plain(*tensors, *settings)
     result = result if isinstance(result, Tensor) else result[0]
-    found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
-    return [next(found) if need else None for need in needs]
+    grads = iter(torch.autograd.grad(result, inputs, grad, create_graph=True))
+    return [next(grads) if need else None for need in needs]
 
 
 def _of_formula(
     op: Op, backward: type[Function], call: Call, saved: Tensors, needs: tuple[bool, ...], grad: Tensor | None, *others
 ) -> list[Tensor | None]:
-    """The gradients from those of the result and, where it is differentiable, of a kept output, the last of others."""
+    """Returns the gradients, given the result's and, last in others, a differentiable kept output's."""
     _, _, settings, backend_name = call
     grads: list[Tensor | None] = [None] * len(needs)
     if grad is not None:
@@ -205,7 +206,7 @@ def _of_formula(
 
 
 def _transformed_function(op: Op, backward_function: type[Function]) -> type[Function]:
-    """The Function of torch.func and forward mode; it returns all that the forward kernel does."""
+    """Makes the Function for torch.func and forward mode, which returns all outputs of the forward kernel."""
 
     class Transformed(Function):
         @staticmethod
@@ -236,23 +237,23 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
 
             def tangent_of(gradient, block):
                 saved = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(ctx.saved_tensors)]
-                given = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(tangents)]
-                given = [tangent for i, tangent in enumerate(given) if i != parameter or saved[i] is not None]
+                parts = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(tangents)]
+                parts = [tangent for i, tangent in enumerate(parts) if i != parameter or saved[i] is not None]
                 like = next(tensor for tensor in saved if tensor is not None and tensor.is_floating_point())
                 shape = ctx.shape if block is None else (ctx.shape[0], saved[0].shape[1], *ctx.shape[2:])
 
-                # A gradient is linear in that of the output, and its transpose takes tangents to the output's tangent.
+                # A gradient is linear in the output's gradient; its transpose maps tangents to the output's tangent.
                 def formula(grad):
-                    return tuple(each for each in gradient(grad, *saved, *settings) if each is not None)
+                    return tuple(value for value in gradient(grad, *saved, *settings) if value is not None)
 
                 grads, transposed = torch.func.vjp(formula, like.new_zeros(shape))
-                return transposed(tuple(map(_or_zeros, given, grads)))[0]
+                return transposed(tuple(map(_or_zeros, parts, grads)))[0]
 
-            found, blocks = [None] * ctx.num_outputs, _row_blocks(op, ctx.saved_tensors)
-            found[0] = _joined(op, 0, [tangent_of(op.gradient, block) for block in blocks])
+            outputs, blocks = [None] * ctx.num_outputs, _row_blocks(op, ctx.saved_tensors)
+            outputs[0] = _joined(op, 0, [tangent_of(op.gradient, block) for block in blocks])
             if ctx.kept is not None:
-                found[ctx.kept] = _joined(op, 0, [tangent_of(op.kept_gradient, block) for block in blocks])
-            return tuple(found)
+                outputs[ctx.kept] = _joined(op, 0, [tangent_of(op.kept_gradient, block) for block in blocks])
+            return tuple(outputs)
 
         @staticmethod
         def vmap(info, in_dims, call, *tensors):
@@ -284,7 +285,7 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
 
 
 def _backward_function(op: Op) -> type[Function]:
-    """The gradient kernel as a Function, ``(call, needs, grad, *saved)`` to the gradients; (0,) for one not needed."""
+    """Makes a Function of the gradient kernel, ``(call, needs, grad, *saved)`` to the gradients; (0,) if not needed."""
 
     class Backward(Function):
         @staticmethod
@@ -292,7 +293,7 @@ def _backward_function(op: Op) -> type[Function]:
             _, _, settings, backend = call
             run = op.backward_kernel.through_torch(backend)
             grads = _as_tuple(op.backward(run, grad, saved, settings, needs))
-            return tuple(grad.new_zeros(0) if each is None else each for each in grads)
+            return tuple(grad.new_zeros(0) if value is None else value for value in grads)
 
         @staticmethod
         def setup_context(ctx, inputs, outputs):
@@ -302,35 +303,35 @@ def _backward_function(op: Op) -> type[Function]:
 
         @staticmethod
         def backward(ctx, *tangents):
-            found = []
+            of_blocks = []
             for block in _row_blocks(op, ctx.saved_tensors[1:]):
                 formula, places, floats = _formula(op, ctx, block)
                 out, transposed = torch.func.vjp(formula, *floats)
-                given = (_rows_of(op, i, tangent, block) for i, tangent in enumerate(tangents))
-                found.append(transposed(tuple(map(_or_zeros, given, out))))
+                parts = (_rows_of(op, i, tangent, block) for i, tangent in enumerate(tangents))
+                of_blocks.append(transposed(tuple(map(_or_zeros, parts, out))))
             grads = [None] * len(ctx.saved_tensors)
-            for place, parts in zip(places, zip(*found, strict=True), strict=True):
+            for place, parts in zip(places, zip(*of_blocks, strict=True), strict=True):
                 grads[place] = _joined(op, place - 1, parts)
             return None, None, *grads
 
         @staticmethod
         def jvp(ctx, _call, _needs, *tangents):
-            found = []
+            of_blocks = []
             for block in _row_blocks(op, ctx.saved_tensors[1:]):
                 formula, places, floats = _formula(op, ctx, block)
-                given = (_rows_of(op, place - 1, tangents[place], block) for place in places)
-                filled = tuple(map(_or_zeros, given, floats))
+                parts = (_rows_of(op, place - 1, tangents[place], block) for place in places)
+                filled = tuple(map(_or_zeros, parts, floats))
                 out, transposed = torch.func.vjp(formula, *floats)
-                # The derivative by forward mode as the transpose of the transpose.
+                # Forward mode is the transpose of the transpose.
                 _, twice = torch.func.vjp(transposed, tuple(torch.zeros_like(part) for part in out))
-                found.append(twice(filled)[0])
-            return tuple(_joined(op, i, parts) for i, parts in enumerate(zip(*found, strict=True)))
+                of_blocks.append(twice(filled)[0])
+            return tuple(_joined(op, i, parts) for i, parts in enumerate(zip(*of_blocks, strict=True)))
 
         @staticmethod
         def vmap(info, in_dims, call, needs, grad, *saved):
             size, dims, place, run = info.batch_size, in_dims[2:], op.parameter, Backward.apply
             needs_parameter = place is not None and needs[place]
-            given = saved
+            parameter = None if place is None else saved[place]
             saved, _ = _one_parameter_each(op, saved, dims[1:], size, always=needs_parameter)
             grad, *saved = _batch_first(op, (grad, *saved), dims, size, offset=1)
             if op.pairwise:
@@ -341,21 +342,22 @@ def _backward_function(op: Op) -> type[Function]:
                 )
             grads = list(run(call, needs, grad, *saved))
             if op.pairwise:
-                for i, each in enumerate(grads):
-                    if i != place and each.shape != (0,):
-                        grads[i] = each.unflatten(0, (size, batch))
+                for i, value in enumerate(grads):
+                    if i != place and value.shape != (0,):
+                        grads[i] = value.unflatten(0, (size, batch))
             if needs_parameter:
-                one, dim = given[place], dims[place + 1]
-                grads[place] = grads[place].reshape(size, *(one if dim is None else one.select(dim, 0)).shape)
-            return tuple(grads), tuple(None if each.shape == (0,) else 0 for each in grads)
+                dim = dims[place + 1]
+                sample = parameter if dim is None else parameter.select(dim, 0)
+                grads[place] = grads[place].reshape(size, *sample.shape)
+            return tuple(grads), tuple(None if value.shape == (0,) else 0 for value in grads)
 
     Backward = type(f"{op.name}Backward", (Backward,), {})
     return Backward
 
 
 def _formula(op: Op, ctx, block: slice | None) -> tuple[Callable, list[int], list[Tensor]]:
-    """The gradient formula, for a block of rows of x, as a function of the float tensors among (grad, *saved), their
-    places, and they."""
+    """Returns the gradient formula for a block of rows of x, as a function of the float tensors among (grad, *saved),
+    and the indices and values of those tensors."""
     tensors = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(ctx.saved_tensors, start=-1)]
     settings, needs = ctx.call[2], ctx.needs
     places = [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()]
@@ -365,18 +367,18 @@ def _formula(op: Op, ctx, block: slice | None) -> tuple[Callable, list[int], lis
         for place, value in zip(places, floats, strict=True):
             filled[place] = value
         grads = op.gradient(*filled, *settings)
-        wanted = (i != op.parameter or needs[i] for i in range(len(grads)))
+        is_needed = (i != op.parameter or needs[i] for i in range(len(grads)))
         return tuple(
-            floats[0].new_zeros(0) if each is None or not want else each
-            for each, want in zip(grads, wanted, strict=True)
+            floats[0].new_zeros(0) if value is None or not need else value
+            for value, need in zip(grads, is_needed, strict=True)
         )
 
     return formula, places, [tensors[place] for place in places]
 
 
 def _row_blocks(op: Op, saved: Tensors) -> list[slice | None]:
-    """The rows of x in blocks, of which the formula of a pairwise op is computed one after the other, so that nothing
-    of size N x M x D exists; None for all at once."""
+    """Splits the rows of x into blocks, so that the formula of a pairwise op, computed block by block, makes nothing of
+    size N x M x D; None means all rows at once."""
     if not op.pairwise:
         return [None]
     x, y, *_ = saved
@@ -387,7 +389,7 @@ def _row_blocks(op: Op, saved: Tensors) -> list[slice | None]:
 
 
 def _is_of_all_rows(op: Op, place: int) -> bool:
-    """Whether a tensor, by its place among those saved or their gradients, is y or a parameter."""
+    """Returns whether the saved tensor at this index, or its gradient, is y or a parameter."""
     return place == 1 or place == op.parameter
 
 
@@ -398,7 +400,7 @@ def _rows_of(op: Op, place: int, tensor: Tensor | None, block: slice | None) -> 
 
 
 def _joined(op: Op, place: int, parts: Sequence[Tensor]) -> Tensor:
-    """A tensor, or its gradient or tangent, from those of blocks."""
+    """Joins the blocks of a tensor, gradient or tangent."""
     if len(parts) == 1:
         return parts[0]
     return sum(parts) if _is_of_all_rows(op, place) else torch.cat(parts, dim=1)
@@ -409,19 +411,19 @@ def _or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _batch_first(op: Op, tensors: Tensors, dims: list, size: int, offset: int = 0) -> list[Tensor | None]:
-    """The vmapped dimension of rows in front; rows without one are expanded. ``offset`` tensors come before."""
-    found = []
+    """Moves the vmapped dimension of rows to the front, or expands rows that have none. ``offset`` tensors precede."""
+    moved = []
     for i, (tensor, dim) in enumerate(zip(tensors, dims, strict=True)):
         if tensor is None or i - offset == op.parameter or tensor.shape == (0,):
-            found.append(tensor)
+            moved.append(tensor)
         else:
-            found.append(tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0))
-    return found
+            moved.append(tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0))
+    return moved
 
 
 def _one_parameter_each(op: Op, tensors: Tensors, dims: list, size: int, always: bool = False) -> tuple[Tensors, bool]:
-    """The tensors with a parameter of its own for each sample of the vmapped dimension, in front of those of runs of
-    rows, and whether it is so: where samples have their own, where a sample has several, and ``always``."""
+    """Gives each sample of the vmapped dimension its own parameter, ahead of the runs of rows, if samples differ in it,
+    a sample has several, or ``always``; returns the tensors and whether it did."""
     place = op.parameter
     parameter = None if place is None else tensors[place]
     if parameter is None:
@@ -436,7 +438,7 @@ def _one_parameter_each(op: Op, tensors: Tensors, dims: list, size: int, always:
 
 
 def every_pair_gradient(gradient: Callable) -> Callable:
-    """The gradient of all pairs of rows from that of matching rows: (B, N, D) and (B, M, D) in place of (..., D)."""
+    """Makes the gradient for all pairs of rows, (B, N, D) and (B, M, D), from that for matching rows, (..., D)."""
 
     def of_pairs(grad_out, x, y, *others):
         grad_x, grad_y, *rest = gradient(grad_out, x.unsqueeze(2), y.unsqueeze(1), *others)

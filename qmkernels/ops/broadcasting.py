@@ -1,5 +1,5 @@
-"""Broadcasting of x (..., D) against y (..., D): which leading dimensions form a matrix of pairs, and the two forms
-that every distance has, rows against matching rows and every row against every row."""
+"""Broadcasting of x (..., D) against y (..., D): finds leading dimensions that form a matrix of pairs, and runs a
+distance in one of its two forms, on matching rows or on every pair of rows."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Below this many rows on either side a matrix is not worth its own kernel: the rows are repeated instead.
+# With fewer rows than this on either side the pairwise kernel does not pay: the rows are repeated instead.
 _SMALLEST_MATRIX_SIDE = 8
-# From this many values on, copies of x and y for one call in both directions take longer than a second call.
+# From this many values on, copying x and y for one call in both directions takes longer than a second call.
 _LARGEST_STACK = 2**15
 
 
 @dataclass(frozen=True)
 class MatrixPlan:
-    """Leading dimensions, by position: those that x and y share, those of x alone and those of y alone."""
+    """Leading dimensions, by position: those shared by x and y, those only in x and those only in y."""
 
     shape: tuple[int, ...]
     shared: tuple[int, ...]
@@ -36,15 +36,15 @@ class MatrixPlan:
         return tensor.reshape(math.prod(self._sizes(self.shared)), math.prod(self._sizes(own)), tensor.shape[-1])
 
     def rows_of_x(self, x: Tensor) -> Tensor:
-        """x as (B, N, D): B the shared dimensions, N those of x alone."""
+        """Reshapes x to (B, N, D): B from the shared dimensions, N from those only in x."""
         return self._rows(x, self.of_x, self.of_y)
 
     def rows_of_y(self, y: Tensor) -> Tensor:
-        """y as (B, M, D)."""
+        """Reshapes y to (B, M, D)."""
         return self._rows(y, self.of_y, self.of_x)
 
     def unfold(self, pairs: Tensor) -> Tensor:
-        """(B, N, M, ...) back to the broadcast shape (..., ...)."""
+        """Reshapes (B, N, M, ...) back to the broadcast shape (..., ...)."""
         order = (*self.shared, *self.of_x, *self.of_y)
         pairs = pairs.reshape(*self._sizes(order), *pairs.shape[3:])
         back = [order.index(d) for d in range(len(order))]
@@ -52,7 +52,7 @@ class MatrixPlan:
 
 
 def broadcast_shape(op: str, x: Tensor, y: Tensor, trailing: int = 1) -> tuple[int, ...]:
-    """The broadcast shape before the last ``trailing`` dimensions; ValueError where there is none."""
+    """Returns the broadcast shape before the last ``trailing`` dimensions; ValueError if there is none."""
     x_sizes, y_sizes = x.shape[:-trailing], y.shape[:-trailing]
     rank = max(len(x_sizes), len(y_sizes))
     sizes = []
@@ -64,7 +64,7 @@ def broadcast_shape(op: str, x: Tensor, y: Tensor, trailing: int = 1) -> tuple[i
 
 
 def matrix_plan(x: Tensor, y: Tensor, shape: tuple[int, ...]) -> MatrixPlan | None:
-    """How the broadcast forms matrices of pairs, or None where x and y match row by row (or nearly so)."""
+    """Returns how the broadcast forms matrices of pairs, or None if x and y match row by row (or nearly so)."""
     shared, of_x, of_y = [], [], []
     for d in range(len(shape)):
         from_end = d - len(shape) - 1
@@ -78,22 +78,22 @@ def matrix_plan(x: Tensor, y: Tensor, shape: tuple[int, ...]) -> MatrixPlan | No
 
 
 class BothWays(NamedTuple):
-    """The distances in both directions, of one shape."""
+    """Distances in both directions, of the same shape."""
 
     x_to_y: Tensor
     y_to_x: Tensor
 
 
-# A Tensor, or `BothWays` with bidirectional=True. Of the union of both a type checker would allow no use of a tensor.
+# A Tensor, or `BothWays` with bidirectional=True. For the union of both a type checker would reject tensor operations.
 Distances = Tensor | Any
 
 
 class DistanceForms(NamedTuple):
-    """A distance's two forms, ``(tensors, settings, backend)``, such as two `autograd.Op`: of matching rows, x and y of
-    one shape (..., D), and of every row with every row, (B, N, D) and (B, M, D) to (B, N, M).
+    """A distance's two forms, called with ``(tensors, settings, backend)``, such as two `autograd.Op`: on matching
+    rows, x and y of one shape (..., D), and on every pair of rows, (B, N, D) and (B, M, D) to (B, N, M).
 
-    The tensors are x and y, and with ``parameter_dims`` a parameter, or None. One of more dimensions broadcasts by them
-    against the distances; the forms get it as one for each of equal runs of rows, or of matrices.
+    The tensors are x, y and, with ``parameter_dims``, a parameter or None. A parameter's further dimensions broadcast
+    against the distances; the forms receive it as one per equal run of rows, or of matrices.
     """
 
     rows: Callable[[tuple[Tensor | None, ...], tuple, str], Tensor]
@@ -103,28 +103,29 @@ class DistanceForms(NamedTuple):
     def in_runs(
         self, op: str, parameters: tuple[Tensor | None, ...], shape: tuple[int, ...], order: Sequence[int]
     ) -> tuple[Tensor | None, ...]:
-        """The parameter, in a tuple as it came, for distances of ``shape``, whose dimensions in ``order`` are those of
-        the rows, or of the matrices; along the others it must not differ."""
+        """Returns the parameter, again in a tuple, as one per run for distances of ``shape``; the dimensions in
+        ``order`` are those of the rows, or of the matrices, and along the others it must be constant."""
         if not parameters or parameters[0] is None or parameters[0].dim() == self.parameter_dims:
             return parameters
         (parameter,) = parameters
-        own = parameter.shape[parameter.dim() - self.parameter_dims :]
+        trailing = parameter.shape[parameter.dim() - self.parameter_dims :]
         sizes = parameter.shape[: parameter.dim() - self.parameter_dims]
         padded = (1,) * (len(shape) - len(sizes)) + sizes
         if len(padded) > len(shape) or any(a not in (1, b) for a, b in zip(padded, shape, strict=True)):
-            raise ValueError(f"{op}: weights of {tuple(parameter.shape)} do not broadcast to {tuple(shape)} distances.")
+            raise ValueError(f"{op}: weights must broadcast to {tuple(shape)} distances, got {tuple(parameter.shape)}.")
         if any(size != 1 for d, size in enumerate(padded) if d not in order):
             raise ValueError(
-                f"{op}: weights of {tuple(parameter.shape)} differ within a matrix of pairs, {tuple(shape)} distances."
+                f"{op}: weights must be the same for all pairs of a matrix, got {tuple(parameter.shape)} for "
+                f"{tuple(shape)} distances."
             )
-        if 0 in shape:  # no distances, and so no runs of them
+        if 0 in shape:  # no distances, so no runs of them
             return (parameter.sum(dim=tuple(range(len(sizes)))),)
-        parameter = parameter.reshape((*(padded[d] for d in order), *own))
-        while parameter.dim() > len(own) and parameter.shape[-len(own) - 1] == 1:
-            parameter = parameter.squeeze(-len(own) - 1)
-        if parameter.dim() > len(own):
-            run_sizes = [shape[d] for d in order[: parameter.dim() - len(own)]]
-            parameter = parameter.expand(*run_sizes, *own).reshape(-1, *own)
+        parameter = parameter.reshape((*(padded[d] for d in order), *trailing))
+        while parameter.dim() > len(trailing) and parameter.shape[-len(trailing) - 1] == 1:
+            parameter = parameter.squeeze(-len(trailing) - 1)
+        if parameter.dim() > len(trailing):
+            run_sizes = [shape[d] for d in order[: parameter.dim() - len(trailing)]]
+            parameter = parameter.expand(*run_sizes, *trailing).reshape(-1, *trailing)
         return (parameter,)
 
 
@@ -138,7 +139,7 @@ def elementwise(
     backend: str,
     bidirectional: bool = False,
 ) -> Distances:
-    """Runs a distance on x and y, whose leading dimensions broadcast, in the form that this makes of them."""
+    """Runs a distance on x and y, whose leading dimensions broadcast, in the form that the broadcast calls for."""
     if x.shape == y.shape:
         stacks = bidirectional and x.numel() < _LARGEST_STACK
         if parameters and parameters[0] is not None and parameters[0].dim() != forms.parameter_dims:
@@ -190,7 +191,7 @@ def pairwise(
 
 
 def every_pair(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Distances from every row of x (..., N, D) to every row of y (..., M, D), by a head or by a function of x and y,
-    which broadcasts."""
-    own = getattr(distance, "pairwise", None)
-    return distance(x.unsqueeze(-2), y.unsqueeze(-3)) if own is None else own(x, y)
+    """Returns distances from every row of x (..., N, D) to every row of y (..., M, D), by a head or by a function of x
+    and y that broadcasts."""
+    by_kernel = getattr(distance, "pairwise", None)
+    return distance(x.unsqueeze(-2), y.unsqueeze(-3)) if by_kernel is None else by_kernel(x, y)

@@ -1,4 +1,4 @@
-"""Finite scalar quantisation for users: checks, autograd, and the way back from indices to codes."""
+"""Finite scalar quantisation for users: checks, autograd, and codes from indices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Fsq(NamedTuple):
     indices: Tensor
 
 
-# A code depends on its own value alone.
+# Each code depends only on its own value.
 _fsq = Op(
     "Fsq",
     Kernel(
@@ -54,44 +54,46 @@ def _checked_levels(op: str, levels: Sequence[int]) -> tuple[int, ...]:
         if not 2 <= count <= definition.MOST_LEVELS:
             raise ValueError(f"{op}: levels must be from 2 to {definition.MOST_LEVELS}, got {list(levels)}.")
     if not levels:
-        raise ValueError(f"{op}: levels must have at least one number, got none.")
+        raise ValueError(f"{op}: levels must have at least one int, got none.")
     if math.prod(levels) >= 2**63:
-        raise ValueError(f"{op}: the product of levels must be below 2^63, the indices are int64; got {list(levels)}.")
+        raise ValueError(f"{op}: the product of levels must be below 2^63 for int64 indices, got {list(levels)}.")
     return tuple(levels)
 
 
 def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
-    r"""Finite scalar quantisation: every value rounded to one of a few levels, straight-through.
+    r"""Finite scalar quantisation: rounds every value to one of a few levels, with a straight-through gradient.
 
-    The last dimension is G groups of n = ``len(levels)`` values. A value z of a group that has L levels becomes
+    The last dimension is G groups of n = ``len(levels)`` values. A value z with L levels becomes
 
     .. math:: \mathrm{code} = \frac{\mathrm{round}(\tanh(z + s) h - o)}{\lfloor L / 2 \rfloor} \in [-1, 1],\quad
               h = 1.001 \tfrac{L - 1}{2},\quad o = \tfrac12 [L \text{ even}],\quad s = \mathrm{artanh}(o / h)
 
-    where halves are rounded to even. Digits, the rounded numbers, counted from 0, are those of the group's index, the
-    first one the least significant: index = sum_j (digit_j + L_j // 2) prod_{i < j} L_i. `fsq_codes` is the way back.
+    where halves round to even. The rounded numbers, shifted to start at 0, are the digits of the group's index, the
+    first digit least significant: index = sum_j (rounded_j + L_j // 2) prod_{i < j} L_i. `fsq_codes` inverts it.
 
     Args:
         z: ``(..., G * n)``; float32, float64, bfloat16 or float16.
-        levels: n ints from 2 to 1000 (beyond, h would round to a level that does not exist); their product is below
-            2^63.
+        levels: n ints from 2 to 1000 (with more, h would round to a level that does not exist); their product must be
+            below 2^63.
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
     Returns:
-        A named tuple: ``codes`` (..., G * n), float32 for half inputs, else of z's dtype, and ``indices`` (..., G),
-        int64.
+        A named tuple: ``codes`` (..., G * n), without unit, float32 for half inputs, else z's dtype; and ``indices``
+        (..., G), int64.
 
-    The gradient takes the rounding for the identity: d code / d z = (1 - tanh(z + s)^2) h / (L // 2). Backward keeps z
-    alone.
+    The gradient treats the rounding as the identity: d code / d z = (1 - tanh(z + s)^2) h / (L // 2). Indices have
+    none. Backward keeps only z.
 
-    A NaN gives the code NaN, and its group the index -1. Infinities give the outermost levels.
+    NaN gives the code NaN and its group the index -1. Infinities give the outermost levels.
 
     Raises:
-        ValueError: levels out of range, none, a product that is too large, or a last size that is no multiple of n.
-        TypeError: z no float tensor, levels not ints. RuntimeError: a backend that cannot run here.
+        ValueError: levels that are empty, out of range or too large in product, or a last size that is not a multiple
+            of n.
+        TypeError: z that is not a float tensor, or levels that are not a list or tuple of ints.
+        RuntimeError: a backend that cannot run here.
 
     Source: Mentzer et al. 2023, arXiv 2309.15505, with the constants of the PyTorch code that iQRL, arXiv 2406.02696,
-    uses. That leaves indices of groups with NaN undefined.
+    uses; that code leaves indices of groups with NaN undefined.
 
     Example:
         >>> codes, indices = qm.fsq(torch.tensor([0.1, -0.7, 9.0, -9.0]), levels=[5, 8])
@@ -118,20 +120,22 @@ def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
 
 
 def fsq_codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """The codes of indices: the inverse of `fsq`, bit for bit where ``dtype`` is that of its codes.
+    """Returns the codes of indices: inverts `fsq`, bit for bit if ``dtype`` is that of its codes.
 
     Args:
         indices: ``(..., G)``, of any integer dtype.
-        levels: as they were for `fsq`.
+        levels: the same as for `fsq`.
         dtype: of the codes; a floating point dtype.
 
     Returns:
-        ``(..., G * n)``; NaN where an index is -1.
+        ``(..., G * n)``; NaN for an index of -1. No gradient.
 
     Raises:
-        ValueError: levels as for `fsq`; an index that is neither -1 nor from 0 to the product of levels - 1, on a CPU
-        outside torch.compile and torch.func. Elsewhere, where a look at the numbers would wait for the device or is not
-        possible, its codes are NaN. TypeError: indices or levels not ints, dtype no floating point dtype.
+        ValueError: levels as for `fsq`; on a CPU, outside torch.compile and torch.func, an index that is neither -1 nor
+            from 0 to the product of levels - 1. Elsewhere, where checking would wait for the device or is impossible,
+            its codes are NaN.
+        TypeError: indices that are not integers of shape (..., G), levels that are not ints, or a dtype that is not
+            floating point.
 
     Example:
         >>> qm.fsq_codes(torch.tensor([0, 39]), levels=[5, 8])

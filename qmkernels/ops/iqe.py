@@ -17,15 +17,15 @@ _PUBLIC_REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
 _INITIAL_MAX_WEIGHT = 1.0 / (1.0 + math.exp(1.0))
 
 
-# --- The ops registered with torch, and what differentiates them. The distance is piecewise linear in x and y: its
-# first derivatives are the ends of the union; what remains of higher orders runs through grad_out and max_weight, which
-# may be linked (definitions.iqe.WEIGHT_LINKS) and one for each of equal runs of rows.
+# --- The ops registered with torch, and their derivatives. The distance is piecewise linear in x and y: its first
+# derivatives are the ends of the union. Higher derivatives only pass through grad_out and max_weight, which may be
+# linked (definitions.iqe.WEIGHT_LINKS) and one per equal run of rows.
 
 _SETTINGS = schema_of(IqeSettings)
 _FORWARD = f"(Tensor x, Tensor y, Tensor? max_weight, {_SETTINGS}, bool keep, str backend)"
 
 
-# Between matching rows backward keeps the ends, two bits a value, and never x and y.
+# For matching rows backward keeps the ends, two bits per value, and never x and y.
 
 
 def _backward(run, grad_out, saved, settings, needs):
@@ -67,7 +67,7 @@ _ROWS = Op(
     kept_gradient=_spread_gradient,
 )
 
-# Between all pairs it keeps x, y and which component is the largest, and finds the ends again pair by pair.
+# For all pairs it keeps x, y and the index of the largest component, and recomputes the ends pair by pair.
 
 
 def _pairwise_backward(run, grad_out, saved, settings, needs):
@@ -102,7 +102,7 @@ _PAIRS = Op(
     parameter=2,
     pairwise=True,
 )
-# Of embeddings and max_weight in the dtype of computation.
+# They take embeddings and max_weight in the compute dtype.
 FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=0)
 
 # --- The public functions.
@@ -111,7 +111,7 @@ FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=0)
 def _prepared(
     op: str, x: Tensor, y: Tensor, dim_per_component: int, reduction: str, max_weight: Tensor | float | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The checked arguments in the dtype of the computation; max_weight only where the reduction has one."""
+    """Returns the checked arguments in the compute dtype; max_weight only if the reduction has one."""
     x, y = arguments.embeddings(op, x, y)
     arguments.check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
     arguments.check_choice(op, "reduction", reduction, _PUBLIC_REDUCTIONS)
@@ -139,20 +139,20 @@ def iqe(
 
     .. math:: d_c(x, y) = \Big| \bigcup_{k=1}^{K} [x_{ck}, \max(x_{ck}, y_{ck})] \Big|
 
-    the length of a union of intervals, and d is the components' reduction. A quasimetric: d(x, x) = 0 exactly,
-    d >= 0, d(x, z) <= d(x, y) + d(y, z), not symmetric.
+    the length of a union of intervals, and d reduces the components. It is a quasimetric: d(x, x) = 0 exactly, d >= 0,
+    d(x, z) <= d(x, y) + d(y, z), and not symmetric.
 
     Args:
         x: from, ``(..., C * K)``; float32, float64, bfloat16 or float16.
-        y: to, of x's dtype and device; leading dimensions broadcast. Where they form a matrix of pairs, as in
+        y: to, of x's dtype and device; leading dimensions broadcast. If they form a matrix of pairs, as in
             ``iqe(x[:, None], y)``, the pairwise kernel runs and nothing of size N x M x D exists.
         dim_per_component: K, at least 1; the paper recommends 8 or more.
         reduction: "sum", "mean", "max", "maxmean" = ``mean + max_weight * (max - mean)``, or "none".
-        max_weight: for "maxmean", a number or a tensor, through which gradients flow: 0-d, or one for each member of an
-            ensemble, which broadcasts against the distances, for example (E, 1) for distances (E, B). torchqmet's
-            convention is ``sigmoid(raw)`` with raw from -1, and None stands for its initial value, 0.269; OGBench's and
-            TMD's is ``1 - sigmoid(raw)`` with raw from 0.
-        bidirectional: return both directions, a named tuple (x_to_y, y_to_x).
+        max_weight: for "maxmean", a number or a tensor, through which gradients flow: 0-d, or one per member of an
+            ensemble, which broadcasts against the distances, for example (E, 1) for distances (E, B). torchqmet uses
+            ``sigmoid(raw)``, where raw starts at -1; None means that initial value, 0.269. OGBench and TMD use
+            ``1 - sigmoid(raw)``, where raw starts at 0.
+        bidirectional: returns both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
     Returns:
@@ -160,13 +160,14 @@ def iqe(
         half inputs, which are computed in float32, else x's dtype.
 
     The gradient by x is minus one at the left ends of the union's connected pieces, by y plus one at the right ends,
-    times the reduction's weight; an empty interval gets none. Where coordinates tie, one of them holds the end; where
-    components tie for the maximum, one of them holds it.
+    times the reduction's weight; an empty interval gets none. Of coordinates that tie at an end, or components that tie
+    for the maximum, one gets the gradient.
 
-    NaN in a row gives NaN in that row alone. An infinite coordinate counts as the largest finite number.
+    NaN in a row gives NaN only in that row. An infinite coordinate counts as the largest finite number.
 
     Raises:
-        ValueError: sizes that do not fit, an unknown reduction or backend. TypeError: not float tensors of one dtype.
+        ValueError: sizes that do not fit, or an unknown reduction or backend.
+        TypeError: tensors that are not float or differ in dtype.
         RuntimeError: different devices, or a backend that cannot run here.
 
     Source: Wang & Isola 2022, arXiv 2211.15120, section 3; reductions as in the torchqmet package.
@@ -191,18 +192,18 @@ def iqe_pairwise(
     bidirectional: bool = False,
     backend: str | None = None,
 ) -> broadcasting.Distances:
-    """`iqe` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
+    """Computes `iqe` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
 
-    ``out[..., i, j] = iqe(x[..., i, :], y[..., j, :])``. Each row of x is sorted once, not once a pair; memory beyond
-    inputs and output is of the inputs' size, and backward keeps the inputs and, for reductions with a maximum, one
-    int32 a pair. Deterministic, forward and backward.
+    ``out[..., i, j] = iqe(x[..., i, :], y[..., j, :])``. It sorts each row of x once, not once per pair. Memory beyond
+    inputs and output is of the inputs' size; backward keeps the inputs and, for reductions with a maximum, one int32
+    per pair. Deterministic, forward and backward.
 
     Args:
         x: from, ``(*b, N, D)``.
         y: to, ``(*b, M, D)``; the batch dimensions broadcast.
         dim_per_component, reduction, backend: as for `iqe`.
-        max_weight: as for `iqe`, and the same for all pairs of a matrix: (E, 1, 1) for distances (E, N, M).
-        bidirectional: return both directions: ``y_to_x[..., i, j] = iqe(y[..., j, :], x[..., i, :])``.
+        max_weight: as for `iqe`, but the same for all pairs of a matrix: (E, 1, 1) for distances (E, N, M).
+        bidirectional: returns both directions: ``y_to_x[..., i, j] = iqe(y[..., j, :], x[..., i, :])``.
 
     Returns:
         ``(*b, N, M)``, or for reduction "none" ``(*b, N, M, C)``; dtype as for `iqe`.

@@ -1,4 +1,4 @@
-"""QRL's latent dynamics with an IQE head as one op: embeddings to loss, and back. `losses.latent_dynamics` calls it."""
+"""QRL's latent dynamics loss with an IQE head as one op, from embeddings to loss; `losses.latent_dynamics` calls it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _backward(run, grad_loss, saved, settings, needs):
     return grad_predicted, grad_target, None if max_weight is None else grad_max_weight
 
 
-# Of (predicted, target, max_weight), checked and in the dtype of computation, and the fields of LatentDynamicsSettings
-# to loss and stats (backends/reference/latent_dynamics.py).
+# Maps (predicted, target, max_weight), checked and in the compute dtype, and the fields of LatentDynamicsSettings to
+# loss and stats (backends/reference/latent_dynamics.py).
 latent_dynamics = Op(
     "LatentDynamics",
     Kernel(

@@ -1,7 +1,7 @@
-"""METRA's loss as one op: embeddings to loss, and back. `losses.metra` calls it.
+"""METRA's loss as one op, from embeddings to loss; `losses.metra` calls it.
 
-The op to copy from when a loss is added: csrc/README.md lists the files. A loss returns a scalar and diagnostics, keeps
-what its backward kernel needs, and is differentiated further by ``plain``, the same in plain PyTorch.
+Copy this op to add a loss: csrc/README.md lists the files. A loss returns a scalar and diagnostics, keeps what its
+backward kernel needs, and gets higher derivatives from ``plain``, the same loss in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .registration import Kernel, schema_of
 def composed(
     phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, *settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, reward and stats in plain PyTorch."""
+    """Computes loss, reward and stats in plain PyTorch."""
     settings = MetraSettings(*settings)
     step = phi_next - phi
     squared = definition.squared_distance(step, settings.norm)
@@ -33,7 +33,7 @@ def _backward(run, grad_loss, saved, settings, needs):
     return run(grad_loss, phi, phi_next, skill, stats, slopes, needs[2])
 
 
-# Of (phi, phi_next, skill, log_multiplier), checked and in the dtype of computation, and the fields of MetraSettings to
+# Maps (phi, phi_next, skill, log_multiplier), checked and in the compute dtype, and the fields of MetraSettings to
 # loss, reward and stats (backends/reference/metra.py).
 metra = Op(
     "Metra",

@@ -1,4 +1,4 @@
-"""MRN for users: checks, broadcasting, autograd. The op to copy from when a distance is added: csrc/README.md."""
+"""MRN for users: checks, broadcasting, autograd. Copy this op to add a distance (csrc/README.md)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from . import arguments, broadcasting
 from .autograd import Op, every_pair_gradient
 from .registration import Kernel, schema_of
 
-# The published forms. Where the sources' code is in JAX, one component of TMD's `mrn_distance` is one here.
+# The published forms. One component of TMD's `mrn_distance`, in JAX, is one component here.
 PRESETS: dict[str, MrnSettings] = {
-    # torchqmet's MRN and MRNFixed, after their projections: the two projections side by side, symmetric one first.
+    # torchqmet's MRN and MRNFixed, after their projections: the two outputs side by side, the symmetric one first.
     "torchqmet": MrnSettings(asymmetric="second", squares="mean", exponent=2.0),
     "torchqmet_fixed": MrnSettings(asymmetric="second", squares="mean"),
     "ogbench": MrnSettings(asymmetric="second", eps=1e-12, eps_form="max"),
@@ -28,7 +28,7 @@ PRESETS: dict[str, MrnSettings] = {
 
 _FIELDS = MrnSettings._fields
 
-# --- The ops registered with torch, and what differentiates them.
+# --- The ops registered with torch, and their derivatives.
 
 _SETTINGS = f"{schema_of(MrnSettings)}, str backend"
 _FORWARD = f"(Tensor x, Tensor y, {_SETTINGS}) -> Tensor"
@@ -53,22 +53,22 @@ _PAIRS = Op(
     gradient=every_pair_gradient(_gradient),
     pairwise=True,
 )
-# Of embeddings in the dtype of computation.
+# They take embeddings in the compute dtype.
 FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS)
 
 # --- The public functions.
 
 
-def resolved_settings(op: str, size: int, preset: str | None, given: dict[str, Any]) -> MrnSettings:
-    """The settings that a preset and explicit ones, None where not given, make for embeddings of ``size`` values."""
+def resolved_settings(op: str, size: int, preset: str | None, explicit: dict[str, Any]) -> MrnSettings:
+    """Combines a preset with explicit settings, None for those left to it, for embeddings of ``size`` values."""
     settings = MrnSettings()
     if preset is not None:
         arguments.check_choice(op, "preset", preset, tuple(PRESETS))
         settings = PRESETS[preset]
-        if preset == "mqe" and given.get("scale") is None:
-            given = {**given, "scale": 1.0 / math.sqrt(size)}
+        if preset == "mqe" and explicit.get("scale") is None:
+            explicit = {**explicit, "scale": 1.0 / math.sqrt(size)}
     # Not by _replace, which torch.compile of torch 2.6 does not trace.
-    chosen = [given.get(name) for name in _FIELDS]
+    chosen = [explicit.get(name) for name in _FIELDS]
     settings = MrnSettings(*[old if new is None else new for new, old in zip(chosen, settings, strict=True)])
 
     arguments.check_count(op, "num_components", settings.num_components, divides=size)
@@ -100,23 +100,23 @@ def mrn(
     bidirectional: bool = False,
     backend: str | None = None,
 ) -> broadcasting.Distances:
-    r"""Metric residual network: the distance from ``x`` to ``y``, a symmetric part plus an asymmetric one.
+    r"""Metric residual network: the distance from ``x`` to ``y``, a symmetric plus an asymmetric part.
 
-    With the last dimension split into C = ``num_components`` components, each of which has an asymmetric half A and a
-    symmetric half B,
+    With the last dimension split into C = ``num_components`` components, each with an asymmetric half A and a symmetric
+    half B,
 
     .. math:: d_c(x, y) = \max_{j \in A} \mathrm{relu}(x_{cj} - y_{cj})
               + \Big(\sum_{i \in B} (x_{ci} - y_{ci})^2\Big)^{p/2}
 
-    and d is the components' reduction. Note the sign, x - y, unlike IQE. With p <= 1 and eps 0 a quasimetric; with
+    and d reduces the components. Note the sign, x - y, unlike IQE. It is a quasimetric for p <= 1 and eps = 0; with
     eps > 0, as published, d(x, x) is a small constant instead of 0.
 
     Args:
         x: from, ``(..., D)``; float32, float64, bfloat16 or float16.
-        y: to, of x's dtype and device; leading dimensions broadcast. Where they form a matrix of pairs, as in
+        y: to, of x's dtype and device; leading dimensions broadcast. If they form a matrix of pairs, as in
             ``mrn(x[:, None], y)``, the pairwise kernel runs and nothing of size N x M x D exists.
         num_components: C, which divides D. Default 1.
-        preset: a published settings, in which every setting that is given explicitly replaces the preset's:
+        preset: published settings; explicit settings override the preset's:
 
             ==================  ==  ==========  =======  =====================  =========  ==========
             name                C   asymmetric  squares  eps                    exponent   reduction
@@ -129,29 +129,30 @@ def mrn(
             "etd"               1   first       sum      squares + 1e-8         1          sum
             ==================  ==  ==========  =======  =====================  =========  ==========
 
-        asymmetric: which half of a component is the asymmetric one: "first" (S // 2 of S values), "second" (the rest),
-            or "none": the whole component is symmetric. Default "first".
+        asymmetric: which half of a component is asymmetric: "first" (S // 2 of S values), "second" (the rest) or
+            "none", so that all of it is symmetric. Default "first".
         squares: "sum" or "mean" of the squared differences. Default "sum".
         exponent: p. Default 1, a Euclidean norm; 2 is the published MRN, which is not a quasimetric.
         eps: at least 0. Default 0.
         eps_form: where eps sits: "add" to the squares, "max" with the squares, or added to every "difference".
         reduction: of components, "sum", "mean" or "none". Default "sum".
-        scale: the distance is multiplied by this. Default 1.
-        bidirectional: return both directions, a named tuple (x_to_y, y_to_x).
+        scale: factor of the distance. Default 1.
+        bidirectional: returns both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
     Returns:
         Distances ``(...)``, in the units of x and y; for reduction "none" components ``(..., C)``. float32 for half
         inputs, which are computed in float32, else x's dtype.
 
-    The gradient is finite everywhere: where a symmetric part is 0 it is 0. Of several equal largest differences one
-    has the gradient of the asymmetric part.
+    The gradient is finite everywhere; a symmetric part of 0 has gradient 0. Of equal largest differences, one gets the
+    gradient of the asymmetric part.
 
-    NaN in a component gives NaN in its row alone; infinities give what the formula gives.
+    NaN in a component gives NaN only in its row; infinities give what the formula gives.
 
     Raises:
-        ValueError: sizes that do not fit, an unknown name, a setting out of range. TypeError: not float tensors of one
-        dtype. RuntimeError: different devices, or a backend that cannot run here.
+        ValueError: sizes that do not fit, an unknown name, or a setting out of range.
+        TypeError: tensors that are not float or differ in dtype.
+        RuntimeError: different devices, or a backend that cannot run here.
 
     Source: Liu et al. 2022, arXiv 2208.08133. Presets: torchqmet; the value network of OGBench (arXiv 2410.20092); the
     agents of TMD (arXiv 2509.20478) and CMD (arXiv 2406.17098), of MQE (arXiv 2511.07730), of ETD (arXiv 2501.15418).
@@ -189,16 +190,16 @@ def mrn_pairwise(
     bidirectional: bool = False,
     backend: str | None = None,
 ) -> broadcasting.Distances:
-    """`mrn` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
+    """Computes `mrn` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
 
     ``out[..., i, j] = mrn(x[..., i, :], y[..., j, :])``. Memory beyond inputs and output is of the inputs' size, and
-    backward keeps the inputs alone. Deterministic, forward and backward.
+    backward keeps only the inputs. Deterministic, forward and backward.
 
     Args:
         x: from, ``(*b, N, D)``.
         y: to, ``(*b, M, D)``; the batch dimensions, an ensemble for example, broadcast.
         num_components, preset, asymmetric, squares, exponent, eps, eps_form, reduction, scale, backend: as for `mrn`.
-        bidirectional: return both directions: ``y_to_x[..., i, j] = mrn(y[..., j, :], x[..., i, :])``.
+        bidirectional: returns both directions: ``y_to_x[..., i, j] = mrn(y[..., j, :], x[..., i, :])``.
 
     Returns:
         ``(*b, N, M)``, or for reduction "none" ``(*b, N, M, C)``; dtype as for `mrn`.
@@ -224,10 +225,10 @@ def mrn_pairwise(
 
 
 def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
-    """The Euclidean distance from every row of ``x`` to every row of ``y``: a metric, the MRN without asymmetric part.
+    """Computes the Euclidean distance from every row of ``x`` to every row of ``y``: the MRN without asymmetric part.
 
-    ``out[..., i, j] = ||x[..., i, :] - y[..., j, :]||``. Unlike ``torch.cdist``, which takes it from a matrix product
-    for all but small inputs, it squares the differences themselves: d(x, x) is exactly 0, near rows lose no digits.
+    ``out[..., i, j] = ||x[..., i, :] - y[..., j, :]||``. It squares the differences themselves, so d(x, x) is exactly 0
+    and near rows lose no digits; ``torch.cdist`` uses a matrix product for all but small inputs.
 
     Args:
         x: ``(*b, N, D)``; float32, float64, bfloat16 or float16.
@@ -237,7 +238,7 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
     Returns:
         ``(*b, N, M)``; float32 for half inputs, else x's dtype.
 
-    The gradient is finite everywhere; where the distance is 0 it is 0. Memory, NaN, infinities and errors are as for
+    The gradient is finite everywhere, and 0 where the distance is 0. Memory, NaN, infinities and errors are as for
     `mrn_pairwise`.
 
     Example:
@@ -251,6 +252,6 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
 
 
 def with_settings(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
-    """`mrn` with settings that are resolved already, for heads."""
+    """Computes `mrn` with resolved settings, for heads."""
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     return broadcasting.elementwise("mrn", FORMS, x, y, (), settings, dispatch.requested(None))

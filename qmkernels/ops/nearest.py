@@ -1,4 +1,4 @@
-"""The nearest rows of a bank by any quasimetric, without the matrix of all distances."""
+"""Nearest rows of a bank by any quasimetric, without the matrix of all distances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import arguments, broadcasting
 from .registration import Kernel
 from .torch_internals import records_derivative
 
-# A tile of distances, queries by rows of the bank: small enough for a CPU's cache, large enough to fill a GPU.
+# Queries and bank rows of a tile of distances: small enough for a CPU's cache, large enough to fill a GPU.
 _TILE_QUERIES = {"cpu": 512, "cuda": 4096}
 _TILE_ROWS = {"cpu": 1024, "cuda": 8192}
 
@@ -27,7 +27,7 @@ nearest_merge = Kernel(
 
 
 class Nearest(NamedTuple):
-    """Distances in ascending order and the rows of the bank that they lead to, both ``(..., k)``."""
+    """Distances in ascending order and the indices of their bank rows, both ``(..., k)``."""
 
     values: Tensor
     indices: Tensor
@@ -36,28 +36,32 @@ class Nearest(NamedTuple):
 def nearest(
     x: Tensor, y: Tensor, k: int = 1, *, metric: Callable[[Tensor, Tensor], Tensor], backend: str | None = None
 ) -> Nearest:
-    """The k smallest distances from each row of ``x`` to the rows of a bank ``y``, and their indices.
+    """Finds the k smallest distances from each row of ``x`` to the rows of a bank ``y``, and their indices.
 
-    The same as ``metric.pairwise(x, y).topk(k, largest=False)`` with ties in the order of the bank, but the matrix of
-    distances exists one tile at a time: memory beyond inputs and result does not depend on the size of the bank.
+    Equals ``metric.pairwise(x, y).topk(k, largest=False)`` with ties in the order of the bank, but makes the matrix of
+    distances one tile at a time: memory beyond inputs and result does not depend on the size of the bank.
 
     Args:
         x: from, ``(..., D)``; float32, float64, bfloat16 or float16.
         y: to, the bank, ``(M, D)``, of x's dtype and device.
-        k: how many, from 1 to M.
-        metric: the distance: a head (its ``pairwise`` is used, fused or not), or a function ``metric(x, y)`` that
-            broadcasts leading dimensions, such as ``functools.partial(qm.iqe, dim_per_component=8)``.
-        backend: for the selection; "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says. The
+        k: number of neighbours, from 1 to M.
+        metric: the distance: a head, whose ``pairwise`` is used, or a function ``metric(x, y)`` that broadcasts leading
+            dimensions, such as ``functools.partial(qm.iqe, dim_per_component=8)``.
+        backend: of the selection: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says. The
             metric chooses its own.
 
     Returns:
-        A named tuple: ``values`` (..., k) in ascending order and ``indices`` (..., k), int64. Equal distances come in
-        the order of their indices; NaN comes after every number. Gradients flow through the values to x, y and the
-        metric's parameters; for them the distances to the k rows found are computed once more.
+        A named tuple: ``values`` (..., k), ascending, in the metric's unit and dtype, float32 for half inputs; and
+        ``indices`` (..., k), int64. Equal distances keep the order of the bank.
+
+    Gradients flow through the values to x, y and the metric's parameters; for them the k distances are computed again.
+    A NaN distance comes after all numbers; an infinite one is ordered like any other.
 
     Raises:
-        ValueError: an empty bank, k outside 1 to M, sizes that do not fit, a metric of another shape, a head with a
-        discount (whose values fall with distance). TypeError: not float tensors of one dtype, k not an int.
+        ValueError: an empty bank, k outside 1 to M, sizes that do not fit, a metric that returns another shape, or a
+            head with a discount, whose values fall with distance.
+        TypeError: tensors that are not float or differ in dtype, k that is not an int, or a metric that cannot be
+            called.
         RuntimeError: different devices, or a backend that cannot run here.
 
     Example:
@@ -72,10 +76,10 @@ def nearest(
     rows = x.reshape(-1, x.shape[-1])
     with torch.no_grad():
         queries = _TILE_QUERIES.get(x.device.type, 1024)
-        found = [_nearest_of(part, y, k, metric, backend) for part in rows.split(queries)]
+        parts = [_nearest_of(part, y, k, metric, backend) for part in rows.split(queries)]
     shape = (*x.shape[:-1], k)
-    indices = torch.cat([part.indices for part in found]).reshape(shape)
-    values = torch.cat([part.values for part in found]).reshape(shape)
+    indices = torch.cat([part.indices for part in parts]).reshape(shape)
+    values = torch.cat([part.values for part in parts]).reshape(shape)
     parameters = metric.parameters() if isinstance(metric, torch.nn.Module) else ()
     if records_derivative(x, y, *parameters):
         values = metric(x.unsqueeze(-2), y[indices])
@@ -96,12 +100,12 @@ def _check(x: Tensor, y: Tensor, k: int, metric: Callable) -> None:
     if getattr(metric, "discount", None) is not None:
         raise ValueError(
             f"nearest: metric must return distances, got a head with discount={metric.discount}, whose values fall "
-            "with distance; use the head without it."
+            "with distance; make it without."
         )
 
 
 def _nearest_of(x: Tensor, y: Tensor, k: int, metric: Callable, backend: str) -> Nearest:
-    """`nearest` for one tile of queries (R, D)."""
+    """Runs `nearest` for one tile of queries (R, D)."""
     values = arguments.in_compute_dtype(x).new_full((x.shape[0], k), torch.inf)
     indices = torch.full((x.shape[0], k), -1, dtype=torch.int64, device=x.device)
     first = 0

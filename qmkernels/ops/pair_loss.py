@@ -1,4 +1,4 @@
-"""Losses over a matrix of distances as one op: distances to loss, and back. The pairwise losses call it."""
+"""Losses over a matrix of distances as one op, from distances to loss; the pairwise losses call it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _composed(distance: Tensor, after: Tensor | None, log_discounts: Tensor | No
 
 
 def _backward(run, grad_loss, saved, settings, needs):
-    """Of the distances alone."""
+    """Returns the gradient of the distances; there are no others."""
     return run(grad_loss, *saved, *settings), None, None
 
 
@@ -50,10 +50,10 @@ _pair_loss = Op(
 def pair_loss(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, settings: PairLossSettings
 ) -> tuple[Tensor, PairLossStats]:
-    """The loss and its detached diagnostics from distances (..., N, M).
+    """Returns the loss and its detached diagnostics, given distances (..., N, M).
 
-    ``after``, of distance's shape, is held fixed; ``log_discounts`` is (..., N). Where a kernel cannot give the
-    derivative, within torch.func transforms and by ``log_discounts``, the loss is composed of torch ops.
+    ``after``, of distance's shape, gets no gradient; ``log_discounts`` is (..., N). Where the kernels have no
+    derivative, under torch.func's transforms and by ``log_discounts``, the loss is composed of torch ops.
     """
     if in_function_transform() or (log_discounts is not None and log_discounts.requires_grad):
         return definition.pair_loss(distance, after, log_discounts, settings)[:2]

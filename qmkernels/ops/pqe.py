@@ -53,14 +53,14 @@ _PAIRS = Op(
     parameter_dims=1,
     pairwise=True,
 )
-# Of embeddings and weights in the dtype of computation; the settings are ``(dim_per_component,)``.
+# They take embeddings and weights in the compute dtype; the settings are ``(dim_per_component,)``.
 FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=1)
 
 
 def _prepared(
     op: str, x: Tensor, y: Tensor, dim_per_component: int, weights: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The checked arguments in the dtype of the computation; weights for every reduction but "none"."""
+    """Returns the checked arguments in the compute dtype; weights for every reduction but "none"."""
     x, y = arguments.embeddings(op, x, y)
     arguments.check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
     arguments.check_choice(op, "reduction", reduction, _REDUCTIONS)
@@ -74,14 +74,16 @@ def _prepared(
     if not isinstance(weights, Tensor):
         raise TypeError(f"{op}: weights must be a tensor, got {type(weights).__name__}.")
     if weights.dim() == 0 or weights.shape[-1] != num_components:
-        raise ValueError(f"{op}: weights must be (..., {num_components}), one a component, got {tuple(weights.shape)}.")
+        raise ValueError(
+            f"{op}: weights must be (..., {num_components}), one per component, got {tuple(weights.shape)}."
+        )
     if weights.device != x.device:
-        raise RuntimeError(f"{op}: weights must be on {x.device} as x is, got {weights.device}.")
+        raise RuntimeError(f"{op}: weights must be on {x.device}, like x, got {weights.device}.")
     return x, y, weights if weights.dtype == x.dtype else weights.to(x.dtype)
 
 
 def equal_weights(x: Tensor, num_components: int, reduction: str) -> Tensor:
-    """Those with which the weighted sum is the "sum" or the "mean"."""
+    """Returns the weights that turn the weighted sum into the "sum" or the "mean"."""
     return arguments.constant(1.0 if reduction == "sum" else 1.0 / num_components, x, num_components)
 
 
@@ -101,29 +103,33 @@ def pqe(
 
     .. math:: d_c(x, y) = 1 - \exp\Big(\frac{1}{K} \sum_{k=1}^{K} \min(y_{ck} - x_{ck}, 0)\Big)
 
-    in [0, 1), and d is their weighted sum. A quasimetric for weights of at least 0.
+    in [0, 1), and d is their weighted sum, a quasimetric if the weights are at least 0.
 
     Args:
         x: from, ``(..., C * K)``; float32, float64, bfloat16 or float16.
-        y: to, of x's dtype and device; leading dimensions broadcast. Where they form a matrix of pairs, as in
+        y: to, of x's dtype and device; leading dimensions broadcast. If they form a matrix of pairs, as in
             ``pqe(x[:, None], y)``, the pairwise kernel runs and nothing of size N x M x D exists.
         dim_per_component: K, at least 1. Default 4.
-        weights: ``(C,)``, through which gradients flow; the paper's are learned (`nn.PQELH`). Those of an ensemble's
-            members have dimensions in front that broadcast against the distances, for example (E, 1, C) for distances
+        weights: ``(C,)``, through which gradients flow; the paper learns them (`nn.PQELH`). Weights per member of an
+            ensemble have leading dimensions that broadcast against the distances, for example (E, 1, C) for distances
             (E, B). Default: ones.
-        reduction: "sum", which weights belong to, "mean", or "none".
-        bidirectional: return both directions, a named tuple (x_to_y, y_to_x).
+        reduction: "sum", the only one that takes weights, "mean" or "none".
+        bidirectional: returns both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
     Returns:
         Distances ``(...)``, without unit; for reduction "none" components ``(..., C)``. float32 for half inputs, which
         are computed in float32, else x's dtype.
 
-    At x_k = y_k the gradient is that from x_k > y_k, as in the published code. NaN in a row gives NaN in that row
-    alone.
+    The gradient by x_k is exp(...) / K times the weight where x_k >= y_k, else 0, and by y_k its negative; ties count
+    as x_k > y_k, as in the published code.
+
+    NaN in a row gives NaN only in that row; infinities give what the formula gives.
 
     Raises:
-        ValueError: sizes that do not fit, an unknown reduction or backend. TypeError: not float tensors of one dtype.
+        ValueError: sizes that do not fit, weights with another reduction than "sum", or an unknown reduction or
+            backend.
+        TypeError: tensors that are not float or differ in dtype, or weights that are not a tensor.
         RuntimeError: different devices, or a backend that cannot run here.
 
     Source: Wang & Isola 2022, arXiv 2206.15478, equation 9, with the mean of section C.4.1.
@@ -148,24 +154,30 @@ def pqe_pairwise(
     bidirectional: bool = False,
     backend: str | None = None,
 ) -> broadcasting.Distances:
-    """`pqe` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
+    """Computes `pqe` from every row of ``x`` to every row of ``y``, as ``torch.cdist`` pairs them.
 
     ``out[..., i, j] = pqe(x[..., i, :], y[..., j, :])``. Memory beyond inputs and output is of the inputs' size, and
-    backward keeps the inputs alone. Deterministic, forward and backward.
+    backward keeps only the inputs. Deterministic, forward and backward.
 
     Args:
         x: from, ``(*b, N, D)``.
         y: to, ``(*b, M, D)``; the batch dimensions broadcast.
         dim_per_component, reduction, backend: as for `pqe`.
-        weights: as for `pqe`, and the same for all pairs of a matrix: (E, 1, 1, C) for distances (E, N, M).
-        bidirectional: return both directions: ``y_to_x[..., i, j] = pqe(y[..., j, :], x[..., i, :])``.
+        weights: as for `pqe`, but the same for all pairs of a matrix: (E, 1, 1, C) for distances (E, N, M).
+        bidirectional: returns both directions: ``y_to_x[..., i, j] = pqe(y[..., j, :], x[..., i, :])``.
 
     Returns:
         ``(*b, N, M)``, or for reduction "none" ``(*b, N, M, C)``; dtype as for `pqe`.
 
-    Gradients, NaN and errors are as for `pqe`; also a ValueError for tensors of fewer than two dimensions.
+    Gradients, NaN, infinities and errors are as for `pqe`; also a ValueError for tensors of fewer than two dimensions.
 
     Source: as for `pqe`.
+
+    Example:
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> qm.pqe_pairwise(x, y, dim_per_component=2)
+        tensor([[0.3935],
+                [0.0000]])
     """
     x, y, weights = _prepared("pqe_pairwise", x, y, dim_per_component, weights, reduction)
     settings, backend = (dim_per_component,), dispatch.requested(backend)

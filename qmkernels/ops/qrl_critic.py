@@ -1,4 +1,4 @@
-"""QRL's critic with an IQE head as one op: embeddings to loss, and back. `losses.qrl_critic` calls it."""
+"""QRL's critic loss with an IQE head as one op, from embeddings to loss; `losses.qrl_critic` calls it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _composed(
 
 
 def _backward(run, grad_loss, saved, settings, needs):
-    """Of all but cost, which has none."""
+    """Returns the gradients of all tensors but cost, which has none."""
     _, _, goal, max_weight, _, _, *kept = saved
     has_goal, iqe = goal is not None, settings[:3]
     grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(grad_loss, *kept, max_weight, has_goal, *iqe)
@@ -31,8 +31,8 @@ def _backward(run, grad_loss, saved, settings, needs):
     return grad_x, grad_y, grad_goal, None if max_weight is None else grad_max_weight, grad_raw, None
 
 
-# Of (x, y, goal, max_weight, raw, cost), checked and in the dtype of computation, and the fields of QrlCriticSettings
-# to loss and stats (backends/reference/qrl_critic.py).
+# Maps (x, y, goal, max_weight, raw, cost), checked and in the compute dtype, and the fields of QrlCriticSettings to
+# loss and stats (backends/reference/qrl_critic.py).
 qrl_critic = Op(
     "QrlCritic",
     Kernel(

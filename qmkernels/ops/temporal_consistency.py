@@ -1,4 +1,4 @@
-"""iQRL's temporal consistency as one op: latents to loss, and back. `losses.temporal_consistency` calls it."""
+"""iQRL's temporal consistency as one op, from latents to loss; `losses.temporal_consistency` calls it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .registration import Kernel
 
 
 def composed(predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float) -> tuple[Tensor, Tensor]:
-    """Loss and similarity in plain PyTorch."""
+    """Computes loss and similarity in plain PyTorch."""
     cosine = definition.cosines(predicted, target)
     return definition.loss_of(cosine, mask, discount), cosine.detach().mean(dim=-1)
 
 
 def _backward(run, grad_loss, saved, settings, needs):
-    """Of predicted alone."""
+    """Returns the gradient of predicted; there are no others."""
     predicted, target, _, slopes = saved
     return run(grad_loss, slopes, predicted, target), None, None
 
@@ -45,7 +45,7 @@ _temporal_consistency = Op(
 def temporal_consistency(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Loss and similarity of checked arguments in the dtype of computation; no gradient flows to target."""
+    """Returns loss and similarity for checked arguments in the compute dtype; no gradient flows to target."""
     if mask is not None and mask.requires_grad:
         return composed(predicted, target, mask, discount)
     return _temporal_consistency((predicted, target, mask), (discount,), backend)

@@ -1,6 +1,7 @@
-"""What torch is doing around a call, asked of names that torch does not publish; the only file that has such names.
+"""What torch is doing around a call, from private names of torch; no other file uses such names.
 
-A release of torch that lacks one gets the answer that is right in any case, and slower: None stands for a missing name.
+If a release of torch lacks a name, its value here is None, and the functions give the answer that is always right, at
+the price of speed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.compiler import is_compiling
 
 
 def _found(root: object, *path: str):
-    """The attribute at the end of ``path``, or None."""
+    """Returns the attribute at the end of ``path``, or None."""
     return reduce(lambda place, name: getattr(place, name, None), path, root)
 
 
@@ -30,7 +31,7 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 
 
 def in_function_transform() -> bool:
-    """Whether a torch.func transform or forward-mode differentiation is under way; under torch.compile it is traced."""
+    """Returns whether a torch.func transform or forward mode is running; False under torch.compile, which traces it."""
     if is_compiling():
         return False
     if _functorch_level is None or _forward_ad is None:
@@ -39,19 +40,20 @@ def in_function_transform() -> bool:
 
 
 def has_plain_tensors() -> bool:
-    """Whether tensors are what they seem: neither does torch.compile trace nor torch.func transform them."""
+    """Returns whether tensors are real: neither traced by torch.compile nor transformed by torch.func."""
     return not is_compiling() and _functorch_level is not None and _functorch_level() is None
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor is of no subclass, such as a fake tensor, which does not mix with others."""
+    """Returns whether the tensor is not of a subclass, such as a fake tensor, which does not mix with others."""
     return type(tensor) in _PLAIN_TYPES
 
 
 def is_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether a kernel may run on the tensors at once, because no mode, transform, subclass or profiler has to see it.
+    """Returns whether a kernel may run on the tensors directly, because no mode, transform, subclass or profiler must
+    see the call.
 
-    It is on every call's way, and the dispatcher's way to an op written in Python costs some 5 us.
+    Every call asks this, and the dispatcher takes some 5 us to reach an op written in Python.
     """
     if _num_dispatch_modes is None or _profiler is None or _functorch_level is None or _forward_ad is None:
         return False
@@ -66,14 +68,14 @@ def is_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
 
 
 def is_ordinary_gradient(grad: Tensor) -> bool:
-    """The same of a gradient, which autograd may have batched: torch.autograd.grad with is_grads_batched."""
+    """Returns the same for a gradient, which autograd may have batched: torch.autograd.grad with is_grads_batched."""
     if _is_functorch_wrapped is None or _is_legacy_batched is None:
         return False
     return is_ordinary((grad,)) and not _is_functorch_wrapped(grad) and not _is_legacy_batched(grad)
 
 
 def records_derivative(*tensors: Tensor | None) -> bool:
-    """Whether any of the tensors takes part in a derivative: backward, forward mode or a torch.func transform."""
+    """Returns whether any of the tensors takes part in backward, forward mode or a torch.func transform."""
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
@@ -82,5 +84,5 @@ def records_derivative(*tensors: Tensor | None) -> bool:
 
 
 def direct_apply(function: type[Function]) -> Callable:
-    """``function.apply`` for calls outside torch.func, without the work that is for torch.func alone."""
+    """Returns ``function.apply`` for calls outside torch.func, without the work that only torch.func needs."""
     return function.apply if _function_base is None else super(Function, function).apply

@@ -31,7 +31,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint of this command: {error}") from error
+        raise ValueError(
+            f"{path} is not a checkpoint of this command. Give another --out, or --restart to begin anew."
+        ) from error
 
 
 def random_state(generator: numpy.random.Generator, device: torch.device) -> dict[str, Any]:

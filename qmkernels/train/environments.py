@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable
+import io
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy
 
 from ..data import Dataset, has_goals
+from ..options import sentence, suggestion
+from ..progress import progress
 from . import hyper_maze as hyper_maze  # registers its environment
 from . import point_arena as point_arena  # registers its environment
 from .ogbench_tasks import OGBenchGoals, is_of_ogbench
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
 
-# How names begin to the package that registers them, where it is installed, and what is said where it is not.
-_OGBENCH = "pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-"
+# Packages that register environments: how the names of these begin, and the extra of qmkernels that installs them.
 REGISTERING = {
-    "": ("gymnasium_robotics", "Mazes and Fetch are in gymnasium-robotics."),
-    "dm_control/": ("shimmy", "Tasks of dm_control are in shimmy[dm-control]."),
-    **dict.fromkeys(_OGBENCH, ("ogbench", "OGBench's environments are in ogbench.")),
-}
+    "gymnasium_robotics": (("Fetch", "Hand", "PointMaze", "AntMaze", "Adroit", "FrankaKitchen"), "robotics"),
+    "ogbench": (
+        ("pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-"), "robotics",
+    ),
+    "shimmy": (("dm_control/",), "dm_control"),
+}  # fmt: skip
 
 # What an episode's seed is for, so that no two purposes share episodes.
 COLLECTION, EVALUATION, DATASET = 1, 2, 3
@@ -46,18 +52,44 @@ class ActionRepeat(gymnasium.Wrapper):
         return observation, total, terminated, truncated, info | ({"success": succeeded} if tells(info) else {})
 
 
+class Watched(gymnasium.Wrapper):
+    """Within `calling`, calls a function after every step."""
+
+    _after_step: Callable[[], object] | None = None
+
+    @contextlib.contextmanager
+    def calling(self, after_step: Callable[[], object]) -> Iterator[None]:
+        self._after_step = after_step
+        try:
+            yield
+        finally:
+            self._after_step = None
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        result = self.env.step(action)
+        if self._after_step is not None:
+            self._after_step()
+        return result
+
+
 def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gymnasium.Env:
     """An environment whose observations are a Dict and whose actions are a vector or Discrete; ValueError for others.
 
     ``arguments`` are gymnasium's, or the environment's own.
     Without goals the Dict has "observation" alone: the vector that the environment gives, or all of its dictionary.
     """
-    needed = [needed for begin, needed in REGISTERING.items() if name.startswith(begin)]
-    missing = [hint for module, hint in needed if not _register(module)]
+    missing = [
+        f'{package} is not installed: pip install "qmkernels[{extra}]"'
+        for package, (beginnings, extra) in REGISTERING.items()
+        if name.startswith(beginnings) and not _register(package)
+    ]
     try:
         environment = gymnasium.make(name, **arguments)
+    except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as error:
+        said = missing or [f"there is no such environment.{suggestion(name, _all_names())}"]
+        raise ValueError(f"--env {name}: {' '.join(said)}") from error
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise ValueError(" ".join([f"--env {name}: {error}", *missing])) from error
+        raise ValueError(" ".join([f"--env {name}: {sentence(str(error))}", *missing])) from error
     if is_of_ogbench(environment):
         environment = OGBenchGoals(environment)
     if not has_goals(environment.observation_space):
@@ -79,6 +111,15 @@ def _register(module: str) -> bool:
         return False
     gymnasium.register_envs(importlib.import_module(module))
     return True
+
+
+def _all_names() -> list[str]:
+    """Of every environment that could be made here, whatever the packages say when they are imported."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for package in REGISTERING:
+            _register(package)
+    return list(gymnasium.registry)
 
 
 def _with_dictionary(environment: gymnasium.Env, name: str) -> gymnasium.Env:
@@ -164,19 +205,22 @@ def collect_dataset(
         centre, half_range = (space.high + space.low) / 2, (space.high - space.low) / 2
     steps: list[Step] = []
     number = 0
-    while len(steps) < num_steps:
-        state = generator.normal(size=space.shape)
+    with progress(num_steps, "step", "collecting", leave=False, delay=2) as bar:
+        while len(steps) < num_steps:
+            state = generator.normal(size=space.shape)
 
-        def any_action(_: dict) -> int:
-            return int(generator.integers(space.n)) + int(space.start)
+            def any_action(_: dict) -> int:
+                return int(generator.integers(space.n)) + int(space.start)
 
-        def drifting(_: dict) -> numpy.ndarray:
-            nonlocal state
-            state = (1 - reversion) * state + scale * generator.normal(size=space.shape)
-            return (centre + half_range * state.clip(-1, 1)).astype(space.dtype)
+            def drifting(_: dict) -> numpy.ndarray:
+                nonlocal state
+                state = (1 - reversion) * state + scale * generator.normal(size=space.shape)
+                return (centre + half_range * state.clip(-1, 1)).astype(space.dtype)
 
-        steps += episode(environment, any_action if discrete else drifting, episode_seed(seed, DATASET, number))
-        number += 1
+            taken = episode(environment, any_action if discrete else drifting, episode_seed(seed, DATASET, number))
+            bar.update(len(taken))
+            steps += taken
+            number += 1
     achieved = None
     if has_goals(environment.observation_space):
         achieved = [step.next_observation["achieved_goal"] for step in steps]

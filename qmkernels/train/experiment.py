@@ -1,4 +1,4 @@
-"""What a method brings to a training run: one class a method, in a file of its name in experiments/."""
+"""What a method brings to a training run: one class per method, in ``experiments/METHOD.py``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ..agents.agent import Agent
 from ..data import Dataset, ReplayBuffer
+from ..options import suggestion
 from .environments import EVALUATION, Policy
 from .settings import Settings
 
@@ -35,6 +36,8 @@ class Experiment:
     presets: ClassVar[dict[str, Callable[[str], Settings]]]
     """By name: from an environment's name to settings."""
     agent_class: ClassVar[type]
+    example: ClassVar[str] = "PointMaze_UMaze-v3"
+    """An environment that suits it, for its help."""
 
     def __init__(self, settings: Any, environment: gymnasium.Env, device: torch.device, group: Any = None) -> None:
         self.settings, self.environment, self.device = settings, environment, device
@@ -45,9 +48,13 @@ class Experiment:
 
     @classmethod
     def defaults(cls, env: str, dataset: str = "", preset: str = "auto") -> Settings:
-        """The settings of a preset; ValueError for one that there is not."""
-        if preset not in ("auto", *cls.presets):
-            raise ValueError(f"--preset {preset}: there is no such preset; there are auto, {', '.join(cls.presets)}.")
+        """The settings of a preset; ValueError for an unknown one."""
+        presets = ("auto", *cls.presets)
+        if preset not in presets:
+            raise ValueError(
+                f"--preset {preset}: there is no such preset.{suggestion(preset, presets)} Presets of {cls.method}: "
+                f"{', '.join(presets)}."
+            )
         name = cls.automatic(env, dataset) if preset == "auto" else preset
         return replace(cls.presets[name](env), preset=preset, dataset=dataset, out=Path(f"qmkernels_{cls.method}"))
 
@@ -58,7 +65,7 @@ class Experiment:
 
     @classmethod
     def environment_arguments(cls, settings: Any) -> dict[str, Any]:
-        """With which the environment is made, besides its name."""
+        """Arguments that the environment is made with, besides its name."""
         return {}
 
     def make_agent(self, group: Any, **arguments: Any) -> Agent:
@@ -76,14 +83,14 @@ class Experiment:
         """ValueError where the agent cannot learn from a dataset that was given."""
 
     def remarks(self) -> list[str]:
-        """What is said once, before the first update."""
+        """Sentences to print once, before the first update."""
         return []
 
     def begin(self, data: Dataset | ReplayBuffer) -> None:
-        """Before the first update of a run, with what it learns from."""
+        """Called before the first update of a run, with the data that it learns from."""
 
     def extra(self) -> dict[str, tuple[int, ...]]:
-        """Arrays that every transition of the buffer has besides: names to the shapes of a transition's values."""
+        """Further arrays of the buffer: names to the shapes of one transition's values."""
         return {}
 
     def begin_episode(self, number: int, generator: numpy.random.Generator) -> dict[str, numpy.ndarray]:
@@ -97,19 +104,19 @@ class Experiment:
     def batch(
         self, data: Dataset | ReplayBuffer, size: int, generator: numpy.random.Generator
     ) -> dict[str, torch.Tensor]:
-        """What an update learns from, on the CPU."""
+        """The batch of one update, on the CPU."""
         raise NotImplementedError
 
     def condition(self, observation: dict[str, numpy.ndarray]) -> torch.Tensor:
-        """What the agent acts for, besides the observation: a goal, a skill."""
+        """What the agent acts on besides the observation: a goal or a skill."""
         raise NotImplementedError
 
     def measure(self, policies: dict[str, Policy]) -> dict[str, float]:
-        """Numbers of an evaluation by what stands behind each policy's; the same episodes in each evaluation."""
+        """The numbers of an evaluation, each with its policy's name behind it; its episodes are always the same."""
         raise NotImplementedError
 
     def panels(self, curve: Curve) -> list[Panel]:
-        """What is drawn of a run, beside each other."""
+        """The panels of a run's figure, from left to right."""
         raise NotImplementedError
 
     def tables(self, curve: Curve) -> dict[str, str]:
@@ -117,11 +124,11 @@ class Experiment:
         return {}
 
     def policies(self) -> dict[str, Policy]:
-        """The ways to act that are measured, begun anew: the agent's most likely action alone."""
+        """The ways to act that are measured, each from its beginning: the agent's most likely action alone."""
         return {"": self.most_likely}
 
     def at_random(self) -> Policy:
-        """Random actions, begun anew: the same ones in the same episodes."""
+        """Random actions, from their beginning: the same ones in the same episodes."""
         generator = numpy.random.default_rng([self.settings.seed, EVALUATION])
         return lambda _: self.random(generator)
 
@@ -143,7 +150,7 @@ class Experiment:
         return (self.act(observation, deterministic=False) + noise).clip(space.low, space.high).astype(space.dtype)
 
     def random(self, generator: numpy.random.Generator) -> numpy.ndarray:
-        """Any action, all alike."""
+        """An action, uniformly random."""
         space = self.environment.action_space
         if isinstance(space, gymnasium.spaces.Discrete):
             return int(generator.integers(space.n)) + int(space.start)

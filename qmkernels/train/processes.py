@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..options import checked_device
+
 # The others wait while the first one collects a dataset or evaluates.
 _LONGEST_WAIT = timedelta(hours=12)
 
@@ -57,10 +59,10 @@ class Processes:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; "auto" and "cuda" are this process's own GPU."""
+    """The device of that name, where it can be used; "auto" and "cuda" are this process's own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
+    return checked_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
 
 
 @contextlib.contextmanager

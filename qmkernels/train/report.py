@@ -83,8 +83,8 @@ def summary(trainer: Trainer, finished: bool) -> str:
     found = ", ".join(f"{name} {value:.2f}" for name, value in measures(final).items())
     lines = [f"{'Trained' if finished else 'Stopped after'} {trainer.step} steps in {trainer.seconds:.0f} s: {found}."]
     if not finished:
-        lines.append("The same command goes on from here.")
-    lines.append(f"Wrote {METRICS_NAME}, {TABLE_NAME} and {FIGURE_NAME} in {trainer.settings.out}.")
+        lines.append("The same command resumes from here.")
+    lines.append(f"Wrote {METRICS_NAME}, {TABLE_NAME} and {FIGURE_NAME} to {trainer.settings.out}.")
     return "\n".join(lines)
 
 

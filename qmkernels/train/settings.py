@@ -1,4 +1,4 @@
-"""The settings that training runs of all methods share, which are also their command-line options."""
+"""The settings shared by training runs of all methods, which are also their command-line options."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ from typing import Any, ClassVar
 OFTEN = dict(evaluation_interval=500, checkpoint_interval=500, log_interval=50)
 
 
+# The first option of each group in the help, and the group's title; what a method adds comes after them.
+GROUPS = {
+    "env": "environment",
+    "preset": "run",
+    "offline": "data",
+    "buffer_capacity": "collection",
+    "evaluation_interval": "evaluation",
+    "out": "logging",
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     env: str
     """Name of a gymnasium environment; module:Env-v0 for one that importing a module registers."""
+    action_repeat: int = 1
+    """Environment steps for which an action is held: one step of the agent."""
+
     preset: str = "auto"
     """Where the defaults of all other options come from."""
-    out: Path = Path("qmkernels_METHOD")
-    """Folder of metrics.json, metrics.csv, success.png, checkpoint.pt and TensorBoard's files; made where missing."""
-    restart: bool = False
-    """Begin anew, though there is a checkpoint."""
     seed: int = 0
-    """Of the networks, the data, the batches and the episodes."""
+    """Seed of the networks, the data, the batches and the episodes."""
     steps: int = 20_000
     """Updates of the agent in total, those before a checkpoint included."""
     batch_size: int = 256
@@ -32,19 +42,17 @@ class Settings:
     """auto: the GPU where there is one; or a name that torch knows. Resumed runs are bit-exact on the CPU."""
     threads: int = 1
     """CPU threads."""
-    action_repeat: int = 1
-    """Environment steps for which an action is held: one step of the agent."""
 
     offline: bool = False
-    """Learn from a dataset alone: the given one, or one collected with Ornstein-Uhlenbeck actions."""
+    """Learn from a dataset alone: the one of --dataset, or one collected with Ornstein-Uhlenbeck actions."""
     dataset: str = ""
-    """Name of a Minari dataset on this machine, or path of an OGBench file, .npz; implies offline."""
+    """Name of a Minari dataset on this machine, or path of an OGBench file, .npz; implies --offline."""
     collect_steps: int = 60_000
     """Agent's steps in a collected dataset."""
     noise_reversion: float = 0.3
-    """Of the Ornstein-Uhlenbeck actions: share by which they fall back to 0 in a step."""
+    """Ornstein-Uhlenbeck actions: share by which they fall back to 0 in a step."""
     noise_scale: float = 0.7
-    """Of the Ornstein-Uhlenbeck actions: standard deviation of a step, in halves of the actions' range."""
+    """Ornstein-Uhlenbeck actions: standard deviation of a step, in halves of the actions' range."""
 
     buffer_capacity: int = 1_000_000
     """Transitions in the replay buffer."""
@@ -61,7 +69,12 @@ class Settings:
     evaluation_interval: int = 2_000
     """Updates between two evaluations."""
     evaluation_episodes: int = 50
-    """Episodes in an evaluation, the same in each; success is any step's (QRL: 50)."""
+    """Episodes in an evaluation, the same in each; a success at any step counts (QRL: 50)."""
+
+    out: Path = Path("qmkernels_METHOD")
+    """Folder of metrics.json, metrics.csv, success.png, checkpoint.pt and TensorBoard's files; made where missing."""
+    restart: bool = False
+    """Begin anew, even though there is a checkpoint."""
     checkpoint_interval: int = 2_000
     """Updates between two checkpoints."""
     log_interval: int = 250
@@ -69,7 +82,7 @@ class Settings:
     wandb: str = ""
     """Name of a project of Weights & Biases, which gets the same entries; needs the package wandb."""
 
-    # What may differ between a checkpoint and the command that goes on from it.
+    # What may differ between a checkpoint and the command that resumes from it.
     free_to_change: ClassVar[frozenset[str]] = frozenset(
         {"out", "restart", "steps", "device", "threads", "checkpoint_interval", "log_interval", "wandb"}
     )

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy
 import torch
-from tqdm import tqdm
 
 from ..data import Dataset, ReplayBuffer
+from ..progress import progress
 from . import checkpoint
-from .environments import COLLECTION, collect_dataset, episode, episode_seed, make_environment
+from .environments import COLLECTION, Policy, Watched, collect_dataset, episode, episode_seed, make_environment
 from .experiment import Experiment
 from .logs import Log
 from .processes import Processes, device_of
@@ -26,7 +26,7 @@ DATASET_NAME = "dataset.npz"
 
 
 class Trainer:
-    """One run of a method, from its settings; `run` goes on from the checkpoint in its folder, if there is one.
+    """One run of a method, from its settings; it resumes from the checkpoint in its folder, if there is one.
 
     Episodes depend on the seed and their number alone, and whole episodes lie between two updates, so that the agent,
     the buffer and the states of the random generators are all that a checkpoint needs for a bit-exact continuation.
@@ -37,9 +37,8 @@ class Trainer:
 
     def __init__(self, method: type[Experiment], settings: Settings, processes: Processes | None = None) -> None:
         self.settings, self.processes = settings, processes or Processes()
-        settings.out.mkdir(parents=True, exist_ok=True)
         arguments = method.environment_arguments(settings)
-        self.environment = make_environment(settings.env, settings.action_repeat, **arguments)
+        self.environment = Watched(make_environment(settings.env, settings.action_repeat, **arguments))
         self.device = device_of(settings.device)
         self.generator = numpy.random.default_rng([settings.seed, 0, self.processes.rank])
         torch.manual_seed(settings.seed)
@@ -57,6 +56,10 @@ class Trainer:
         self.seconds = 0.0
         self.curve: list[dict[str, float]] = []
         self.random: dict[str, float] = {}
+        try:
+            settings.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out must be a folder, got {settings.out} ({error.strerror}).") from error
         self._resume()
 
     def run(self) -> bool:
@@ -79,15 +82,12 @@ class Trainer:
         if not self.curve and is_first:
             for remark in self.experiment.remarks():
                 print(remark, flush=True)
-            self.random = self.experiment.measure({"": self.experiment.at_random()})
+            self.random = self._measure({"": self.experiment.at_random()}, "evaluating random actions")
         self.experiment.chance = self.random
         if not self.curve:
             self._evaluate()
         log = Log(settings, self.experiment.method, self.step) if is_first else None
-        bar = tqdm(
-            total=settings.steps, initial=self.step, unit="step", mininterval=0.5, dynamic_ncols=True,
-            disable=not is_first,
-        )  # fmt: skip
+        bar = progress(settings.steps, "update", initial=self.step, shown=is_first)
         with contextlib.closing(log) if log else contextlib.nullcontext(), bar:
             try:
                 self._train_on(stop, log, bar)
@@ -99,7 +99,7 @@ class Trainer:
                     self._save()
                 raise
 
-    def _train_on(self, stop: threading.Event, log: Log | None, bar: tqdm) -> None:
+    def _train_on(self, stop: threading.Event, log: Log | None, bar: Any) -> None:
         settings = self.settings
         last, saved = time.perf_counter(), -1
         while self.step < settings.steps and not self.processes.total(stop.is_set()):
@@ -137,7 +137,7 @@ class Trainer:
             wanted = [self.environment.observation_space["observation"].shape, self.environment.action_space.shape]
             if found != wanted:
                 raise ValueError(
-                    f"--dataset {settings.dataset} has observations and actions of {found}, {settings.env} of {wanted}."
+                    f"--dataset {settings.dataset}: observations and actions are {found}, of {settings.env} {wanted}."
                 )
             self.experiment.check_data(self.data)
         else:
@@ -161,19 +161,26 @@ class Trainer:
             return act.random(self.generator) if random else act.explore(observation, self.generator)
 
         before, begun = self.buffer.num_added, self.episodes
-        for number in range(self.processes.rank, count * self.processes.count, self.processes.count):
-            seed = episode_seed(self.settings.seed, COLLECTION, begun + number)
-            extra = self.experiment.begin_episode(begun + number, self.generator)
-            for step in episode(self.environment, policy, seed):
-                self.buffer.add(*step[:6], **extra)
-            self.episodes += self.processes.count
+        with progress(count, "episode", "collecting", shown=self.processes.is_first, leave=False, delay=2) as bar:
+            for number in range(self.processes.rank, count * self.processes.count, self.processes.count):
+                seed = episode_seed(self.settings.seed, COLLECTION, begun + number)
+                extra = self.experiment.begin_episode(begun + number, self.generator)
+                for step in episode(self.environment, policy, seed):
+                    self.buffer.add(*step[:6], **extra)
+                self.episodes += self.processes.count
+                bar.update()
         added = self.processes.total(self.buffer.num_added - before)
         self.environment_steps += added * self.settings.action_repeat
 
     def _evaluate(self) -> None:
         found = {"step": self.step, "environment_steps": self.environment_steps}
-        measures = self.experiment.measure(self.experiment.policies()) if self.processes.is_first else {}
-        self.curve.append(found | measures)
+        is_first = self.processes.is_first
+        self.curve.append(found | (self._measure(self.experiment.policies(), "evaluating") if is_first else {}))
+
+    def _measure(self, policies: dict[str, Policy], description: str) -> dict[str, float]:
+        """The experiment's measures, with a bar that counts the agent's steps."""
+        with progress(None, "step", description, leave=False, delay=2) as bar, self.environment.calling(bar.update):
+            return self.experiment.measure(policies)
 
     def _save(self) -> None:
         own = {"random": checkpoint.random_state(self.generator, self.device)}
@@ -203,8 +210,8 @@ class Trainer:
         method = state.get("method", "an earlier version")
         if method != self.experiment.method:
             raise ValueError(
-                f"{path} is of a run of {method}, not of {self.experiment.method}. Give another --out, or --restart to "
-                "begin anew."
+                f"{path} belongs to a run of {method}, not of {self.experiment.method}. Give another --out, or "
+                "--restart to begin anew."
             )
         here, there = self._comparable(), state.get("settings", {})
         names = [name for name in sorted({*here, *there}) if name.split(".")[0] not in self.settings.free_to_change]
@@ -212,7 +219,8 @@ class Trainer:
         if different:
             listed = "; ".join(f"{name} was {there.get(name)!r}, is {here.get(name)!r}" for name in different)
             raise ValueError(
-                f"{path} is of a run with other settings: {listed}. Give another --out, or --restart to begin anew."
+                f"{path} belongs to a run with other settings: {listed}. Give another --out, or --restart to begin "
+                "anew."
             )
         self.agent.load_state_dict(state["agent"])
         own = state["of_processes"][self.processes.rank]
@@ -223,15 +231,15 @@ class Trainer:
         for name in ("step", "episodes", "environment_steps", "seconds"):
             setattr(self, name, state[name])
         if self.processes.is_first:
-            print(f"Going on from step {self.step} of {path}.", flush=True)
+            print(f"Resuming from step {self.step} of {path}.", flush=True)
 
     def _comparable(self) -> dict[str, Any]:
-        """What a run is made of, for the next one that goes on from its checkpoint."""
+        """What a run that resumes from the checkpoint is compared by."""
         return {**self.settings.plain(), "processes": self.processes.count}
 
 
 def measures(entry: dict[str, float]) -> dict[str, float]:
-    """What an entry of the curve measures, without when."""
+    """The measures of an entry of the curve, without its time."""
     return {name: value for name, value in entry.items() if name not in ("step", "environment_steps")}
 
 

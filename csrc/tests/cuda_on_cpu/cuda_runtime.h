@@ -1,9 +1,9 @@
-// Enough of CUDA to run this project's kernels on a CPU, for tests where there is no GPU: put this folder before the
-// toolkit's in the include path and compile a .cu file as C++ with -DQMK_TARGET=cuda.
+// Enough of CUDA to run this project's kernels on a CPU, for tests without a GPU: put this folder before the toolkit's
+// in the include path and compile a .cu file as C++ with -DQMK_TARGET=cuda.
 //
-// One block after the other; every thread of a block is a fiber that runs until it must wait for others, and who runs
-// next is drawn at random, so that a missing barrier shows. A barrier that not all threads reach ends the program with
-// a message. Dynamic shared memory starts as NaN in every block. Not thread-safe, and slow.
+// Blocks run one after another; every thread of a block is a fiber that runs until it must wait for others. The next
+// one to run is drawn at random, so that a missing barrier shows. A barrier that not all threads reach ends the program
+// with a message. Dynamic shared memory starts as NaN in every block. Not thread-safe, and slow.
 #pragma once
 
 #include <setjmp.h>
@@ -23,7 +23,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-// Fibers are on one thread of the system, so what is local to that is shared by the fibers, and static.
+// All fibers are on one system thread, so its thread-local variables are shared by them, and static.
 #define __shared__ thread_local
 
 struct dim3 {
@@ -41,7 +41,8 @@ enum { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaDevAttrMaxSharedMemoryPe
 namespace cuda_on_cpu {
 
 constexpr size_t stack_bytes = 256 * 1024;
-constexpr int most_shared_bytes = 99 * 1024;  // of compute capability 8.6, the least of those the kernels are built for
+constexpr int most_shared_bytes =
+    99 * 1024;  // of compute capability 8.6, the smallest of those the kernels are built for
 
 struct Barrier {
     int arrived = 0;
@@ -49,7 +50,7 @@ struct Barrier {
 };
 
 struct Fiber {
-    ucontext_t context;  // to start it; from then on jumps, which spare two system calls a switch
+    ucontext_t context;  // to start it; later switches are jumps, which save two system calls each
     jmp_buf resume;
     bool started = false;
     std::vector<char> stack;
@@ -64,7 +65,7 @@ struct Block {
     std::vector<Fiber> fibers;
     std::vector<Barrier> warps;
     Barrier all;
-    std::vector<uint64_t> exchanged;  // what each thread shows the others of its warp
+    std::vector<uint64_t> exchanged;  // the values that each thread shows to its warp
     jmp_buf scheduler;
     std::function<void()> body;
 };
@@ -132,7 +133,7 @@ inline void run_block() {
     }
 }
 
-// The 32 values of a warp, one a thread; between two barriers, so that the next exchange does not overwrite them.
+// The 32 values of a warp, one per thread; between two barriers, so that the next exchange does not overwrite them.
 template <class T, class Use>
 auto exchange(T value, Use&& use) {
     static_assert(sizeof(T) <= 8);

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...definitions import pqe as definition
 from . import core
 
-# The weights' gradient is added up by groups of a run's rows: few groups are few partial sums, many fill a device.
+# The weights' gradient is summed in groups of a run's rows: few groups mean few partial sums, many fill a device.
 _MOST_GROUPS = {"cpu": 64, "cuda": 8192}
 _FEWEST_ROWS_PER_GROUP = 4
 
@@ -76,5 +76,5 @@ def pqe_pairwise_backward(
 
 
 def _summed(partial: Tensor | None) -> Tensor | None:
-    """Partial sums added up in double, in a fixed order; None where there are none."""
+    """Adds up partial sums in double, in a fixed order; None if there are none."""
     return None if partial is None else partial.sum(dim=-2, dtype=torch.float64).to(partial.dtype)

@@ -1,4 +1,4 @@
-"""Ops in plain PyTorch; each file says what every backend's functions of its op take and return.
+"""Ops in plain PyTorch; each file documents what every backend's functions for its op take and return.
 
-Sums over rows: kernels add up in double (csrc/math/target.h has the rule), this backend as torch does.
+Kernels sum over rows in double (csrc/math/target.h has the rule), this backend as torch does.
 """

@@ -1,7 +1,7 @@
 """Finite scalar quantisation on the reference backend, and what every backend's functions take and return.
 
-``z`` (..., G * n) is contiguous, float32 or float64; ``levels``: n ints from 2 to ``definitions.fsq.MOST_LEVELS`` whose
-product is below 2^63. Nothing is kept for backward: it computes the tanh again.
+``z`` (..., G * n) is contiguous, float32 or float64; ``levels`` are n ints from 2 to ``definitions.fsq.MOST_LEVELS``
+whose product is below 2^63. Forward keeps nothing: backward computes the tanh again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ...definitions import fsq as definition
 
 
 def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """``codes``, of z's shape, and ``indices`` (..., G), int64; NaN gives the code NaN and its group the index -1."""
+    """Returns ``codes``, of z's shape, and ``indices`` (..., G), int64; NaN gives code NaN and its group index -1."""
     return definition.fsq(z, levels)
 
 
 def fsq_backward(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
-    """``grad_z``, straight through the rounding; ``grad_codes`` is contiguous, of z's shape and dtype."""
+    """Returns ``grad_z``, straight through the rounding; ``grad_codes`` is contiguous, of z's shape and dtype."""
     return definition.gradient(grad_codes, z, levels)

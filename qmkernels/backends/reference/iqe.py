@@ -1,21 +1,21 @@
-"""IQE on the reference backend, and the definition of what every backend's IQE functions take and return.
+"""IQE on the reference backend, and what every backend's functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64. K is ``dim_per_component``, C = D / K, ``reduction`` one
-of ``definitions.iqe.REDUCTIONS``. In place of a tensor that is not needed stands None.
+of ``definitions.iqe.REDUCTIONS``. A tensor that is not needed is None.
 
-``max_weight`` is what ``weight_link``, one of ``definitions.iqe.WEIGHT_LINKS``, makes the weight of the maximum of,
-None unless the reduction is maxmean: one number for all rows, 0-d, or (G,), one for each of G equal runs of
-neighbouring rows, in pairwise ops of neighbouring matrices.
+``weight_link``, one of ``definitions.iqe.WEIGHT_LINKS``, turns ``max_weight`` into the weight of the maximum.
+``max_weight`` is None unless the reduction is maxmean: one number for all rows, 0-d, or (G,), one for each of G equal
+runs of neighbouring rows, or in pairwise ops of neighbouring matrices.
 
-``ends``     uint8 (..., C, ceil(2K / 8)): bit k of a component's bytes says that x_k is a left end of the union, bit
-             K + k that y_k is a right end (bit b is bit b % 8 of byte b // 8). All that backward needs of x and y.
-             In a component with a NaN every x is marked and no y, which no union has.
-``largest``  int32 (...): the first component of the greatest length, for max, maxmean and spread; any where one is NaN.
+``ends``     uint8 (..., C, ceil(2K / 8)): bit k of a component's bytes marks x_k as a left end of the union, bit K + k
+             marks y_k as a right end (bit b is bit b % 8 of byte b // 8). Backward needs nothing else of x and y. A
+             component with a NaN has every x and no y marked, which no union has.
+``largest``  int32 (...): index of the first longest component, for max, maxmean and spread; arbitrary if one is NaN.
 ``spread``   (...): greatest length - mean length, for maxmean: the derivative by the weight.
 
-NaN: a component with a NaN coordinate has a NaN length, and the gradients of all its coordinates, x and y, are NaN
-whatever the upstream gradient, 0 included; in pairwise ops in every row that is paired with it. Other components have
-the gradients of their ends. An upstream gradient that is not finite reaches the ends alone; other coordinates get 0.
+NaN: a component with a NaN coordinate has a NaN length, and all its coordinates, x and y, have NaN gradients for any
+upstream gradient, even 0; in pairwise ops so does every row paired with it. Other components have the gradients of
+their ends. An upstream gradient that is not finite reaches only the ends; other coordinates get 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def iqe_forward(
     weight_link: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """``out`` (...) or (..., C) of x, y (..., D), then ``ends``, ``largest``, ``spread``: None unless ``keep``."""
+    """Returns ``out`` (...) or (..., C) for x, y (..., D), then ``ends, largest, spread``, None unless ``keep``."""
     lengths = definition.components(x, y, dim_per_component)
     weights = definition.weights_of_rows(max_weight, weight_link, x.shape[:-1])
     out = definition.reduce(lengths, reduction, weights)
@@ -60,7 +60,7 @@ def iqe_backward(
     weight_link: str,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``grad_x`` and ``grad_y`` (..., D) from what forward kept, and where asked for the gradient by ``max_weight``."""
+    """Returns ``grad_x``, ``grad_y`` (..., D) from what forward kept, and on request the gradient by ``max_weight``."""
     left, right = definition.unpack_ends(ends, dim_per_component)
     weights = definition.weights_of_rows(max_weight, weight_link, ends.shape[:-2])
     grads = definition.gradient(grad_out, left, right, largest, weights, reduction)
@@ -78,7 +78,8 @@ def iqe_pairwise_forward(
     weight_link: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """``out`` (B, N, M) or (B, N, M, C) of x (B, N, D) and y (B, M, D), and ``largest`` (B, N, M), row by row."""
+    """Returns ``out`` (B, N, M) or (B, N, M, C) for x (B, N, D) and y (B, M, D), and ``largest`` (B, N, M); works row
+    by row."""
     out, largest = definition.iqe_pairwise_forward_outputs(
         x, y, max_weight, dim_per_component, reduction, weight_link, keep
     )
@@ -102,7 +103,8 @@ def iqe_pairwise_backward(
     weight_link: str,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``grad_x`` (B, N, D), ``grad_y`` (B, M, D) and where asked for the gradient by ``max_weight``; row by row."""
+    """Returns ``grad_x`` (B, N, D), ``grad_y`` (B, M, D) and on request the gradient by ``max_weight``; works row by
+    row."""
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
     grad_max_weight = torch.zeros_like(max_weight) if need_weight else None
     weights = definition.weights_of_rows(max_weight, weight_link, (x.shape[0], 1))

@@ -1,9 +1,9 @@
 """QRL's latent dynamics with an IQE head on the reference backend, and what every backend's functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
-``definitions.latent_dynamics.LatentDynamicsSettings`` in their order. ``predicted`` and ``target`` are (B, D).
-``max_weight`` is 0-d, as for IQE, None unless the reduction is maxmean. In place of a tensor that is not needed
-stands None. In what is kept, pair 0 is from predicted to target and pair 1 is back.
+``definitions.latent_dynamics.LatentDynamicsSettings`` in order. ``predicted`` and ``target`` are (B, D).
+``max_weight`` is 0-d, as for IQE, None unless the reduction is maxmean. A tensor that is not needed is None. In what is
+kept, pair 0 is from predicted to target and pair 1 is back.
 
 ``loss``     0-d.
 ``stats``    (2,): the mean distances.
@@ -21,7 +21,7 @@ from . import iqe
 
 
 def latent_dynamics_forward(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *settings) -> Kept:
-    """``loss, stats, slopes, ends, largest, spread``."""
+    """Returns ``loss, stats, slopes, ends, largest, spread``."""
     return definition.forward_with(iqe, predicted, target, max_weight, LatentDynamicsSettings(*settings))
 
 
@@ -34,5 +34,5 @@ def latent_dynamics_backward(
     max_weight: Tensor | None,
     *settings,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``grad_predicted`` and ``grad_target`` (B, D) and ``grad_max_weight``, 0-d, None without one."""
+    """Returns ``grad_predicted``, ``grad_target`` (B, D) and ``grad_max_weight``, 0-d, None without a weight."""
     return definition.backward_with(iqe, grad_loss, slopes, ends, largest, spread, max_weight, *settings)

@@ -4,11 +4,11 @@ All tensors are contiguous, on one device, float32 or float64. phi, phi_next and
 not empty; ``log_multiplier`` is 0-d; ``slack, norm`` are the fields of ``definitions.metra.MetraSettings``.
 
 ``loss``    0-d.
-``reward``  (...): (phi_next - phi) . skill of every row.
+``reward``  (...): (phi_next - phi) . skill per row.
 ``stats``   (3,): mean constraint, multiplier, mean squared distance.
-``slopes``  (...): the derivative of the loss by a row's step phi_next - phi, without the reward's, is slope * step. It
-            is 2 multiplier / rows, over D for the mean of squares; 0 where the constraint is the slack, or NaN, as
-            ``torch.clamp`` has it: where 1 - squared distance is the slack itself, the gradient passes.
+``slopes``  (...): apart from the reward, the derivative of the loss by a row's step phi_next - phi is slope * step. The
+            slope is 2 multiplier / rows, divided by D for the mean of squares; 0 where the constraint is clipped to the
+            slack, or NaN. As in ``torch.clamp``, the gradient passes where 1 - squared distance equals the slack.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...definitions import metra as definition
 def metra_forward(
     phi: Tensor, phi_next: Tensor, skill: Tensor, log_multiplier: Tensor, slack: float, norm: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``loss, reward, stats, slopes``."""
+    """Returns ``loss, reward, stats, slopes``."""
     step = phi_next - phi
     squared = definition.squared_distance(step, norm)
     reward, constraint, multiplier = definition.terms(step, skill, squared, log_multiplier, slack)
@@ -41,7 +41,7 @@ def metra_backward(
     slopes: Tensor,
     needs_skill: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``grad_phi, grad_phi_next, grad_skill`` (..., D), the third None where it is not needed, and
+    """Returns ``grad_phi, grad_phi_next, grad_skill`` (..., D), the third None if not needed, and
     ``grad_log_multiplier``, 0-d."""
     step, share = phi_next - phi, grad_loss / slopes.numel()
     grad_next = (grad_loss * slopes).unsqueeze(-1) * step - share * skill

@@ -1,8 +1,8 @@
-"""MRN on the reference backend, and the definition of what every backend's MRN functions take and return.
+"""MRN on the reference backend, and what every backend's functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
-``definitions.mrn.MrnSettings`` in their order. Backward needs nothing of forward but its inputs: what the kernels would
-keep, one slope and one index a component, costs more to store for every pair than to compute again.
+``definitions.mrn.MrnSettings`` in order. Backward needs only the inputs: keeping one slope and one index per component
+would cost more for every pair than computing them again.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ...definitions.mrn import MrnSettings
 
 
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
-    """``out`` (...), or (..., C) for reduction "none", of x, y (..., D)."""
+    """Returns ``out`` (...), or (..., C) for reduction "none", for x, y (..., D)."""
     return definition.mrn(x, y, MrnSettings(*settings))
 
 
 def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
-    """``grad_x`` and ``grad_y`` (..., D)."""
+    """Returns ``grad_x`` and ``grad_y`` (..., D)."""
     grad_x = definition.gradient(grad_out, x, y, MrnSettings(*settings))
     return grad_x, -grad_x
 
 
 def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
-    """``out`` (B, N, M), or (B, N, M, C) for reduction "none", of x (B, N, D) and y (B, M, D); row by row."""
+    """Returns ``out`` (B, N, M), or (B, N, M, C) for reduction "none", for x (B, N, D) and y (B, M, D)."""
     settings = MrnSettings(*settings)
     pairs = x.shape[0], x.shape[1], y.shape[1]
     out = x.new_empty((*pairs, settings.num_components) if settings.reduction == "none" else pairs)
@@ -36,7 +36,7 @@ def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
 
 
 def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
-    """``grad_x`` (B, N, D) and ``grad_y`` (B, M, D); row by row."""
+    """Returns ``grad_x`` (B, N, D) and ``grad_y`` (B, M, D)."""
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
     for i in range(x.shape[1]):
         grad = definition.gradient(grad_out[:, i], x[:, i : i + 1], y, MrnSettings(*settings))

@@ -1,15 +1,15 @@
 """Losses over a matrix of distances on the reference backend, and what every backend's functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
-``definitions.pair_loss.PairLossSettings`` in their order. ``distance`` is (B, N, M), N <= M and none of them 0;
-``after``, where the LINEX term is, of its shape; ``log_discounts`` (B, N), where there is one a row. A tensor that is
-not needed is None.
+``definitions.pair_loss.PairLossSettings`` in order. ``distance`` is (B, N, M), with N <= M and no size 0; ``after``,
+for the LINEX term, has its shape; ``log_discounts``, if they differ by row, are (B, N). A tensor that is not needed is
+None.
 
 ``loss``         0-d.
 ``stats``        (12,): the fields of ``definitions.pair_loss.PairLossStats``.
-``row_sums``     (2, B, N): each row's largest logit, and the logarithm of the sum of exponentials below that; for
+``row_sums``     (2, B, N): each row's largest logit, and the log of the sum of exponentials relative to it; for
                  "forward" and "symmetric".
-``column_sums``  (2, B, N): those of the column of each row's match; for "backward" and "symmetric".
+``column_sums``  (2, B, N): the same for the column of each row's match; for "backward" and "symmetric".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...definitions.pair_loss import PairLossSettings
 def pair_loss_forward(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``loss, stats, row_sums, column_sums``."""
+    """Returns ``loss, stats, row_sums, column_sums``."""
     loss, stats, *sums = definition.pair_loss(distance, after, log_discounts, PairLossSettings(*settings))
     return loss, torch.stack(stats), *sums
 
@@ -38,7 +38,7 @@ def pair_loss_backward(
     column_sums: Tensor,
     *settings,
 ) -> Tensor:
-    """``grad_distance`` (B, N, M)."""
+    """Returns ``grad_distance`` (B, N, M)."""
     return definition.gradient(
         grad_loss, distance, after, log_discounts, row_sums, column_sums, PairLossSettings(*settings)
     )

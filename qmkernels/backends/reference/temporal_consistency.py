@@ -4,8 +4,8 @@ All tensors are contiguous, on one device, float32 or float64. ``predicted`` and
 (H, B) of their dtype, or None.
 
 ``loss``        0-d.
-``similarity``  (H,): the mean cosine of every step, masked rows among them.
-``slopes``      (2, H, B): what backward multiplies a row of target by, and a row of predicted.
+``similarity``  (H,): the mean cosine per step, including masked rows.
+``slopes``      (2, H, B): backward's factors of the rows of target, and of predicted.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ...definitions import temporal_consistency as definition
 def temporal_consistency_forward(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``loss, similarity, slopes``."""
+    """Returns ``loss, similarity, slopes``."""
     cosine = definition.cosines(predicted, target)
     loss = definition.loss_of(cosine, mask, discount)
     return loss, cosine.mean(dim=-1), definition.slopes(predicted, target, mask, discount)
 
 
 def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
-    """``grad_predicted`` (H, B, D)."""
+    """Returns ``grad_predicted`` (H, B, D)."""
     return definition.gradient(grad_loss, slopes, predicted, target)

@@ -1,8 +1,8 @@
-"""Finite scalar quantisation in Triton: the functions of backends/reference/fsq.py, and in the same order.
+"""Finite scalar quantisation in Triton: the functions of backends/reference/fsq.py, in the same order.
 
-A tile is whole groups, one a row, the levels padded to a power of two; the levels are constants of the kernel, which is
-compiled for each list of them. Bound by memory: forward reads z and writes codes and indices, backward reads two
-tensors and writes one.
+A tile holds whole groups, one per row, with the levels padded to a power of two. The levels are constants of the
+kernel, which is compiled once per list of levels. Bound by memory: forward reads z and writes codes and indices,
+backward reads two tensors and writes one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ TILE_VALUES = 1024
 
 @triton.jit
 def _exponential(u):
-    """e^(-2 |u|), of which tanh |u| = (1 - e) / (1 + e)."""
+    """Returns e = e^(-2 |u|), so that tanh |u| = (1 - e) / (1 + e)."""
     return tl.exp(-2 * tl.abs(u))
 
 
 @triton.jit
 def _row(VALUES: tl.constexpr, column, NUM_LEVELS: tl.constexpr, dtype: tl.constexpr):
-    """VALUES, a tuple of constants, as a row; columns beyond are 1."""
+    """Returns VALUES, a tuple of constants, as a row; further columns are 1."""
     row = tl.full(column.shape, 1, dtype)
     for j in tl.static_range(NUM_LEVELS):
         row = tl.where(column == j, tl.full(column.shape, VALUES[j], dtype), row)
@@ -38,7 +38,7 @@ def _row(VALUES: tl.constexpr, column, NUM_LEVELS: tl.constexpr, dtype: tl.const
 def fsq_forward_kernel(
     z_ptr,  # (num_groups, NUM_LEVELS)
     codes_ptr,  # (num_groups, NUM_LEVELS)
-    indices_ptr,  # int64 (num_groups), -1: a value is NaN
+    indices_ptr,  # int64 (num_groups), -1 if a value is NaN
     num_groups,
     SHIFT: tl.constexpr,  # the constants of definitions/fsq.py
     HALF: tl.constexpr,
@@ -46,7 +46,7 @@ def fsq_forward_kernel(
     WIDTH: tl.constexpr,
     PLACE: tl.constexpr,
     NUM_LEVELS: tl.constexpr,
-    ROWS: tl.constexpr,  # groups a program
+    ROWS: tl.constexpr,  # groups per program
     BLOCK: tl.constexpr,  # a power of two, at least NUM_LEVELS
 ):
     dtype: tl.constexpr = z_ptr.dtype.element_ty
@@ -60,11 +60,11 @@ def fsq_forward_kernel(
     size = (1 - e) / (1 + e)
     bounded = tl.where(u < 0, -size, size) * _row(HALF, column, NUM_LEVELS, dtype)
     bounded -= _row(OFFSET, column, NUM_LEVELS, dtype)
-    # Adding 1.5 * 2^(bits of the mantissa) leaves no bits for a fraction: the addition rounds, half to even.
+    # Adding 1.5 * 2^(bits of the mantissa) leaves no bits for a fraction, so the addition rounds, half to even.
     width = _row(WIDTH, column, NUM_LEVELS, dtype)
     if dtype == tl.float32:
         digit = (bounded + 12582912.0) - 12582912.0
-        code = tl.div_rn(digit, tl.broadcast_to(width, digit.shape))  # `/` rounds otherwise on some devices
+        code = tl.div_rn(digit, tl.broadcast_to(width, digit.shape))  # `/` rounds differently on some devices
     else:
         digit = (bounded + 6755399441055744.0) - 6755399441055744.0
         code = digit / width
@@ -102,16 +102,16 @@ def fsq_backward_kernel(
 
 
 def _forward_constants(levels: Sequence[int]) -> dict:
-    """The constants of the forward kernel but its pointers and the number of groups."""
+    """Returns the forward kernel's arguments, except pointers and the number of groups."""
     shift, half, offset, width, place = zip(*definition.constants(levels), strict=True)
     return {"SHIFT": shift, "HALF": half, "OFFSET": offset, "WIDTH": width, "PLACE": place, **_tile(levels)}
 
 
 def _backward_constants(levels: Sequence[int]) -> dict:
-    """Those of the backward kernel."""
+    """Returns those of the backward kernel."""
     parts = definition.constants(levels)
-    gain = tuple(4 * one.half / one.width for one in parts)
-    return {"SHIFT": tuple(one.shift for one in parts), "GAIN": gain, **_tile(levels)}
+    gain = tuple(4 * constants.half / constants.width for constants in parts)
+    return {"SHIFT": tuple(constants.shift for constants in parts), "GAIN": gain, **_tile(levels)}
 
 
 def _tile(levels: Sequence[int]) -> dict[str, int]:
@@ -122,10 +122,10 @@ def _tile(levels: Sequence[int]) -> dict[str, int]:
 def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
     codes, indices = definition.fsq_forward_outputs(z, levels)
     if z.numel() > 0:
-        given = _forward_constants(levels)
+        constants = _forward_constants(levels)
         with torch.cuda.device_of(z):
-            fsq_forward_kernel[(triton.cdiv(indices.numel(), given["ROWS"]),)](
-                z, codes, indices, indices.numel(), **given
+            fsq_forward_kernel[(triton.cdiv(indices.numel(), constants["ROWS"]),)](
+                z, codes, indices, indices.numel(), **constants
             )
     return codes, indices
 
@@ -133,15 +133,17 @@ def fsq_forward(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
 def fsq_backward(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:
     grad_z = definition.fsq_backward_outputs(grad_codes, z, levels)
     if z.numel() > 0:
-        given = _backward_constants(levels)
+        constants = _backward_constants(levels)
         num_groups = z.numel() // len(levels)
         with torch.cuda.device_of(z):
-            fsq_backward_kernel[(triton.cdiv(num_groups, given["ROWS"]),)](grad_codes, z, grad_z, num_groups, **given)
+            fsq_backward_kernel[(triton.cdiv(num_groups, constants["ROWS"]),)](
+                grad_codes, z, grad_z, num_groups, **constants
+            )
     return grad_z
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     for levels in ([8, 8], [8, 5, 3], [1000] * 6, [2] * 62):
         yield fsq_forward_kernel, _forward_constants(levels) | {"indices_ptr": torch.int64}
         yield fsq_backward_kernel, _backward_constants(levels)

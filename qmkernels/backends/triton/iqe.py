@@ -1,13 +1,13 @@
-"""IQE in Triton: the functions of backends/reference/iqe.py, and in the same order.
+"""IQE in Triton: the functions of backends/reference/iqe.py, in the same order.
 
-Precision: all arithmetic in the input's dtype (float32 or float64), sums over components included; no atomics, so the
-same input gives the same bits.
+Precision: all arithmetic, including sums over components, is in the input's dtype (float32 or float64); no atomics, so
+the same input gives the same bits.
 
-Cost, for D = C * K values a row:
+Cost, for D = C * K values per row:
 
-- forward reads x and y once and writes one number a row, and with ``keep`` D / 4 bytes a row. It compares every two
-  intervals of a component (about 6 K operations an element, with ends 12 K) and so needs no sort.
-- backward reads D / 4 bytes a row and writes both gradients once.
+- forward reads x and y once and writes one number per row, and with ``keep`` D / 4 bytes per row. It compares all pairs
+  of intervals in a component (about 6 K operations per element, with ends 12 K), so it needs no sort.
+- backward reads D / 4 bytes per row and writes both gradients once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _store_ends(
 ):
     k = tl.arange(0, BLOCK_K)[None, None, :]
     if K % 8 == 0:
-        # Whole bytes of left ends, then whole bytes of right ends.
+        # Full bytes of left ends, then full bytes of right ends.
         byte = tl.arange(0, BLOCK_K // 8)[None, None, :]
         exists = component_exists & (byte < K // 8)
         shape: tl.constexpr = (ROWS, BLOCK_C, BLOCK_K // 8, 8)
@@ -72,7 +72,7 @@ def iqe_forward_kernel(
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
     KEEP: tl.constexpr,
-    ROWS: tl.constexpr,  # rows a program
+    ROWS: tl.constexpr,  # rows per program
     BLOCK_C: tl.constexpr,  # components at a time
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
@@ -91,13 +91,13 @@ def iqe_forward_kernel(
         exists = row_exists[:, None] & (component < num_components)[None, :]
         start = (row[:, None] * num_components + component[None, :]) * K
         here = start[:, :, None] + k
-        # x = y = 0 beyond K: an empty interval, which adds nothing.
+        # Beyond K x = y = 0, an empty interval, which adds nothing.
         mask = exists[:, :, None] & (k < K)
         x = finite_or_nan(tl.load(x_ptr + here, mask=mask, other=0), highest)
         y = finite_or_nan(tl.load(y_ptr + here, mask=mask, other=0), highest)
 
-        # furthest_k = max of y_j, j before k: x_j < x_k, or x_j = x_k and j < k
-        # nearest_k = min of x_j, j beyond k: y_j > y_k, or y_j = y_k and j < k: the mirror image
+        # furthest_k = max y_j over j before k: x_j < x_k, or x_j = x_k and j < k
+        # nearest_k = min x_j over j beyond k, the mirror image: y_j > y_k, or y_j = y_k and j < k
         furthest = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) - highest
         nearest = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) + highest
         for j in range(K):
@@ -111,12 +111,12 @@ def iqe_forward_kernel(
 
         # begin_k = max(x_k, furthest_k),  length = sum_k relu(y_k - begin_k)
         begin = tl.where(furthest > x, furthest, x)
-        # Written so that an unordered comparison keeps the NaN.
+        # Written so that an unordered comparison keeps NaN.
         length = tl.sum(tl.where(y <= begin, tl.zeros_like(y), y - begin), axis=2)
         if KEEP:
             left = (y > begin) & (x >= furthest)
             right = (x < y) & (x < nearest) & (y <= nearest)
-            # With a NaN: every x and no y.
+            # A component with NaN: mark every x and no y.
             has_nan = (length != length)[:, :, None]
             left = (left | has_nan) & (k < K)
             right = right & (length == length)[:, :, None]
@@ -159,8 +159,8 @@ def iqe_backward_kernel(
     num_components,
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
-    ROWS: tl.constexpr,  # rows a program
-    BLOCK_C: tl.constexpr,  # components a program
+    ROWS: tl.constexpr,  # rows per program
+    BLOCK_C: tl.constexpr,  # components per program
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
     NUM_BYTES: tl.constexpr = (2 * K + 7) // 8
@@ -187,7 +187,7 @@ def iqe_backward_kernel(
     ends = ends_ptr + (row * num_components + component) * NUM_BYTES
     left = (tl.load(ends + k // 8, mask=exists, other=0).to(tl.int32) >> (k % 8)) & 1
     right = (tl.load(ends + (K + k) // 8, mask=exists, other=0).to(tl.int32) >> ((K + k) % 8)) & 1
-    # Every x and no y: the mark of a component with a NaN.
+    # Every x and no y marks a component with NaN.
     num_left = tl.sum(left, axis=2, keep_dims=True)
     num_right = tl.sum(right, axis=2, keep_dims=True)
     has_nan = (num_left == K) & (num_right == 0)
@@ -198,7 +198,7 @@ def iqe_backward_kernel(
 
 
 def _constants(num_components: int, dim_per_component: int, reduction: str) -> dict:
-    """Of either kernel. A program takes about 1024 numbers, 8 a thread."""
+    """Returns the constants shared by both kernels. A program takes about 1024 numbers, 8 per thread."""
     block_k = triton.next_power_of_2(dim_per_component)
     block_c = tile_for(num_components, max(1024 // block_k, 1))
     return {
@@ -287,11 +287,11 @@ def iqe_backward(
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     for dim_per_component, num_components in ((1, 7), (5, 3), (16, 32), (1024, 1)):
         for reduction in ("maxmean", "none"):
-            given = _constants(num_components, dim_per_component, reduction)
-            given |= {"ends_ptr": torch.uint8, "largest_ptr": torch.int32}
-            given["weights_ptr"] = dtype if reduction == "maxmean" else None
-            yield iqe_backward_kernel, given
-            yield iqe_forward_kernel, given | {"HIGHEST": torch.finfo(dtype).max, "KEEP": reduction == "maxmean"}
+            arguments = _constants(num_components, dim_per_component, reduction)
+            arguments |= {"ends_ptr": torch.uint8, "largest_ptr": torch.int32}
+            arguments["weights_ptr"] = dtype if reduction == "maxmean" else None
+            yield iqe_backward_kernel, arguments
+            yield iqe_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "KEEP": reduction == "maxmean"}

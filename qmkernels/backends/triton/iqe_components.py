@@ -1,4 +1,4 @@
-"""The arithmetic of IQE's components, on tiles: finite coordinates, and the reduction over components."""
+"""The arithmetic of IQE's components on tiles: finite coordinates, and the reduction over components."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...definitions.iqe import WEIGHT_LINKS
 
 @triton.jit
 def finite_or_nan(value, highest):
-    """An infinite coordinate counts as the largest finite number, so that no difference is infinity - infinity."""
+    """Replaces infinite coordinates by the largest finite numbers, so that no difference is infinity - infinity."""
     value = tl.where(value > highest, highest, value)
     return tl.where(value < -highest, -highest, value)
 
@@ -20,12 +20,12 @@ def finite_or_nan(value, highest):
 @triton.jit
 def weights_of(
     weights_ptr,  # (num_weights,): None unless maxmean
-    place,  # among the weights, of any shape
+    place,  # indices of weights, of any shape
     num_components,
     dtype: tl.constexpr,
     REDUCTION: tl.constexpr,
 ):
-    """The derivative of the reduction by a length: for every component, and on top for the one of greatest length."""
+    """Returns the reduction's derivative by every component's length, and the extra for the longest component."""
     zero = tl.zeros((), dtype)
     one = zero + 1
     share = one / (zero + num_components)
@@ -47,14 +47,14 @@ def weights_of(
 
 @triton.jit
 def weighted(upstream, weight):
-    """The derivative by a length from that by the distance. A component without weight gets 0 from an infinite one too,
-    as those that are not the largest get from a maximum."""
+    """Returns the derivative by a length, given that by the distance. A component without weight gets 0 even from an
+    infinite one, as components that are not the largest do from a maximum."""
     return tl.where(weight == 0, 0.0, upstream * weight)
 
 
 @triton.jit
 def reduced(total, greatest, weights_ptr, place, num_components, REDUCTION: tl.constexpr):
-    """The distance from the sum and the maximum of the lengths. A NaN length is in the sum, so it decides."""
+    """Returns the distance, given the sum and the maximum of the lengths. A NaN length makes the sum NaN."""
     mean = total / (tl.zeros((), total.dtype) + num_components)
     greatest = tl.where(total == total, greatest, total)
     out = total
@@ -70,7 +70,7 @@ def reduced(total, greatest, weights_ptr, place, num_components, REDUCTION: tl.c
 
 
 def weights_and_run(max_weight: Tensor | None, weight_link: str, num_rows: int) -> tuple[Tensor | None, int]:
-    """The weights of the maximum, and for how many neighbouring rows, or matrices, each is."""
+    """Returns the weights of the maximum, and the number of neighbouring rows, or matrices, that share each."""
     if max_weight is None:
         return None, num_rows
     return WEIGHT_LINKS[weight_link].weight(max_weight), num_rows // max_weight.numel()

@@ -1,12 +1,12 @@
 """IQE's pairwise functions in Triton.
 
-Precision: as in iqe.py; sums over the other side of the matrix are in the input's dtype too, in a fixed order.
+Precision: as in iqe.py; sums over the other side of the matrix are also in the input's dtype, in a fixed order.
 
-Cost, for N and M points, D = C * K values a point:
+Cost, for N and M points, D = C * K values per point:
 
-- forward sorts every x once, then takes 4 operations an element of N * M * D: begin, furthest, difference, sum. Sorted
-  x, its int32 positions and a transposed y, of D values a point each, are the only workspace.
-- backward runs one scan for grad_x and, mirrored, one for grad_y: twice 4 operations an element and a sum over the
+- forward sorts every x once, then takes 4 operations per element of N * M * D: begin, furthest, difference, sum. Its
+  only workspace is the sorted x, their int32 positions and a transposed y, D values per point each.
+- backward scans once for grad_x and once, mirrored, for grad_y: twice 4 operations per element, and a sum over the
   other side.
 """
 
@@ -83,7 +83,7 @@ def iqe_pairwise_forward_kernel(
             largest = tl.where(is_greater, component, largest)
             greatest = tl.where(is_greater, length, greatest)
 
-    # Only now, so that the loop does not hold these registers.
+    # Computed only now, so that the loop does not hold these registers.
     pair = (sample * num_x + i)[:, None] * num_y + j[None, :]
     if REDUCTION != "none":
         out = reduced(total, greatest, weights_ptr, sample // matrices_per_weight, num_components, REDUCTION)
@@ -109,7 +109,7 @@ def iqe_pairwise_backward_kernel(
     stride_x,  # pairs from one x to the next, in grad_out and largest: they may be transposed
     stride_y,  # pairs from one y to the next
     HIGHEST: tl.constexpr,  # largest finite number of the dtype
-    SIGN: tl.constexpr,  # -1: the gradient by x; +1: by y, with the mirrored problem in the places of x and y
+    SIGN: tl.constexpr,  # -1: the gradient by x; +1: by y, with the mirrored problem in place of x and y
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
     WIDE: tl.constexpr,  # whether K * padded_y passes 32 bits
@@ -162,12 +162,12 @@ def iqe_pairwise_backward_kernel(
 
 
 def _forward_tile(num_x: int, num_y: int, item_size: int) -> tuple[int, int]:
-    """Points of x and of y a program: 64 bytes of each number of a pair a thread, more would spill."""
+    """Returns the points of x and of y per program: 64 bytes per thread and number of a pair; more would spill."""
     return tile_for(num_x, 64 // item_size), max(tile_for(num_y, 128), 16)
 
 
 def _backward_tile(num_x: int, num_y: int, dim_per_component: int, item_size: int) -> tuple[int, int]:
-    """Points of x a program and of y at a time. 128 y are one warp's 32 times 4: their sum needs no shared memory."""
+    """Returns the points of x per program and of y at a time. 128 y are 4 per thread of a warp: no shared memory."""
     block_k = triton.next_power_of_2(dim_per_component)
     return tile_for(num_x, max(min(32 // item_size, 1024 // block_k), 1)), max(tile_for(num_y, 128), 16)
 
@@ -177,13 +177,13 @@ def _is_wide(y_by_point: Tensor, dim_per_component: int) -> bool:
 
 
 def _sorted_points(points: Tensor, num_components: int) -> tuple[Tensor, Tensor]:
-    """Points (B, N, D), finite, to their components' values in ascending order and int32 positions: (B, N, C, K)."""
+    """Sorts finite points (B, N, D) within components; returns values and int32 positions, (B, N, C, K) each."""
     values, positions = points.unflatten(-1, (num_components, -1)).sort(dim=-1, stable=True)
     return values.contiguous(), positions.to(torch.int32).contiguous()
 
 
 def _by_point(points: Tensor, block: int) -> Tensor:
-    """Points (B, M, D) to (B, D, M), M padded to a multiple of ``block``; what is in the padding is never used."""
+    """Transposes points (B, M, D) to (B, D, M), with M padded to a multiple of ``block``; padding is never used."""
     batch, num_points, size = points.shape
     result = points.new_empty(batch, size, triton.cdiv(num_points, block) * block)
     result[..., :num_points] = points.mT
@@ -236,7 +236,7 @@ def iqe_pairwise_forward(
 
 
 def _pairwise_gradient(
-    grad_out: Tensor,  # pairs along dimensions 1 and 2 of any strides, taken from the two next arguments
+    grad_out: Tensor,  # its strides along x and y are the next argument
     strides: tuple[int, int],
     x: Tensor,
     y: Tensor,
@@ -247,7 +247,7 @@ def _pairwise_gradient(
     weight_link: str,
     sign: int,
 ) -> Tensor:
-    """The gradient by x (sign -1) or, called with the mirrored points -y and -x, by y (sign 1)."""
+    """Returns the gradient by x (sign -1) or, called with the mirrored points -y and -x, by y (sign 1)."""
     batch, num_x, num_y, size = x.shape[0], x.shape[1], y.shape[1], x.shape[2]
     if batch * num_x * num_y * size == 0:
         return torch.zeros_like(x)
@@ -299,8 +299,9 @@ def iqe_pairwise_backward(
     rest = largest, max_weight, dim_per_component, reduction, weight_link
     grad_x = _pairwise_gradient(grad_out, (num_y, 1), finite_x, finite_y, *rest, sign=-1)
     grad_y = _pairwise_gradient(grad_out, (1, num_y), -finite_y, -finite_x, *rest, sign=1)
-    # A NaN makes NaN the gradients of every pair that its component is in.
-    nan_x, nan_y = (one.isnan().unflatten(-1, (-1, dim_per_component)).any(dim=-1, keepdim=True) for one in (x, y))
+    # NaN in a component makes its gradients NaN in every pair.
+    components = (points.isnan().unflatten(-1, (-1, dim_per_component)) for points in (x, y))
+    nan_x, nan_y = (is_nan.any(dim=-1, keepdim=True) for is_nan in components)
     for grad, nan, other in ((grad_x, nan_x, nan_y), (grad_y, nan_y, nan_x)):
         grad.unflatten(-1, (-1, dim_per_component)).masked_fill_(nan | other.any(dim=1, keepdim=True), torch.nan)
     grad_max_weight = None
@@ -312,18 +313,18 @@ def iqe_pairwise_backward(
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     for dim_per_component in (1, 5, 16, 1024):
         for reduction in ("maxmean", "none"):
-            given = {
+            arguments = {
                 "position_ptr": torch.int32, "largest_ptr": torch.int32, "padded_y": 1024,
                 "weights_ptr": dtype if reduction == "maxmean" else None,
                 "HIGHEST": torch.finfo(dtype).max, "K": dim_per_component, "REDUCTION": reduction,
             }  # fmt: skip
             block_x, block_y = _forward_tile(1000, 1000, dtype.itemsize)
             forward = {"KEEP": reduction == "maxmean", "WIDE": False, "BLOCK_X": block_x, "BLOCK_Y": block_y}
-            yield iqe_pairwise_forward_kernel, given | forward
+            yield iqe_pairwise_forward_kernel, arguments | forward
             block_x, block_y = _backward_tile(1000, 1000, dim_per_component, dtype.itemsize)
             backward = {"SIGN": 1, "stride_x": 1, "WIDE": True, "BLOCK_X": block_x, "BLOCK_Y": block_y}
             backward["BLOCK_K"] = triton.next_power_of_2(dim_per_component)
-            yield iqe_pairwise_backward_kernel, given | backward
+            yield iqe_pairwise_backward_kernel, arguments | backward

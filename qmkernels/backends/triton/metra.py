@@ -1,8 +1,8 @@
 """METRA's loss in Triton: the functions of backends/reference/metra.py.
 
-A tile is whole rows, their size padded to a power of two, or for wide rows parts of a row one after the other. Forward
-reads three tensors and writes two numbers a row, and two more to scratch, which one program adds up; backward reads
-three tensors and writes two, or three where the skills have a gradient. Sums over rows are in double.
+A tile holds whole rows, padded to a power of two, or for wide rows one part after another. Forward reads three tensors
+and writes two numbers per row, plus two to scratch, which one program adds up. Backward reads three tensors and writes
+two, or three if the skills need a gradient. Sums over rows are in double.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def metra_forward_kernel(
     scratch_ptr,  # (2, num_rows): constraint, squared distance
     num_rows,
     dim,
-    slack_ptr,  # (), in the dtype of the rest: an argument that is a number is a float32
+    slack_ptr,  # (), a tensor, because an argument that is a number would be float32
     NORM: tl.constexpr,
-    ROWS: tl.constexpr,  # rows a program
+    ROWS: tl.constexpr,  # rows per program
     BLOCK_D: tl.constexpr,  # a power of two
 ):
     dtype: tl.constexpr = phi_ptr.dtype.element_ty
@@ -132,7 +132,7 @@ def metra_backward_kernel(
 
 
 def _tile(dim: int) -> dict[str, int]:
-    """The constants that say how many rows and coordinates a program takes at a time."""
+    """Returns the rows and coordinates that a program takes at a time."""
     block_d = min(triton.next_power_of_2(dim), TILE_VALUES)
     return {"ROWS": TILE_VALUES // block_d, "BLOCK_D": block_d}
 
@@ -174,10 +174,10 @@ def metra_backward(
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     yield metra_sums_kernel, {"BLOCK": SUM_BLOCK}
     for dim, norm, sizes in ((1, "mean", {"num_rows": 1, "dim": 1}), (507, "mean", {}), (2048, "sum", {})):
-        given = _tile(dim) | sizes
-        yield metra_forward_kernel, given | {"NORM": norm}
-        yield metra_backward_kernel, given
-        yield metra_backward_kernel, given | {"grad_skill_ptr": None}
+        arguments = _tile(dim) | sizes
+        yield metra_forward_kernel, arguments | {"NORM": norm}
+        yield metra_backward_kernel, arguments
+        yield metra_backward_kernel, arguments | {"grad_skill_ptr": None}

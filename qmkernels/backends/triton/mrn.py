@@ -1,9 +1,9 @@
-"""MRN in Triton: the functions of backends/reference/mrn.py, and in the same order.
+"""MRN in Triton: the functions of backends/reference/mrn.py, in the same order.
 
-Precision: all arithmetic in the input's dtype, but powers other than squares and roots, which are taken in double; no
+Precision: all arithmetic in the input's dtype, except that powers other than squares and roots are taken in double; no
 atomics, so the same input gives the same bits.
 
-Cost: forward reads x and y once and writes one number a row; backward reads both once and writes both gradients.
+Cost: forward reads x and y once and writes one number per row; backward reads both once and writes both gradients.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def mrn_forward_kernel(
     num_rows,
     num_components,
     WEIGHT: tl.constexpr,  # the scale, and for reduction "mean" 1 / C
-    S: tl.constexpr,  # values a component
+    S: tl.constexpr,  # values per component
     FIRST_A: tl.constexpr,  # the asymmetric part's values
     END_A: tl.constexpr,
     FIRST_B: tl.constexpr,  # the symmetric part's values
     END_B: tl.constexpr,
-    COUNT: tl.constexpr,  # what the sum of squares is divided by
+    COUNT: tl.constexpr,  # divisor of the sum of squares
     EPS: tl.constexpr,
     EPS_FORM: tl.constexpr,
     EXPONENT: tl.constexpr,
     BY_COMPONENT: tl.constexpr,  # reduction "none"
-    ROWS: tl.constexpr,  # rows a program
+    ROWS: tl.constexpr,  # rows per program
     BLOCK_C: tl.constexpr,  # components at a time
     BLOCK_S: tl.constexpr,  # S or the next power of two
 ):
@@ -77,18 +77,18 @@ def mrn_backward_kernel(
     num_rows,
     num_components,
     WEIGHT: tl.constexpr,  # the scale, and for reduction "mean" 1 / C
-    S: tl.constexpr,  # values a component
+    S: tl.constexpr,  # values per component
     FIRST_A: tl.constexpr,  # the asymmetric part's values
     END_A: tl.constexpr,
     FIRST_B: tl.constexpr,  # the symmetric part's values
     END_B: tl.constexpr,
-    COUNT: tl.constexpr,  # what the sum of squares is divided by
+    COUNT: tl.constexpr,  # divisor of the sum of squares
     EPS: tl.constexpr,
     EPS_FORM: tl.constexpr,
     EXPONENT: tl.constexpr,
     BY_COMPONENT: tl.constexpr,  # reduction "none"
-    ROWS: tl.constexpr,  # rows a program
-    BLOCK_C: tl.constexpr,  # components a program
+    ROWS: tl.constexpr,  # rows per program
+    BLOCK_C: tl.constexpr,  # components per program
     BLOCK_S: tl.constexpr,  # S or the next power of two
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -152,9 +152,9 @@ def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Ten
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     for settings, size in COMPILED:
         tile = component_tile(settings.num_components, size)
-        given = constants(settings, size) | tile.constants("BLOCK_S")
-        yield mrn_forward_kernel, given
-        yield mrn_backward_kernel, given
+        arguments = constants(settings, size) | tile.constants("BLOCK_S")
+        yield mrn_forward_kernel, arguments
+        yield mrn_backward_kernel, arguments

@@ -1,4 +1,4 @@
-"""The arithmetic of MRN's components, on tiles, and a form's constants."""
+"""The arithmetic of MRN's components on tiles, and the constants of its forms."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ...definitions.mrn import MrnSettings
 
 @triton.jit
 def _power(value, POWER: tl.constexpr):
-    """value ** POWER of positive values."""
+    """Returns value ** POWER for positive values."""
     dtype: tl.constexpr = value.dtype
     result = value
     if POWER == 0.0:
         result = tl.zeros_like(value) + 1
     elif POWER == 0.5 or POWER == -0.5:
-        # Where Triton offers the exact root; tl.sqrt is approximate in float32.
+        # The exact root, which Triton offers for float32, where tl.sqrt is approximate.
         result = tl.sqrt_rn(value) if dtype == tl.float32 else tl.sqrt(value)
         if POWER == -0.5:
             result = 1 / result
     elif POWER != 1.0:
-        # In double: a float32 logarithm times POWER would lose digits. Rare, and once a component.
+        # In double, because a float32 logarithm times POWER would lose digits. Rare, and only once per component.
         result = tl.exp(tl.log(value.to(tl.float64)) * POWER).to(dtype)
     return result
 
@@ -34,7 +34,7 @@ def symmetric_part(
     EPS_FORM: tl.constexpr,
     EXPONENT: tl.constexpr,
 ):
-    """(squares / COUNT and eps) ** (EXPONENT / 2)."""
+    """Returns (squares / COUNT, with eps) ** (EXPONENT / 2)."""
     eps = tl.full((), EPS, squares.dtype)
     value = squares / COUNT
     if EPS_FORM == "add":
@@ -57,10 +57,10 @@ def split_sums(
     EPS: tl.constexpr,
     EPS_FORM: tl.constexpr,
 ):
-    """What a component's distance and gradient are made of.
+    """Returns what a component's distance and gradient need.
 
-    Its largest relu'd difference and the place of that, the first of equal ones; 0, or NaN where one of the asymmetric
-    differences is, which a maximum would lose; the shifted symmetric differences; the sum of their squares.
+    These are: the largest rectified difference and its index, the first of equal ones; 0, or NaN if an asymmetric
+    difference is NaN, which a maximum would lose; the shifted symmetric differences; and the sum of their squares.
     """
     s = tl.arange(0, difference.shape[2])[None, None, :]
     one_way = (s >= FIRST_A) & (s < END_A)
@@ -86,9 +86,9 @@ def gradient_by_x(
     EPS_FORM: tl.constexpr,
     EXPONENT: tl.constexpr,
 ):
-    """The gradient by x, of the shape of difference; by y it is the negative of that."""
+    """Returns the gradient by x, in the shape of difference; that by y is its negative."""
     largest, place, unordered, shifted, squares = split_sums(difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM)
-    # slope = d symmetric part / d (squares / 2) = p / COUNT * value ** (p / 2 - 1), 0 where the part does not move
+    # slope = d symmetric part / d (squares / 2) = p / COUNT * value ** (p / 2 - 1), 0 where the part is constant
     eps = tl.full((), EPS, difference.dtype)
     value = squares / COUNT
     moves = value != 0
@@ -103,14 +103,14 @@ def gradient_by_x(
     if FIRST_A != END_A:
         s = tl.arange(0, difference.shape[2])[None, None, :]
         push = tl.where(largest > 0, weight, 0.0) + unordered
-        # A product, as in the reference: a NaN reaches the whole asymmetric part.
+        # A product, as in the reference, so that NaN reaches the whole asymmetric part.
         of_one_way = (s == place[:, :, None]).to(difference.dtype) * push[:, :, None]
         grad = tl.where((s >= FIRST_A) & (s < END_A), of_one_way, grad)
     return grad
 
 
 def constants(settings: MrnSettings, size: int) -> dict[str, int | float | str]:
-    """The constants that every kernel of a form takes, for components of ``size`` values."""
+    """Returns the constants that all kernels of a form take, for components of ``size`` values."""
     half = size // 2
     one_way, both_ways = {"first": ((0, half), (half, size)), "second": ((half, size), (0, half))}.get(
         settings.asymmetric, ((0, 0), (0, size))
@@ -130,7 +130,7 @@ def constants(settings: MrnSettings, size: int) -> dict[str, int | float | str]:
     }
 
 
-# Settings, and values a component, that cover the branches of the kernels: what is compiled ahead of time.
+# Settings and values per component that cover the kernels' branches; these are compiled ahead of time.
 COMPILED = (
     (MrnSettings(8, eps=1e-6, reduction="mean"), 64),
     (MrnSettings(asymmetric="second", squares="mean", eps=1e-12, eps_form="max", reduction="none"), 512),

@@ -1,13 +1,13 @@
 """MRN's pairwise functions in Triton.
 
-Precision: as in mrn.py; sums of squares and sums over the other side are taken in parts, in a fixed order.
+Precision: as in mrn.py; sums of squares and over the other side are taken in parts, in a fixed order.
 
 Cost, for N and M points of D values:
 
-- forward takes 2 operations an element of N * M * D: difference, and maximum or square. x and y transposed are the only
-  workspace.
-- backward runs once for grad_x and once for grad_y: a program keeps its own points and their gradient and goes through
-  all points of the other side, some 8 operations an element.
+- forward takes 2 operations per element of N * M * D: difference, and maximum or square. Its only workspace is x and y
+  transposed.
+- backward runs once for grad_x and once for grad_y: a program keeps its own points and their gradient and visits all
+  points of the other side, with some 8 operations per element.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def mrn_pairwise_forward_kernel(
     num_y,
     num_components,
     WEIGHT: tl.constexpr,  # the scale, and for reduction "mean" 1 / C
-    S: tl.constexpr,  # values a component
+    S: tl.constexpr,  # values per component
     FIRST_A: tl.constexpr,  # the asymmetric part's values
     END_A: tl.constexpr,
     FIRST_B: tl.constexpr,  # the symmetric part's values
     END_B: tl.constexpr,
-    COUNT: tl.constexpr,  # what the sum of squares is divided by
+    COUNT: tl.constexpr,  # divisor of the sum of squares
     EPS: tl.constexpr,
     EPS_FORM: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -55,7 +55,7 @@ def mrn_pairwise_forward_kernel(
     i_exists, j_exists = i < num_x, j < num_y
     exists = i_exists[:, None] & j_exists[None, :]
     pair = (sample * num_x + i)[:, None] * num_y + j[None, :]
-    # Where the values s = 0 of the component stand.
+    # Addresses of the component's values s = 0.
     x_line = x_by_point_ptr + sample * num_components * S * num_x + i
     y_line = y_by_point_ptr + sample * num_components * S * num_y + j
     wide_x, wide_y = tl.cast(num_x, tl.int64), tl.cast(num_y, tl.int64)
@@ -63,7 +63,7 @@ def mrn_pairwise_forward_kernel(
     total = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
     for component in range(num_components):
         # max_A relu(x - y) + (sum_B (x - y)^2) ** (p / 2)
-        # The symmetric part first: so three numbers of a pair at a time are in registers, not four.
+        # The symmetric part goes first, so that registers hold three numbers of a pair at a time, not four.
         symmetric = tl.zeros((BLOCK_X, BLOCK_Y), dtype)
         if FIRST_B != END_B:
             for first in range(FIRST_B, END_B, VALUES_A_PART):
@@ -106,18 +106,18 @@ def mrn_pairwise_backward_kernel(
     stride_other,
     SIGN: tl.constexpr,  # 1: the gradient by x; -1: by y
     WEIGHT: tl.constexpr,  # the scale, and for reduction "mean" 1 / C
-    S: tl.constexpr,  # values a component
+    S: tl.constexpr,  # values per component
     FIRST_A: tl.constexpr,  # the asymmetric part's values
     END_A: tl.constexpr,
     FIRST_B: tl.constexpr,  # the symmetric part's values
     END_B: tl.constexpr,
-    COUNT: tl.constexpr,  # what the sum of squares is divided by
+    COUNT: tl.constexpr,  # divisor of the sum of squares
     EPS: tl.constexpr,
     EPS_FORM: tl.constexpr,
     EXPONENT: tl.constexpr,
     BY_COMPONENT: tl.constexpr,  # reduction "none"
-    ROWS: tl.constexpr,  # own points a program
-    BLOCK_C: tl.constexpr,  # components a program
+    ROWS: tl.constexpr,  # own points per program
+    BLOCK_C: tl.constexpr,  # components per program
     BLOCK_S: tl.constexpr,  # S or the next power of two
 ):
     dtype: tl.constexpr = own_ptr.dtype.element_ty
@@ -181,7 +181,7 @@ def _write_gradient(
     settings: MrnSettings,
     sign: int,
 ) -> None:
-    """The gradient by x (own, sign 1) or by y (own, sign -1); strides of pairs along own and other points."""
+    """Writes the gradient by x (own, sign 1) or y (own, sign -1); ``strides``: of pairs, along own and other points."""
     batch, num_own, num_other = own.shape[0], own.shape[1], other.shape[1]
     if batch * num_own * num_other == 0:
         grad.zero_()
@@ -214,10 +214,10 @@ def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> 
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     block_x, block_y = pair_tile(1000, 1000, dtype.itemsize)
     for settings, size in COMPILED:
-        given = constants(settings, size)
-        yield mrn_pairwise_forward_kernel, given | {"BLOCK_X": block_x, "BLOCK_Y": block_y}
+        arguments = constants(settings, size)
+        yield mrn_pairwise_forward_kernel, arguments | {"BLOCK_X": block_x, "BLOCK_Y": block_y}
         tile = own_tile(1000, settings.num_components, size)
-        yield mrn_pairwise_backward_kernel, given | {"SIGN": -1, "stride_own": 1} | tile.constants("BLOCK_S")
+        yield mrn_pairwise_backward_kernel, arguments | {"SIGN": -1, "stride_own": 1} | tile.constants("BLOCK_S")

@@ -1,9 +1,9 @@
 """Nearest neighbours in Triton: the function of backends/reference/nearest.py.
 
-A program merges one row: its k smallest so far, which are in order, with the tile's distances in order, each of which
-is found by a search for the next one when the one before was taken. A search costs a tile's columns; there are as many
-as the tile has distances among the k smallest, and one more: in a long bank few for all tiles but the first.
-Beyond MOST_IN_KERNEL places torch sorts instead. Nothing waits for the GPU.
+A program merges one row: its k smallest so far, which are sorted, with the tile's distances in ascending order. It
+finds each of these by a search, once the one before was taken. A search costs a pass over the tile's columns, and there
+is one more search than the tile has distances among the k smallest: few in a long bank, except for its first tile.
+For more than MOST_IN_KERNEL places torch sorts instead. Nothing waits for the GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_IN_KERNEL = 1024
 
 @triton.jit
 def _key(value):
-    """An integer in the order of the values: NaN after every number, 0 the same as -0."""
+    """Returns integers in the order of the values: NaN after every number, 0 equal to -0."""
     value = tl.where(value == 0, 0.0, value)
     if value.dtype == tl.float32:
         bits = value.to(tl.int32, bitcast=True)
@@ -39,12 +39,12 @@ def _key(value):
 @triton.jit
 def _next_in_tile(
     row_ptr,  # (num_columns): a row of distances
-    last_key,  # (): where the search goes on: the distance taken last, and its column
+    last_key,  # (): where the search resumes: the distance taken last, and its column
     last_column,
     num_columns,
     BLOCK: tl.constexpr,
 ):
-    """The key and the column of the smallest distance after the last; num_columns where there is none."""
+    """Returns the key and column of the smallest distance after the last; column num_columns if there is none."""
     found_key = last_key
     found_column = tl.zeros_like(last_column) + num_columns
     for first in range(0, num_columns, BLOCK):
@@ -52,7 +52,7 @@ def _next_in_tile(
         exists = column < num_columns
         key = _key(tl.load(row_ptr + column, mask=exists, other=float("nan")))
         comes_after = exists & ((key > last_key) | ((key == last_key) & (column > last_column)))
-        # A NaN's key is the largest there is.
+        # NaN has the largest of all keys.
         smallest = tl.min(tl.where(comes_after, key, _key(tl.full((), float("nan"), row_ptr.dtype.element_ty))), axis=0)
         place = tl.min(tl.where(comes_after & (key == smallest), column, num_columns), axis=0)
         is_better = (place < num_columns) & ((found_column == num_columns) | (smallest < found_key))
@@ -77,13 +77,13 @@ def nearest_merge_kernel(
     row_ptr = distances_ptr + row * num_columns
     place = row * k  # the next of the k smallest so far
     end = place + k
-    # Before every distance: a key below that of -infinity.
+    # A key below that of -infinity comes before every distance.
     key = _key(tl.full((), float("-inf"), row_ptr.dtype.element_ty)) - 1
     key, column = _next_in_tile(row_ptr, key, tl.zeros((), tl.int32) - 1, num_columns, BLOCK)
     for here in range(row * k, end):
         index = tl.load(indices_ptr + place)
         value = tl.load(values_ptr + place)
-        # Those so far have the lower indices: on a tie they come first.
+        # Those so far have lower indices, so they come first on a tie.
         is_left = column < num_columns
         from_tile = is_left & ((index < 0) | (_key(value) > key))
         if from_tile:
@@ -91,7 +91,7 @@ def nearest_merge_kernel(
             index = first + column.to(tl.int64)
             key, column = _next_in_tile(row_ptr, key, column, num_columns, BLOCK)
         else:
-            # Empty places stand at the end and are as good for the places after them.
+            # Empty places are at the end; the last of them also serves for the places after it.
             place = tl.minimum(place + 1, end - 1)
         tl.store(merged_values_ptr + here, tl.where(index < 0, float("nan"), value))
         tl.store(merged_indices_ptr + here, index)
@@ -101,7 +101,7 @@ def _merged_by_sorting(distances: Tensor, values: Tensor, indices: Tensor, first
     here = torch.arange(first, first + distances.shape[1], device=distances.device)
     values, place = torch.cat([values, distances], dim=1).sort(dim=1, stable=True)
     indices = torch.cat([indices, here.expand(distances.shape)], dim=1).gather(1, place)
-    # A second stable sort moves the empty places behind everything, NaN too.
+    # A second stable sort moves the empty places behind everything, even NaN.
     is_empty, place = (indices < 0).to(torch.uint8).sort(dim=1, stable=True)
     values = values.gather(1, place).masked_fill(is_empty.bool(), torch.nan)
     return values, indices.gather(1, place)
@@ -130,7 +130,7 @@ def nearest_merge(distances: Tensor, values: Tensor, indices: Tensor, first: int
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     indices = {"indices_ptr": torch.int64, "merged_indices_ptr": torch.int64}
     yield nearest_merge_kernel, indices | {"BLOCK": 1024}
     yield nearest_merge_kernel, indices | {"BLOCK": 16, "k": 1}

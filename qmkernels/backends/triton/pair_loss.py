@@ -1,8 +1,8 @@
-"""Losses over a matrix of distances in Triton: the functions of backends/reference/pair_loss.py, and in the same order.
+"""Losses over a matrix of distances in Triton: the functions of backends/reference/pair_loss.py, in the same order.
 
-A program has a tile of one matrix. Forward it writes what `over` finds of each of its rows and columns, as far as the
-form needs it, and two sums over each row for LINEX, which torch puts together; backward it writes its part of the
-gradient. Bound by memory: forward reads one or two matrices, backward the same and writes one.
+A program has a tile of one matrix. In forward it writes the results of `over` for each of its rows and columns, as far
+as the form needs them, and two sums per row for LINEX, which torch combines. In backward it writes its part of the
+gradient. Bound by memory: forward reads one or two matrices, backward reads the same and writes one.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def _softplus(logits):
 
 @triton.jit
 def _grown(distance, after, log_discount, CLIP: tl.constexpr):
-    """delta, and discount * exp(min(delta, clip))."""
+    """Returns delta, and discount * exp(min(delta, clip))."""
     delta = distance - after
     return delta, tl.exp(tl.where(delta > CLIP, CLIP, delta) + log_discount)
 
 
 @triton.jit
 def _over(logits, AXIS: tl.constexpr):
-    """The largest logit and the logarithm of the sum of exponentials below it."""
+    """Returns the largest logit, and the log of the sum of exponentials relative to it."""
     most = tl.max(logits, axis=AXIS)
     shift = tl.where(tl.abs(most) == float("inf"), 0.0, most)
     log_sum = tl.log(tl.sum(tl.exp(logits - tl.expand_dims(shift, AXIS)), axis=AXIS))
-    # The maximum leaves NaN out, the sum does not.
+    # The maximum ignores NaN, the sum does not.
     return tl.where(log_sum == log_sum, most, log_sum), log_sum
 
 
@@ -193,19 +193,19 @@ def pair_loss_backward_kernel(
     tl.store(grad_distance_ptr + here, grad.to(dtype), mask=mask)
 
 
-# Of either kernel. A logit is rounded before the largest is taken from it, as that is: inside a multiply-add it would
-# not be, which makes a difference of several units in the exponent of a logit of 1e9.
+# For both kernels. A logit must be rounded, like the largest, before that is subtracted. Inside a fused multiply-add it
+# would not be, which changes the exponent of a logit of 1e9 by several units.
 _LAUNCH = {"ROWS": ROWS, "COLUMNS": COLUMNS, "enable_fp_fusion": False}
 
 
 def _forward_constants(settings: PairLossSettings) -> dict:
-    """The constants of the forward kernel, and how it is compiled."""
+    """Returns the forward kernel's constants and compile options."""
     names = ("kind", "scale", "clip", "log_discount")
     return {name.upper(): getattr(settings, name) for name in names} | _LAUNCH
 
 
 def _backward_constants(settings: PairLossSettings) -> dict:
-    """Those of the backward kernel."""
+    """Returns those of the backward kernel."""
     return {name.upper(): value for name, value in settings._asdict().items() if name != "offset"} | _LAUNCH
 
 
@@ -222,10 +222,10 @@ def pair_loss_forward(
     down, across, _ = grid = _grid(distance)
     of_rows = distance.new_empty(3, across, batch, rows)
     of_columns = distance.new_empty(3, down, batch, columns if settings.kind in ("backward", "symmetric") else 0)
-    of_linex = distance.new_empty(2, across, batch, rows if after is not None else 0)
+    linex_sums = distance.new_empty(2, across, batch, rows if after is not None else 0)
     with torch.cuda.device_of(distance):
         pair_loss_forward_kernel[grid](
-            distance, after, log_discounts, of_rows, of_columns, of_linex, batch, rows, columns,
+            distance, after, log_discounts, of_rows, of_columns, linex_sums, batch, rows, columns,
             **_forward_constants(settings),
         )  # fmt: skip
     length = distance.diagonal(offset=settings.offset, dim1=1, dim2=2)
@@ -240,7 +240,7 @@ def pair_loss_forward(
         positive, sides = -settings.scale * length, []
         if settings.kind == "sigmoid":
             largest, terms, total = of_rows
-            found = contrast_of_sigmoids(
+            term = contrast_of_sigmoids(
                 Softmaxes(positive, largest.amax(dim=0), terms.sum(dim=0), total.sum(dim=0), columns)
             )
         else:
@@ -251,14 +251,14 @@ def pair_loss_forward(
                 of_matches = of_columns[..., settings.offset : settings.offset + rows]
                 sides.append(Softmaxes(positive, *together(*of_matches, dim=0), rows))
                 column_sums = torch.stack(sides[-1][1:3])
-            found = contrast_of_sides(sides, settings.logsumexp_weight)
-        loss = found.loss
+            term = contrast_of_sides(sides, settings.logsumexp_weight)
+        loss = term.loss
         stats = stats._replace(
-            contrastive=loss, positive=found.positive, negative=found.negative, logsumexp=found.logsumexp,
-            accuracy=found.accuracy,
+            contrastive=loss, positive=term.positive, negative=term.negative, logsumexp=term.logsumexp,
+            accuracy=term.accuracy,
         )  # fmt: skip
     if after is not None:
-        everywhere, difference = (one.sum(dim=0).mean() / columns for one in of_linex)
+        everywhere, difference = (sums.sum(dim=0).mean() / columns for sums in linex_sums)
         discount = settings.log_discount if log_discounts is None else log_discounts
         following = after.diagonal(offset=settings.offset, dim1=1, dim2=2)
         diagonal = divergence(length, following, discount, settings.clip).mean()
@@ -289,7 +289,7 @@ def pair_loss_backward(
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     number, alone = {"log_discounts_ptr": None}, {"after_ptr": None, "log_discounts_ptr": None}
     for kind, missing in (*((kind, {}) for kind in KINDS), ("backward", number), ("symmetric", alone)):
         settings = PairLossSettings(kind, 0.05, 0.1, log_discount=-0.01)

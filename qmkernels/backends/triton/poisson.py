@@ -1,20 +1,21 @@
-"""Poisson comparisons in Triton: the functions of backends/reference/poisson.py, and in the same order.
+"""Poisson comparisons in Triton: the functions of backends/reference/poisson.py, in the same order.
 
-Precision: in double whatever the dtype; relative error below 1e-12 for rates up to 1e4, small probabilities included.
+Precision: double for either dtype; relative error below 1e-12 for rates up to 1e4, even for small probabilities.
 
 Method: with z = 2 sqrt(ab) and w = (sqrt a - sqrt b)^2, Pr[X = Y] = e^-w e^-z I_0(z), Pr[X = Y + 1] =
 e^-w sqrt(a/b) e^-z I_1(z), and the tail, whichever of Pr[X > Y] and Pr[X <= Y] can be small, is e^-w times e^-z times
 sum_{m>=1} (a/b)^(m/2) I_m(z), or that of b/a with the term m = 0.
 
 - z <= 24, the series of csrc/math/poisson.h: I_k(z) = (z/2)^k / k! c_k by Miller's recurrence, sums by Horner's rule.
-- z > 24, instead of the asymptotic expansion there, which needs erfc, an integral. With r <= 1 the root of the rates'
+- z > 24: an integral, in place of that file's asymptotic expansion, which needs erfc. With r <= 1 the root of the
+rates'
   ratio and g = e^(-z u^2) / sqrt(1 - u^2/2), e^-z sum_{m>=1} r^m I_m(z) is sqrt(2) / pi times
   int_0^sqrt2 g r (1 - r - u^2) / ((1 - r)^2 + 2 r u^2) du, from the integrals of I_m over an angle t, u^2 = 1 - cos t;
   likewise int g du for I_0 and int g (1 - u^2) du for I_1. In t = sqrt(z) u the midpoint rule of step 1/2 needs 13
-  points. Its error is that of the poles at t = +-i sqrt(w), which is known: e^w / (1 + e^(4 pi sqrt(w))) is missing
-  where sqrt(w) < 2 pi; and besides e^(-4 pi^2).
+  points. Its error comes from the poles at t = +-i sqrt(w) and is known: where sqrt(w) < 2 pi,
+  e^w / (1 + e^(4 pi sqrt(w))) is missing; what remains is e^(-4 pi^2).
 
-Cost: some 400 double operations an element for the series or the integral; both where a program's elements need both.
+Cost: some 400 double operations per element for the series or the integral; both if a program's elements need both.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ LARGEST_RATE = tl.constexpr(1.7976931348623157e308)
 def _series(
     product,  # a * b
     half_z,
-    rate,  # whose powers are summed
+    rate,  # the rate whose powers are summed
 ):
-    """e^z, c_0, c_1 and sum_{k>=1} rate^k / k! c_k, all on one scale."""
+    """Returns e^z, c_0, c_1 and sum_{k>=1} rate^k / k! c_k, all on the same scale."""
     c = tl.zeros_like(product) + 1
     above = c
     powers = c
     exponential_series = c
-    # At the head of the loop: c_k, c_{k+1} and, each without its factor, the sums from k on.
+    # At the start of each round: c_k, c_{k+1} and, without their factors, the sums from k on.
     for k in tl.static_range(NUM_TERMS, 1, -1):
         below = c + product * (1.0 / (k * (k + 1))) * above
         above = c
@@ -65,7 +66,7 @@ def _integral(
     one_less_ratio,  # 1 - r, without cancellation
     root_w,
 ):
-    """e^-z I_0(z), e^-z I_1(z) and e^-z sum_{m>=1} r^m I_m(z)."""
+    """Returns e^-z I_0(z), e^-z I_1(z) and e^-z sum_{m>=1} r^m I_m(z)."""
     of_0 = tl.zeros_like(z)
     of_1 = of_0
     of_sum = of_0
@@ -85,8 +86,8 @@ def _integral(
 
 @triton.jit
 def _poisson_parts(a, b):
-    """For rates of at least 0: w; the tail, Pr[X = Y] and Pr[X = Y + 1], each divided by e^-w; whether the tail is
-    Pr[X > Y] or else Pr[X <= Y], whichever can be small. The other is above 0.13."""
+    """Returns, for rates of at least 0: w; the tail, Pr[X = Y] and Pr[X = Y + 1], each divided by e^-w; and whether the
+    tail is Pr[X > Y] instead of Pr[X <= Y], whichever can be small. The other is above 0.13."""
     tail_is_gt = (a <= b) | (a <= 2)
     root_a = tl.sqrt(a)
     root_b = tl.sqrt(b)
@@ -100,7 +101,7 @@ def _poisson_parts(a, b):
     equal = tail
     one_more = tail
     if tl.max(is_series.to(tl.int32), axis=0) > 0:
-        # Elements of the other case go along as 0.
+        # Elements of the other case are computed as 0.
         rate = tl.where(is_series, tl.where(tail_is_gt, a, b), 0.0)
         half = tl.where(is_series, half_z, 0.0)
         total, c_0, c_1, powers = _series(half * half, half, rate)
@@ -108,7 +109,7 @@ def _poisson_parts(a, b):
         equal = c_0 / total
         one_more = a * c_1 / total
     if tl.min(is_series.to(tl.int32), axis=0) == 0:
-        # Likewise, as 25 and rates of the same size.
+        # Likewise, as 25 with equal rates.
         larger = tl.where(is_series, 1.0, tl.maximum(root_a, root_b))
         ratio = tl.where(is_series, 1.0, tl.minimum(root_a, root_b)) / larger
         of_0, of_1, of_sum = _integral(tl.where(is_series, 25.0, z), ratio, root_w / larger, root_w)
@@ -186,7 +187,7 @@ def poisson_backward_kernel(
         factor = tl.where(tail_is_gt, factor / (1 - factor * tail), 1 / tl.where(tail_is_gt, 1.0, tail))
     by_a = -factor * equal
     by_b = factor * one_more
-    # Where one rate is infinite the probability is constant; its logarithm goes as -(sqrt a - sqrt b)^2 for infinite a.
+    # With one infinite rate the probability is constant; for infinite a its logarithm falls as -(sqrt a - sqrt b)^2.
     is_falling = b_is_finite & (FORM == "log_le")
     is_defined = (a >= 0) & (b >= 0) & (a_is_finite | b_is_finite)
     by_a = tl.where(both, by_a, tl.where(is_falling, -1.0, 0.0))
@@ -216,7 +217,7 @@ def poisson_backward(grad_out: Tensor, a: Tensor, b: Tensor, comparison: str) ->
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     for comparison in definition.COMPARISONS:
         for kernel in (poisson_forward_kernel, poisson_backward_kernel):
             yield kernel, {"FORM": comparison, "BLOCK": BLOCK}

@@ -1,9 +1,9 @@
-"""PQE-LH in Triton: the functions of backends/reference/pqe.py, and in the same order.
+"""PQE-LH in Triton: the functions of backends/reference/pqe.py, in the same order.
 
 Precision: all arithmetic in the input's dtype; 1 - exp without cancellation; no atomics, so the same input gives the
-same bits: a program writes its share of the gradient by the weights, and torch adds them up.
+same bits: each program writes its share of the weights' gradient, and torch adds up the shares.
 
-Cost: forward reads x and y once and writes one number a row; backward reads both once and writes both gradients.
+Cost: forward reads x and y once and writes one number per row; backward reads both once and writes both gradients.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pqe_forward_kernel(
     num_weights,
     num_components,
     K: tl.constexpr,
-    ROWS: tl.constexpr,  # rows a program
+    ROWS: tl.constexpr,  # rows per program
     BLOCK_C: tl.constexpr,  # components at a time
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
@@ -65,13 +65,13 @@ def pqe_backward_kernel(
     weights_ptr,  # (num_weights, C): None for components
     grad_x_ptr,  # (num_rows, C, K)
     grad_y_ptr,  # (num_rows, C, K)
-    grad_weights_ptr,  # (programs along rows, C): None where it is not needed
+    grad_weights_ptr,  # (programs along rows, C): None if not needed
     num_rows,
     num_weights,
     num_components,
     K: tl.constexpr,
-    ROWS: tl.constexpr,  # rows a program
-    BLOCK_C: tl.constexpr,  # components a program
+    ROWS: tl.constexpr,  # rows per program
+    BLOCK_C: tl.constexpr,  # components per program
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
     row, row_exists, run = rows_of_program(num_rows, num_weights, ROWS)
@@ -152,8 +152,8 @@ def pqe_backward(
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
-    for num_components, size, given in COMPILED:
-        given = {"K": size} | given | component_tile(num_components, size).constants("BLOCK_K")
-        yield pqe_backward_kernel, given
-        yield pqe_forward_kernel, {name: value for name, value in given.items() if name != "grad_weights_ptr"}
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
+    for num_components, size, arguments in COMPILED:
+        arguments = {"K": size} | arguments | component_tile(num_components, size).constants("BLOCK_K")
+        yield pqe_backward_kernel, arguments
+        yield pqe_forward_kernel, {name: value for name, value in arguments.items() if name != "grad_weights_ptr"}

@@ -1,4 +1,4 @@
-"""The arithmetic of PQE-LH's components, on tiles."""
+"""The arithmetic of PQE-LH's components on tiles."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import triton.language as tl
 def rows_of_program(
     num_rows,
     num_weights,  # runs of rows, each with its own weights
-    ROWS: tl.constexpr,  # rows a program
+    ROWS: tl.constexpr,  # rows per program
 ):
-    """The rows of a program, all of one run, int64 (ROWS,), which of them exist, and the run."""
+    """Returns the rows of a program, all in one run, int64 (ROWS,), which of them exist, and the run."""
     rows_per_run = num_rows // num_weights
     blocks = tl.cdiv(rows_per_run, ROWS)
     run = (tl.program_id(0) // blocks).to(tl.int64)
@@ -22,7 +22,7 @@ def rows_of_program(
 
 @triton.jit
 def component_of(mean):
-    """1 - exp(mean), of a mean <= 0, without cancellation near 0; exactly 0 at 0."""
+    """Returns 1 - exp(mean) for a mean <= 0, without cancellation near 0; exactly 0 at 0."""
     # -expm1(m) = -m (1 + m/2 (1 + m/3 (1 + ...))): enough terms for |m| <= 1/2.
     TERMS: tl.constexpr = 9 if mean.dtype == tl.float32 else 15
     series = tl.zeros_like(mean) + 1
@@ -36,8 +36,8 @@ def mean_exceeding(
     difference,  # (ROWS, BLOCK_C, BLOCK_K): y - x, 0 beyond a component's values
     K: tl.constexpr,
 ):
-    """mean_k min(y_k - x_k, 0), (ROWS, BLOCK_C)."""
-    # Written so that an unordered comparison keeps the NaN.
+    """Returns mean_k min(y_k - x_k, 0), (ROWS, BLOCK_C)."""
+    # Written so that an unordered comparison keeps NaN.
     return tl.sum(tl.where(difference > 0, 0.0, difference), axis=2) / K
 
 
@@ -48,14 +48,14 @@ def gradient_by_x(
     difference,  # (ROWS, BLOCK_C, BLOCK_K): y - x
     K: tl.constexpr,
 ):
-    """The gradient by x, of the shape of difference; by y it is the negative of that."""
-    # A product, as in the reference: a NaN reaches every value of the component.
+    """Returns the gradient by x, in the shape of difference; that by y is its negative."""
+    # A product, as in the reference, so that NaN reaches every value of the component.
     return (weight * (tl.exp(mean) / K))[:, :, None] * (1 - (difference > 0).to(mean.dtype))
 
 
 _ONE = {"num_weights": 1}
 _WITHOUT = {"weights_ptr": None, "grad_weights_ptr": None, **_ONE}
-# Components, values of each, and what is not there or one: what is compiled ahead of time.
+# Components, values per component, and arguments that are None or 1; these are compiled ahead of time.
 COMPILED = (
     (128, 4, {}),
     (128, 4, _ONE),

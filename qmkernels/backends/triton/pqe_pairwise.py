@@ -4,10 +4,10 @@ Precision: as in pqe.py; sums over the other side are taken in parts, in a fixed
 
 Cost, for N and M points of D values:
 
-- forward takes 3 operations an element of N * M * D: difference, minimum, sum; and one exponential a component. x and y
-  transposed are the only workspace.
-- backward runs once for grad_x and once for grad_y: a program keeps its own points and their gradient and goes through
-  all points of the other side, some 5 operations an element.
+- forward takes 3 operations per element of N * M * D, difference, minimum and sum, and one exponential per component.
+  Its only workspace is x and y transposed.
+- backward runs once for grad_x and once for grad_y: a program keeps its own points and their gradient and visits all
+  points of the other side, with some 5 operations per element.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pqe_pairwise_forward_kernel(
     out_ptr,  # (batch, num_x, num_y), without weights (batch, num_x, num_y, C)
     num_x,
     num_y,
-    samples_per_run,  # of samples that share weights
+    samples_per_run,  # samples that share weights
     num_components,
     K: tl.constexpr,
     BLOCK_X: tl.constexpr,
@@ -44,7 +44,7 @@ def pqe_pairwise_forward_kernel(
     i_exists, j_exists = i < num_x, j < num_y
     exists = i_exists[:, None] & j_exists[None, :]
     pair = (sample * num_x + i)[:, None] * num_y + j[None, :]
-    # Where the next value of x and of y stands.
+    # Addresses of the next value of x and of y.
     x_line = x_by_point_ptr + sample * num_components * K * num_x + i
     y_line = y_by_point_ptr + sample * num_components * K * num_y + j
 
@@ -75,17 +75,17 @@ def pqe_pairwise_backward_kernel(
     other_ptr,  # (batch, num_other, C, K)
     weights_ptr,  # (num_weights, C): None for components
     grad_ptr,  # (batch, num_own, C, K)
-    grad_weights_ptr,  # (batch * blocks of own points, C): None where it is not needed
+    grad_weights_ptr,  # (batch * blocks of own points, C): None if not needed
     num_own,
     num_other,
-    samples_per_run,  # of samples that share weights
+    samples_per_run,  # samples that share weights
     num_components,
     stride_own,  # pairs from one of the own points to the next
     stride_other,
     SIGN: tl.constexpr,  # 1: the gradient by x; -1: by y
     K: tl.constexpr,
-    ROWS: tl.constexpr,  # own points a program
-    BLOCK_C: tl.constexpr,  # components a program
+    ROWS: tl.constexpr,  # own points per program
+    BLOCK_C: tl.constexpr,  # components per program
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
     dtype: tl.constexpr = own_ptr.dtype.element_ty
@@ -126,7 +126,7 @@ def pqe_pairwise_backward_kernel(
         grad_weights += some_weights
     tl.store(grad_ptr + here, grad * SIGN, mask=mask)
     if grad_weights_ptr is not None:
-        # Rows beyond the last have a component too, of 0 - y.
+        # Rows beyond the last also have a component, of 0 - y.
         share = tl.sum(tl.where(exists, grad_weights, 0.0), axis=0)
         block = sample * tl.cdiv(num_own, ROWS) + i // ROWS
         share_ptr = grad_weights_ptr + tl.min(block, axis=0) * num_components
@@ -168,8 +168,8 @@ def _write_gradient(
     dim_per_component: int,
     sign: int,
 ) -> None:
-    """The gradient by x (own, sign 1) or by y (own, sign -1), and by the weights where it is wanted; strides of
-    pairs along both sides."""
+    """Writes the gradient by x (own, sign 1) or by y (own, sign -1), and that by the weights unless None; ``strides``:
+    of pairs, along own and other points."""
     batch, num_own, num_other = own.shape[0], own.shape[1], other.shape[1]
     num_components = own.shape[-1] // dim_per_component
     if batch * num_own * num_other == 0:
@@ -214,12 +214,12 @@ def pqe_pairwise_backward(
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     block_x, block_y = pair_tile(1000, 1000, dtype.itemsize)
-    for num_components, size, given in COMPILED:
-        given = {name: value for name, value in given.items() if name != "num_weights"}
-        forward = {name: value for name, value in given.items() if name != "grad_weights_ptr"}
+    for num_components, size, arguments in COMPILED:
+        arguments = {name: value for name, value in arguments.items() if name != "num_weights"}
+        forward = {name: value for name, value in arguments.items() if name != "grad_weights_ptr"}
         yield pqe_pairwise_forward_kernel, {"K": size, "BLOCK_X": block_x, "BLOCK_Y": block_y} | forward
         tile = own_tile(1000, num_components, size)
-        backward = {"K": size, "SIGN": 1, "stride_other": 1} | given | tile.constants("BLOCK_K")
+        backward = {"K": size, "SIGN": 1, "stride_other": 1} | arguments | tile.constants("BLOCK_K")
         yield pqe_pairwise_backward_kernel, backward

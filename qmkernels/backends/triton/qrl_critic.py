@@ -1,4 +1,4 @@
-"""QRL's critic with an IQE head on Triton: its IQE kernels, and torch for what is one number a row."""
+"""QRL's critic loss with an IQE head on Triton: IQE's kernels, and torch for the numbers per row."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Precision: arithmetic in the input's dtype, sums over rows in double; no atomics, so the same input gives the same bits.
 
-Cost: forward reads predicted and target once and keeps two numbers a row; one program adds up over rows. Backward reads
-both once more and writes the gradient.
+Cost: forward reads predicted and target once and keeps two numbers per row; one program sums over rows. Backward reads
+both again and writes the gradient.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def temporal_consistency_forward_kernel(
     batch,
     size,
     EPS: tl.constexpr,
-    ROWS: tl.constexpr,  # rows a program
+    ROWS: tl.constexpr,  # rows per program
     BLOCK: tl.constexpr,  # values of a row at a time
 ):
     dtype: tl.constexpr = predicted_ptr.dtype.element_ty
@@ -106,8 +106,8 @@ def temporal_consistency_backward_kernel(
     grad_predicted_ptr,  # (num_rows, size)
     num_rows,
     size,
-    ROWS: tl.constexpr,  # rows a program
-    BLOCK: tl.constexpr,  # values of a row a program
+    ROWS: tl.constexpr,  # rows per program
+    BLOCK: tl.constexpr,  # values of a row per program
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -124,7 +124,7 @@ def temporal_consistency_backward_kernel(
 
 
 def _tile(size: int) -> dict[str, int]:
-    """Rows and values of a row that a program holds at once."""
+    """Returns the rows, and values of a row, that a program holds at once."""
     block = min(triton.next_power_of_2(size), TILE_VALUES)
     return {"ROWS": TILE_VALUES // block, "BLOCK": block}
 
@@ -135,9 +135,9 @@ def temporal_consistency_forward(
     steps, batch, size = predicted.shape
     loss, similarity, slopes = definition.temporal_consistency_forward_outputs(predicted, target, mask, discount)
     cosines = predicted.new_empty(steps, batch)
-    weights, given = definition.step_weights(discount, predicted), _tile(size)
+    weights, constants = definition.step_weights(discount, predicted), _tile(size)
     with torch.cuda.device_of(predicted):
-        temporal_consistency_forward_kernel[(triton.cdiv(steps * batch, given["ROWS"]),)](
+        temporal_consistency_forward_kernel[(triton.cdiv(steps * batch, constants["ROWS"]),)](
             predicted,
             target,
             mask,
@@ -148,7 +148,7 @@ def temporal_consistency_forward(
             batch,
             size,
             EPS=definition.EPS,
-            **given,
+            **constants,
         )
         temporal_consistency_sums_kernel[(1,)](
             cosines, mask, weights, loss, similarity, steps, batch, BLOCK=min(triton.next_power_of_2(batch), 1024)
@@ -159,18 +159,18 @@ def temporal_consistency_forward(
 def temporal_consistency_backward(grad_loss: Tensor, slopes: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
     grad_predicted = definition.temporal_consistency_backward_outputs(grad_loss, slopes, predicted, target)
     num_rows, size = slopes.numel() // 2, predicted.shape[-1]
-    given = _tile(size)
+    constants = _tile(size)
     with torch.cuda.device_of(predicted):
-        temporal_consistency_backward_kernel[(triton.cdiv(num_rows, given["ROWS"]), triton.cdiv(size, given["BLOCK"]))](
-            grad_loss, slopes, predicted, target, grad_predicted, num_rows, size, **given
-        )
+        temporal_consistency_backward_kernel[
+            (triton.cdiv(num_rows, constants["ROWS"]), triton.cdiv(size, constants["BLOCK"]))
+        ](grad_loss, slopes, predicted, target, grad_predicted, num_rows, size, **constants)
     return grad_predicted
 
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
-    """What is compiled ahead of time: kernels, and arguments of a launch; of tensors their dtypes."""
+    """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     for size, block in ((5, 16), (512, 256), (3000, 256)):
         yield temporal_consistency_backward_kernel, _tile(size)
-        for given in ({}, {"mask_ptr": None}):
-            yield temporal_consistency_forward_kernel, {"EPS": definition.EPS} | _tile(size) | given
-            yield temporal_consistency_sums_kernel, {"BLOCK": block} | given
+        for arguments in ({}, {"mask_ptr": None}):
+            yield temporal_consistency_forward_kernel, {"EPS": definition.EPS} | _tile(size) | arguments
+            yield temporal_consistency_sums_kernel, {"BLOCK": block} | arguments

@@ -1,4 +1,4 @@
-"""What a program takes: sizes of tiles, and where a tile of whole components, (ROWS, BLOCK_C, BLOCK_S), stands."""
+"""The tile of a program: its size, and the addresses of a tile of whole components, (ROWS, BLOCK_C, BLOCK_S)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-# Sums over the other side are taken by so many rows at a time: float32 loses fewer digits than in one long sum.
+# Sums over the other side take this many rows at a time: float32 loses fewer digits than in one long sum.
 ROWS_A_PART = tl.constexpr(32)
 
 
@@ -16,10 +16,10 @@ def component_offsets(
     row,  # int64 (ROWS,)
     component,  # (BLOCK_C,)
     num_components,
-    S: tl.constexpr,  # values a component
+    S: tl.constexpr,  # values per component
     BLOCK_S: tl.constexpr,  # S or the next power of two
 ):
-    """Where the values of some components of some rows stand in (rows, C, S), and which of them a component has."""
+    """Returns the offsets in (rows, C, S) of the components' values in these rows, and which of them exist."""
     s = tl.arange(0, BLOCK_S)[None, None, :]
     return ((row[:, None] * num_components + component[None, :]) * S)[:, :, None] + s, s < S
 
@@ -31,7 +31,7 @@ def own_rows(
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The sample, the rows of one side and the components that a program of a pairwise gradient has to itself."""
+    """Returns the sample, the rows of one side and the components that a program of a pairwise gradient owns."""
     blocks = tl.cdiv(num_own, ROWS)
     blocks_c = tl.cdiv(num_components, BLOCK_C)
     program = tl.program_id(0)
@@ -48,7 +48,7 @@ def pairs_of_program(
     BLOCK_X: tl.constexpr,
     BLOCK_Y: tl.constexpr,
 ):
-    """The sample and the rows of x and y whose pairs are a program of a pairwise forward pass."""
+    """Returns the sample and the rows of x and y whose pairs a program of a pairwise forward pass computes."""
     blocks_x = tl.cdiv(num_x, BLOCK_X)
     blocks_y = tl.cdiv(num_y, BLOCK_Y)
     program = tl.program_id(0)
@@ -59,12 +59,12 @@ def pairs_of_program(
 
 
 def tile_for(size: int, at_most: int) -> int:
-    """The power of two that holds ``size``, but no more than ``at_most``."""
+    """Returns the power of two that holds ``size``, but at most ``at_most``."""
     return min(triton.next_power_of_2(max(size, 1)), at_most)
 
 
 class ComponentTile(NamedTuple):
-    """Rows and components a program, values a component (a power of two), and warps for so many numbers."""
+    """Rows and components per program, values per component (a power of two), and warps for so many numbers."""
 
     rows: int
     block_c: int
@@ -75,24 +75,24 @@ class ComponentTile(NamedTuple):
         return max(4, min(16, self.rows * self.block_c * self.block_s // 512))
 
     def constants(self, block: str) -> dict[str, int]:
-        """What a launch is given; ``block`` is the kernel's name of block_s."""
+        """Returns a launch's arguments; ``block`` is the kernel's name for block_s."""
         return {"ROWS": self.rows, "BLOCK_C": self.block_c, block: self.block_s, "num_warps": self.num_warps}
 
 
 def component_tile(num_components: int, size: int) -> ComponentTile:
-    """For programs that stream through rows: about 1024 numbers, neighbours in memory."""
+    """Returns the tile of programs that stream through rows: about 1024 numbers, adjacent in memory."""
     block_s = triton.next_power_of_2(size)
     block_c = tile_for(num_components, max(1024 // block_s, 1))
     return ComponentTile(max(1024 // (block_s * block_c), 1), block_c, block_s)
 
 
 def own_tile(num_own: int, num_components: int, size: int) -> ComponentTile:
-    """For pairwise gradients: 1024 numbers, of 8 rows where they fit: every other row is loaded once for all."""
+    """Returns the tile of pairwise gradients: 1024 numbers, in 8 rows if they fit, which share each row they load."""
     block_s = triton.next_power_of_2(size)
     rows = tile_for(num_own, max(min(8, 1024 // block_s), 1))
     return ComponentTile(rows, tile_for(num_components, max(1024 // (block_s * rows), 1)), block_s)
 
 
 def pair_tile(num_x: int, num_y: int, item_size: int) -> tuple[int, int]:
-    """Rows of x and of y a program: 128 bytes of each number of a pair a thread."""
+    """Returns the rows of x and of y per program: 128 bytes per thread and number of a pair."""
     return tile_for(num_x, 128 // item_size), max(tile_for(num_y, 128), 16)

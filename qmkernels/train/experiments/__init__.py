@@ -1,4 +1,4 @@
-"""The methods that can be trained, a file each: its settings, its presets, and what differs in its run."""
+"""The methods that can be trained, one file each: settings, presets, and what is particular to the method's run."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ METHODS = {
 
 
 def experiment_of(method: str) -> type[Experiment]:
-    """The class of a method's experiment, imported here and not before."""
+    """Returns a method's experiment class, importing its module on demand."""
     return importlib.import_module(f".{method}", __name__).EXPERIMENT

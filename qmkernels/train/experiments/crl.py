@@ -16,12 +16,12 @@ class CRLSettings(GoalSettings):
     """The settings of a run of CRL."""
 
     preset: Literal["auto", "published", "small"] = "auto"
-    """Where the defaults of all other options come from: OGBench's setting, for a GPU, or one that learns a small maze
-    in minutes on one core. auto: small."""
+    """Source of all other options' defaults: OGBench's setting, for a GPU, or one that learns a small maze in minutes
+    on one core. auto: small."""
     critic_goals: GoalSampler = field(default_factory=GoalSampler)
-    """What is told from other states' goals."""
+    """Goals to tell from those of other states."""
     actor_goals: GoalSampler = field(default_factory=lambda: GoalSampler(geometric=0.0, uniform=1.0))
-    """What the actor learns to reach."""
+    """Goals that the actor learns to reach."""
     agent: CRLConfig = field(default_factory=CRLConfig)
     """The agent's own settings."""
 
@@ -34,7 +34,7 @@ def _published(env: str) -> CRLSettings:
 
 
 def _small(env: str) -> CRLSettings:
-    """Small networks, actions held for five steps, and goals for the actor that are nearer than published."""
+    """Small networks, actions held for five steps, and nearer goals for the actor than published."""
     return CRLSettings(
         env, offline=True, steps=3000, batch_size=256, action_repeat=5, agent=CRLConfig.small(),
         actor_goals=GoalSampler(discount=0.97), **OFTEN,

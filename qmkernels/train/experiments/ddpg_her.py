@@ -1,4 +1,4 @@
-"""DDPG+HER's experiment: hindsight goals, and which of them are reached; online for Fetch tasks, offline for mazes."""
+"""DDPG+HER's experiment: hindsight goals and whether they are reached; online for Fetch tasks, offline for mazes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class DDPGHERSettings(GoalSettings):
     """The settings of a run of DDPG+HER."""
 
     preset: Literal["auto", "published", "online", "small"] = "auto"
-    """Where the defaults of all other options come from: the published setting, online; one with small networks for a
-    CPU, online; or, small, that one offline for mazes. auto: online for Fetch and Hand tasks, otherwise small."""
+    """Source of all other options' defaults. published: online, the published setting. online: with small networks for
+    a CPU. small: the same offline, for mazes. auto: online for Fetch and Hand tasks, otherwise small."""
     critic_goals: GoalSampler = field(default_factory=lambda: GoalSampler(geometric=0.0, uniform=1.0))
-    """Hindsight goals of the values (HER: "future", which is uniform)."""
+    """Hindsight goals for the values (HER: "future", which is uniform)."""
     actor_goals: GoalSampler = field(default_factory=lambda: GoalSampler(geometric=0.0, uniform=1.0))
-    """Hindsight goals that the actor learns to reach (HER: those of the values)."""
+    """Hindsight goals that the actor learns to reach (HER: the same as for the values)."""
     desired_goals: float = 0.2
-    """Online, the share of transitions that keep the goal of their episode (HER: one in five)."""
+    """Online, the share of transitions that keep their episode's goal (HER: one in five)."""
     agent: DDPGHERConfig = field(default_factory=DDPGHERConfig)
     """The agent's own settings."""
 
@@ -37,7 +37,7 @@ class DDPGHERSettings(GoalSettings):
 
 
 def _published(env: str) -> DDPGHERSettings:
-    """Source: the public code of Liu et al. 2022; FetchPush and FetchSlide have 100,000 updates there."""
+    """Source: the public code of Liu et al. 2022, which runs 100,000 updates on FetchPush and FetchSlide."""
     return DDPGHERSettings(
         env, steps=100_000, batch_size=1024, updates_per_cycle=40, prefill_episodes=20, episodes_per_cycle=20,
         exploration=0.2,
@@ -45,7 +45,7 @@ def _published(env: str) -> DDPGHERSettings:
 
 
 def _online(env: str) -> DDPGHERSettings:
-    """Small networks on Fetch tasks, fewer episodes than published."""
+    """Small networks on Fetch tasks, with fewer episodes than published."""
     return DDPGHERSettings(
         env, steps=3000, updates_per_cycle=50, prefill_episodes=50, episodes_per_cycle=2, exploration=0.2,
         agent=DDPGHERConfig.small(), **OFTEN,
@@ -55,7 +55,7 @@ def _online(env: str) -> DDPGHERSettings:
 def _small(env: str) -> DDPGHERSettings:
     """The data of QRL's and TMD's small presets for mazes: actions held for five steps.
 
-    Goals of other episodes, for the values and the actor, join the pieces of ways that the data has.
+    Goals from other episodes, for values and actor, connect pieces of paths in the data.
     """
     return DDPGHERSettings(
         env, offline=True, steps=5000, action_repeat=5,
@@ -81,7 +81,7 @@ class DDPGHERExperiment(GoalExperiment):
 
     @property
     def reward_of(self) -> Any:
-        """The environment's own rewards of achieved for desired goals, rows of them; None where it does not say."""
+        """The environment's ``compute_reward`` for rows of achieved and desired goals, or None if it has none."""
         return getattr(self.environment.unwrapped, "compute_reward", None)
 
     def batch(
@@ -98,15 +98,15 @@ class DDPGHERExperiment(GoalExperiment):
         return {**batch, "reached": reached | self.achieves(batch["achieved_goal"], batch["goal"])}
 
     def achieves(self, achieved: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-        """(B,) bool, whether what was achieved is worth as much to the environment as the goal itself."""
+        """Returns (B,) bool: whether the environment rewards what was achieved as much as the goal itself."""
         achieved, goal = achieved.numpy(), goal[:, : achieved.shape[1]].numpy()
-        found, best = (numpy.asarray(self.reward_of(each, goal, {})) for each in (achieved, goal))
-        if found.shape != (len(goal),):
+        rewards, best = (numpy.asarray(self.reward_of(reached, goal, {})) for reached in (achieved, goal))
+        if rewards.shape != (len(goal),):
             raise ValueError(
-                f"{self.settings.env}: compute_reward must take rows of goals, {goal.shape}, to as many rewards, got "
-                f"{found.shape}."
+                f"{self.settings.env}: compute_reward must map rows of goals, {goal.shape}, to as many rewards, got "
+                f"{rewards.shape}."
             )
-        return torch.from_numpy(found >= best)
+        return torch.from_numpy(rewards >= best)
 
 
 EXPERIMENT = DDPGHERExperiment

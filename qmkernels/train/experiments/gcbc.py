@@ -1,4 +1,4 @@
-"""GCBC's experiment: offline, towards states anywhere later in an episode."""
+"""GCBC's experiment: offline, towards any later states of an episode."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ class GCBCSettings(GoalSettings):
     """The settings of a run of GCBC."""
 
     preset: Literal["auto", "published", "small"] = "auto"
-    """Where the defaults of all other options come from: OGBench's setting, or one that takes a minute on one core.
-    auto: small."""
+    """Source of all other options' defaults: OGBench's setting, or one that takes a minute on one core. auto: small."""
     actor_goals: GoalSampler = field(default_factory=lambda: GoalSampler(geometric=0.0, uniform=1.0))
-    """What the actor learns to reach."""
+    """Goals that the actor learns to reach."""
     agent: GCBCConfig = field(default_factory=GCBCConfig)
     """The agent's own settings."""
 

@@ -1,4 +1,4 @@
-"""iQRL's experiment: windows of episodes, noise that fades over episodes, and what its latents are worth."""
+"""iQRL's experiment: windows of episodes, noise that fades over episodes, and measures of the latents."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class IQRLSettings(Settings):
     """The settings of a run of iQRL."""
 
     preset: Literal["auto", "published", "small"] = "auto"
-    """Where the defaults of all other options come from: the published setting, or one with small networks for a CPU.
-    auto: small."""
+    """Source of all other options' defaults: the published setting, or one with small networks for a CPU. auto: small.
+    """
     exploration: float = 1.0
-    """Standard deviation of the noise on actions, in halves of their range, in the first episode after those of random
-    actions (iQRL: 1)."""
+    """Standard deviation of the noise on actions, in units of half their range, in the first episode after the random
+    ones (iQRL: 1)."""
     last_exploration: float = 0.1
-    """The same after ``exploration_episodes``; between, it changes by the same amount with each (iQRL: 0.1)."""
+    """The same after ``exploration_episodes``; in between it changes linearly with the episodes (iQRL: 0.1)."""
     exploration_episodes: int = 50
     """Episodes over which the noise fades (iQRL: 50)."""
     agent: IQRLConfig = field(default_factory=IQRLConfig)
@@ -44,8 +44,8 @@ class IQRLSettings(Settings):
 
 
 def _published(env: str) -> IQRLSettings:
-    """Source: the public code, for tasks of dm_control: 1,000 steps an episode, one update for two of them. Its first
-    ten episodes have the agent's actions with noise of 1, here random ones."""
+    """Source: the public code, for dm_control tasks: 1,000 steps per episode, one update per two steps. Its first ten
+    episodes use the agent's actions with noise of 1, ours random actions."""
     return IQRLSettings(
         env, steps=1_500_000, action_repeat=2, prefill_episodes=10, updates_per_cycle=500, episodes_per_cycle=1,
         evaluation_interval=10_000, evaluation_episodes=10, checkpoint_interval=10_000,
@@ -53,10 +53,10 @@ def _published(env: str) -> IQRLSettings:
 
 
 def _small(env: str) -> IQRLSettings:
-    """Small networks that learn Pendulum in minutes on one core: an update for each of the agent's steps. On
-    cart-pole's swing-up of dm_control they are still improving at the end.
+    """Small networks that learn Pendulum in minutes on one core, with one update per step of the agent. On dm_control's
+    cart-pole swing-up they are still improving at the end.
 
-    The return of an episode of Pendulum is mostly a matter of where it begins: a hundred are measured.
+    The return of a Pendulum episode depends mostly on its initial state, so a hundred are evaluated.
     """
     shared = dict(
         prefill_episodes=5, episodes_per_cycle=1, exploration_episodes=20, log_interval=50, agent=IQRLConfig.small()
@@ -82,7 +82,7 @@ class IQRLExperiment(RewardExperiment):
 
     @property
     def horizon(self) -> int:
-        """Transitions in a window, for the rollout and for the returns."""
+        """Transitions per window: enough for the rollout and for the returns."""
         return max(self.settings.agent.horizon, self.settings.agent.n_steps)
 
     def begin(self, data: Dataset | ReplayBuffer) -> None:
@@ -99,33 +99,33 @@ class IQRLExperiment(RewardExperiment):
     ) -> dict[str, torch.Tensor]:
         config = self.settings.agent
         windows = data.sample_windows(size, self.horizon, generator)
-        found = n_step_returns(windows, config.n_steps, config.discount)
+        returns = n_step_returns(windows, config.n_steps, config.discount)
         self.last_batch = {
             "observation": windows["observation"][:, : config.horizon + 1],
             "action": windows["action"][:, : config.horizon],
             "mask": windows["mask"][:, : config.horizon],
-            "n_step_return": found.value,
-            "bootstrap_observation": windows["observation"][torch.arange(size), found.bootstrap_index],
-            "bootstrap_discount": found.bootstrap_discount,
+            "n_step_return": returns.value,
+            "bootstrap_observation": windows["observation"][torch.arange(size), returns.bootstrap_index],
+            "bootstrap_discount": returns.bootstrap_discount,
         }
         return self.last_batch
 
     def measure(self, policies: dict[str, Policy]) -> dict[str, float]:
-        """return, and of the latents of the last batch ``latent_rank`` and ``codes_in_use``."""
-        found = super().measure(policies)
+        """Measures the return, and ``latent_rank`` and ``codes_in_use`` of the last batch's latents."""
+        measures = super().measure(policies)
         if self.last_batch is not None:
-            found |= self.agent.latent_statistics(self.last_batch["observation"][:, 0].to(self.device))
-        return found
+            measures |= self.agent.latent_statistics(self.last_batch["observation"][:, 0].to(self.device))
+        return measures
 
     def panels(self, curve: Curve) -> list[Panel]:
-        """Returns, and what becomes of the latents' rank and codes."""
+        """Draws returns, and the latents' rank and codes in use."""
 
         def latents(_: Figure, panel: Axes) -> None:
             size, rows = self.settings.agent.latent_size, self.settings.batch_size
             full = min(size, rows)
             shares = {
                 "latent_rank": (full, f"rank of {rows} latents of {size} values, of {full}"),
-                "codes_in_use": (1, f"codes that {rows} latents use, of {self.settings.agent.num_codes} a group"),
+                "codes_in_use": (1, f"codes that {rows} latents use, of {self.settings.agent.num_codes} per group"),
             }
             draw_curves(panel, curve, shares)
             panel.set(ylabel="share", ylim=(-0.03, 1.03))

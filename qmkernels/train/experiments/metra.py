@@ -1,4 +1,4 @@
-"""METRA's experiment: published and small settings, online, in environments that show where an agent is."""
+"""METRA's experiment: published and small settings, online, in environments that show the agent's position."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...nn import IQE
 from ..goal_reaching import STANDARDISED_ROWS
 from ..skills import SkillExperiment, SkillSettings
 
-# Makers of heads from the skill's size; None: the norm.
+# Functions that make heads from the skill's size; None: the norm.
 HEADS = {"euclidean": None, "mrn": AsymmetricNorm, "iqe": lambda size: IQE(size, 1)}
 
-# Robots of gymnasium do not see where they are unless asked to, and in METRA's code episodes go on when they fall. By
-# the name's beginning: what the environment is made with, how many values a position has, and the published skills.
+# Gymnasium's robots do not observe their position unless asked to, and in METRA's code episodes continue when they
+# fall. Keyed by the start of the name: the environment's arguments, the values in a position, and the published skills.
 _SHOWN = {"exclude_current_positions_from_observation": False}
 _STANDING = {"terminate_when_unhealthy": False, "include_cfrc_ext_in_observation": False}
 ROBOTS: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {
@@ -34,16 +34,16 @@ class METRASettings(SkillSettings):
     """The settings of a run of METRA."""
 
     preset: Literal["auto", "published", "small"] = "auto"
-    """Where the defaults of all other options come from: the published setting, or one that covers OGBench's arena, or
-    moves HalfCheetah, in minutes on one core. auto: small."""
+    """Source of all other options' defaults: the published setting, or one that covers OGBench's arena, or moves
+    HalfCheetah, in minutes on one core. auto: small."""
     head: Literal["euclidean", "mrn", "iqe"] = "euclidean"
-    """What is at most 1 of the latents' steps: the published norm, or a quasimetric: MRN, that norm plus the largest
-    value lost, or IQE with components of one value."""
+    """What bounds the latents' steps by 1: the published norm, or a quasimetric: MRN, which adds the largest decrease
+    of a value to that norm, or IQE with components of one value."""
     episode_steps: int = 0
-    """Environment steps after which an episode ends; 0: as the environment says (METRA: 200)."""
+    """Environment steps per episode; 0: the environment decides (METRA: 200)."""
     standardise: bool = True
-    """Observations go into the networks less their mean and over their deviation, which are those of the episodes of
-    random actions. (The code has fixed ones for HalfCheetah and Ant.)"""
+    """Standardise observations by the mean and deviation of the episodes of random actions. (The code has fixed ones
+    for HalfCheetah and Ant.)"""
     agent: METRAConfig = field(default_factory=METRAConfig)
     """The agent's own settings."""
 
@@ -61,8 +61,8 @@ def _robot(env: str) -> tuple[dict[str, Any], int, dict[str, Any]]:
 
 def _published(env: str) -> METRASettings:
     """Source: Park et al. 2024 and its public code, for vectors as observations; the number of updates is that of a
-    reproduction, 10,000 epochs of 50. Before the first update there are 10,000 steps of the new policy's skills there,
-    and as many of random actions here."""
+    reproduction, 10,000 epochs of 50. Before the first update the code takes 10,000 steps with the untrained policy's
+    skills, we as many with random actions."""
     _, position_size, skills = _robot(env)
     return METRASettings(
         env, steps=500_000, updates_per_cycle=50, episodes_per_cycle=8, prefill_episodes=50, exploration=0.0,
@@ -72,8 +72,8 @@ def _published(env: str) -> METRASettings:
 
 
 def _small(env: str) -> METRASettings:
-    """Small networks, and more updates for an episode. Robots hold an action for four steps, in which they get further
-    from where they were than their limbs swing, and have two continuous values as skills."""
+    """Small networks, and more updates per episode. Robots hold an action for four steps, so that they travel further
+    than their limbs swing, and have skills of two continuous values."""
     arguments, position_size, _ = _robot(env)
     of_robots = dict(steps=10_000, action_repeat=4, episodes_per_cycle=16, episode_steps=200) if arguments else {}
     small = dict(

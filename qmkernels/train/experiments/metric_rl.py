@@ -16,13 +16,13 @@ from ..environments import EVALUATION, Policy, episode, episode_seed
 from ..goal_reaching import GoalExperiment, GoalSettings
 from ..settings import OFTEN
 
-# Makers of heads from their input size; None: the agent's own, the Euclidean distance.
+# Functions that make heads from their input size; None: the agent's default, the Euclidean distance.
 HEADS = {
     "euclidean": None,
     "iqe": lambda size: IQE(size, 16),
     "mrn": lambda size: LatentMRN(size, preset="tmd"),
 }
-# Episodes of random actions whose states are compared in triplets, and the most states of one.
+# Episodes of random actions whose states are compared in triplets, and the most states from each.
 NUM_EPISODES, MOST_STATES = 4, 100
 
 
@@ -31,16 +31,16 @@ class MetricRLSettings(GoalSettings):
     """The settings of a run of MetricRL."""
 
     preset: Literal["auto", "published", "small"] = "auto"
-    """Where the defaults of all other options come from: the published setting, or one that learns a small maze in
-    minutes on one core. auto: small."""
+    """Source of all other options' defaults: the published setting, or one that learns a small maze in minutes on one
+    core. auto: small."""
     goals: Literal["set", "observation"] = "observation"
-    """observation: a goal is an observation, the goal's values where an observation begins and zeros behind, as
-    published. set: a goal stands for all states that achieve it, with an input of its own."""
+    """observation: a goal is an observation that starts with the goal's values and ends with zeros, as published. set:
+    a goal stands for all states that achieve it, and has inputs of its own."""
     head: Literal["euclidean", "iqe", "mrn"] = "euclidean"
-    """What compares latents: the published Euclidean distance, or a quasimetric, of components of 16 values or of 8
-    components."""
+    """Distance between latents: the published Euclidean one, or a quasimetric: IQE with components of 16 values, or MRN
+    with 8 components."""
     actor_goals: GoalSampler = field(default_factory=lambda: GoalSampler(geometric=0.0, random=1.0))
-    """What the actor learns to reach. (The code takes the environment's goals at the time of collection.)"""
+    """Goals that the actor learns to reach. (The code takes the environment's goals at the time of collection.)"""
     agent: MetricRLConfig = field(default_factory=MetricRLConfig)
     """The agent's own settings."""
 
@@ -48,7 +48,7 @@ class MetricRLSettings(GoalSettings):
 
 
 def _published(env: str) -> MetricRLSettings:
-    """Source: Reichlin et al. 2024 and its public code; its actor begins to learn after 5,000 updates, ours at once."""
+    """Source: Reichlin et al. 2024 and its public code, whose actor starts after 5,000 updates; ours at once."""
     return MetricRLSettings(env, offline=True, steps=50_000, batch_size=256)
 
 
@@ -70,31 +70,31 @@ class MetricRLExperiment(GoalExperiment):
         return {"goal": self.settings.actor_goals}
 
     def measure(self, policies: dict[str, Policy]) -> dict[str, float]:
-        """Success, and of the agent ``monotonic_triplets``: the share, along episodes of random actions, of triplets
-        of states of which the one with fewer steps to the third is the nearer one. Their steps are not the fewest
-        possible, so the share of the true distance is below 1 too."""
-        found = super().measure(policies)
+        """Measures success, and ``monotonic_triplets`` of the agent: in episodes of random actions, the share of
+        triplets of states in which the state with fewer steps to the third is also the nearer one. Those steps are not
+        the fewest possible, so even the true distance stays below 1."""
+        measures = super().measure(policies)
         if self.most_likely in policies.values():
             shares = [monotonic_triplets(*self._distances(states)) for states in self.random_episodes]
-            found["monotonic_triplets"] = torch.stack(shares).mean().item()
-        return found
+            measures["monotonic_triplets"] = torch.stack(shares).mean().item()
+        return measures
 
     @cached_property
     def random_episodes(self) -> list[torch.Tensor]:
-        """Their first states, (N, observation_size) each; the same in every run of a seed."""
-        generator, found = numpy.random.default_rng([self.settings.seed, EVALUATION, 1]), []
+        """The episodes' first states, (N, observation_size) each; the same in every run with the same seed."""
+        generator, episodes = numpy.random.default_rng([self.settings.seed, EVALUATION, 1]), []
         for number in range(NUM_EPISODES):
             seed = episode_seed(self.settings.seed, EVALUATION, number)
             steps = episode(self.environment, lambda _: self.random(generator), seed)
             states = [steps[0].observation, *(step.next_observation for step in steps)][:MOST_STATES]
-            found.append(self.as_tensor(numpy.stack([state["observation"] for state in states])))
-        return found
+            episodes.append(self.as_tensor(numpy.stack([state["observation"] for state in states])))
+        return episodes
 
     def _distances(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """From earlier states of an episode to later ones, learned, and in steps."""
+        """Returns distances from earlier to later states of an episode, learned and in steps."""
         steps = torch.arange(len(states), device=states.device)
         apart = (steps - steps.unsqueeze(-1)).float()
-        # How far the ways back are is not known.
+        # The lengths of the ways back are unknown.
         return self.agent.state_distances(states), torch.where(apart >= 0, apart, torch.nan)
 
 

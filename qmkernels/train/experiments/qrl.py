@@ -21,17 +21,18 @@ class QRLSettings(GoalSettings):
     """The settings of a run of QRL."""
 
     preset: Literal["auto", "published", "online", "offline", "small", "maze"] = "auto"
-    """Where the defaults of all other options come from: the published online or offline setting, or one with small
-    networks for a CPU, online or, for mazes, offline. auto: maze for an environment of that name, offline with a
-    dataset, otherwise online. published: offline for an environment named maze, otherwise online."""
+    """Source of all other options' defaults. online, offline: the published settings. small: small networks for a CPU,
+    online. maze: the same offline, for mazes. published: offline if the environment's name contains maze, otherwise
+    online. auto: offline with a dataset, otherwise maze if the name contains maze, otherwise online."""
     future_discount: float = 0.99
-    """Of the geometric distribution of the goals that future states are (QRL)."""
+    """Discount of the geometric distribution over future states, from which goals are drawn (QRL)."""
     evaluate_with: tuple[Literal["actor", "greedy", "mppi"], ...] = ("actor",)
-    """One or more ways to act, compared on the same episodes; the first is "success", others have their name behind.
-    actor: the actor's mode. greedy: of 256 random actions, drawn once, the one after which the goal is nearest by the
-    latent dynamics. mppi: plans through them. Discrete agents have no actor, and are greedy over all actions."""
+    """One or more ways to act, compared on the same episodes; the first is reported as "success", others with their
+    name appended. actor: the actor's mode. greedy: of 256 random actions, drawn once, the one after which the goal is
+    nearest by the latent dynamics. mppi: plans by the same dynamics. Discrete agents have no actor and are greedy over
+    all actions."""
     mppi: MPPI = field(default_factory=MPPI)
-    """Of plans."""
+    """Settings of the plans."""
     compile: bool = False
     """Run the losses through torch.compile."""
     agent: QRLConfig = field(default_factory=QRLConfig)
@@ -58,7 +59,7 @@ def _offline(env: str) -> QRLSettings:
     return QRLSettings(env, offline=True, steps=200_000, batch_size=4096, agent=QRLConfig.offline())
 
 
-# Networks and rates that learn in minutes on one core; ours.
+# Our own networks and rates, which learn in minutes on one core.
 _SMALL = dict(
     encoder_sizes=(256, 256), latent_size=64, projector_sizes=(256,), embedding_size=256, dim_per_component=16,
     dynamics_sizes=(256, 256), actor_sizes=(256, 256), dynamics_weight=1.0, adaptive_entropy=False,
@@ -74,7 +75,7 @@ def _small(env: str) -> QRLSettings:
 def _maze(env: str) -> QRLSettings:
     """Offline with small networks and actions held for five steps: learns UMaze in a minute on one core.
 
-    With an action a step, the distances of single steps are below the error of the latent dynamics.
+    With one action per step, the distances of single steps would be below the error of the latent dynamics.
     """
     agent = QRLConfig.offline(**_SMALL, softplus_beta=0.1, softplus_offset=80.0, behaviour_cloning_weight=0.2)
     return QRLSettings(env, offline=True, steps=4000, action_repeat=5, agent=agent, **OFTEN)
@@ -107,7 +108,7 @@ class QRLExperiment(GoalExperiment):
         return {"goal": GoalSampler(geometric=1.0, discount=self.settings.future_discount)}
 
     def policies(self) -> dict[str, Policy]:
-        """The ways of ``evaluate_with``: the first alone has no name behind its measures."""
+        """The ways of ``evaluate_with``, keyed by the suffix of their measures, which is empty for the first."""
         ways = self.settings.evaluate_with
         return {"" if number == 0 else f"_{way}": self._policy(way) for number, way in enumerate(ways)}
 

@@ -1,4 +1,4 @@
-"""TMD's experiment: offline, the published settings and small ones, each goal drawn in a way of its own."""
+"""TMD's experiment: offline, published and small settings; the critics' and the actor's goals are drawn separately."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class TMDSettings(GoalSettings):
     """The settings of a run of TMD."""
 
     preset: Literal["auto", "published", "small"] = "auto"
-    """Where the defaults of all other options come from: the published setting, for a GPU, or one that learns a small
-    maze in minutes on one core. auto: small."""
+    """Source of all other options' defaults: the published setting, for a GPU, or one that learns a small maze in
+    minutes on one core. auto: small."""
     critic_goals: GoalSampler = field(default_factory=GoalSampler)
-    """What the distances are learned to."""
+    """Goals to which distances are learned."""
     actor_goals: GoalSampler = field(default_factory=lambda: GoalSampler(geometric=0.0, uniform=1.0))
-    """What the actor learns to reach."""
+    """Goals that the actor learns to reach."""
     agent: TMDConfig = field(default_factory=TMDConfig)
     """The agent's own settings."""
 
@@ -36,7 +36,7 @@ def _published(env: str) -> TMDSettings:
 def _small(env: str) -> TMDSettings:
     """Small networks, and actions held for five steps as in QRL's preset for mazes.
 
-    Half of the actor's goals are near: with uniform ones alone it passes by the goal at full speed.
+    Half of the actor's goals are near: with only uniform ones it passes the goal at full speed.
     """
     return TMDSettings(
         env, offline=True, steps=3000, batch_size=256, action_repeat=5, agent=TMDConfig.small(),
