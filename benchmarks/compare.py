@@ -78,7 +78,7 @@ def read(path: Path) -> Run:
     """The benchmarks of a file by name; ValueError for a file of another kind."""
     try:
         benchmarks = json.loads(path.read_text())["benchmarks"]
-        return {benchmark["fullname"]: benchmark for benchmark in benchmarks}
+        return {benchmark["name"]: benchmark for benchmark in benchmarks}
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no file that pytest --benchmark-json wrote: {error!r}") from error
 

@@ -1,12 +1,16 @@
-"""How well QRL's critic knows MountainCar's distances to single states, not to the flag: rows in
-benchmarks/results/mountaincar/state_goals.csv.
+"""How well QRL's critic knows MountainCar's distances to single states, not to the flag, and what bounds it: rows in
+benchmarks/results/mountaincar/state_goals.csv, the last seed's distances in state_goals.png beside it.
 
     python benchmarks/measure_mountaincar_goals.py
 
-The demo's critic without its abstract goal, on the demo's data and on more of it. Of 40 random goals, from every state
-that can reach them: Spearman between learned and true steps, the median over goals and over all pairs together; beside
-it the same of the fewest steps within the observed transitions, unreached states last, which is what the data hold
-without generalising. These goals are hard: a state just past a goal is a whole swing away from it.
+Of 40 random goals, from every state that can reach them: Spearman between learned and true steps, the median over goals
+and over all pairs together; beside it the same of the fewest steps within the observed transitions, unreached states
+last, which is what the data hold without generalising. These goals are hard: a state just past a goal is a whole swing
+away from it.
+
+By the column ``objective``: ``qrl`` is the demo's critic without its abstract goal, from the observed transitions;
+``landmarks`` is not learned: an IQE of a quarter of the critic's size whose embeddings hold the true steps to and from
+random states. It says whether an IQE can hold these distances at all.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from pathlib import Path
 import numpy
 import torch
 from comparison import HERE, run_columns
+from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
@@ -26,17 +31,24 @@ from qmkernels.demo.correlation import spearman
 from qmkernels.demo.mountaincar import NUM_ACTIONS, Dynamics, FloatArray, Grid, IntArray, random_actor_transitions
 from qmkernels.demo.settings import Settings
 from qmkernels.demo.train import Data, Learner
+from qmkernels.nn import IQE
 
 NUM_GOALS, EVALUATIONS = 40, 4
 # A goal that fewer states reach says little.
 FEWEST_STATES = 1000
-CHANGES = dict(
+# True steps between which the learned distance is compared by itself: on the way to a goal, and past it, a swing away.
+NEAR, FAR = (10, 30), (60, 80)
+QRL = dict(
     steps=2400, abstract_goal_share=0.0, link_batch_size=0, softplus_offset=500.0, softplus_beta=0.01, epsilon=0.25,
     learning_rate=1e-3, dim_per_component=8, embedding_size=512, initial_multiplier=1.0, multiplier_learning_rate=0.1,
 )  # fmt: skip
+NUM_LANDMARKS = 64
+# What the landmarks' embeddings say where no way leads, in steps.
+UNREACHABLE = 150.0
 COLUMNS = (
     "date", "commit", "machine", "cores", "threads", "python", "torch", "qmkernels", "isa", "command",
-    "trajectories", "seed", "step", "median_spearman", "pairs_spearman", "median_ratio", "data_median_spearman",
+    "objective", "trajectories", "seed", "step", "median_spearman", "pairs_spearman", "median_ratio", "near_mean",
+    "far_mean", "data_median_spearman",
 )  # fmt: skip
 
 
@@ -55,47 +67,92 @@ def main() -> int:
             writer.writeheader()
         for trajectories in options.trajectories:
             for seed in options.seeds:
-                for row in measure(grid, Settings(seed=seed, trajectories=trajectories, **CHANGES)):
+                problem = Problem(grid, Settings(seed=seed, trajectories=trajectories, **QRL))
+                rows, learned = train(problem)
+                landmarks = steps_by_landmarks(problem)
+                rows.append({"objective": "landmarks", **quality(problem, landmarks)})
+                for row in rows:
                     row = {**run_columns("cpu"), "trajectories": trajectories, "seed": seed, **row}
                     writer.writerow(row)
-                    file.flush()
-                    print({name: row[name] for name in COLUMNS[-7:]}, flush=True)
+                    print({name: row.get(name) for name in COLUMNS[-10:]}, flush=True)
+                file.flush()
+    figure(problem, {"true": problem.true, "qrl": learned, "landmarks": landmarks}).savefig(
+        options.out.with_suffix(".png")
+    )
     return 0
 
 
-def measure(grid: Grid, settings: Settings) -> list[dict[str, object]]:
-    """A row for each of some points of one training run."""
-    sources, targets = random_actor_transitions(
-        grid, settings.trajectories, settings.trajectory_length, numpy.random.default_rng(settings.seed)
-    )
-    every = numpy.repeat(numpy.arange(grid.num_states), NUM_ACTIONS)
-    visited = numpy.union1d(sources, targets)
-    goals = numpy.random.default_rng([settings.seed, 1]).choice(visited, NUM_GOALS, replace=False)
-    true = steps_to(goals, every, grid.next_states.reshape(-1), grid.num_states)
-    kept = numpy.isfinite(true).sum(axis=1) >= FEWEST_STATES
-    goals, true = goals[kept], true[kept]
-    observed = steps_to(goals, sources, targets, grid.num_states)
-    observed[~numpy.isfinite(observed)] = 10 * true[numpy.isfinite(true)].max()
-    of_data = numpy.median(correlations(observed, true))
+class Problem:
+    """The goals of one seed, the true steps to them, and what the data hold of these."""
 
-    learner, rows = Learner(data := Data(grid, settings, torch.device("cpu")), settings), []
-    generator = torch.Generator().manual_seed(settings.seed)
+    def __init__(self, grid: Grid, settings: Settings) -> None:
+        self.grid, self.settings = grid, settings
+        sources, targets = random_actor_transitions(
+            grid, settings.trajectories, settings.trajectory_length, numpy.random.default_rng(settings.seed)
+        )
+        self.visited = numpy.union1d(sources, targets)
+        drawn = numpy.random.default_rng([settings.seed, 1]).choice(self.visited, NUM_GOALS, replace=False)
+        true = steps_to(drawn, *self.every_step, grid.num_states)
+        kept = numpy.isfinite(true).sum(axis=1) >= FEWEST_STATES
+        self.goals, self.true = drawn[kept], true[kept]
+        observed = steps_to(self.goals, sources, targets, grid.num_states)
+        observed[~numpy.isfinite(observed)] = 10 * self.true[numpy.isfinite(self.true)].max()
+        self.data_median_spearman = float(numpy.median(correlations(observed, self.true)))
+
+    @property
+    def every_step(self) -> tuple[IntArray, IntArray]:
+        """States and next states of every action, (num_states * NUM_ACTIONS,) each."""
+        return numpy.repeat(numpy.arange(self.grid.num_states), NUM_ACTIONS), self.grid.next_states.reshape(-1)
+
+
+def train(problem: Problem) -> tuple[list[dict[str, object]], FloatArray]:
+    """A row for each of some points of one training run of QRL's critic, and the steps to the goals at its end."""
+    settings = problem.settings
+    learner = Learner(data := Data(problem.grid, settings, torch.device("cpu")), settings)
+    generator, rows = torch.Generator().manual_seed(settings.seed), []
     for step in range(1, settings.steps + 1):
         learner.step(data.draw(generator))
         if step % (settings.steps // EVALUATIONS) == 0:
-            found = learned(learner, data, goals)
-            reached = numpy.isfinite(true)
-            ratio = found[reached] / true[reached].clip(min=1)
-            rows.append(
-                {
-                    "step": step,
-                    "median_spearman": f"{numpy.median(correlations(found, true)):.3f}",
-                    "pairs_spearman": f"{spearman(found[reached], true[reached]):.3f}",
-                    "median_ratio": f"{numpy.median(ratio):.2f}",
-                    "data_median_spearman": f"{of_data:.3f}",
-                }
-            )
-    return rows
+            found = learned(learner, data, problem.goals)
+            rows.append({"objective": "qrl", "step": step, **quality(problem, found)})
+    return rows, found
+
+
+def quality(problem: Problem, found: FloatArray) -> dict[str, object]:
+    """The columns that compare steps to the goals, (goals, num_states), with the true ones."""
+    reached = numpy.isfinite(problem.true)
+    found_there, true = found[reached], problem.true[reached]
+    near, far = (found_there[(true >= low) & (true < high)].mean() for low, high in (NEAR, FAR))
+    return {
+        "median_spearman": f"{numpy.median(correlations(found, problem.true)):.3f}",
+        "pairs_spearman": f"{spearman(found_there, true):.3f}",
+        "median_ratio": f"{numpy.median(found_there / true.clip(min=1)):.2f}",
+        "near_mean": f"{near:.1f}",
+        "far_mean": f"{far:.1f}",
+        "data_median_spearman": f"{problem.data_median_spearman:.3f}",
+    }
+
+
+@torch.no_grad()
+def learned(learner: Learner, data: Data, goals: IntArray) -> FloatArray:
+    """Learned steps to each goal from every state, (goals, num_states)."""
+    embedded = torch.cat([learner.critic.embed(chunk) for chunk in data.inputs[:-1].split(4096)])
+    return learner.critic.head.pairwise(embedded, embedded[goals]).T.double().numpy()
+
+
+def steps_by_landmarks(problem: Problem) -> FloatArray:
+    """The largest of the triangle inequality's lower bounds by way of landmarks l, (goals, num_states).
+
+    max_l max(d(x, l) - d(y, l), d(l, y) - d(l, x), 0) over random visited states l: an IQE of one value per component
+    and the maximum as reduction.
+    """
+    drawn = numpy.random.default_rng([problem.settings.seed, 2])
+    landmarks = drawn.choice(problem.visited, NUM_LANDMARKS, replace=False)
+    sources, targets = problem.every_step
+    num_states = problem.grid.num_states
+    to, since = steps_to(landmarks, sources, targets, num_states), steps_to(landmarks, targets, sources, num_states)
+    embedded = torch.as_tensor(numpy.concatenate([-to, since])).clamp(-UNREACHABLE, UNREACHABLE).T.contiguous()
+    return IQE(2 * NUM_LANDMARKS, 1, reduction="max").pairwise(embedded, embedded[problem.goals]).T.numpy()
 
 
 def steps_to(goals: IntArray, sources: IntArray, targets: IntArray, num_states: int) -> FloatArray:
@@ -109,11 +166,27 @@ def correlations(found: FloatArray, true: FloatArray) -> list[float]:
     return [spearman(f[reached], t[reached]) for f, t in zip(found, true, strict=True) if any(reached := t < numpy.inf)]
 
 
-@torch.no_grad()
-def learned(learner: Learner, data: Data, goals: IntArray) -> FloatArray:
-    """Learned steps to each goal from every state, (goals, num_states)."""
-    embedded = torch.cat([learner.critic.embed(chunk) for chunk in data.inputs[:-1].split(4096)])
-    return learner.critic.head.pairwise(embedded, embedded[goals]).T.double().numpy()
+def figure(problem: Problem, by_name: dict[str, FloatArray]) -> Figure:
+    """Steps to three goals on one colour scale, a column per name; the goals are the quartiles of QRL's Spearman."""
+    by_quality = numpy.argsort(correlations(by_name["qrl"], problem.true))
+    shown = by_quality[[len(by_quality) * quartile // 4 for quartile in (1, 2, 3)]]
+    grid, reached = problem.grid, numpy.isfinite(problem.true)
+    highest = problem.true[shown][reached[shown]].max()
+    drawn = Figure(figsize=(11, 9), dpi=110, layout="constrained")
+    panels = drawn.subplots(len(shown), len(by_name), sharex=True, sharey=True)
+    for axes, goal in zip(panels, shown, strict=True):
+        position, velocity = divmod(problem.goals[goal], grid.size)
+        true = problem.true[goal][reached[goal]]
+        for panel, (name, values) in zip(axes, by_name.items(), strict=True):
+            steps = numpy.where(reached[goal], values[goal], numpy.nan).reshape(grid.size, grid.size)
+            mesh = panel.pcolormesh(grid.positions, grid.velocities, steps.T, vmin=0, vmax=highest, rasterized=True)
+            panel.plot(grid.positions[position], grid.velocities[velocity], "r*", markersize=12)
+            agreement = "" if name == "true" else f", Spearman {spearman(values[goal][reached[goal]], true):.2f}"
+            panel.set_title(name + agreement, fontsize=10)
+    drawn.supxlabel("position (track length)")
+    drawn.supylabel("velocity (track length per step)")
+    drawn.colorbar(mesh, ax=panels, extend="max", label="steps to the goal (star)")
+    return drawn
 
 
 if __name__ == "__main__":

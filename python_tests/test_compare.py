@@ -12,8 +12,8 @@ CONTENDERS = ("ours", "eager")
 def run_of(medians, spread=0.01, rounds=100):
     """Returns a run as compare.read does, from ``medians`` in seconds by (case, contender)."""
     return {
-        f"bench_a.py::test_a[{case}-{contender}]": {
-            "fullname": f"bench_a.py::test_a[{case}-{contender}]",
+        f"test_a[{case}-{contender}]": {
+            "name": f"test_a[{case}-{contender}]",
             "params": {"contender": contender},
             "stats": {"median": median, "iqr": spread * median, "rounds": rounds},
         }
@@ -73,16 +73,16 @@ def test_a_single_case_is_judged_by_the_spread_of_its_rounds():
 
 def test_the_report_names_the_drift_the_verdicts_and_benchmarks_of_one_run_only(tmp_path, capsys):
     a, b = two_runs(drift=1.25, slower=(3,))
-    del b["bench_a.py::test_a[7-ours]"]
+    del b["test_a[7-ours]"]
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, run in zip(paths, (a, b), strict=True):
         path.write_text(json.dumps({"benchmarks": list(run.values())}))
     assert compare.main([str(path) for path in paths]) == 0
     text = capsys.readouterr().out
-    assert "Drift 1.250, taken out" in text and "In A alone: bench_a.py::test_a[7-ours]." in text
+    assert "Drift 1.250, taken out" in text and "In A alone: test_a[7-ours]." in text
     assert "19 benchmarks: 1 slower, 0 faster, 18 same, 0 unclear." in text
     first = text.splitlines()[1].split()
-    assert first == ["bench_a.py::test_a[3-ours]", "4", "6.5", "1.300", first[4], "slower"]
+    assert first == ["test_a[3-ours]", "4", "6.5", "1.300", first[4], "slower"]
 
 
 def test_other_files_are_refused_in_one_sentence(tmp_path, capsys):

@@ -125,9 +125,8 @@ def test_help_shows_the_methods_own_options_and_presets(monkeypatch, capsys, met
     assert typing.get_args(presets) == ("auto", *experiment_of(method).presets)
     assert "--preset {" + ",".join(typing.get_args(presets)) + "}" in said and METHODS[method] in said
     assert all(f" {title} options " in said for title in (*GROUPS.values(), method.replace("_", "-"), "agent"))
-    assert said.splitlines()[-1] == (
-        f"example: qmkernels train {method} --env PointMaze_UMaze-v3 --seed 0 --out runs/{method}"
-    )
+    env = experiment_of(method).example
+    assert said.splitlines()[-1] == f"example: qmkernels train {method} --env {env} --seed 0 --out runs/{method}"
 
 
 @pytest.mark.parametrize("name", NEEDED)

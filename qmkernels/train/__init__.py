@@ -23,7 +23,7 @@ DESCRIPTION = """Trains {method}, {about}.
 
 The same command resumes from the last checkpoint. Under torchrun the processes train together: gradients are averaged;
 each process has its own batches, buffer and episodes, and the options count those of one process."""
-EXAMPLE = "qmkernels train {method} --env PointMaze_UMaze-v3 --seed 0 --out runs/{method}"
+EXAMPLE = "qmkernels train {method} --env {env} --seed 0 --out runs/{method}"
 
 
 def usage() -> str:
@@ -31,7 +31,7 @@ def usage() -> str:
     return (
         f"usage: qmkernels train METHOD --env ID [OPTIONS]\n\n{lines}\n\n{_shared_options()}\n\n"
         "qmkernels train METHOD --help explains them, and lists the presets and what else the method has.\n"
-        f"example: {EXAMPLE.format(method=next(iter(METHODS)))}"
+        f"example: {EXAMPLE.format(method=next(iter(METHODS)), env='PointMaze_UMaze-v3')}"
     )
 
 
@@ -51,14 +51,10 @@ def run(argv: Sequence[str]) -> int:
     """Trains with the command's arguments; returns its exit status.
 
     0: done. 1: a package is missing. 2: an argument is wrong, or does not suit the environment, the data or the
-    checkpoint. 130: Ctrl-C or a termination signal; a checkpoint is written, and the same command goes on from it.
+    checkpoint. 130: Ctrl-C or a termination signal; a checkpoint is written, from which the same command resumes.
 
     ``torchrun -m qmkernels.cli train ...`` trains with several processes.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f'qmkernels train needs {", ".join(missing)}: pip install "qmkernels[agents]"', file=sys.stderr)
-        return 1
     if argv and argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -66,6 +62,10 @@ def run(argv: Sequence[str]) -> int:
         wrong = f"no method {argv[0]!r}.{suggestion(argv[0], METHODS)}" if argv else "METHOD is missing."
         print(f"qmkernels train: {wrong} Methods: {', '.join(METHODS)}.", file=sys.stderr)
         return 2
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f'qmkernels train needs {", ".join(missing)}: pip install "qmkernels[agents]"', file=sys.stderr)
+        return 1
     method, arguments = argv[0], list(argv[1:])
     from . import processes, report
     from .trainer import Trainer
@@ -96,15 +96,15 @@ def _settings(method: str, arguments: list[str]) -> Settings:
     for name in ("env", "dataset", "preset"):
         first.add_argument(f"--{name}", default="")
     chosen, _ = first.parse_known_args(arguments)
-    begun = experiment_of(method).defaults(chosen.env, chosen.dataset, chosen.preset or "auto")
+    experiment = experiment_of(method)
+    begun = experiment.defaults(chosen.env, chosen.dataset, chosen.preset or "auto")
     shared = {field.name for field in dataclasses.fields(Settings)}
     added = [field.name for field in dataclasses.fields(begun) if field.name not in shared]
     settings = read_settings(
         begun, arguments, command=f"train {method}", groups={**GROUPS, added[0]: method},
-        description=DESCRIPTION.format(method=method, about=METHODS[method]), example=EXAMPLE.format(method=method),
+        description=DESCRIPTION.format(method=method, about=METHODS[method]),
+        example=EXAMPLE.format(method=method, env=experiment.example),
     )  # fmt: skip
     if not settings.env:
-        raise ValueError(
-            "--env is missing: give the name of a gymnasium environment, such as --env PointMaze_UMaze-v3."
-        )
+        raise ValueError(f"--env is missing: give the name of a gymnasium environment, such as {experiment.example}.")
     return settings

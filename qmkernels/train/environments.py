@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -50,6 +50,26 @@ class ActionRepeat(gymnasium.Wrapper):
             if terminated or truncated:
                 break
         return observation, total, terminated, truncated, info | ({"success": succeeded} if tells(info) else {})
+
+
+class Watched(gymnasium.Wrapper):
+    """Within `calling`, calls a function after every step."""
+
+    _after_step: Callable[[], object] | None = None
+
+    @contextlib.contextmanager
+    def calling(self, after_step: Callable[[], object]) -> Iterator[None]:
+        self._after_step = after_step
+        try:
+            yield
+        finally:
+            self._after_step = None
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        result = self.env.step(action)
+        if self._after_step is not None:
+            self._after_step()
+        return result
 
 
 def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gymnasium.Env:

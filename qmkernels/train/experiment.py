@@ -36,6 +36,8 @@ class Experiment:
     presets: ClassVar[dict[str, Callable[[str], Settings]]]
     """By name: from an environment's name to settings."""
     agent_class: ClassVar[type]
+    example: ClassVar[str] = "PointMaze_UMaze-v3"
+    """An environment that suits it, for its help."""
 
     def __init__(self, settings: Any, environment: gymnasium.Env, device: torch.device, group: Any = None) -> None:
         self.settings, self.environment, self.device = settings, environment, device

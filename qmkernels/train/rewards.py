@@ -18,6 +18,8 @@ from .experiment import Curve, Experiment, Panel
 class RewardExperiment(Experiment):
     """A method gives ``presets``, ``agent_class`` and `batch`."""
 
+    example = "Pendulum-v1"
+
     def make_agent(self, group: Any) -> Agent:
         if has_goals(self.environment.observation_space):
             name, agent = self.settings.env, self.agent_class.__name__

@@ -33,6 +33,7 @@ class SkillExperiment(Experiment):
     """A method gives ``presets``, `make_agent` and `batch`, and an agent that has ``skill_of(direction)`` and
     ``skill_towards(observation, goal)``, and ``skill_size`` and ``discrete_skills`` in its configuration."""
 
+    example = "qmkernels/PointArena-v0"
     settings: Any
     skill: torch.Tensor | None = None
     """Of the current episode, (skill_size,); None: at each step the one towards the environment's goal."""

@@ -15,7 +15,7 @@ import torch
 from ..data import Dataset, ReplayBuffer
 from ..progress import progress
 from . import checkpoint
-from .environments import COLLECTION, Policy, collect_dataset, episode, episode_seed, make_environment
+from .environments import COLLECTION, Policy, Watched, collect_dataset, episode, episode_seed, make_environment
 from .experiment import Experiment
 from .logs import Log
 from .processes import Processes, device_of
@@ -38,7 +38,7 @@ class Trainer:
     def __init__(self, method: type[Experiment], settings: Settings, processes: Processes | None = None) -> None:
         self.settings, self.processes = settings, processes or Processes()
         arguments = method.environment_arguments(settings)
-        self.environment = make_environment(settings.env, settings.action_repeat, **arguments)
+        self.environment = Watched(make_environment(settings.env, settings.action_repeat, **arguments))
         self.device = device_of(settings.device)
         self.generator = numpy.random.default_rng([settings.seed, 0, self.processes.rank])
         torch.manual_seed(settings.seed)
@@ -178,17 +178,9 @@ class Trainer:
         self.curve.append(found | (self._measure(self.experiment.policies(), "evaluating") if is_first else {}))
 
     def _measure(self, policies: dict[str, Policy], description: str) -> dict[str, float]:
-        """The experiment's measures, with a bar that counts the steps taken."""
-        with progress(None, "step", description, leave=False, delay=2) as bar:
-
-            def counted(policy: Policy) -> Policy:
-                def act(observation: dict[str, numpy.ndarray]) -> Any:
-                    bar.update()
-                    return policy(observation)
-
-                return act
-
-            return self.experiment.measure({name: counted(policy) for name, policy in policies.items()})
+        """The experiment's measures, with a bar that counts the agent's steps."""
+        with progress(None, "step", description, leave=False, delay=2) as bar, self.environment.calling(bar.update):
+            return self.experiment.measure(policies)
 
     def _save(self) -> None:
         own = {"random": checkpoint.random_state(self.generator, self.device)}
