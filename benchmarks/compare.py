@@ -178,7 +178,17 @@ def measure(site: Path, path: Path, arguments: Sequence[str]) -> Run:
     if not Path(found).is_relative_to(site):
         raise ValueError(f"the package is imported from {found}, not from {site}: is there an editable installation?")
     benchmarks = sorted((ROOT / "benchmarks").glob("bench_*.py"))
-    pytest = [sys.executable, "-m", "pytest", "--quiet", "-c", ROOT / "pyproject.toml", *benchmarks, *arguments]
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--quiet",
+        "--benchmark-quiet",
+        "-c",
+        ROOT / "pyproject.toml",
+        *benchmarks,
+        *arguments,
+    ]
     subprocess.run([*pytest, f"--benchmark-json={path}"], check=False, stdout=sys.stderr, **python)
     return read(path)
 
