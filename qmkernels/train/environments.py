@@ -13,6 +13,7 @@ import numpy
 from ..data import Dataset, has_goals
 from . import hyper_maze as hyper_maze  # registers its environment
 from . import point_arena as point_arena  # registers its environment
+from .minigrid_goals import MiniGridGoals, is_of_minigrid
 from .ogbench_tasks import OGBenchGoals, is_of_ogbench
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
@@ -21,6 +22,7 @@ Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
 _OGBENCH = "pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-"
 REGISTERING = {
     "": ("gymnasium_robotics", "Mazes and Fetch are in gymnasium-robotics."),
+    "MiniGrid-": ("minigrid", 'MiniGrid is in minigrid: pip install "qmkernels[minigrid]"'),
     "dm_control/": ("shimmy", "Tasks of dm_control are in shimmy[dm-control]."),
     **dict.fromkeys(_OGBENCH, ("ogbench", "OGBench's environments are in ogbench.")),
 }
@@ -60,6 +62,8 @@ def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gym
         raise ValueError(" ".join([f"--env {name}: {error}", *missing])) from error
     if is_of_ogbench(environment):
         environment = OGBenchGoals(environment)
+    elif is_of_minigrid(environment):
+        environment = MiniGridGoals(environment)
     if not has_goals(environment.observation_space):
         environment = _with_dictionary(environment, name)
     space = environment.action_space
@@ -67,8 +71,9 @@ def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gym
         isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
     ):
         raise ValueError(f"--env {name}: actions must be a bounded vector or Discrete, got {space}.")
-    # Tasks of dm_control truncate their episodes themselves.
-    if environment.spec.max_episode_steps is None and environment.spec.namespace != "dm_control":
+    # Tasks of dm_control and MiniGrid's truncate their episodes themselves.
+    truncates = environment.spec.namespace == "dm_control" or is_of_minigrid(environment)
+    if environment.spec.max_episode_steps is None and not truncates:
         raise ValueError(f"--env {name}: episodes must end; register it with max_episode_steps.")
     return ActionRepeat(environment, action_repeat) if action_repeat > 1 else environment
 

@@ -22,6 +22,8 @@ HEADS = {
     "iqe": lambda size: IQE(size, 16),
     "mrn": lambda size: LatentMRN(size, preset="tmd"),
 }
+# How the names of grids begin, in which an action is a whole step.
+GRIDS = "MiniGrid-", "qmkernels/HyperMaze-"
 # Episodes of random actions whose states are compared in triplets, and the most states of one.
 NUM_EPISODES, MOST_STATES = 4, 100
 
@@ -53,8 +55,9 @@ def _published(env: str) -> MetricRLSettings:
 
 
 def _small(env: str) -> MetricRLSettings:
-    """Small networks, and actions held for five steps as in QRL's preset for mazes."""
-    return MetricRLSettings(env, offline=True, steps=1500, action_repeat=5, agent=MetricRLConfig.small(), **OFTEN)
+    """Small networks, and outside of grids actions held for five steps as in QRL's preset for mazes."""
+    repeat, agent = 1 if env.startswith(GRIDS) else 5, MetricRLConfig.small()
+    return MetricRLSettings(env, offline=True, steps=1500, action_repeat=repeat, agent=agent, **OFTEN)
 
 
 class MetricRLExperiment(GoalExperiment):
