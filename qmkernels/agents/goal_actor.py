@@ -87,13 +87,21 @@ Policy = TanhNormal | UnitNormal
 class Actor(nn.Module):
     """Observation and goal to a `TanhNormal`, or a `UnitNormal` where ``unit``; at the start its mean is 0.
 
-    ``network``: how the layers look, as for `multilayer_perceptron`.
+    ``encoder``: of observations; default: none. ``network``: how the layers look, as for `multilayer_perceptron`.
     """
 
     def __init__(
-        self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int], unit: bool = False, **network: Any
+        self,
+        input_size: int,
+        low: Tensor,
+        high: Tensor,
+        sizes: Iterable[int],
+        unit: bool = False,
+        encoder: nn.Module | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
+        self.encoder = encoder or nn.Identity()
         outputs = len(low) if unit else 2 * len(low)
         self.network = multilayer_perceptron(input_size, *sizes, outputs, zero_output=True, **network)
         self.register_buffer("centre", (low + high) / 2)
@@ -101,7 +109,7 @@ class Actor(nn.Module):
         self.unit = unit
 
     def forward(self, observation: Tensor, goal: Tensor) -> Policy:
-        found = self.network(torch.cat([observation, goal], dim=-1))
+        found = self.network(torch.cat([self.encoder(observation), goal], dim=-1))
         if self.unit:
             return UnitNormal(found, self.centre, self.half_range)
         return TanhNormal(*found.chunk(2, dim=-1), self.centre, self.half_range)

@@ -2,7 +2,8 @@
 
 Source: Scannell et al. 2024, arXiv 2406.02696, and its public PyTorch code, which is followed where they differ: the
 actor maximises the mean of the sampled critics, in the paper their minimum. The code divides the loss of the rollout by
-H, leaves out the step that ends an episode but not those behind it, and has weight decay of 0.01 on the encoder.
+H, leaves out the step that ends an episode but not those behind it, and has weight decay of 0.01 on the encoder. Both
+have vectors as observations alone.
 """
 
 from __future__ import annotations

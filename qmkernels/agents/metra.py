@@ -20,7 +20,7 @@ from ..nn import LatentMRN
 from . import checks, optimisation, sac
 from .goal_agent import expanded
 from .moving_average import follow, target_of
-from .networks import EnsemblePerceptron, Standardise, multilayer_perceptron
+from .networks import ImageEncoder, Standardise, multilayer_perceptron
 from .trained import TrainedAgent
 
 Batch = dict[str, Tensor]
@@ -39,6 +39,7 @@ class METRAConfig:
     phi_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of phi, with ReLU, as in all networks
     critic_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of both Q
     actor_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of the actor
+    encoder_sizes: tuple[int, ...] = (48, 96, 192, 384)  # of images, the channels of each network's own `ImageEncoder`
 
     norm: str = "sum"  # what is at most 1: the sum of the squares, as in the paper, or the mean, as in the code
     slack: float = 1e-3  # epsilon, at which the constraint is cut off
@@ -68,7 +69,7 @@ class METRAConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> METRAConfig:
-        """The published setting for vectors as observations (batches of 256), with ``changes`` to it."""
+        """The published setting (batches of 256), with ``changes`` to it."""
         return cls(**changes)
 
     @classmethod
@@ -79,9 +80,9 @@ class METRAConfig:
         at the ends of their range, where many skills are one.
         """
         small = dict(
-            phi_sizes=(256, 256), critic_sizes=(256, 256), actor_sizes=(256, 256), initial_temperature=0.1,
-            target_entropy=0.0, phi_learning_rate=5e-4, multiplier_learning_rate=5e-3, critic_learning_rate=5e-4,
-            actor_learning_rate=5e-4, temperature_learning_rate=5e-3,
+            phi_sizes=(256, 256), critic_sizes=(256, 256), actor_sizes=(256, 256), encoder_sizes=(16, 32, 32),
+            initial_temperature=0.1, target_entropy=0.0, phi_learning_rate=5e-4, multiplier_learning_rate=5e-3,
+            critic_learning_rate=5e-4, actor_learning_rate=5e-4, temperature_learning_rate=5e-3,
         )  # fmt: skip
         return cls(**{**small, **changes})
 
@@ -103,9 +104,10 @@ class AsymmetricNorm(nn.Module):
 class Representation(nn.Module):
     """phi, where skills are directions; the head that measures its steps, if any; the multiplier of the constraint."""
 
-    def __init__(self, observation_size: int, config: METRAConfig, head: nn.Module | None) -> None:
+    def __init__(self, encoder: nn.Module, input_size: int, config: METRAConfig, head: nn.Module | None) -> None:
         super().__init__()
-        self.phi = multilayer_perceptron(observation_size, *config.phi_sizes, config.skill_size)
+        self.encoder = encoder
+        self.phi = multilayer_perceptron(input_size, *config.phi_sizes, config.skill_size)
         self.head = head
         self.log_multiplier = nn.Parameter(torch.tensor(math.log(config.initial_multiplier)))
 
@@ -124,11 +126,14 @@ class METRA(TrainedAgent):
     most the fewest steps from s to g, which are more or fewer than those back. The paper has the Euclidean norm alone.
     d should grow in every direction, as `AsymmetricNorm` does: downwards IQE is 0, and only ways back hold phi there.
 
+    Observations are vectors, or images with ``observation_size`` (channels, height, width): then phi, the critic and
+    the actor begin with an `ImageEncoder` of their own each, as in the code, but for both Q, which share theirs.
+
     Arguments: those of `TrainedAgent`, and ``head``, which makes a quasimetric from its input size,
     ``config.skill_size``; None: the norm of ``config.norm``.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
-        observation, next_observation: (B, observation_size).
+        observation, next_observation: (B, observation_size), or (B, channels, height, width) uint8.
         action: (B, action_size) float.
         skill: (B, skill_size), that of the episode, as `skill_of` makes them.
         terminated: (B,) bool, whether the episode ended there, and not by its limit of steps.
@@ -146,16 +151,23 @@ class METRA(TrainedAgent):
     """
 
     config_class: ClassVar = METRAConfig
+    allows_images: ClassVar = True
 
     def make_networks(self, head: Callable[[int], nn.Module] | None = None) -> None:
-        config, rows = self.config, self.observation_size + self.config.skill_size
-        self.observation_scale = Standardise(self.observation_size)
-        self.representation = Representation(self.observation_size, config, head(config.skill_size) if head else None)
-        self.critic = EnsemblePerceptron(2, rows + self.action_size, *config.critic_sizes, 1)
+        config, size = self.config, self.observation_size
+        self.observation_scale, encoders = nn.Identity(), [nn.Identity() for _ in range(3)]
+        if len(self.observation_shape) == 1:
+            self.observation_scale = Standardise(size)
+        else:
+            encoders = [ImageEncoder(self.observation_shape, config.encoder_sizes) for _ in range(3)]
+            size = encoders[0].output_size
+        rows, made = size + config.skill_size, head(config.skill_size) if head else None
+        self.representation = Representation(encoders[0], size, config, made)
+        self.critic = sac.TwinCritic(encoders[1], rows + self.action_size, *config.critic_sizes, 1)
         self.target_critic = target_of(self.critic)
         self.actor = sac.SoftActor(
             rows, self.action_low, self.action_high, config.actor_sizes, config.initial_temperature,
-            config.target_entropy,
+            config.target_entropy, encoders[2],
         )  # fmt: skip
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -170,7 +182,8 @@ class METRA(TrainedAgent):
 
     def standardise(self, observation: Tensor) -> None:
         """From now on the networks see observations less the mean of these rows (N, observation_size), over their
-        deviation. (The code has fixed scales for two environments.) A group takes those of its first process."""
+        deviation; not of images. (The code has fixed scales for two environments.) A group takes those of its first
+        process."""
         self.observation_scale.fit(observation)
         optimisation.send(self.group, self.observation_scale)
 
@@ -205,7 +218,7 @@ class METRA(TrainedAgent):
 
     def update(self, batch: Batch) -> Metrics:
         """One step of phi and the multiplier, of both Q, and of the actor; returns 0-d tensors, detached."""
-        state, action, skill = (self.observation_size,), (self.action_size,), (self.config.skill_size,)
+        state, action, skill = self.observation_shape, (self.action_size,), (self.config.skill_size,)
         wanted = dict(observation=state, next_observation=state, action=action, skill=skill, terminated=())
         checks.check_batch("METRA", batch, wanted)
         loss, reward, metrics = self.representation_loss(batch)
@@ -224,12 +237,14 @@ class METRA(TrainedAgent):
 
         A sample of the actor, or its mode where ``deterministic``.
         """
-        policy = self.actor(*expanded(self.observation_scale(observation), skill))
+        state = self.observation_scale(observation)
+        policy = self.actor(*expanded(state, skill, observation_dims=len(self.observation_shape)))
         return policy.mode if deterministic else policy.sample()
 
     def phi(self, observation: Tensor) -> Tensor:
         """(..., skill_size) of (..., observation_size)."""
-        return self.representation.phi(self.observation_scale(observation)).float()
+        made = self.representation
+        return made.phi(made.encoder(self.observation_scale(observation))).float()
 
     def skill_of(self, direction: Tensor) -> Tensor:
         """The skill that points most in directions (..., skill_size), of the same shape; of normal noise, any skill.
@@ -250,7 +265,6 @@ class METRA(TrainedAgent):
     @torch.no_grad()
     def skill_towards(self, observation: Tensor, goal: Tensor) -> Tensor:
         """z = (phi(g) - phi(s)) / norm (..., skill_size), or the one-hot row of its argmax; goals are observations."""
-        observation, goal = expanded(observation, goal)
         return self.skill_of(self.phi(goal) - self.phi(observation))
 
     def made_of(self) -> dict[str, Any]:

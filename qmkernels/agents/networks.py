@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,35 @@ class EnsemblePerceptron(nn.Module):
                 rows = torch.addcmul(of(self.norm_biases[layer]), rows, of(self.norm_weights[layer]))
             rows = self.activation(rows)
         return rows
+
+
+class ImageEncoder(nn.Module):
+    """Images, uint8 (..., channels, height, width), to features (..., output_size): their values over 255, through
+    convolutions with kernels of 4, strides of 2 and ELU, in torch's initialisation.
+
+    ``sizes``: the convolutions' channels. As the encoder of METRA's public code, where they are 48, 96, 192 and 384
+    and make 1536 features of 64 x 64 pixels. ValueError for images that are too small for them.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], sizes: Sequence[int]) -> None:
+        super().__init__()
+        channels, *extent = shape
+        layers: list[nn.Module] = []
+        for size in sizes:
+            if min(extent) < 4:
+                raise ValueError(
+                    f"ImageEncoder: images of {shape[1]} x {shape[2]} pixels are too small for {len(sizes)} "
+                    "convolutions; give larger ones, or fewer encoder_sizes."
+                )
+            layers += [nn.Conv2d(channels, size, kernel_size=4, stride=2), nn.ELU()]
+            channels, extent = size, [(pixels - 4) // 2 + 1 for pixels in extent]
+        self.layers = nn.Sequential(*layers)
+        self.output_size = channels * extent[0] * extent[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        leading = images.shape[:-3]
+        rows = images.reshape(-1, *images.shape[-3:]).float() / 255
+        return self.layers(rows).reshape(*leading, self.output_size)
 
 
 class Residual(nn.Module):

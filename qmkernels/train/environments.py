@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy
 
-from ..data import Dataset, has_goals
+from ..data import Dataset, has_goals, is_image
 from . import hyper_maze as hyper_maze  # registers its environment
 from . import point_arena as point_arena  # registers its environment
+from .image_stacks import with_stacks
 from .minigrid_goals import MiniGridGoals, is_of_minigrid
 from .ogbench_tasks import OGBenchGoals, is_of_ogbench
 
@@ -48,11 +49,12 @@ class ActionRepeat(gymnasium.Wrapper):
         return observation, total, terminated, truncated, info | ({"success": succeeded} if tells(info) else {})
 
 
-def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gymnasium.Env:
+def make_environment(name: str, action_repeat: int = 1, frame_stack: int = 1, **arguments: Any) -> gymnasium.Env:
     """An environment whose observations are a Dict and whose actions are a vector or Discrete; ValueError for others.
 
     ``arguments`` are gymnasium's, or the environment's own.
-    Without goals the Dict has "observation" alone: the vector that the environment gives, or all of its dictionary.
+    Without goals the Dict has "observation" alone: the vector or image that the environment gives, or all of its
+    dictionary, unless that has an image as "observation". Images are stacked, `with_stacks`.
     """
     needed = [needed for begin, needed in REGISTERING.items() if name.startswith(begin)]
     missing = [hint for module, hint in needed if not _register(module)]
@@ -75,7 +77,13 @@ def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gym
     truncates = environment.spec.namespace == "dm_control" or is_of_minigrid(environment)
     if environment.spec.max_episode_steps is None and not truncates:
         raise ValueError(f"--env {name}: episodes must end; register it with max_episode_steps.")
-    return ActionRepeat(environment, action_repeat) if action_repeat > 1 else environment
+    if action_repeat > 1:
+        environment = ActionRepeat(environment, action_repeat)
+    if is_image(environment.observation_space["observation"]):
+        return with_stacks(environment, frame_stack)
+    if frame_stack > 1:
+        raise ValueError(f"--frame-stack {frame_stack}: observations of {name} are vectors, not images.")
+    return environment
 
 
 def _register(module: str) -> bool:
@@ -87,15 +95,19 @@ def _register(module: str) -> bool:
 
 
 def _with_dictionary(environment: gymnasium.Env, name: str) -> gymnasium.Env:
-    """Observations as a dictionary with the vector "observation" alone."""
+    """Observations as a dictionary with the vector or image "observation" alone, or what stands beside the image."""
     spaces, wrappers = gymnasium.spaces, gymnasium.wrappers
-    if isinstance(environment.observation_space, spaces.Dict) and all(
-        isinstance(space, spaces.Box) for space in environment.observation_space.values()
-    ):
-        environment = wrappers.FlattenObservation(environment)
+    if isinstance(environment.observation_space, spaces.Dict):
+        if is_image(environment.observation_space.get("observation")):
+            return environment
+        if all(isinstance(space, spaces.Box) for space in environment.observation_space.values()):
+            environment = wrappers.FlattenObservation(environment)
     space = environment.observation_space
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"--env {name}: observations must be a vector or a Dict of vectors, got {space}.")
+    if not is_image(space) and (not isinstance(space, spaces.Box) or len(space.shape) != 1):
+        raise ValueError(
+            f"--env {name}: observations must be a vector, a Dict of vectors, or images, uint8 of three dimensions, "
+            f"got {space}."
+        )
     return wrappers.TransformObservation(
         environment, lambda observation: {"observation": observation}, spaces.Dict({"observation": space})
     )
