@@ -1,7 +1,7 @@
 """MiniGrid's Empty and DoorKey as environments with goals: an open goal, and one behind a door that needs a key.
 
-Source: Chevalier-Boisvert et al. 2023, arXiv 2306.13831, its package minigrid; and Reichlin et al. 2024, arXiv
-2402.10820, whose public code has grids of this kind, in which an action moves along any of the four directions.
+Source: Chevalier-Boisvert et al. 2023, arXiv 2306.13831, whose package is minigrid; and Reichlin et al. 2024, arXiv
+2402.10820, whose public code has such actions, observations and goals in grids of its own.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from typing import Any
 import gymnasium
 import numpy
 
+# As published.
+LONGEST_EPISODE = 100
+MOVES = ("right", "down", "left", "up")  # in the order of MiniGrid's directions
+
 
 class MiniGridGoals(gymnasium.Wrapper):
-    """Observations are a Dict; a goal is a cell, and a reset draws another one of those that MiniGrid's may be in.
+    """A state is a goal, actions move in all four directions, and every reset draws another goal.
 
-    Observations are vectors of cells' coordinates, float32:
-        Empty, (4,): the agent's cell, and its direction, (1, 0), (0, 1), (-1, 0) or (0, -1).
-        DoorKey, (10,): the agent's cell; the key's, (-1, -1) where the agent carries it; the door's; 1 where the door
-            is open; 1 where it is locked; the direction.
+    Observations are a Dict of vectors, float32. Of Empty they are the agent's cell, (2,); of DoorKey that, the key's
+    cell, (-1, -1) where the agent carries it, the door's cell, and whether the door is open and is locked, (8,). What
+    is achieved is the observation; what is wanted has the agent in the goal's cell, with the key and an open door. The
+    goal is in any free cell, of DoorKey in one behind the door; MiniGrid has it in the last corner.
 
-    What is achieved is an observation without the direction. What is wanted has the agent in the goal's cell, in
-    DoorKey with the key and with the door open. The goal is in any free cell, in DoorKey in one behind the door, as
-    published; MiniGrid has it in the last corner. Actions and rewards are MiniGrid's. An episode ends with ``success``
-    in the goal's cell.
+    Actions are ``MOVES`` and, in DoorKey, to pick up the key and to toggle the door, where they are beside the agent:
+    it is MiniGrid's agent that turns and acts, and directions are no part of a state. Rewards are MiniGrid's. An
+    episode ends with ``success`` in the goal's cell, or after 100 steps.
 
     Raises:
         ValueError: another environment of MiniGrid's.
@@ -38,28 +41,41 @@ class MiniGridGoals(gymnasium.Wrapper):
                 f"{environment.spec.id}: of MiniGrid's environments, MiniGrid-Empty and MiniGrid-DoorKey have goals "
                 "that observations can tell; it is neither."
             )
-        size = 8 if isinstance(environment.unwrapped, DoorKeyEnv) else 2
-        largest = max(environment.unwrapped.width, environment.unwrapped.height)
-        goal = gymnasium.spaces.Box(-1, largest, (size,), numpy.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "observation": gymnasium.spaces.Box(-1, largest, (size + 2,), numpy.float32),
-                "achieved_goal": goal,
-                "desired_goal": goal,
-            }
-        )
+        spaces, has_door = gymnasium.spaces, isinstance(environment.unwrapped, DoorKeyEnv)
+        environment.unwrapped.max_steps = min(environment.unwrapped.max_steps, LONGEST_EPISODE)
+        state = spaces.Box(-1, max(environment.unwrapped.width, environment.unwrapped.height), (8 if has_door else 2,))
+        names = ("observation", "achieved_goal", "desired_goal")
+        self.observation_space = spaces.Dict(dict.fromkeys(names, state))
+        self.action_space = spaces.Discrete(len(MOVES) + (2 if has_door else 0))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         _, info = self.env.reset(seed=seed, options=options)
-        things = {each.type: each for each in self.unwrapped.grid.grid if each is not None}
+        game = self.unwrapped
+        things = {each.type: each for each in game.grid.grid if each is not None}
         self._key, self._door, goal = things.get("key"), things.get("door"), things["goal"]
-        self.unwrapped.grid.set(*goal.cur_pos, None)
-        self._goal = self.unwrapped.place_obj(goal, top=(self._door.cur_pos[0] + 1, 0) if self._door else None)
+        game.grid.set(*goal.cur_pos, None)
+        self._goal = game.place_obj(goal, top=(self._door.cur_pos[0] + 1, 0) if self._door else None)
         return self._observation(), {**info, "success": False}
 
     def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
-        _, reward, terminated, truncated, info = self.env.step(action)
+        game, direction, meant = self.unwrapped, int(action), self.unwrapped.actions.forward
+        if direction >= len(MOVES):
+            is_key = direction == len(MOVES)
+            meant = game.actions.pickup if is_key else game.actions.toggle
+            direction = self._direction_of(self._key if is_key else self._door)
+        if direction is None:
+            meant = game.actions.done  # which does nothing
+        else:
+            game.agent_dir = direction
+        _, reward, terminated, truncated, info = self.env.step(meant)
         return self._observation(), float(reward), terminated, truncated, {**info, "success": terminated}
+
+    def _direction_of(self, thing: Any) -> int | None:
+        """Where it is beside the agent; None where it is not."""
+        from minigrid.core.constants import DIR_TO_VEC
+
+        way = numpy.subtract(thing.cur_pos, self.unwrapped.agent_pos)
+        return next((number for number, vector in enumerate(DIR_TO_VEC) if (vector == way).all()), None)
 
     def _observation(self) -> dict[str, numpy.ndarray]:
         here, goal = [self.unwrapped.agent_pos], [self._goal]
@@ -67,10 +83,8 @@ class MiniGridGoals(gymnasium.Wrapper):
             door = self._door
             here += [self._key.cur_pos, door.cur_pos, (door.is_open, door.is_locked)]
             goal += [(-1, -1), door.cur_pos, (True, False)]
-        achieved, wanted, both = (
-            numpy.concatenate(parts).astype(numpy.float32) for parts in (here, goal, [*here, self.unwrapped.dir_vec])
-        )
-        return {"observation": both, "achieved_goal": achieved, "desired_goal": wanted}
+        state, wanted = (numpy.concatenate(parts).astype(numpy.float32) for parts in (here, goal))
+        return {"observation": state, "achieved_goal": state, "desired_goal": wanted}
 
 
 def is_of_minigrid(environment: gymnasium.Env) -> bool:
