@@ -2,9 +2,9 @@
 
     python benchmarks/measure_agents.py --seeds 0 1 2
 
-Needs ``pip install ".[robotics,dm_control]"``. Every run is a command that anyone can give; its metrics.json is kept
-with that command and the commit, and the first seed's figure beside it. A killed measurement goes on where it was.
-benchmarks/tables.py makes the tables of the results.
+Needs ``pip install ".[robotics,dm_control,minigrid]"``. Every run is a command that anyone can give; its metrics.json
+is kept with that command and the commit, and the first seed's figure beside it. A killed measurement goes on where it
+was. benchmarks/tables.py makes the tables of the results.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ EXPERIMENTS = {
     "umaze_tmd": "tmd --env PointMaze_UMaze-v3",
     "umaze_metric_rl": "metric_rl --env PointMaze_UMaze-v3",
     "umaze_metric_rl_iqe": "metric_rl --env PointMaze_UMaze-v3 --head iqe",
+    "empty_metric_rl": "metric_rl --env MiniGrid-Empty-8x8-v0 --steps 1000",
+    "doorkey_metric_rl": "metric_rl --env MiniGrid-DoorKey-5x5-v0",
     "umaze_gcbc": "gcbc --env PointMaze_UMaze-v3 --steps 1500",
     "umaze_crl": "crl --env PointMaze_UMaze-v3",
     "umaze_ddpg_her": "ddpg_her --env PointMaze_UMaze-v3",

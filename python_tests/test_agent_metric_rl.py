@@ -185,8 +185,8 @@ def spearman(first: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("head", ["euclidean", "iqe"])
 def test_from_random_data_distances_rank_states_as_the_shortest_ways_do_and_greedy_actions_reach_goals(head):
-    """Measured, Euclidean and IQE: Spearman .982 and .984 (untrained .77 and .56), goals reached .87 and .91, monotonic
-    triplets .988 and .989."""
+    """Measured, Euclidean and IQE: Spearman .982 and .984 (untrained .77 and .56), goals reached 1.00 and .99,
+    monotonic triplets .988 and .989."""
     agent, maze = trained_in_a_maze(HEADS[head])
     true, cells = torch.from_numpy(maze.distances()), torch.from_numpy(maze.positions(maze.free))
     learned = agent.pairwise_distance(cells, cells)
@@ -202,7 +202,7 @@ def test_from_random_data_distances_rank_states_as_the_shortest_ways_do_and_gree
         reached |= (here == goal).all(axis=-1)
     assert spearman(learned, true) > max(0.95, spearman(untrained, true) + 0.1)
     assert monotonic_triplets(learned, true) > monotonic_triplets(untrained, true) + 0.05
-    assert reached.mean() > 0.75
+    assert reached.mean() > 0.95
 
 
 def test_monotonic_triplets_are_those_in_the_true_order():

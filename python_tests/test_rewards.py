@@ -61,7 +61,7 @@ class Parts(Rewarded):
 class Pixels(Rewarded):
     def __init__(self) -> None:
         super().__init__()
-        self.observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), numpy.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (8, 8), numpy.uint8)
 
 
 for kind in (Rewarded, Parts, Pixels):
@@ -77,7 +77,7 @@ def test_observations_without_goals_become_a_dictionary():
         assert name == "observation" and space.shape == (2,) and observation.keys() == {"observation"}
         assert numpy.array_equal(observation["observation"], environment.unwrapped.here.astype(numpy.float32))
         assert environment.step(numpy.zeros(2, numpy.float32))[0].keys() == {"observation"}
-    with pytest.raises(ValueError, match="--env Pixels-v0: observations must be a vector or a Dict of vectors"):
+    with pytest.raises(ValueError, match="--env Pixels-v0: observations must be a vector, .*, or images"):
         make_environment("Pixels-v0")
 
 

@@ -87,8 +87,8 @@ Policy = TanhNormal | UnitNormal
 class Actor(nn.Module):
     """Maps observation and goal to a `TanhNormal`, or with ``unit`` to a `UnitNormal`, whose initial mean is 0.
 
-    ``features``: applied to the row of observation and goal before the first layer. ``network``: arguments of
-    `multilayer_perceptron`.
+    ``encoder``: for observations; default: none. ``features``: applied to the row of observation and goal before the
+    first layer. ``network``: arguments of `multilayer_perceptron`.
     """
 
     def __init__(
@@ -98,10 +98,12 @@ class Actor(nn.Module):
         high: Tensor,
         sizes: Iterable[int],
         unit: bool = False,
+        encoder: nn.Module | None = None,
         features: FourierFeatures | None = None,
         **network: Any,
     ) -> None:
         super().__init__()
+        self.encoder = encoder or nn.Identity()
         outputs = len(low) if unit else 2 * len(low)
         inputs = input_size + (features.added if features else 0)
         self.network = multilayer_perceptron(inputs, *sizes, outputs, zero_output=True, **network)
@@ -112,7 +114,7 @@ class Actor(nn.Module):
         self.unit = unit
 
     def forward(self, observation: Tensor, goal: Tensor) -> Policy:
-        output = self.network(torch.cat([observation, goal], dim=-1))
+        output = self.network(torch.cat([self.encoder(observation), goal], dim=-1))
         if self.unit:
             return UnitNormal(output, self.centre, self.half_range)
         return TanhNormal(*output.chunk(2, dim=-1), self.centre, self.half_range)

@@ -106,7 +106,8 @@ class GoalAgent(TrainedAgent):
         return {**super().made_of(), "goal_size": self.goal_size}
 
 
-def expanded(observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns both, broadcast to common leading sizes."""
-    leading = torch.broadcast_shapes(observation.shape[:-1], goal.shape[:-1])
-    return observation.expand(*leading, -1), goal.expand(*leading, -1)
+def expanded(observation: Tensor, goal: Tensor, observation_dims: int = 1) -> tuple[Tensor, Tensor]:
+    """Returns both, broadcast to common leading sizes; ``observation_dims``: dimensions of an observation."""
+    shape = observation.shape[observation.dim() - observation_dims :]
+    leading = torch.broadcast_shapes(observation.shape[: observation.dim() - observation_dims], goal.shape[:-1])
+    return observation.expand(*leading, *shape), goal.expand(*leading, -1)

@@ -2,7 +2,8 @@
 
 Source: Scannell et al. 2024, arXiv 2406.02696, and its public PyTorch code, which wins where they differ: the actor
 maximises the mean of the sampled critics (in the paper their minimum). Unlike ours, the code divides the rollout's loss
-by H, masks the step that ends an episode but not the steps after it, and decays the encoder's weights by 0.01.
+by H, masks the step that ends an episode but not the steps after it, and decays the encoder's weights by 0.01. Both
+take only vectors as observations.
 """
 
 from __future__ import annotations

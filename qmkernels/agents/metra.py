@@ -20,7 +20,7 @@ from ..nn import LatentMRN
 from . import checks, optimisation, sac
 from .goal_agent import expanded
 from .moving_average import follow, target_of
-from .networks import EnsemblePerceptron, Standardise, multilayer_perceptron
+from .networks import ImageEncoder, Standardise, multilayer_perceptron
 from .trained import TrainedAgent
 
 Batch = dict[str, Tensor]
@@ -39,6 +39,7 @@ class METRAConfig:
     phi_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of phi: ReLU, as in all networks
     critic_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of both Q networks
     actor_sizes: tuple[int, ...] = (1024, 1024)  # hidden layers of the actor
+    encoder_sizes: tuple[int, ...] = (48, 96, 192, 384)  # channels of each network's `ImageEncoder`, for images
 
     norm: str = "sum"  # which must be at most 1: the squares' sum, as in the paper, or mean, as in the code
     slack: float = 1e-3  # epsilon, at which the constraint is clipped
@@ -79,9 +80,9 @@ class METRAConfig:
         at the ends of their range, where many skills act alike.
         """
         small = dict(
-            phi_sizes=(256, 256), critic_sizes=(256, 256), actor_sizes=(256, 256), initial_temperature=0.1,
-            target_entropy=0.0, phi_learning_rate=5e-4, multiplier_learning_rate=5e-3, critic_learning_rate=5e-4,
-            actor_learning_rate=5e-4, temperature_learning_rate=5e-3,
+            phi_sizes=(256, 256), critic_sizes=(256, 256), actor_sizes=(256, 256), encoder_sizes=(16, 32, 32),
+            initial_temperature=0.1, target_entropy=0.0, phi_learning_rate=5e-4, multiplier_learning_rate=5e-3,
+            critic_learning_rate=5e-4, actor_learning_rate=5e-4, temperature_learning_rate=5e-3,
         )  # fmt: skip
         return cls(**{**small, **changes})
 
@@ -103,9 +104,10 @@ class AsymmetricNorm(nn.Module):
 class Representation(nn.Module):
     """phi, in which skills are directions; the head that measures its steps, if any; the constraint's multiplier."""
 
-    def __init__(self, observation_size: int, config: METRAConfig, head: nn.Module | None) -> None:
+    def __init__(self, encoder: nn.Module, input_size: int, config: METRAConfig, head: nn.Module | None) -> None:
         super().__init__()
-        self.phi = multilayer_perceptron(observation_size, *config.phi_sizes, config.skill_size)
+        self.encoder = encoder
+        self.phi = multilayer_perceptron(input_size, *config.phi_sizes, config.skill_size)
         self.head = head
         self.log_multiplier = nn.Parameter(torch.tensor(math.log(config.initial_multiplier)))
 
@@ -124,11 +126,14 @@ class METRA(TrainedAgent):
     most the fewest steps from s to g, which may differ from those back. The paper uses only the Euclidean norm. d
     should grow in every direction, as `AsymmetricNorm` does: IQE is 0 downwards, where only ways back constrain phi.
 
+    Observations are vectors, or images if ``observation_size`` is (channels, height, width). Then phi, the critic and
+    the actor each begin with their own `ImageEncoder`, as in the code, except that both Q share one.
+
     Arguments: those of `TrainedAgent`, and ``head``, which makes a quasimetric from its input size,
     ``config.skill_size``; None: the norm of ``config.norm``.
 
     A batch is a dictionary of tensors on ``device``; B rows each:
-        observation, next_observation: (B, observation_size).
+        observation, next_observation: (B, observation_size), or (B, channels, height, width) uint8.
         action: (B, action_size) float.
         skill: (B, skill_size), the episode's, made by `skill_of`.
         terminated: (B,) bool, whether the environment ended the episode there, not a limit of steps.
@@ -146,16 +151,23 @@ class METRA(TrainedAgent):
     """
 
     config_class: ClassVar = METRAConfig
+    allows_images: ClassVar = True
 
     def make_networks(self, head: Callable[[int], nn.Module] | None = None) -> None:
-        config, rows = self.config, self.observation_size + self.config.skill_size
-        self.observation_scale = Standardise(self.observation_size)
-        self.representation = Representation(self.observation_size, config, head(config.skill_size) if head else None)
-        self.critic = EnsemblePerceptron(2, rows + self.action_size, *config.critic_sizes, 1)
+        config, size = self.config, self.observation_size
+        self.observation_scale, encoders = nn.Identity(), [nn.Identity() for _ in range(3)]
+        if len(self.observation_shape) == 1:
+            self.observation_scale = Standardise(size)
+        else:
+            encoders = [ImageEncoder(self.observation_shape, config.encoder_sizes) for _ in range(3)]
+            size = encoders[0].output_size
+        rows, made = size + config.skill_size, head(config.skill_size) if head else None
+        self.representation = Representation(encoders[0], size, config, made)
+        self.critic = sac.TwinCritic(encoders[1], rows + self.action_size, *config.critic_sizes, 1)
         self.target_critic = target_of(self.critic)
         self.actor = sac.SoftActor(
             rows, self.action_low, self.action_high, config.actor_sizes, config.initial_temperature,
-            config.target_entropy,
+            config.target_entropy, encoders[2],
         )  # fmt: skip
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -171,7 +183,8 @@ class METRA(TrainedAgent):
     def standardise(self, observation: Tensor) -> None:
         """Standardises the networks' observations by the mean and deviation of these rows (N, observation_size).
 
-        (The code has fixed scales for two environments.) A group uses its first process's rows.
+        Images are left as they are. (The code has fixed scales for two environments.) A group uses the rows of its
+        first process.
         """
         self.observation_scale.fit(observation)
         optimisation.send(self.group, self.observation_scale)
@@ -206,7 +219,7 @@ class METRA(TrainedAgent):
 
     def update(self, batch: Batch) -> Metrics:
         """Takes one step of phi and the multiplier, both Q networks and the actor; returns detached 0-d tensors."""
-        state, action, skill = (self.observation_size,), (self.action_size,), (self.config.skill_size,)
+        state, action, skill = self.observation_shape, (self.action_size,), (self.config.skill_size,)
         shapes = dict(observation=state, next_observation=state, action=action, skill=skill, terminated=())
         checks.check_batch("METRA", batch, shapes)
         loss, reward, metrics = self.representation_loss(batch)
@@ -225,12 +238,14 @@ class METRA(TrainedAgent):
 
         They are samples of the actor's policy, or its modes if ``deterministic``.
         """
-        policy = self.actor(*expanded(self.observation_scale(observation), skill))
+        state = self.observation_scale(observation)
+        policy = self.actor(*expanded(state, skill, observation_dims=len(self.observation_shape)))
         return policy.mode if deterministic else policy.sample()
 
     def phi(self, observation: Tensor) -> Tensor:
         """Embeds observations (..., observation_size) as (..., skill_size)."""
-        return self.representation.phi(self.observation_scale(observation)).float()
+        networks = self.representation
+        return networks.phi(networks.encoder(self.observation_scale(observation))).float()
 
     def skill_of(self, direction: Tensor) -> Tensor:
         """Returns the skills nearest to directions (..., skill_size), in the same shape; normal noise gives any skill.
@@ -251,7 +266,6 @@ class METRA(TrainedAgent):
     @torch.no_grad()
     def skill_towards(self, observation: Tensor, goal: Tensor) -> Tensor:
         """Returns the skill z of phi(g) - phi(s), (..., skill_size), as `skill_of`; goals are observations."""
-        observation, goal = expanded(observation, goal)
         return self.skill_of(self.phi(goal) - self.phi(observation))
 
     def made_of(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ..losses import metric_contrastive
 from ..ops.broadcasting import every_pair
 from ..ops.mrn import euclidean_pairwise
-from . import checks, latent_planning
+from . import checks
 from .actor_critic import ActorCritic, Batch, Metrics
 from .goal_agent import expanded
 from .networks import multilayer_perceptron, residual_perceptron
@@ -74,26 +74,16 @@ class Euclidean(nn.Module):
 
 
 class Critic(nn.Module):
-    """phi, the head that compares its latents and, for discrete actions, the forward model z' = z + f(z, a)."""
+    """phi, the head that compares its latents and, for discrete actions, the change of states that they make."""
 
-    def __init__(self, input_size: int, num_actions: int | None, config: MetricRLConfig, head: nn.Module) -> None:
+    def __init__(
+        self, input_size: int, change_sizes: tuple[int, ...] | None, config: MetricRLConfig, head: nn.Module
+    ) -> None:
         super().__init__()
-        latent = config.latent_size
-        self.encoder = residual_perceptron(input_size, config.phi_width, config.phi_blocks, latent)
-        self.projector, self.head = nn.Identity(), head  # plans compare the projector's output
-        self.super_state = nn.Parameter(torch.zeros(latent)) if config.super_state else None
-        self.residual = None
-        if num_actions is not None:
-            self.residual = multilayer_perceptron(
-                latent + num_actions, *config.dynamics_sizes, latent, zero_output=True
-            )
-
-    def embed(self, inputs: Tensor) -> Tensor:
-        return self.encoder(inputs)
-
-    def dynamics(self, latent: Tensor, action: Tensor) -> Tensor:
-        """Predicts latents after actions: (..., latent_size) and (..., num_actions), with equal leading sizes."""
-        return latent + self.residual(torch.cat([latent, action.to(latent.dtype)], dim=-1))
+        self.encoder = residual_perceptron(input_size, config.phi_width, config.phi_blocks, config.latent_size)
+        self.head = head
+        self.super_state = nn.Parameter(torch.zeros(config.latent_size)) if config.super_state else None
+        self.change = None if change_sizes is None else multilayer_perceptron(*change_sizes, zero_output=True)
 
 
 class MetricRL(ActorCritic):
@@ -116,9 +106,9 @@ class MetricRL(ActorCritic):
     more latent is learned, one step away from the last state of every episode in both directions (section 3.4; the
     code does so for images, with an observation of zeros).
 
-    With ``discrete`` there is no actor. A forward model is learned on phi's latents, without changing them, by the
-    mean of ||z + f(z, a) - z'||^2, and `act` takes the action after which the goal is nearest. (The code learns the
-    model on states, or a softmax over actions by the advantages.)
+    With ``discrete`` there is no actor. A forward model is learned by the mean of ||s + f(s, a) - s'||^2 over
+    standardised states, and `act` takes the action after which the goal is nearest. (The code has that and, in its
+    experiments, a softmax over actions by the advantages.)
 
     Arguments: those of `GoalAgent`, and ``head``, which makes the head from its input size; None: `Euclidean`, as
     published. A quasimetric head, the paper's suggested next step, tells the way there from the way back, for actions
@@ -147,9 +137,9 @@ class MetricRL(ActorCritic):
     allows_discrete: ClassVar = True
 
     def make_networks(self, head: Callable[[int], nn.Module] | None = None) -> None:
-        metric = Euclidean() if head is None else head(self.config.latent_size)
-        self.critic = Critic(self.input_size, self.action_size if self.discrete else None, self.config, metric)
-        self.critics = [self.critic]  # which plans compare
+        metric, size = Euclidean() if head is None else head(self.config.latent_size), self.observation_size
+        change_sizes = (size + self.action_size, *self.config.dynamics_sizes, size) if self.discrete else None
+        self.critic = Critic(self.input_size, change_sizes, self.config, metric)
         if not self.discrete:
             self.actor = self.make_actor(unit=True)
 
@@ -171,8 +161,8 @@ class MetricRL(ActorCritic):
             error = sum(((length - 1).square() * is_last).mean() for length in there_and_back) / 2
             loss, metrics["critic/super_state"] = loss + error, error.detach()
         if self.discrete:
-            reached = critic.dynamics(z.detach(), self.action_inputs(batch["action"]))
-            error = (reached.float() - z_next.detach()).square().sum(dim=-1).mean()
+            reached, following = self.after(batch["observation"], batch["action"]), batch["next_observation"]
+            error = ((reached - following) / self.observation_scale.scale).square().sum(dim=-1).mean()
             loss, metrics["critic/dynamics"] = loss + error, error.detach()
         return loss, {"critic/loss": loss.detach(), **metrics}
 
@@ -198,8 +188,16 @@ class MetricRL(ActorCritic):
         """Acts as `GoalAgent.act`; with ``discrete``, returns the actions (...) after which the goals are nearest."""
         if self.actor is not None:
             return super().act(observation, goal, deterministic)
+        observation, goal = (rows.unsqueeze(-2) for rows in expanded(observation, goal))
+        actions = torch.arange(self.action_size, device=observation.device).expand(*observation.shape[:-2], -1)
         with torch.no_grad():
-            return latent_planning.plan(self, *expanded(observation, goal))
+            reached = self.after(observation.expand(*actions.shape, -1), actions)
+            return self.distance(reached, goal).argmin(dim=-1)
+
+    def after(self, observation: Tensor, action: Tensor) -> Tensor:
+        """The observations (..., observation_size) that the forward model expects after actions (...), int64."""
+        actions, scale = functional.one_hot(action, self.action_size).float(), self.observation_scale
+        return observation + scale.scale * self.critic.change(torch.cat([scale(observation), actions], dim=-1)).float()
 
     @torch.no_grad()
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
@@ -216,10 +214,6 @@ class MetricRL(ActorCritic):
         """Returns distances (..., N, N) between N observations, even if goals are not observations."""
         z = self.critic.encoder(self.state_inputs(observations))
         return every_pair(self.critic.head, z, z)
-
-    def action_inputs(self, action: Tensor) -> Tensor:
-        """Returns the forward model's input rows for actions."""
-        return functional.one_hot(action, self.action_size).float()
 
     def _latents(self, observation: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         return self.critic.encoder(self.state_inputs(observation)), self.critic.encoder(self.goal_inputs(goal))

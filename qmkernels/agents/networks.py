@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,35 @@ class FourierFeatures(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         angles = [rows[..., start : start + self.size] @ self.directions for start in self.starts]
         return torch.cat([rows, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles)], dim=-1)
+
+
+class ImageEncoder(nn.Module):
+    """Maps images, uint8 (..., channels, height, width), to features (..., output_size).
+
+    Values over 255 go through convolutions with kernels of 4, strides of 2 and ELU, in torch's initialisation.
+    ``sizes``: the convolutions' channels. METRA's public code has 48, 96, 192 and 384, which make 1536 features of
+    64 x 64 pixels. Raises ValueError for images that are too small.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], sizes: Sequence[int]) -> None:
+        super().__init__()
+        channels, *extent = shape
+        layers: list[nn.Module] = []
+        for size in sizes:
+            if min(extent) < 4:
+                raise ValueError(
+                    f"ImageEncoder: images of {shape[1]} x {shape[2]} pixels are too small for {len(sizes)} "
+                    "convolutions; give larger ones, or fewer encoder_sizes."
+                )
+            layers += [nn.Conv2d(channels, size, kernel_size=4, stride=2), nn.ELU()]
+            channels, extent = size, [(pixels - 4) // 2 + 1 for pixels in extent]
+        self.layers = nn.Sequential(*layers)
+        self.output_size = channels * extent[0] * extent[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        leading = images.shape[:-3]
+        rows = images.reshape(-1, *images.shape[-3:]).float() / 255
+        return self.layers(rows).reshape(*leading, self.output_size)
 
 
 class Residual(nn.Module):

@@ -23,9 +23,16 @@ class SoftActor(Actor):
     """
 
     def __init__(
-        self, input_size: int, low: Tensor, high: Tensor, sizes: Iterable[int], temperature: float, target: float
+        self,
+        input_size: int,
+        low: Tensor,
+        high: Tensor,
+        sizes: Iterable[int],
+        temperature: float,
+        target: float,
+        encoder: nn.Module,
     ) -> None:
-        super().__init__(input_size, low, high, sizes)
+        super().__init__(input_size, low, high, sizes, encoder=encoder)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.target_entropy = target * len(low)
 
@@ -39,9 +46,21 @@ class SoftActor(Actor):
         return policy.entropy(1) - self.half_range.log().sum()
 
 
+class TwinCritic(EnsemblePerceptron):
+    """Two Q, (2, B), of states, conditions and actions in units of half their range, (B, size) each, which share the
+    ``encoder`` of states."""
+
+    def __init__(self, encoder: nn.Module, *sizes: int) -> None:
+        super().__init__(2, *sizes)
+        self.encoder = encoder
+
+    def forward(self, state: Tensor, condition: Tensor, action: Tensor) -> Tensor:
+        return super().forward(torch.cat([self.encoder(state), condition, action], dim=-1)).squeeze(-1).float()
+
+
 @torch.no_grad()
 def soft_target(
-    critic: EnsemblePerceptron, actor: SoftActor, reward: Tensor, terminated: Tensor, state: Tensor, condition: Tensor,
+    critic: TwinCritic, actor: SoftActor, reward: Tensor, terminated: Tensor, state: Tensor, condition: Tensor,
     discount: float,
 ) -> Tensor:  # fmt: skip
     """Returns reward + discount (min Q(s', z, a') + alpha H(pi(. | s', z))), (B,); just the reward where terminated.
@@ -49,38 +68,33 @@ def soft_target(
     Args:
         critic: the target networks.
         reward, terminated: (B,).
-        state, condition: s' and z, (B, size) each.
+        state, condition: s' and z, (B, size) each, or images as states.
     """
     policy = actor(state, condition)
-    least = values(critic, state, condition, actions_of(actor, policy)).amin(dim=0)
+    least = critic(state, condition, actions_of(actor, policy)).amin(dim=0)
     following = least + actor.temperature * actor.entropy(policy)
     return reward + discount * following.masked_fill(terminated.bool(), 0.0)
 
 
-def critic_loss(critic: EnsemblePerceptron, target: Tensor, state: Tensor, condition: Tensor, action: Tensor) -> Tensor:
+def critic_loss(critic: TwinCritic, target: Tensor, state: Tensor, condition: Tensor, action: Tensor) -> Tensor:
     """Returns the squared error, averaged over rows and both Q networks; actions in units of half their range."""
-    value = values(critic, state, condition, action)
+    value = critic(state, condition, action)
     return functional.mse_loss(value, target.expand_as(value))
 
 
 def actor_loss(
-    actor: SoftActor, critic: EnsemblePerceptron, state: Tensor, condition: Tensor
+    actor: SoftActor, critic: TwinCritic, state: Tensor, condition: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns mean(-min Q(s, z, a) - alpha H) for the actor plus log(alpha) (H - target) for alpha; and metrics.
 
     Call it with the critic frozen.
     """
     policy = actor(state, condition)
-    value = values(critic, state, condition, actions_of(actor, policy)).amin(dim=0).mean()
+    value = critic(state, condition, actions_of(actor, policy)).amin(dim=0).mean()
     entropy = actor.entropy(policy).mean()
     loss = -value - actor.temperature * entropy + actor.log_temperature * (entropy.detach() - actor.target_entropy)
     metrics = {"value": value, "entropy": entropy, "temperature": actor.temperature}
     return loss, {f"actor/{name}": value.detach() for name, value in metrics.items()}
-
-
-def values(critic: EnsemblePerceptron, *parts: Tensor) -> Tensor:
-    """Returns Q (members, B) for states, conditions and actions in units of half their range, (B, size) each."""
-    return critic(torch.cat(parts, dim=-1)).squeeze(-1).float()
 
 
 def actions_of(actor: SoftActor, policy: TanhNormal) -> Tensor:

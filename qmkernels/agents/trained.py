@@ -17,12 +17,13 @@ class TrainedAgent:
 
     config_class: ClassVar[type]
     allows_discrete: ClassVar[bool] = False
+    allows_images: ClassVar[bool] = False
     critic: nn.Module | None = None
     actor: nn.Module | None = None
 
     def __init__(
         self,
-        observation_size: int,
+        observation_size: int | tuple[int, int, int],
         action_size: int,
         config: Any = None,
         *,
@@ -36,7 +37,8 @@ class TrainedAgent:
         """Makes the networks and their optimizers.
 
         Args:
-            observation_size: values in an observation.
+            observation_size: values in an observation; for images, which not every agent allows, (channels, height,
+                width).
             action_size: values in an action; with ``discrete``, the number of actions.
             config: default ``config_class()``, the published settings.
             discrete: actions are integers from 0. Not every agent supports them.
@@ -46,11 +48,15 @@ class TrainedAgent:
             networks: the agent's own arguments, which its `make_networks` takes.
 
         Raises:
-            ValueError: the actions' range is not finite, or actions are discrete and the agent does not support them.
+            ValueError: the actions' range is not finite, or actions are discrete or observations images and the agent
+                does not support them.
         """
         name = type(self).__name__
         if discrete and not self.allows_discrete:
             raise ValueError(f"{name}: actions must be vectors in a range, got discrete ones.")
+        self.observation_shape = (observation_size,) if isinstance(observation_size, int) else tuple(observation_size)
+        if len(self.observation_shape) > 1 and not self.allows_images:
+            raise ValueError(f"{name}: observations must be vectors, got images of {self.observation_shape}.")
         self.observation_size, self.action_size = observation_size, action_size
         self.config = self.config_class() if config is None else config
         self.discrete, self.group = discrete, group

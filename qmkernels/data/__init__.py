@@ -6,7 +6,7 @@ from .dataset import Dataset
 from .goals import GoalSampler
 from .replay_buffer import ReplayBuffer
 from .returns import NStepReturns, n_step_returns
-from .spaces import check_actions, check_environment, check_goal_environment, has_goals
+from .spaces import check_actions, check_environment, check_goal_environment, has_goals, is_image
 from .transitions import check_horizon
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dataset", "GoalSampler", "GoalWrapper", "NStepReturns", "ReplayBuffer", "check_actions", "check_environment",
-    "check_goal_environment", "check_horizon", "has_goals", "n_step_returns",
+    "check_goal_environment", "check_horizon", "has_goals", "is_image", "n_step_returns",
 ]  # fmt: skip
 
 

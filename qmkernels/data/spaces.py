@@ -14,6 +14,11 @@ def has_goals(space: Any) -> bool:
     return all(key in (getattr(space, "spaces", None) or ()) for key in GOAL_KEYS)
 
 
+def is_image(space: Any) -> bool:
+    """Returns whether a space is a Box of uint8 values with three dimensions."""
+    return len(getattr(space, "shape", None) or ()) == 3 and space.dtype == numpy.uint8
+
+
 def check_goal_environment(environment: Any) -> None:
     """Raises ValueError unless the environment has goals, and observations and goals are flat vectors."""
     space, name = environment.observation_space, _name(environment)
@@ -28,10 +33,13 @@ def check_goal_environment(environment: Any) -> None:
             f"max_episode_steps={steps})"
         )
     check_environment(environment)
+    if is_image(environment.observation_space["observation"]):
+        raise ValueError(f"{_name(environment)}: observation must be a vector for agents that reach goals, got images.")
 
 
 def check_environment(environment: Any) -> None:
-    """Raises ValueError unless observations are a Dict of vectors: "observation" and, if there are goals, theirs."""
+    """Raises ValueError unless observations are a Dict with the vector or image "observation" and, if there are goals,
+    their vectors."""
     space = environment.observation_space
     spaces = getattr(space, "spaces", None) or {}
     if "observation" not in spaces:
@@ -39,6 +47,8 @@ def check_environment(environment: Any) -> None:
             f"{_name(environment)}: its observation space must be a Dict with observation, got {space}. Wrap it."
         )
     for key in GOAL_KEYS if has_goals(space) else GOAL_KEYS[:1]:
+        if key == "observation" and is_image(spaces[key]):
+            continue
         if spaces[key].shape is None or len(spaces[key].shape) != 1:
             raise ValueError(
                 f"{_name(environment)}: {key} must be a vector, got {spaces[key]}. Flatten it with a wrapper."

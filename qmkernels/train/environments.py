@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy
 
-from ..data import Dataset, has_goals
+from ..data import Dataset, has_goals, is_image
 from ..options import sentence, suggestion
 from ..progress import progress
 from . import hyper_maze as hyper_maze  # registers its environment
 from . import point_arena as point_arena  # registers its environment
+from .image_stacks import with_stacks
+from .minigrid_goals import MiniGridGoals, is_of_minigrid
 from .ogbench_tasks import OGBenchGoals, is_of_ogbench
 
 Policy = Callable[[dict[str, numpy.ndarray]], numpy.ndarray]
@@ -28,6 +30,7 @@ REGISTERING = {
     "ogbench": (
         ("pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-"), "robotics",
     ),
+    "minigrid": (("MiniGrid-",), "minigrid"),
     "shimmy": (("dm_control/",), "dm_control"),
 }  # fmt: skip
 
@@ -72,11 +75,12 @@ class Watched(gymnasium.Wrapper):
         return result
 
 
-def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gymnasium.Env:
+def make_environment(name: str, action_repeat: int = 1, frame_stack: int = 1, **arguments: Any) -> gymnasium.Env:
     """An environment whose observations are a Dict and whose actions are a vector or Discrete; ValueError for others.
 
     ``arguments`` are gymnasium's, or the environment's own.
-    Without goals the Dict has "observation" alone: the vector that the environment gives, or all of its dictionary.
+    Without goals the Dict has "observation" alone: the vector or image that the environment gives, or all of its
+    dictionary, unless that has an image as "observation". Images are stacked, `with_stacks`.
     """
     missing = [
         f'{package} is not installed: pip install "qmkernels[{extra}]"'
@@ -92,6 +96,8 @@ def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gym
         raise ValueError(" ".join([f"--env {name}: {sentence(str(error))}", *missing])) from error
     if is_of_ogbench(environment):
         environment = OGBenchGoals(environment)
+    elif is_of_minigrid(environment):
+        environment = MiniGridGoals(environment)
     if not has_goals(environment.observation_space):
         environment = _with_dictionary(environment, name)
     space = environment.action_space
@@ -99,10 +105,17 @@ def make_environment(name: str, action_repeat: int = 1, **arguments: Any) -> gym
         isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
     ):
         raise ValueError(f"--env {name}: actions must be a bounded vector or Discrete, got {space}.")
-    # Tasks of dm_control truncate their episodes themselves.
-    if environment.spec.max_episode_steps is None and environment.spec.namespace != "dm_control":
+    # Tasks of dm_control and MiniGrid's truncate their episodes themselves.
+    truncates = environment.spec.namespace == "dm_control" or is_of_minigrid(environment)
+    if environment.spec.max_episode_steps is None and not truncates:
         raise ValueError(f"--env {name}: episodes must end; register it with max_episode_steps.")
-    return ActionRepeat(environment, action_repeat) if action_repeat > 1 else environment
+    if action_repeat > 1:
+        environment = ActionRepeat(environment, action_repeat)
+    if is_image(environment.observation_space["observation"]):
+        return with_stacks(environment, frame_stack)
+    if frame_stack > 1:
+        raise ValueError(f"--frame-stack {frame_stack}: observations of {name} are vectors, not images.")
+    return environment
 
 
 def _register(module: str) -> bool:
@@ -123,15 +136,19 @@ def _all_names() -> list[str]:
 
 
 def _with_dictionary(environment: gymnasium.Env, name: str) -> gymnasium.Env:
-    """Observations as a dictionary with the vector "observation" alone."""
+    """Observations as a dictionary with the vector or image "observation" alone, or what stands beside the image."""
     spaces, wrappers = gymnasium.spaces, gymnasium.wrappers
-    if isinstance(environment.observation_space, spaces.Dict) and all(
-        isinstance(space, spaces.Box) for space in environment.observation_space.values()
-    ):
-        environment = wrappers.FlattenObservation(environment)
+    if isinstance(environment.observation_space, spaces.Dict):
+        if is_image(environment.observation_space.get("observation")):
+            return environment
+        if all(isinstance(space, spaces.Box) for space in environment.observation_space.values()):
+            environment = wrappers.FlattenObservation(environment)
     space = environment.observation_space
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"--env {name}: observations must be a vector or a Dict of vectors, got {space}.")
+    if not is_image(space) and (not isinstance(space, spaces.Box) or len(space.shape) != 1):
+        raise ValueError(
+            f"--env {name}: observations must be a vector, a Dict of vectors, or images, uint8 of three dimensions, "
+            f"got {space}."
+        )
     return wrappers.TransformObservation(
         environment, lambda observation: {"observation": observation}, spaces.Dict({"observation": space})
     )

@@ -71,11 +71,11 @@ class Experiment:
     def make_agent(self, group: Any, **arguments: Any) -> Agent:
         """The agent, for `environment`, on `device`; ``group``: the processes that it averages gradients over;
         ``arguments``: what else it takes."""
-        space = self.environment.action_space
+        space, shape = self.environment.action_space, self.environment.observation_space["observation"].shape
         discrete = isinstance(space, gymnasium.spaces.Discrete)
         actions = dict(discrete=True) if discrete else dict(action_low=space.low, action_high=space.high)
         return self.agent_class(
-            self.environment.observation_space["observation"].shape[0], int(space.n) if discrete else space.shape[0],
+            shape[0] if len(shape) == 1 else shape, int(space.n) if discrete else space.shape[0],
             self.settings.agent, device=self.device, group=group, **actions, **arguments,
         )  # fmt: skip
 

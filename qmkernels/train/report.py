@@ -17,7 +17,9 @@ from .trainer import Trainer, measures
 METRICS_NAME = "metrics.json"
 TABLE_NAME = "metrics.csv"
 FIGURE_NAME = "success.png"
-PACKAGES = ("qmkernels", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "dm-control", "minari")
+PACKAGES = (
+    "qmkernels", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "dm-control", "minigrid", "minari"
+)  # fmt: skip
 
 
 def metrics(trainer: Trainer) -> dict[str, Any]:

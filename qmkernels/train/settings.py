@@ -29,6 +29,8 @@ class Settings:
     """Name of a gymnasium environment; module:Env-v0 for one that importing a module registers."""
     action_repeat: int = 1
     """Environment steps for which an action is held: one step of the agent."""
+    frame_stack: int = 1
+    """Images per observation, those of the agent's latest steps; for environments whose observations are images."""
 
     preset: str = "auto"
     """Where the defaults of all other options come from."""
@@ -55,7 +57,7 @@ class Settings:
     """Ornstein-Uhlenbeck actions: standard deviation of a step, in halves of the actions' range."""
 
     buffer_capacity: int = 1_000_000
-    """Transitions in the replay buffer."""
+    """Transitions in the replay buffer, or images, of which an episode has one more."""
     prefill_episodes: int = 200
     """Episodes of random actions before the first update (QRL: 200)."""
     updates_per_cycle: int = 500
@@ -89,9 +91,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         positive = (
-            "batch_size", "threads", "action_repeat", "collect_steps", "buffer_capacity", "prefill_episodes",
-            "updates_per_cycle", "episodes_per_cycle", "evaluation_interval", "evaluation_episodes",
-            "checkpoint_interval", "log_interval",
+            "batch_size", "threads", "action_repeat", "frame_stack", "collect_steps", "buffer_capacity",
+            "prefill_episodes", "updates_per_cycle", "episodes_per_cycle", "evaluation_interval",
+            "evaluation_episodes", "checkpoint_interval", "log_interval",
         )  # fmt: skip
         for name in positive:
             if getattr(self, name) < 1:

@@ -13,12 +13,15 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data import has_goals
+from ..data import has_goals, is_image
 from .environments import EVALUATION, Policy, Step, episode, episode_seed
 from .experiment import Curve, Experiment, Panel
 from .settings import Settings
 
 Path = numpy.ndarray
+
+# Parts of an observation that begin with a position, the first one that it has counts.
+POSITIONS = "achieved_goal", "state", "observation"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class SkillSettings(Settings):
     """The settings that agents that learn skills share."""
 
     position_size: Literal[1, 2] = 2
-    """Values of a position, which achieved goals or, without goals, observations begin with."""
+    """Values of a position, which achieved goals begin with; without goals observations, or the state beside images."""
 
 
 class SkillExperiment(Experiment):
@@ -37,6 +40,16 @@ class SkillExperiment(Experiment):
     settings: Any
     skill: torch.Tensor | None = None
     """Of the current episode, (skill_size,); None: at each step the one towards the environment's goal."""
+
+    def __init__(self, settings: Any, environment: Any, device: torch.device, group: Any = None) -> None:
+        space = environment.observation_space
+        if is_image(space["observation"]) and not any(name in space.spaces for name in POSITIONS[:-1]):
+            raise ValueError(
+                f"{settings.env}: observations are images alone, which do not tell where the agent is. Make them a "
+                "Dict of observation and state, as gymnasium's AddRenderObservation does with render_only=False and "
+                'render_key="observation".'
+            )
+        super().__init__(settings, environment, device, group)
 
     def extra(self) -> dict[str, tuple[int, ...]]:
         return {"skill": (self.settings.agent.skill_size,)}
@@ -71,7 +84,8 @@ class SkillExperiment(Experiment):
     @cached_property
     def goals_are_observed(self) -> bool:
         """Whether there are goals, and observations begin with what they achieve."""
-        if not has_goals(self.environment.observation_space):
+        space = self.environment.observation_space
+        if not has_goals(space) or is_image(space["observation"]):
             return False
         observation, _ = self.environment.reset(seed=self.settings.seed)
         achieved = observation["achieved_goal"]
@@ -126,7 +140,7 @@ class SkillExperiment(Experiment):
 def path_of(steps: Sequence[Step], size: int) -> Path:
     """Positions of an episode, (T + 1, size)."""
     passed = [steps[0].observation, *(step.next_observation for step in steps)]
-    key = "achieved_goal" if "achieved_goal" in passed[0] else "observation"
+    key = next(name for name in POSITIONS if name in passed[0])
     return numpy.stack([observation[key][:size] for observation in passed])
 
 

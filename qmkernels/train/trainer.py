@@ -38,7 +38,8 @@ class Trainer:
     def __init__(self, method: type[Experiment], settings: Settings, processes: Processes | None = None) -> None:
         self.settings, self.processes = settings, processes or Processes()
         arguments = method.environment_arguments(settings)
-        self.environment = Watched(make_environment(settings.env, settings.action_repeat, **arguments))
+        environment = make_environment(settings.env, settings.action_repeat, settings.frame_stack, **arguments)
+        self.environment = Watched(environment)
         self.device = device_of(settings.device)
         self.generator = numpy.random.default_rng([settings.seed, 0, self.processes.rank])
         torch.manual_seed(settings.seed)
@@ -49,8 +50,8 @@ class Trainer:
             torch.manual_seed(int(self.generator.integers(2**63)))
         self.buffer = None
         if not settings.is_offline:
-            extra = self.experiment.extra()
-            self.buffer = ReplayBuffer(self.environment, settings.buffer_capacity, extra=extra)
+            of_transitions = dict(extra=self.experiment.extra(), frame_stack=settings.frame_stack)
+            self.buffer = ReplayBuffer(self.environment, settings.buffer_capacity, **of_transitions)
         self.data: Dataset | ReplayBuffer | None = self.buffer
         self.step = self.episodes = self.environment_steps = 0
         self.seconds = 0.0

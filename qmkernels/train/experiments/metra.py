@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy
@@ -10,7 +10,7 @@ import torch
 
 from ...agents import METRA, METRAConfig
 from ...agents.metra import AsymmetricNorm
-from ...data import Dataset, ReplayBuffer
+from ...data import Dataset, ReplayBuffer, is_image
 from ...nn import IQE
 from ..goal_reaching import STANDARDISED_ROWS
 from ..skills import SkillExperiment, SkillSettings
@@ -33,17 +33,17 @@ OTHERS: tuple[dict[str, Any], int, dict[str, Any]] = ({}, 2, {})
 class METRASettings(SkillSettings):
     """The settings of a run of METRA."""
 
-    preset: Literal["auto", "published", "small"] = "auto"
-    """Source of all other options' defaults: the published setting, or one that covers OGBench's arena, or moves
-    HalfCheetah, in minutes on one core. auto: small."""
+    preset: Literal["auto", "published", "published_images", "small"] = "auto"
+    """Source of all other options' defaults: the published settings, for vectors or for images, or one that covers
+    OGBench's arena, or moves HalfCheetah, in minutes on one core. auto: small."""
     head: Literal["euclidean", "mrn", "iqe"] = "euclidean"
     """What bounds the latents' steps by 1: the published norm, or a quasimetric: MRN, which adds the largest decrease
     of a value to that norm, or IQE with components of one value."""
     episode_steps: int = 0
     """Environment steps per episode; 0: the environment decides (METRA: 200)."""
     standardise: bool = True
-    """Standardise observations by the mean and deviation of the episodes of random actions. (The code has fixed ones
-    for HalfCheetah and Ant.)"""
+    """Standardise observations by the mean and deviation of the episodes of random actions; not images. (The code has
+    fixed ones for HalfCheetah and Ant.)"""
     agent: METRAConfig = field(default_factory=METRAConfig)
     """The agent's own settings."""
 
@@ -71,6 +71,15 @@ def _published(env: str) -> METRASettings:
     )  # fmt: skip
 
 
+def _published_images(env: str) -> METRASettings:
+    """Source: the public code, for Quadruped, whose images have 64 x 64 pixels. (Humanoid has skills of 2 values;
+    Kitchen 24 discrete ones, episodes of 50 steps, 100 updates for 8 of them, and a buffer of 100,000 transitions.)"""
+    return replace(
+        _published(env), action_repeat=2, episode_steps=400, frame_stack=3, updates_per_cycle=200,
+        buffer_capacity=300_000, agent=METRAConfig.published(skill_size=4),
+    )  # fmt: skip
+
+
 def _small(env: str) -> METRASettings:
     """Small networks, and more updates per episode. Robots hold an action for four steps, so that they travel further
     than their limbs swing, and have skills of two continuous values."""
@@ -86,7 +95,7 @@ def _small(env: str) -> METRASettings:
 
 class METRAExperiment(SkillExperiment):
     method: ClassVar = "metra"
-    presets: ClassVar = {"published": _published, "small": _small}
+    presets: ClassVar = {"published": _published, "published_images": _published_images, "small": _small}
     agent_class: ClassVar = METRA
     settings: METRASettings
 
@@ -99,7 +108,7 @@ class METRAExperiment(SkillExperiment):
         return super().make_agent(group, head=HEADS[self.settings.head])
 
     def begin(self, data: Dataset | ReplayBuffer) -> None:
-        if self.settings.standardise:
+        if self.settings.standardise and not is_image(self.environment.observation_space["observation"]):
             rows = data.sample(STANDARDISED_ROWS, {}, numpy.random.default_rng(self.settings.seed))
             self.agent.standardise(rows["observation"].to(self.device))
 

@@ -22,6 +22,8 @@ HEADS = {
     "iqe": lambda size: IQE(size, 16),
     "mrn": lambda size: LatentMRN(size, preset="tmd"),
 }
+# How the names of grids begin, in which an action is a whole step.
+GRIDS = "MiniGrid-", "qmkernels/HyperMaze-"
 # Episodes of random actions whose states are compared in triplets, and the most states from each.
 NUM_EPISODES, MOST_STATES = 4, 100
 
@@ -53,7 +55,13 @@ def _published(env: str) -> MetricRLSettings:
 
 
 def _small(env: str) -> MetricRLSettings:
-    """Small networks, and actions held for five steps as in QRL's preset for mazes."""
+    """Small networks, and actions held for five steps as in QRL's preset for mazes; in grids, of few states, smaller
+    ones, less data and more updates, which the door and the key of MiniGrid need."""
+    if env.startswith(GRIDS):
+        return MetricRLSettings(
+            env, offline=True, steps=4000, collect_steps=30_000, evaluation_interval=1000, checkpoint_interval=1000,
+            log_interval=50, agent=MetricRLConfig.small(phi_width=64, latent_size=32, dynamics_sizes=(128, 128)),
+        )  # fmt: skip
     return MetricRLSettings(env, offline=True, steps=1500, action_repeat=5, agent=MetricRLConfig.small(), **OFTEN)
 
 
