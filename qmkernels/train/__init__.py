@@ -97,11 +97,11 @@ def _settings(method: str, arguments: list[str]) -> Settings:
         first.add_argument(f"--{name}", default="")
     chosen, _ = first.parse_known_args(arguments)
     experiment = experiment_of(method)
-    begun = experiment.defaults(chosen.env, chosen.dataset, chosen.preset or "auto")
+    initial = experiment.defaults(chosen.env, chosen.dataset, chosen.preset or "auto")
     shared = {field.name for field in dataclasses.fields(Settings)}
-    added = [field.name for field in dataclasses.fields(begun) if field.name not in shared]
+    added = [field.name for field in dataclasses.fields(initial) if field.name not in shared]
     settings = read_settings(
-        begun, arguments, command=f"train {method}", groups={**GROUPS, added[0]: method},
+        initial, arguments, command=f"train {method}", groups={**GROUPS, added[0]: method},
         description=DESCRIPTION.format(method=method, about=METHODS[method]),
         example=EXAMPLE.format(method=method, env=experiment.example),
     )  # fmt: skip

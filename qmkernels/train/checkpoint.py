@@ -32,7 +32,7 @@ def load(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"{path} is not a checkpoint of this command. Give another --out, or --restart to begin anew."
+            f"{path} is not a checkpoint of this command. Give another --out, or --restart to start over."
         ) from error
 
 

@@ -126,17 +126,17 @@ class GoalExperiment(Experiment):
         }
 
     def _of_tasks(self, policy: Policy) -> dict[str, float]:
-        found = {
+        success = {
             f"success_{task}": self._success(policy, lambda _, number=number: {"task_id": number})
             for number, task in enumerate(self.tasks, start=1)
         }
-        return {"success": sum(found.values()) / len(found), **found}
+        return {"success": sum(success.values()) / len(success), **success}
 
     def _of_starts(self, policy: Policy) -> dict[str, float]:
-        found = {"success": self._success(policy, lambda _: None)}
+        measures = {"success": self._success(policy, lambda _: None)}
         if self.maze is not None:
-            found["success_end_to_end"] = self._success(policy, self._end_to_end)
-        return found
+            measures["success_end_to_end"] = self._success(policy, self._end_to_end)
+        return measures
 
     def _success(self, policy: Policy, options: Callable[[int], dict | None]) -> float:
         """Of the evaluation's episodes; ``options``: of the reset of each, by its number."""
@@ -172,9 +172,9 @@ class GoalExperiment(Experiment):
             # An observation begins with the position, and the rest are velocities or joints at rest.
             observations = numpy.zeros((int(is_free.sum()), self.agent.observation_size), numpy.float32)
             observations[:, :2] = positions[is_free]
-            found = self.agent.distance(self.as_tensor(observations), self.as_goal(self.as_tensor(goal)))
+            learned = self.agent.distance(self.as_tensor(observations), self.as_goal(self.as_tensor(goal)))
             distance = numpy.full(is_free.shape, numpy.nan)
-            distance[is_free] = found.cpu().numpy()
+            distance[is_free] = learned.cpu().numpy()
             shown = panel.pcolormesh(*positions.transpose(2, 0, 1), distance, cmap="viridis", rasterized=True)
             figure.colorbar(shown, ax=panel, label=self.unit_of_distance)
         else:

@@ -124,10 +124,10 @@ class HyperMaze(gymnasium.Env):
         from scipy.sparse import csr_matrix
 
         after = self.after(self.free[:, None], numpy.arange(len(self.moves)))
-        begun = numpy.repeat(numpy.arange(len(self.free)), len(self.moves))
-        ended = self._number[tuple(numpy.moveaxis(after, -1, 0))].reshape(-1)
-        moved = begun != ended
-        return csr_matrix((numpy.ones(moved.sum()), (begun[moved], ended[moved])), shape=(len(self.free),) * 2)
+        starts = numpy.repeat(numpy.arange(len(self.free)), len(self.moves))
+        ends = self._number[tuple(numpy.moveaxis(after, -1, 0))].reshape(-1)
+        moved = starts != ends
+        return csr_matrix((numpy.ones(moved.sum()), (starts[moved], ends[moved])), shape=(len(self.free),) * 2)
 
     def _checked(self, name: str, cell: Any) -> numpy.ndarray:
         cell = numpy.asarray(cell)

@@ -14,12 +14,12 @@ def with_stacks(environment: gymnasium.Env, count: int) -> gymnasium.Env:
     in the Dict is that of the newest step.
     """
     spaces, wrappers = gymnasium.spaces, gymnasium.wrappers
-    given = environment.observation_space["observation"].shape
-    channels, *extent = (given[-1], *given[:-1]) if given[-1] < given[0] else given
+    shape = environment.observation_space["observation"].shape
+    channels, *extent = (shape[-1], *shape[:-1]) if shape[-1] < shape[0] else shape
 
     def arranged(stacked: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
         images = stacked["observation"]
-        if given[-1] < given[0]:
+        if shape[-1] < shape[0]:
             images = numpy.moveaxis(images, -1, 1)
         newest = {name: value[-1] for name, value in stacked.items()}
         return newest | {"observation": images.reshape(count * channels, *extent)}

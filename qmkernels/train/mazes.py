@@ -19,7 +19,7 @@ def maze_of(environment: Any) -> Any | None:
 def opposite_ends(maze: Any) -> tuple[Cell, Cell]:
     """The two free cells with the longest shortest way between them, by steps to the four neighbours."""
     free = _free(maze)
-    found: tuple[int, Cell, Cell] = (-1, free[0], free[0])
+    farthest: tuple[int, Cell, Cell] = (-1, free[0], free[0])
     for start in free:
         steps, queue = {start: 0}, deque([start])
         while queue:
@@ -29,8 +29,8 @@ def opposite_ends(maze: Any) -> tuple[Cell, Cell]:
                     steps[cell] = steps[(row, column)] + 1
                     queue.append(cell)
         end = max(steps, key=steps.__getitem__)
-        found = max(found, (steps[end], start, end))
-    return found[1], found[2]
+        farthest = max(farthest, (steps[end], start, end))
+    return farthest[1], farthest[2]
 
 
 def end_to_end_options(maze: Any, number: int) -> dict[str, numpy.ndarray]:

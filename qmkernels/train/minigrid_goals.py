@@ -83,8 +83,8 @@ class MiniGridGoals(gymnasium.Wrapper):
             door = self._door
             here += [self._key.cur_pos, door.cur_pos, (door.is_open, door.is_locked)]
             goal += [(-1, -1), door.cur_pos, (True, False)]
-        state, wanted = (numpy.concatenate(parts).astype(numpy.float32) for parts in (here, goal))
-        return {"observation": state, "achieved_goal": state, "desired_goal": wanted}
+        state, desired = (numpy.concatenate(parts).astype(numpy.float32) for parts in (here, goal))
+        return {"observation": state, "achieved_goal": state, "desired_goal": desired}
 
 
 def is_of_minigrid(environment: gymnasium.Env) -> bool:

@@ -41,9 +41,9 @@ class Processes:
         """The sum of every process's number, once all have called this."""
         if self.control is None:
             return number
-        found = torch.tensor(int(number))
-        dist.all_reduce(found, group=self.control)
-        return int(found)
+        total = torch.tensor(int(number))
+        dist.all_reduce(total, group=self.control)
+        return int(total)
 
     def wait(self) -> None:
         """Returns once all have called this."""
@@ -53,9 +53,9 @@ class Processes:
         """Every process's value, in the first one; what the others get is of no use."""
         if self.control is None:
             return [value]
-        found = [None] * self.count if self.is_first else None
-        dist.gather_object(value, found, group=self.control)
-        return found or []
+        values = [None] * self.count if self.is_first else None
+        dist.gather_object(value, values, group=self.control)
+        return values or []
 
 
 def device_of(name: str) -> torch.device:

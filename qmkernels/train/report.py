@@ -82,8 +82,9 @@ def write(trainer: Trainer) -> None:
 def summary(trainer: Trainer, finished: bool) -> str:
     """What the command prints at the end."""
     final = trainer.curve[-1] if trainer.curve else {}
-    found = ", ".join(f"{name} {value:.2f}" for name, value in measures(final).items())
-    lines = [f"{'Trained' if finished else 'Stopped after'} {trainer.step} steps in {trainer.seconds:.0f} s: {found}."]
+    numbers = ", ".join(f"{name} {value:.2f}" for name, value in measures(final).items())
+    ended = "Trained" if finished else "Stopped after"
+    lines = [f"{ended} {trainer.step} steps in {trainer.seconds:.0f} s: {numbers}."]
     if not finished:
         lines.append("The same command resumes from here.")
     lines.append(f"Wrote {METRICS_NAME}, {TABLE_NAME} and {FIGURE_NAME} to {trainer.settings.out}.")

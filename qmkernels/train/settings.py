@@ -76,7 +76,7 @@ class Settings:
     out: Path = Path("qmkernels_METHOD")
     """Folder of metrics.json, metrics.csv, success.png, checkpoint.pt and TensorBoard's files; made where missing."""
     restart: bool = False
-    """Begin anew, even though there is a checkpoint."""
+    """Start over, even if there is a checkpoint."""
     checkpoint_interval: int = 2_000
     """Updates between two checkpoints."""
     log_interval: int = 250

@@ -76,10 +76,11 @@ class SkillExperiment(Experiment):
         that reach theirs at any step, with the skill towards it at each. Behind both, with ``_random``, stands what a
         run has found of random actions in as many episodes.
         """
-        found = {f"coverage{name}": float(num_bins(self.paths(policy))) for name, policy in policies.items()}
+        measures = {f"coverage{name}": float(num_bins(self.paths(policy))) for name, policy in policies.items()}
         if self.goals_are_observed:
-            found |= {f"zero_shot_success{name}": self.zero_shot_success(each) for name, each in policies.items()}
-        return found | {f"{name}_random": value for name, value in self.chance.items()}
+            for name, policy in policies.items():
+                measures[f"zero_shot_success{name}"] = self.zero_shot_success(policy)
+        return measures | {f"{name}_random": value for name, value in self.chance.items()}
 
     @cached_property
     def goals_are_observed(self) -> bool:
@@ -99,12 +100,12 @@ class SkillExperiment(Experiment):
 
     def paths(self, policy: Policy) -> list[Path]:
         """Of an episode of each evaluation skill."""
-        found = []
+        paths = []
         for number, skill in enumerate(self.evaluation_skills):
             self.skill = skill
             steps = episode(self.environment, policy, episode_seed(self.settings.seed, EVALUATION, number))
-            found.append(path_of(steps, self.settings.position_size))
-        return found
+            paths.append(path_of(steps, self.settings.position_size))
+        return paths
 
     def zero_shot_success(self, policy: Policy) -> float:
         self.skill, count, seed = None, self.settings.evaluation_episodes, self.settings.seed

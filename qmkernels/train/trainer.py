@@ -110,8 +110,8 @@ class Trainer:
             self.step += 1
             bar.update()
             if log and self.step % settings.log_interval == 0:
-                found = {name: value.item() for name, value in metrics.items()}
-                log.add({**found, "environment_steps": self.environment_steps}, self.step)
+                numbers = {name: value.item() for name, value in metrics.items()}
+                log.add({**numbers, "environment_steps": self.environment_steps}, self.step)
             if self.step % settings.evaluation_interval == 0 or self.step == settings.steps:
                 self._evaluate()
                 if log:
@@ -212,7 +212,7 @@ class Trainer:
         if method != self.experiment.method:
             raise ValueError(
                 f"{path} belongs to a run of {method}, not of {self.experiment.method}. Give another --out, or "
-                "--restart to begin anew."
+                "--restart to start over."
             )
         here, there = self._comparable(), state.get("settings", {})
         names = [name for name in sorted({*here, *there}) if name.split(".")[0] not in self.settings.free_to_change]

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 METHODS = {
     "qrl": "quasimetric RL: a distance that local costs bound, pushed apart everywhere else",
     "tmd": "temporal metric distillation: a contrastive distance that is made consistent along transitions",
-    "metric_rl": "MetricRL: latents whose distances count steps, and imitation of what brings goals nearer",
-    "metra": "METRA: latents whose steps are no longer than one, and skills that travel far in them, without rewards",
-    "iqrl": "iQRL: quantised latents that predict those after them, and TD3 on them",
-    "crl": "contrastive RL: which goals follow on a state and an action, and an actor that makes its goal likely",
-    "ddpg_her": "DDPG with hindsight goals: the discounted steps to what episodes happened to reach",
-    "gcbc": "goal-conditioned behaviour cloning: actions of the data, towards what they led to",
+    "metric_rl": "MetricRL: latents whose distances count steps, and imitation of actions that bring goals nearer",
+    "metra": "METRA: latents whose steps have at most length 1, and skills that travel far in them, without rewards",
+    "iqrl": "iQRL: quantised latents that predict the next ones, and TD3 on them",
+    "crl": "contrastive RL: which goals follow a state and an action, and an actor that makes its goal likely",
+    "ddpg_her": "DDPG with hindsight goals: discounted steps to goals that episodes happened to reach",
+    "gcbc": "goal-conditioned behaviour cloning: imitates the data's actions, given the goals they led to",
 }
 
 
