@@ -45,6 +45,8 @@ EXPERIMENTS = {
     "fetchreach_not_standardised": "qrl --env FetchReach-v4 --preset small --steps 2000 --no-standardise",
     "medium_qrl": "qrl --env PointMaze_Medium-v3 --agent.softplus-offset 120 --agent.fourier-features 64 "
     "--agent.num-critics 1 --evaluation-interval 4000 --evaluate-with greedy actor",
+    "medium_without_features": "qrl --env PointMaze_Medium-v3 --agent.softplus-offset 120 "
+    "--agent.num-critics 1 --evaluation-interval 4000 --evaluate-with greedy actor",
 }
 
 
