@@ -211,7 +211,7 @@ def test_without_rewards_to_ask_for_goals_are_reached_that_are_the_very_next_sta
 
 def test_rewards_that_do_not_take_rows_are_named_before_the_first_update():
     experiment = experiment_in(plane(lambda achieved, goal: -float(numpy.abs(achieved - goal).max())))
-    with pytest.raises(ValueError, match=r"Plane-v0: compute_reward must take rows of goals, \(33, 2\), .* got \(\)"):
+    with pytest.raises(ValueError, match=r"Plane-v0: compute_reward must map rows of goals, \(33, 2\), .* got \(\)"):
         experiment.batch(walks(experiment.environment, False), 33, numpy.random.default_rng(1))
 
 
