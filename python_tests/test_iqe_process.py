@@ -131,6 +131,11 @@ def test_an_unknown_instruction_set_is_refused_with_the_names_there_are():
     assert result.returncode != 0 and "QMKERNELS_ISA must be one of baseline" in result.stderr
 
 
+def test_an_unknown_backend_in_the_environment_is_refused_by_the_variables_name():
+    result = run_python("import qmkernels", QMKERNELS_BACKEND="gpu")
+    assert result.returncode != 0 and "QMKERNELS_BACKEND must be 'auto' or one of cuda" in result.stderr
+
+
 @pytest.mark.skipif(
     resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY, reason="memory of this process is limited"
 )

@@ -34,10 +34,10 @@ _log = logging.getLogger("qmkernels")
 _backend_in_use = "auto"
 
 
-def check_name(backend: str) -> str:
-    """Returns ``backend``; raises ValueError with the valid names if it is not one of them."""
+def check_name(backend: str, source: str = "backend") -> str:
+    """Returns ``backend``; raises ValueError, which begins with its ``source``, unless it is a valid name."""
     if backend != "auto" and backend not in BACKENDS:
-        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}.")
+        raise ValueError(f"{source} must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}.")
     return backend
 
 
@@ -133,4 +133,4 @@ def _of_any_strides(function: Callable) -> Callable:
     return run
 
 
-_backend_in_use = check_name(os.environ.get("QMKERNELS_BACKEND", "auto"))
+_backend_in_use = check_name(os.environ.get("QMKERNELS_BACKEND", "auto"), "QMKERNELS_BACKEND")
