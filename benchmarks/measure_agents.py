@@ -35,6 +35,7 @@ EXPERIMENTS = {
     "umaze_gcbc": "gcbc --env PointMaze_UMaze-v3 --steps 1500",
     "umaze_crl": "crl --env PointMaze_UMaze-v3",
     "umaze_ddpg_her": "ddpg_her --env PointMaze_UMaze-v3",
+    "umaze_ddpg_her_iqe": "ddpg_her --env PointMaze_UMaze-v3 --agent.critic iqe",
     "arena_metra": "metra --env qmkernels/PointArena-v0",
     "arena_metra_mrn": "metra --env qmkernels/PointArena-v0 --head mrn",
     "arena_metra_iqe": "metra --env qmkernels/PointArena-v0 --head iqe",
