@@ -304,7 +304,7 @@ def torchqmet() -> ModuleType:
         raise Unavailable("this process has qmkernels in place of torchqmet")
     if importlib.util.find_spec("torchqmet") is None:
         raise Unavailable(
-            "torchqmet is not installed (pip install git+https://github.com/quasimetric-learning/torchqmet)"
+            "torchqmet is not installed (pip install git+https://github.com/quasimetric-learning/torch-quasimetric)"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -70,8 +70,8 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
         tensor([[5., 1., 0.],
                 [5., 1., 0.]])
 
-    Source: the class of this name in torchqmet (https://github.com/quasimetric-learning/torchqmet), which has no
-    ``pairwise`` or ``bidirectional`` and asserts instead of raising.
+    Source: the class of this name in torchqmet (https://github.com/quasimetric-learning/torch-quasimetric), which has
+    no ``pairwise`` or ``bidirectional`` and asserts instead of raising.
     """
 
     input_size: int
