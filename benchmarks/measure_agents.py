@@ -41,6 +41,8 @@ EXPERIMENTS = {
     "arena_metra_iqe": "metra --env qmkernels/PointArena-v0 --head iqe",
     "halfcheetah_metra": "metra --env HalfCheetah-v5 --steps 10000 --action-repeat 4 --episodes-per-cycle 16 "
     "--agent.no-discrete-skills --agent.skill-size 2",
+    "ant_metra": "metra --env Ant-v5 --steps 10000 --action-repeat 4 --episodes-per-cycle 16 "
+    "--agent.no-discrete-skills --agent.skill-size 2",
     "pendulum_iqrl": "iqrl --env Pendulum-v1",
     "cartpole_swingup_iqrl": "iqrl --env dm_control/cartpole-swingup-v0",
     "fetchreach_qrl": "qrl --env FetchReach-v4 --preset small --steps 2000",
