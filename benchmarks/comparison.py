@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import os
 import platform
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -148,6 +149,21 @@ def run_columns(device: str) -> dict[str, object]:
         "isa": core.isa_in_use() or "none",
         "command": environment + shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
     }
+
+
+def append_rows(path: Path, columns: Sequence[str], device: str, rows: Iterable[dict[str, object]]) -> None:
+    """Appends rows to a CSV file as they come, each with what all of the run share and the load at the time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        run = run_columns(device)
+        for row in rows:
+            shared = {**run, "load_average": f"{os.getloadavg()[0]:.1f}"}
+            writer.writerow({**{name: value for name, value in shared.items() if name in columns}, **row})
+            file.flush()
 
 
 def commit() -> str:

@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -146,11 +147,14 @@ def run_stage(stage: Stage, log: Path, environment: dict[str, str], limit_s: flo
             file.write(f"\n=== {stage.name}: {' '.join(command)}\n")
             file.flush()
             at = file.tell()
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=SITE,
+                                       start_new_session=True)  # fmt: skip
             try:
-                done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=SITE,
-                                      timeout=max(1.0, left_s))  # fmt: skip
-                status = "passed" if done.returncode == 0 else f"failed with status {done.returncode}"
+                code = process.wait(max(1.0, left_s))
+                status = "passed" if code == 0 else f"failed with status {code}"
             except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # with its workers, or they would go on using the GPU
+                process.wait()
                 status = f"stopped at its limit of {limit_s:.0f} s"
         lines = log.read_bytes()[at:].decode(errors="replace").split("\n")
         last_lines += [line.strip() for line in lines if line.strip()][-1:]

@@ -3,8 +3,8 @@
     python benchmarks/measure_agents.py --seeds 0 1 2
 
 Needs ``pip install ".[robotics,dm_control,minigrid]"``. Every run is a command that anyone can give; its metrics.json
-is kept with that command and the commit, and the first seed's figure beside it. A killed measurement goes on where it
-was. benchmarks/tables.py makes the tables of the results.
+is kept with that command and the commit, and the first seed's figure beside it. A killed measurement resumes where
+it was. benchmarks/tables.py makes the tables of the results.
 """
 
 from __future__ import annotations

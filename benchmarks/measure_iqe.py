@@ -13,8 +13,6 @@ draws, in batch_sizes_<device>.csv: forward and backward by batch size.
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import statistics
 import time
 import warnings
@@ -28,11 +26,11 @@ from comparison import (
     HERE,
     Step,
     Unavailable,
+    append_rows,
     largest_error,
     megahertz,
     peak_mib,
     quantiles,
-    run_columns,
     warn_if_loaded,
 )
 from torch import Tensor
@@ -69,19 +67,14 @@ def main() -> None:
     if options.batch_sizes:
         cases, contenders, directions = BATCH_SIZES, SHOWN_BY_BATCH_SIZE, DIRECTIONS[1:]
     measured, device = "batch_sizes" if options.batch_sizes else "iqe", torch.device(options.device)
+    rows = (
+        row
+        for case in cases
+        for direction in (directions if options.only in case.name else ())
+        for row in measure(case, direction, contenders, device, options.rounds, options.seconds)
+    )
     out = options.out or HERE / "results" / f"{measured}_{device.type}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not out.exists()
-    with out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        run = run_columns(options.device)
-        for case in cases:
-            for direction in directions if options.only in case.name else ():
-                for row in measure(case, direction, contenders, device, options.rounds, options.seconds):
-                    writer.writerow({**run, "load_average": f"{os.getloadavg()[0]:.1f}", **row})
-                    file.flush()
+    append_rows(out, COLUMNS, options.device, rows)
 
 
 def measure(

@@ -16,13 +16,12 @@ random states. It says whether an IQE can hold these distances at all.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 import numpy
 import torch
-from comparison import HERE, run_columns
+from comparison import HERE, append_rows
 from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
@@ -60,22 +59,16 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     grid = Grid(Dynamics.of_gymnasium())
-    is_new = not options.out.exists()
-    with options.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        for trajectories in options.trajectories:
-            for seed in options.seeds:
-                problem = Problem(grid, Settings(seed=seed, trajectories=trajectories, **QRL))
-                rows, learned = train(problem)
-                landmarks = steps_by_landmarks(problem)
-                rows.append({"objective": "landmarks", **quality(problem, landmarks)})
-                for row in rows:
-                    row = {**run_columns("cpu"), "trajectories": trajectories, "seed": seed, **row}
-                    writer.writerow(row)
-                    print({name: row.get(name) for name in COLUMNS[-10:]}, flush=True)
-                file.flush()
+    for trajectories in options.trajectories:
+        for seed in options.seeds:
+            problem = Problem(grid, Settings(seed=seed, trajectories=trajectories, **QRL))
+            rows, learned = train(problem)
+            landmarks = steps_by_landmarks(problem)
+            rows.append({"objective": "landmarks", **quality(problem, landmarks)})
+            rows = [{"trajectories": trajectories, "seed": seed, **row} for row in rows]
+            append_rows(options.out, COLUMNS, "cpu", rows)
+            for row in rows:
+                print({name: row.get(name) for name in COLUMNS[-10:]}, flush=True)
     figure(problem, {"true": problem.true, "qrl": learned, "landmarks": landmarks}).savefig(
         options.out.with_suffix(".png")
     )

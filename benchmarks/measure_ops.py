@@ -11,9 +11,7 @@ benchmarks/tables.py makes the table of the rows.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
-import os
 import statistics
 import time
 import warnings
@@ -25,16 +23,16 @@ from comparison import (
     Case,
     Step,
     Unavailable,
+    append_rows,
     largest_error,
     peak_mib,
     quantiles,
-    run_columns,
     warn_if_loaded,
 )
 
 import qmkernels as qm
 from qmkernels.backends import dispatch
-from qmkernels.measurement import interleaved_times_ms
+from qmkernels.measurement import in_cuda_graph, interleaved_times_ms
 
 MODULES = [importlib.import_module(f"bench_{op}") for op in (*dispatch.OPS, "losses") if op != "iqe"]
 CASES = [case for module in MODULES for case in module.CASES]
@@ -59,19 +57,14 @@ def main() -> None:
     warn_if_loaded()
 
     device = torch.device(options.device)
+    rows = (
+        row
+        for case in CASES
+        for direction in (case.directions if options.only in f"{case.op} {case.name}" else ())
+        for row in measure(case, direction, device, options.seconds)
+    )
     out = options.out or HERE / "results" / f"ops_{device.type}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not out.exists()
-    with out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        run = run_columns(options.device)
-        for case in CASES:
-            for direction in case.directions if options.only in f"{case.op} {case.name}" else ():
-                for row in measure(case, direction, device, options.seconds):
-                    writer.writerow({**run, "load_average": f"{os.getloadavg()[0]:.1f}", **row})
-                    file.flush()
+    append_rows(out, COLUMNS, options.device, rows)
 
 
 def on_triton(step: Step) -> Step:
@@ -82,26 +75,7 @@ def on_triton(step: Step) -> Step:
     return run
 
 
-def in_a_graph(step: Step) -> Step:
-    """The step captured once in a CUDA graph, which is launched instead."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = step()
-
-    def replay() -> tuple[torch.Tensor, ...]:
-        graph.replay()
-        return results
-
-    return replay
-
-
-WAYS_ON_A_GPU = {"ours, Triton": on_triton, "ours, CUDA graph": in_a_graph}
+WAYS_ON_A_GPU = {"ours, Triton": on_triton, "ours, CUDA graph": in_cuda_graph}
 
 
 def measure(case: Case, direction: str, device: torch.device, seconds: float) -> list[dict[str, object]]:

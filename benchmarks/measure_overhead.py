@@ -10,8 +10,6 @@ of that time divided by the empty Function's of the same round, which another ma
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import statistics
 import time
 import warnings
@@ -19,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from comparison import HERE, run_columns
+from comparison import HERE, append_rows
 from torch import Tensor
 
 import qmkernels as qm
@@ -127,17 +125,13 @@ def main() -> None:
             for _ in range(CALLS):
                 call()
             times[name].append((time.thread_time() - begin) / CALLS * 1e6)
-    is_new = not options.out.exists()
-    with options.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        run = {**run_columns("cpu"), "load_average": f"{os.getloadavg()[0]:.1f}", "rounds": options.rounds}
-        for name, taken in times.items():
-            ratio = statistics.median(a / b for a, b in zip(taken, times["empty Function"], strict=True))
-            row = {"case": name, "median_us": f"{statistics.median(taken):.1f}", "times_empty": f"{ratio:.2f}"}
-            print(f"{name:30} {row['median_us']:>7} us  {row['times_empty']:>5} times the empty Function", flush=True)
-            writer.writerow({**run, **row})
+    rows = []
+    for name, taken in times.items():
+        ratio = statistics.median(a / b for a, b in zip(taken, times["empty Function"], strict=True))
+        row = {"case": name, "median_us": f"{statistics.median(taken):.1f}", "times_empty": f"{ratio:.2f}"}
+        print(f"{name:30} {row['median_us']:>7} us  {row['times_empty']:>5} times the empty Function", flush=True)
+        rows.append({**row, "rounds": options.rounds})
+    append_rows(options.out, COLUMNS, "cpu", rows)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ a machine that is busy for a while changes least. benchmarks/tables.py makes the
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import statistics
 import time
 import warnings
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import torch
 from bench_training_step import CASES, CONTENDERS, Case
-from comparison import HERE, Unavailable, peak_mib, quantiles, run_columns, warn_if_loaded
+from comparison import HERE, Unavailable, append_rows, peak_mib, quantiles, warn_if_loaded
 
 from qmkernels.measurement import interleaved_times_ms
 
@@ -43,18 +41,10 @@ def main() -> None:
     warn_if_loaded()
 
     device = torch.device(options.device)
+    chosen = (case for case in CASES if options.only in case.name)
+    rows = (row for case in chosen for row in measure(case, device, options.seconds))
     out = options.out or HERE / "results" / f"training_step_{device.type}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not out.exists()
-    with out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        run = run_columns(options.device)
-        for case in CASES:
-            for row in measure(case, device, options.seconds) if options.only in case.name else ():
-                writer.writerow({**run, "load_average": f"{os.getloadavg()[0]:.1f}", **row})
-                file.flush()
+    append_rows(out, COLUMNS, options.device, rows)
 
 
 def measure(case: Case, device: torch.device, seconds: float) -> list[dict[str, object]]:

@@ -16,6 +16,7 @@ from op_cases import CASES, every
 import qmkernels as qm
 from qmkernels.backends import dispatch
 from qmkernels.definitions import nearest as nearest_definition
+from qmkernels.measurement import in_cuda_graph
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 DTYPES = (torch.float32, torch.float64)
@@ -89,19 +90,11 @@ def test_a_graph_replays_forward_and_backward_with_new_numbers(case, size, rows,
     def step() -> list[torch.Tensor]:
         return op_checks.value_and_gradients(case, tensors, backend, size)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    replay = in_cuda_graph(step)
     with torch.no_grad():
         for tensor in tensors:
             tensor.mul_(0.5)
-    graph.replay()
+    captured = replay()
     torch.cuda.synchronize()
     for actual, expected in zip(captured, step(), strict=True):
         assert torch.equal(actual, expected)

@@ -46,6 +46,25 @@ def _elapsed_ms(call: Callable[[], object], count: int, synchronize: Callable[[]
     return 1e3 * (time.perf_counter() - begin)
 
 
+def in_cuda_graph(call: Callable[[], object]) -> Callable[[], object]:
+    """Captures a call in a CUDA graph, once; returns what replays it and gives the results that it writes again."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call()
+
+    def replay() -> object:
+        graph.replay()
+        return results
+
+    return replay
+
+
 def peak_mib(call: Callable[[], object], returned: int, device: torch.device) -> float | None:
     """Peak memory of a call above what was there before it and the bytes that it returns; None where not known."""
     gc.collect()

@@ -58,7 +58,7 @@ def main() -> None:
     torch.testing.assert_close(critic(x, y), distance)
     optimizer.step()
     assert isinstance(critic.head, qm.nn.IQE) and not torch.equal(critic(x, y), distance)
-    print("the same distances, and the optimizer made before goes on")
+    print("the same distances, and the optimizer made before keeps working")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ ID_NAME = "wandb.txt"
 
 
 class Log:
-    """Numbers by update. A run that goes on from a checkpoint goes on in the same records."""
+    """Numbers by update. A run that resumes from a checkpoint continues the same records."""
 
     def __init__(self, settings: Settings, method: str, step: int) -> None:
         self._writer = SummaryWriter(settings.out / "tensorboard", purge_step=step)
