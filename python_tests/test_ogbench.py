@@ -9,6 +9,7 @@ import numpy
 import pytest
 
 gymnasium = pytest.importorskip("gymnasium", reason="environments need qmkernels[agents]")
+image = pytest.importorskip("matplotlib.image", reason="figures need qmkernels[agents]")
 pytest.importorskip("tyro", reason="training needs qmkernels[agents]")
 
 from qmkernels.train import run  # noqa: E402
@@ -131,3 +132,12 @@ def test_ogbenchs_own_teleport_maze_has_five_tasks_and_goals():
     first = walk(1)
     assert numpy.array_equal(walk(1), first) and not numpy.array_equal(walk(2), first)
     assert numpy.abs(first[0] - maze.unwrapped.task_infos[2]["goal_xy"]).max() < 2
+
+
+def test_a_run_draws_distances_in_ogbenchs_own_maze(tmp_path, capsys):
+    pytest.importorskip("ogbench", reason="OGBench's environments need qmkernels[robotics]")
+    options = ["--steps", "1", "--batch-size", "8", "--evaluation-interval", "1", "--evaluation-episodes", "1"]
+    data = ["--collect-steps", "200", "--action-repeat", "50", "--out", str(tmp_path)]
+    assert run(["tmd", "--env", "pointmaze-teleport-v0", *options, *data]) == 0, capsys.readouterr().err
+    height, width, _ = image.imread(tmp_path / "success.png").shape
+    assert width > 2 * height  # two panels side by side

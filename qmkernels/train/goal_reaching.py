@@ -155,38 +155,40 @@ class GoalExperiment(Experiment):
         return {"eval.csv": eval_csv(curve, self.tasks)} if self.tasks else {}
 
     def panels(self, curve: Curve) -> list[Panel]:
-        """The success curve and, for mazes, learned distances to one end with trajectories towards it."""
+        """The success curve and, for mazes, learned distances to one goal with trajectories towards it."""
 
         def success(_: Figure, panel: Axes) -> None:
             draw_success(panel, curve, f"{self.settings.env}, seed {self.settings.seed}")
 
-        has_maze = self.maze is not None and len(self.maze.maze_map) > 0
-        return [success, self._draw_maze] if has_maze else [success]
+        return [success] if self.maze is None else [success, self._draw_maze]
 
     def _draw_maze(self, figure: Figure, panel: Axes) -> None:
+        """Towards one end of the maze, or of OGBench's first task."""
+        policy = self.policies()[""]
+        episodes = [
+            # Even episodes go to the same end.
+            self.evaluation_episode(number, policy, {"task_id": 1} if self.tasks else self._end_to_end(number))
+            for number in range(0, 2 * NUM_TRAJECTORIES, 2)
+        ]
+        start = episodes[0][0].observation
         positions, is_free = mazes.position_grid(self.maze)
-        _, end = mazes.opposite_ends(self.maze)
-        goal = self.maze.cell_rowcol_to_xy(numpy.array(end))
         has_distance = hasattr(self.agent, "distance")
         if has_distance:
-            # An observation begins with the position, and the rest are velocities or joints at rest.
-            observations = numpy.zeros((int(is_free.sum()), self.agent.observation_size), numpy.float32)
+            # An observation begins with the position; what follows is as at the start.
+            observations = numpy.tile(start["observation"].astype(numpy.float32), (int(is_free.sum()), 1))
             observations[:, :2] = positions[is_free]
-            learned = self.agent.distance(self.as_tensor(observations), self.as_goal(self.as_tensor(goal)))
+            learned = self.agent.distance(self.as_tensor(observations), self.condition(start))
             distance = numpy.full(is_free.shape, numpy.nan)
             distance[is_free] = learned.cpu().numpy()
             shown = panel.pcolormesh(*positions.transpose(2, 0, 1), distance, cmap="viridis", rasterized=True)
             figure.colorbar(shown, ax=panel, label=self.unit_of_distance)
         else:
             panel.pcolormesh(*positions.transpose(2, 0, 1), is_free, cmap="gray", vmin=-2, vmax=2, rasterized=True)
-        policy = self.policies()[""]
-        # Even episodes go to the end that the distances are drawn for.
-        for number in range(0, 2 * NUM_TRAJECTORIES, 2):
-            steps = self.evaluation_episode(number, policy, self._end_to_end(number))
+        for steps in episodes:
             passed = [steps[0].observation, *(step.next_observation for step in steps)]
-            path = numpy.stack([observation["achieved_goal"] for observation in passed])
+            path = numpy.stack([observation["achieved_goal"][:2] for observation in passed])
             panel.plot(*path.T, color="white" if steps[-1].success else "red", linewidth=1)
-        panel.plot(*goal, marker="*", color="white", markeredgecolor="black", markersize=12)
+        panel.plot(*start["desired_goal"][:2], marker="*", color="white", markeredgecolor="black", markersize=12)
         panel.set(aspect="equal", xlabel="x", ylabel="y", facecolor="0.85")
         title = "Learned distance to the star, and trajectories" if has_distance else "Trajectories to the star"
         panel.set_title(title, fontsize=11)
