@@ -23,9 +23,18 @@ MODULES = [
     if ">>>" in path.read_text() and path.stem != "torchqmet"  # which changes imports: test_compat_torchqmet.py runs it
 ]
 
+# What needs a library that is no dependency.
+NEEDED = {"qmkernels.integrations.torchrl": "torchrl", "torchrl_hindsight": "torchrl"}
+
+
+def skip_unless_installed(name):
+    if name in NEEDED:
+        pytest.importorskip(NEEDED[name], reason=f"{NEEDED[name]} is not installed")
+
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_print_what_they_say(name):
+    skip_unless_installed(name)
     examples = doctest.DocTestFinder().find(importlib.import_module(name), globs={"torch": torch, "qm": qm})
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for example in examples:
@@ -65,6 +74,7 @@ def test_what_a_page_links_to_and_names_exists(page):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_to_copy_from_checks_its_result(name, tmp_path):
+    skip_unless_installed(name)
     command = [sys.executable, "-m", f"qmkernels.examples.{name}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

@@ -24,6 +24,7 @@ LAYERS = {
     "distributed": set(),
     "losses": {*ARITHMETIC, "nn", "distributed"},
     "compat": {*ARITHMETIC, "nn"},
+    "integrations": {*ARITHMETIC, "nn", "losses"},  # beside agents, which do without other libraries
     "agents": {*ARITHMETIC, "nn", "losses"},
     "data": set(),
     "options": set(),
@@ -34,7 +35,7 @@ LAYERS = {
     "info": {"backends", "options"},
     "bench": {"definitions", "backends", "nn", "compat", "info", "measurement", "options", "progress"},
     "cli": {"info", "bench", "demo", "train", "options"},
-    "examples": set(),  # public names alone: `import qmkernels`
+    "examples": {"integrations"},  # public names alone: `import qmkernels`, and what that leaves out
 }
 
 
