@@ -10,6 +10,7 @@ from .ops.mrn import euclidean_pairwise, mrn, mrn_pairwise
 from .ops.nearest import nearest
 from .ops.poisson import log_poisson_le, poisson_gt, poisson_le
 from .ops.pqe import pqe, pqe_pairwise
+from .ops.shortest_paths import shortest_paths
 
 try:
     __version__ = version("qmkernels")
@@ -37,5 +38,6 @@ __all__ = [
     "poisson_le",
     "pqe",
     "pqe_pairwise",
+    "shortest_paths",
     "use_backend",
 ]
