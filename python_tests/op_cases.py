@@ -94,9 +94,8 @@ def _rates(generator, rows, size):
 
 
 def _graphs(generator, rows, size):
-    """Makes the lengths between a few nodes of each graph, some of them not worth taking."""
-    nodes = min(3 * size, 9)
-    return [torch.rand(rows, nodes, nodes, generator=generator, dtype=torch.float64) ** 2 + 0.05]
+    """Makes the lengths between five nodes of each graph, some of them not worth taking."""
+    return [torch.rand(rows, 5, 5, generator=generator, dtype=torch.float64) ** 2 + 0.05]
 
 
 def _steps(generator, rows, size):

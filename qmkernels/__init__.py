@@ -11,6 +11,7 @@ from .ops.nearest import nearest
 from .ops.poisson import log_poisson_le, poisson_gt, poisson_le
 from .ops.pqe import pqe, pqe_pairwise
 from .ops.shortest_paths import shortest_paths
+from .ops.through import through
 
 try:
     __version__ = version("qmkernels")
@@ -39,5 +40,6 @@ __all__ = [
     "pqe",
     "pqe_pairwise",
     "shortest_paths",
+    "through",
     "use_backend",
 ]
