@@ -93,6 +93,11 @@ def _rates(generator, rows, size):
     return [3 * torch.rand(rows, size, generator=generator, dtype=torch.float64) + 0.05 for _ in "ab"]
 
 
+def _graphs(generator, rows, size):
+    """Makes the lengths between five nodes of each graph, some of them not worth taking."""
+    return [torch.rand(rows, 5, 5, generator=generator, dtype=torch.float64) ** 2 + 0.05]
+
+
 def _steps(generator, rows, size):
     """Makes phi, phi_next, skill and log_multiplier; some steps are longer than one, others shorter."""
     phi, step, skill = _points(generator, 3, rows, 3 * size)
@@ -244,6 +249,10 @@ CASES = (
             "independent rows": "a row of the bank with a NaN comes after every number, and is not found",
             "empty batch": "an empty bank is refused, with a ValueError",
         },
+    ),
+    Case(
+        "shortest_paths", "shortest_paths", lambda k: qm.shortest_paths, _graphs,
+        excepted={"independent rows": "a NaN is in a whole graph: test_shortest_paths.py"},
     ),
     # The multiplier is maximised: its gradient has the opposite sign.
     Case(

@@ -10,6 +10,8 @@ from .ops.mrn import euclidean_pairwise, mrn, mrn_pairwise
 from .ops.nearest import nearest
 from .ops.poisson import log_poisson_le, poisson_gt, poisson_le
 from .ops.pqe import pqe, pqe_pairwise
+from .ops.shortest_paths import shortest_paths
+from .ops.through import through
 
 try:
     __version__ = version("qmkernels")
@@ -37,5 +39,7 @@ __all__ = [
     "poisson_le",
     "pqe",
     "pqe_pairwise",
+    "shortest_paths",
+    "through",
     "use_backend",
 ]

@@ -98,6 +98,17 @@ def check_choice(op: str, name: str, value: str, choices: tuple[str, ...]) -> No
         raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
+def check_metric(op: str, metric: object) -> None:
+    """Raises unless ``metric`` can be called and, if it is a head, returns distances."""
+    if not callable(metric):
+        raise TypeError(f"{op}: metric must be a head or a function of x and y, got {type(metric).__name__}.")
+    if getattr(metric, "discount", None) is not None:
+        raise ValueError(
+            f"{op}: metric must return distances, got a head with discount={metric.discount}, whose values fall "
+            "with distance; make it without."
+        )
+
+
 def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
     """Returns a number or tensor as a tensor of like's dtype; a tensor keeps its gradient, and must be on like's
     device.

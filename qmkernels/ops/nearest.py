@@ -95,13 +95,7 @@ def _check(x: Tensor, y: Tensor, k: int, metric: Callable) -> None:
         raise TypeError(f"nearest: k must be an int, got {type(k).__name__}.")
     if not 1 <= k <= y.shape[0]:
         raise ValueError(f"nearest: k must be from 1 to the bank's {y.shape[0]} rows, got {k}.")
-    if not callable(metric):
-        raise TypeError(f"nearest: metric must be a head or a function of x and y, got {type(metric).__name__}.")
-    if getattr(metric, "discount", None) is not None:
-        raise ValueError(
-            f"nearest: metric must return distances, got a head with discount={metric.discount}, whose values fall "
-            "with distance; make it without."
-        )
+    arguments.check_metric("nearest", metric)
 
 
 def _nearest_of(x: Tensor, y: Tensor, k: int, metric: Callable, backend: str) -> Nearest:
