@@ -73,7 +73,7 @@ def iqe_pairwise(draw: Draw) -> Case:
 
 
 def _mrn_settings(draw: Draw, count: int) -> dict[str, Any]:
-    presets = ("torchqmet", "torchqmet_fixed", "ogbench", "tmd", "mqe", "etd")
+    presets = ("torchqmet", "torchqmet_fixed", "ogbench", "tmd", "mqe", "etd", "x_jepa")
     if draw.chance.random() < 0.4:
         return {"preset": draw.choice(presets), "num_components": count}
     settings = draw.chosen(

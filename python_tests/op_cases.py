@@ -212,6 +212,10 @@ CASES = (
         "mrn_pairwise-none", "mrn", lambda k: partial(qm.mrn_pairwise, num_components=3, **_MRN_COMPONENTS), _pairs(),
         "pairs",
     ),
+    Case(
+        "mrn_pairwise-to minus from", "mrn",
+        lambda k: partial(qm.mrn_pairwise, num_components=3, preset="mqe", to_minus_from=True), _pairs(), "pairs",
+    ),
     Case("euclidean_pairwise", "mrn", lambda k: qm.euclidean_pairwise, _pairs(), "pairs"),
     Case("pqe", "pqe", lambda k: lambda x, y, w: qm.pqe(x, y, k, weights=w), _rows(2, [0.3, 1.2, 0.7])),
     Case(

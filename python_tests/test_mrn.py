@@ -34,10 +34,10 @@ def published(preset, x, y):
     for c in range(8):
         part = difference[c * size : (c + 1) * size]
         asymmetric, symmetric = part[: size // 2], part[size // 2 :]
-        if preset == "tmd":
-            root = math.sqrt(sum(v * v for v in symmetric) + 1e-6)
-        else:
+        if preset == "mqe":
             root = math.sqrt(sum((v + 1e-8) ** 2 for v in symmetric))
+        else:
+            root = math.sqrt(sum(v * v for v in symmetric) + (1e-6 if preset == "tmd" else 0.0))
         total += max(max(asymmetric), 0.0) + root
     return total / 8 / (math.sqrt(len(difference)) if preset == "mqe" else 1.0)
 

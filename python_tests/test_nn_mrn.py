@@ -135,3 +135,71 @@ def as_class(head, kind):
     other = kind(head.input_size).double()
     other.load_state_dict(head.state_dict())
     return other
+
+
+@pytest.mark.parametrize("form", ["rows", "pairs", "one goal", "both ways"])
+def test_the_other_sign_is_the_distance_the_other_way(form):
+    # With eps on the differences even the symmetric part has a sign.
+    head = qm.nn.LatentMRN(16, 2, preset="mqe", to_minus_from=True)
+    assert repr(head).count("to_minus_from=True") == 1
+    other = qm.nn.LatentMRN(16, 2, preset="mqe")
+    x, y = points(2, 9, 16), points(2, 11 if form == "pairs" else 9, 16, seed=1)
+    settings = {"num_components": 2, "preset": "mqe", "to_minus_from": True}
+    if form == "rows":
+        ours, expected, op = head(x, y), other(y, x), qm.mrn(x, y, **settings)
+    elif form == "pairs":
+        ours, expected, op = head.pairwise(x, y), other.pairwise(y, x).mT, qm.mrn_pairwise(x, y, **settings)
+    elif form == "one goal":
+        ours, expected, op = head(x, y[:, :1]), other(y[:, :1], x), qm.mrn(x, y[:, :1], **settings)
+    else:
+        ours, op = (
+            torch.stack(result) for result in (head.bidirectional(x, y), qm.mrn(x, y, bidirectional=True, **settings))
+        )
+        expected = torch.stack([other(y, x), other(x, y)])
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(op, expected)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_symmetric"),
+    [
+        (qm.nn.LatentMRN(16, preset="x_jepa"), False),
+        (qm.nn.LatentMRN(16, preset="ogbench", to_minus_from=True), False),
+        (qm.nn.MRNFixed(16), False),
+        (qm.nn.MRN(16, 1, reduction="mean"), False),
+        (qm.nn.LatentMRN(16, asymmetric="none"), True),
+    ],
+    ids=["x_jepa", "to minus from", "MRNFixed", "mean", "symmetric"],
+)
+def test_the_parts_add_up_and_only_one_of_them_is_symmetric(head, is_symmetric):
+    head.double()
+    x, y = points(5, 3, 16), points(5, 1, 16, seed=1)
+    parts, back = head.parts(x, y), head.parts(y, x)
+    torch.testing.assert_close(parts.symmetric + parts.asymmetric, head(x, y))
+    torch.testing.assert_close(parts.symmetric, back.symmetric)
+    assert torch.equal(parts.asymmetric, back.asymmetric) == is_symmetric
+    rows = x.clone().requires_grad_()
+    assert torch.isfinite(torch.autograd.grad(sum(part.sum() for part in head.parts(rows, x)), rows)[0]).all()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        qm.nn.IQE(16), qm.nn.PQE(16), qm.nn.WideNorm(16, 4), qm.nn.DeepNorm(16, 4),
+        qm.nn.LatentMRN(16, reduction="max"), qm.nn.MRNFixed(16, discount=0.9),
+        qm.nn.LatentMRN(16, transforms=["concave_activation"]),
+    ],
+    ids=lambda head: type(head).__name__,
+)  # fmt: skip
+def test_a_distance_that_is_not_a_sum_of_two_parts_says_so(head):
+    with pytest.raises(TypeError, match=f"{type(head).__name__}: .*no symmetric and asymmetric part; MRN, MRNFixed"):
+        head.parts(torch.zeros(3, 16), torch.zeros(3, 16))
+
+
+def test_two_networks_outputs_in_groups_are_x_jepas_distance():
+    # The mean over eight groups of a norm of the symmetric network's outputs and the asymmetric one's largest residual.
+    symmetric, asymmetric = points(2, 5, 24), points(2, 5, 24, seed=1)
+    (x, y), (u, v) = symmetric.unflatten(-1, (8, 3)), asymmetric.unflatten(-1, (8, 3))
+    expected = ((x - y).norm(dim=-1) + (u - v).relu().amax(dim=-1)).mean(dim=-1)
+    from_, to = torch.cat([asymmetric.unflatten(-1, (8, 3)), symmetric.unflatten(-1, (8, 3))], dim=-1).flatten(-2)
+    torch.testing.assert_close(qm.nn.LatentMRN(48, preset="x_jepa")(from_, to), expected)

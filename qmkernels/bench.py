@@ -57,9 +57,9 @@ class Head(NamedTuple):
 
 def plain_mrn(head: Any, x: Tensor, y: Tensor) -> Tensor:
     def part(projector: nn.Module, **settings: Any) -> Tensor:
-        return mrn.components(projector(x), projector(y), mrn.MrnSettings(**settings))
+        return mrn.mrn(projector(x), projector(y), mrn.MrnSettings(**settings))
 
-    symmetric = part(head.sym_proj, asymmetric="none", squares="mean", exponent=float(head.sym_p)).squeeze(-1)
+    symmetric = part(head.sym_proj, asymmetric="none", squares="mean", exponent=float(head.sym_p))
     asymmetric = (head.asym_proj(x) - head.asym_proj(y)).relu().amax(dim=-1)
     return symmetric + asymmetric
 

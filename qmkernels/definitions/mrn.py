@@ -42,7 +42,14 @@ class MrnSettings(NamedTuple):
     scale: float = 1.0
 
 
-def parts(difference: Tensor, asymmetric: str) -> tuple[Tensor, Tensor]:
+class Parts(NamedTuple):
+    """The two parts of a distance, of the same shape, which add up to it."""
+
+    symmetric: Tensor
+    asymmetric: Tensor
+
+
+def split(difference: Tensor, asymmetric: str) -> tuple[Tensor, Tensor]:
     """Splits differences (..., S) into their asymmetric and symmetric parts."""
     size = difference.shape[-1]
     if asymmetric == "none":
@@ -51,16 +58,18 @@ def parts(difference: Tensor, asymmetric: str) -> tuple[Tensor, Tensor]:
     return (first, second) if asymmetric == "first" else (second, first)
 
 
-def components(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
-    """Computes ``max_j relu(x_j - y_j) + (sum_i (x_i - y_i)^2) ** (p / 2)`` per component, (..., C), for autograd too.
+def components(x: Tensor, y: Tensor, settings: MrnSettings) -> Parts:
+    """Computes ``(sum_i (x_i - y_i)^2) ** (p / 2)`` and ``max_j relu(x_j - y_j)`` per component, (..., C), for autograd
+    too.
 
     A symmetric part of 0 has gradient 0, not the NaN of a root's derivative at 0.
     """
     difference = (x - y).unflatten(-1, (settings.num_components, -1))
-    one_way, both_ways = parts(difference, settings.asymmetric)
-    asymmetric = one_way.relu().amax(dim=-1) if one_way.shape[-1] else 0.0
+    one_way, both_ways = split(difference, settings.asymmetric)
+    nothing = difference.new_zeros(difference.shape[:-1])
+    asymmetric = one_way.relu().amax(dim=-1) if one_way.shape[-1] else nothing
     if not both_ways.shape[-1]:
-        return asymmetric
+        return Parts(nothing, asymmetric)
     if settings.eps_form == "difference":
         both_ways = both_ways + settings.eps
     squares = both_ways.square()
@@ -70,15 +79,24 @@ def components(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
     elif settings.eps_form == "max":
         squares = squares.clamp(min=settings.eps)
     if settings.exponent == 2:
-        return asymmetric + squares
+        return Parts(squares, asymmetric)
     is_zero = squares == 0
     root = torch.where(is_zero, 1.0, squares) ** (settings.exponent / 2)
-    return asymmetric + torch.where(is_zero, 0.0, root)
+    return Parts(torch.where(is_zero, 0.0, root), asymmetric)
+
+
+def parts(x: Tensor, y: Tensor, settings: MrnSettings) -> Parts:
+    """Computes both parts of the distance, (...) or for reduction "none" (..., C)."""
+    return Parts(*(_reduced(part, settings) for part in components(x, y, settings)))
 
 
 def mrn(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
     """Computes the distance, (...) or for reduction "none" (..., C); leading dimensions broadcast."""
-    parts = components(x, y, settings)
+    symmetric, asymmetric = components(x, y, settings)
+    return _reduced(asymmetric + symmetric, settings)
+
+
+def _reduced(parts: Tensor, settings: MrnSettings) -> Tensor:
     if settings.reduction == "sum":
         parts = parts.sum(dim=-1)
     elif settings.reduction == "mean":
@@ -92,7 +110,7 @@ def gradient(grad_out: Tensor, x: Tensor, y: Tensor, settings: MrnSettings) -> T
     Of several equal largest differences, the first gets the gradient.
     """
     difference = (x - y).unflatten(-1, (settings.num_components, -1))
-    one_way, both_ways = parts(difference, settings.asymmetric)
+    one_way, both_ways = split(difference, settings.asymmetric)
     grad = grad_out * (settings.scale / settings.num_components if settings.reduction == "mean" else settings.scale)
     if settings.reduction != "none":
         grad = grad.unsqueeze(-1)

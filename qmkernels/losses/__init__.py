@@ -1,6 +1,7 @@
 """The losses of quasimetric methods: they take a head and embeddings, and return a named tuple with ``loss``."""
 
 from .contrastive import contrastive
+from .eikonal import eikonal
 from .latent_dynamics import latent_dynamics
 from .linex import linex
 from .metra import metra
@@ -11,6 +12,7 @@ from .tmd_critic import tmd_critic
 
 __all__ = [
     "contrastive",
+    "eikonal",
     "latent_dynamics",
     "linex",
     "metra",

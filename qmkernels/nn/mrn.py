@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import mrn as op
-from ..ops.mrn import MrnSettings
+from ..ops.mrn import MrnSettings, Parts
 from .embedding_head import EmbeddingHead, FusedDistance
 
 
@@ -28,6 +28,14 @@ class MRNProjector(nn.Sequential):
             layers += [nn.Linear(input_size, size), nn.ReLU()]
             input_size = size
         super().__init__(*layers, nn.Linear(input_size, output_size))
+
+
+def _reduction_of_parts(head: EmbeddingHead) -> str | None:
+    """Returns "sum" or "mean" if a head's distance is that of its symmetric and of its asymmetric parts, else None."""
+    if head._own_components or head._own_forward or head.discount is not None:
+        return None
+    reduction = head._fused_reduction(("sum", "mean"))
+    return None if reduction is None else reduction[0]
 
 
 class MRN(EmbeddingHead):
@@ -68,6 +76,8 @@ class MRN(EmbeddingHead):
         - Output: ``(...)``
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
         - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
+        - ``parts``, with reduction ``"sum"`` or ``"mean"``, without transforms and discount: a named tuple
+          ``(symmetric, asymmetric)`` of ``(...)``, which add up to the distance
 
     Attributes:
         input_size (int), sym_p (float), discount (float or None): As above.
@@ -177,6 +187,15 @@ class MRN(EmbeddingHead):
         settings = self._settings(asymmetric="second", scale=1.0 if name == "sum" else 0.5)
         return op.FORMS, (), settings, finish
 
+    def parts(self, x: Tensor, y: Tensor) -> Parts:
+        """Returns the distance's parts, ``(symmetric, asymmetric)``; leading dimensions broadcast."""
+        reduction = _reduction_of_parts(self)
+        if reduction is None:
+            return super().parts(x, y)
+        self._check_sizes(x, y)
+        scale = 1.0 if reduction == "sum" else 0.5
+        return Parts(*(scale * part for part in self.compute_components(x, y).unbind(dim=-1)))
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nsym_p={self.sym_p:g}"
 
@@ -226,7 +245,8 @@ class MRNFixed(MRN):
 
 
 class LatentMRN(EmbeddingHead):
-    r"""MRN directly on latents, without projections: the head of OGBench, TMD, MQE and ETD.
+    r"""MRN directly on latents, without projections: the head of OGBench, TMD, MQE and ETD, and, behind a projection,
+    of TD-JEPA and x-jepa.
 
     One-line usage::
 
@@ -244,9 +264,11 @@ class LatentMRN(EmbeddingHead):
         input_size (int): Size of the latent vectors.
         num_components (int, optional): Components; must divide ``input_size``. Default: the preset's.
         preset (str, optional): Published settings, which explicit ones override: ``"ogbench"``, ``"tmd"``, ``"mqe"``,
-            ``"etd"``, ``"torchqmet"`` or ``"torchqmet_fixed"``; `qmkernels.mrn` has the table. ``None``: one component,
-            its first half asymmetric, and nothing else. Default: ``"tmd"``.
+            ``"etd"``, ``"x_jepa"``, ``"torchqmet"`` or ``"torchqmet_fixed"``; `qmkernels.mrn` has the table. ``None``:
+            one component, its first half asymmetric, and nothing else. Default: ``"tmd"``.
         asymmetric, squares, exponent, eps, eps_form, scale (optional): As for `qmkernels.mrn`. Default: the preset's.
+        to_minus_from (bool): Whether the differences are y - x instead of x - y, as in heads whose residual is
+            relu(to - from). Default: ``False``.
 
     Args of all quasimetrics (keyword-only; each has its own defaults):
         transforms (Collection[str]): Transforms applied to the components before the reduction:
@@ -264,10 +286,13 @@ class LatentMRN(EmbeddingHead):
         - Output: ``(...)``; float32 for bfloat16 and float16, otherwise the input's dtype
         - ``pairwise``: x ``(*b, N, input_size)``, y ``(*b, M, input_size)`` to ``(*b, N, M)``
         - ``bidirectional``, ``pairwise(..., bidirectional=True)``: a named tuple ``(x_to_y, y_to_x)``
+        - ``parts``, with reduction ``"sum"`` or ``"mean"``, without transforms and discount: a named tuple
+          ``(symmetric, asymmetric)`` of ``(...)``, which add up to the distance
 
     Attributes:
         input_size (int), num_components (int), discount (float or None): As above.
-        preset (str or None), settings (MrnSettings): The preset, and all resulting settings.
+        preset (str or None), settings (MrnSettings), to_minus_from (bool): The preset, all resulting settings, and the
+            direction of the differences.
         guaranteed_quasimetric (bool): Whether ``exponent`` is at most 1, ``eps`` 0 and ``scale`` not negative.
         transforms (nn.Sequential), reduction (ReductionBase): The transforms and the reduction.
 
@@ -299,6 +324,7 @@ class LatentMRN(EmbeddingHead):
 
     preset: str | None
     settings: MrnSettings
+    to_minus_from: bool
 
     def __init__(
         self,
@@ -312,6 +338,7 @@ class LatentMRN(EmbeddingHead):
         eps: float | None = None,
         eps_form: str | None = None,
         scale: float | None = None,
+        to_minus_from: bool = False,
         transforms: Collection[str] = (),
         reduction: str | None = None,
         discount: float | None = None,
@@ -341,18 +368,27 @@ class LatentMRN(EmbeddingHead):
             discount=discount,
         )
         self.preset = preset
+        self.to_minus_from = to_minus_from
         self.settings = settings._replace(reduction="none")
         self._settings_of = {name: settings._replace(reduction=name) for name in ("sum", "mean")}
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        return op.with_settings(x, y, self.settings)
+        return op.with_settings(x, y, self.settings, self.to_minus_from)
 
     def _fused(self, x: Tensor) -> FusedDistance | None:
         reduction = self._fused_reduction(("sum", "mean"))
         if reduction is None:
             return None
         name, _, _, finish = reduction
-        return op.FORMS, (), self._settings_of[name], finish
+        return op.forms(self.to_minus_from), (), self._settings_of[name], finish
+
+    def parts(self, x: Tensor, y: Tensor) -> Parts:
+        """Returns the distance's parts, ``(symmetric, asymmetric)``; leading dimensions broadcast."""
+        reduction = _reduction_of_parts(self)
+        if reduction is None:
+            return super().parts(x, y)
+        self._check_sizes(x, y)
+        return op.parts(x, y, self._settings_of[reduction], self.to_minus_from)
 
     def extra_repr(self) -> str:
         settings = self.settings
@@ -360,5 +396,5 @@ class LatentMRN(EmbeddingHead):
             f"{super().extra_repr()}\n"
             f"preset={self.preset!r}, asymmetric={settings.asymmetric!r}, squares={settings.squares!r}, "
             f"exponent={settings.exponent:g}, eps={settings.eps:g}, eps_form={settings.eps_form!r}, "
-            f"scale={settings.scale:g}"
+            f"scale={settings.scale:g}{', to_minus_from=True' if self.to_minus_from else ''}"
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..ops import arguments, broadcasting
 from ..ops.broadcasting import BothWays, DistanceForms, Distances
+from ..ops.mrn import Parts
 from .reductions import ReductionBase, make_reduction
 from .row_blocks import in_row_blocks
 from .transforms import TransformBase, make_transform
@@ -137,6 +138,17 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
 
         forms = DistanceForms(lambda rows, *_: self(*rows), pairs)
         return broadcasting.pairwise(type(self).__name__, forms, x, y, (), (), "", bidirectional)
+
+    def parts(self, x: Tensor, y: Tensor) -> Parts:
+        """Returns a distance's parts, which add up to it: a named tuple ``(symmetric, asymmetric)`` of ``(...)``.
+
+        Heads of the MRN family have them, with reduction "sum" or "mean", without transforms and discount. For all
+        others it is a TypeError.
+        """
+        raise TypeError(
+            f"{type(self).__name__}: this head has no symmetric and asymmetric part; MRN, MRNFixed and LatentMRN have, "
+            "with reduction 'sum' or 'mean', without transforms and discount."
+        )
 
     def _reduced(self, components: Tensor) -> Tensor:
         return self.reduction(self.transforms(components))

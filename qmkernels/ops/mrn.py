@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..backends import dispatch
 from ..definitions import mrn as definition
-from ..definitions.mrn import MrnSettings
+from ..definitions.mrn import MrnSettings, Parts
 from . import arguments, broadcasting
 from .autograd import Op, every_pair_gradient
 from .registration import Kernel, schema_of
@@ -24,6 +24,8 @@ PRESETS: dict[str, MrnSettings] = {
     # Divided by sqrt(D), which `resolved_settings` does.
     "mqe": MrnSettings(num_components=8, eps=1e-8, eps_form="difference", reduction="mean"),
     "etd": MrnSettings(eps=1e-8),
+    # A group of its two networks' outputs is a component: the asymmetric network's part, then the symmetric one's.
+    "x_jepa": MrnSettings(num_components=8, reduction="mean"),
 }
 
 _FIELDS = MrnSettings._fields
@@ -55,6 +57,16 @@ _PAIRS = Op(
 )
 # They take embeddings in the compute dtype.
 FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS)
+# The same with the differences y - x.
+TO_MINUS_FROM = broadcasting.DistanceForms(
+    lambda sides, settings, backend: _ROWS(sides[::-1], settings, backend),
+    lambda sides, settings, backend: _PAIRS(sides[::-1], settings, backend).transpose(1, 2),
+)
+
+
+def forms(to_minus_from: bool) -> broadcasting.DistanceForms:
+    return TO_MINUS_FROM if to_minus_from else FORMS
+
 
 # --- The public functions.
 
@@ -97,6 +109,7 @@ def mrn(
     eps_form: str | None = None,
     reduction: str | None = None,
     scale: float | None = None,
+    to_minus_from: bool = False,
     bidirectional: bool = False,
     backend: str | None = None,
 ) -> broadcasting.Distances:
@@ -127,7 +140,10 @@ def mrn(
             "tmd"               8   first       sum      squares + 1e-6         1          mean
             "mqe"               8   first       sum      differences + 1e-8     1          mean/sqrt(D)
             "etd"               1   first       sum      squares + 1e-8         1          sum
+            "x_jepa"            8   first       sum      0                      1          mean
             ==================  ==  ==========  =======  =====================  =========  ==========
+
+            TD-JEPA's head is "ogbench" behind its projection.
 
         asymmetric: which half of a component is asymmetric: "first" (S // 2 of S values), "second" (the rest) or
             "none", so that all of it is symmetric. Default "first".
@@ -137,6 +153,8 @@ def mrn(
         eps_form: where eps sits: "add" to the squares, "max" with the squares, or added to every "difference".
         reduction: of components, "sum", "mean" or "none". Default "sum".
         scale: factor of the distance. Default 1.
+        to_minus_from: whether the differences are y - x, for heads whose residual is relu(to - from): the distance that
+            is otherwise from y to x. Default False.
         bidirectional: returns both directions, a named tuple (x_to_y, y_to_x).
         backend: "cuda", "triton", "cpu", "reference" or "auto"; None: what `use_backend` says.
 
@@ -155,7 +173,8 @@ def mrn(
         RuntimeError: different devices, or a backend that cannot run here.
 
     Source: Liu et al. 2022, arXiv 2208.08133. Presets: torchqmet; the value network of OGBench (arXiv 2410.20092); the
-    agents of TMD (arXiv 2509.20478) and CMD (arXiv 2406.17098), of MQE (arXiv 2511.07730), of ETD (arXiv 2501.15418).
+    agents of TMD (arXiv 2509.20478) and CMD (arXiv 2406.17098), of MQE (arXiv 2511.07730), of ETD (arXiv 2501.15418);
+    the MetricResidualNetwork of https://github.com/lucidrains/x-jepa.
 
     Example:
         >>> x, y = torch.tensor([3.0, 0.0, 3.0, 4.0]), torch.tensor([1.0, 5.0, 0.0, 0.0])
@@ -171,7 +190,7 @@ def mrn(
     x, y = arguments.embeddings("mrn", x, y)
     settings = resolved_settings("mrn", x.shape[-1], preset, settings)
     backend = dispatch.requested(backend)
-    return broadcasting.elementwise("mrn", FORMS, x, y, (), settings, backend, bidirectional)
+    return broadcasting.elementwise("mrn", forms(to_minus_from), x, y, (), settings, backend, bidirectional)
 
 
 def mrn_pairwise(
@@ -187,6 +206,7 @@ def mrn_pairwise(
     eps_form: str | None = None,
     reduction: str | None = None,
     scale: float | None = None,
+    to_minus_from: bool = False,
     bidirectional: bool = False,
     backend: str | None = None,
 ) -> broadcasting.Distances:
@@ -198,7 +218,8 @@ def mrn_pairwise(
     Args:
         x: from, ``(*b, N, D)``.
         y: to, ``(*b, M, D)``; the batch dimensions, an ensemble for example, broadcast.
-        num_components, preset, asymmetric, squares, exponent, eps, eps_form, reduction, scale, backend: as for `mrn`.
+        num_components, preset, asymmetric, squares, exponent, eps, eps_form, reduction, scale, to_minus_from, backend:
+            as for `mrn`.
         bidirectional: returns both directions: ``y_to_x[..., i, j] = mrn(y[..., j, :], x[..., i, :])``.
 
     Returns:
@@ -221,7 +242,7 @@ def mrn_pairwise(
     x, y = arguments.embeddings("mrn_pairwise", x, y)
     settings = resolved_settings("mrn_pairwise", x.shape[-1], preset, settings)
     backend = dispatch.requested(backend)
-    return broadcasting.pairwise("mrn_pairwise", FORMS, x, y, (), settings, backend, bidirectional)
+    return broadcasting.pairwise("mrn_pairwise", forms(to_minus_from), x, y, (), settings, backend, bidirectional)
 
 
 def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
@@ -251,7 +272,13 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
     return broadcasting.pairwise("euclidean_pairwise", FORMS, x, y, (), settings, dispatch.requested(backend))
 
 
-def with_settings(x: Tensor, y: Tensor, settings: MrnSettings) -> Tensor:
+def parts(x: Tensor, y: Tensor, settings: MrnSettings, to_minus_from: bool = False) -> Parts:
+    """Computes the two parts of `mrn` with resolved settings, for heads, in plain PyTorch."""
+    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    return definition.parts(y, x, settings) if to_minus_from else definition.parts(x, y, settings)
+
+
+def with_settings(x: Tensor, y: Tensor, settings: MrnSettings, to_minus_from: bool = False) -> Tensor:
     """Computes `mrn` with resolved settings, for heads."""
     x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
-    return broadcasting.elementwise("mrn", FORMS, x, y, (), settings, dispatch.requested(None))
+    return broadcasting.elementwise("mrn", forms(to_minus_from), x, y, (), settings, dispatch.requested(None))
