@@ -115,6 +115,7 @@ class MRN(EmbeddingHead):
     """
 
     sym_p: float
+    _fused_op = "mrn"
 
     def __init__(
         self,
@@ -299,6 +300,7 @@ class LatentMRN(EmbeddingHead):
 
     preset: str | None
     settings: MrnSettings
+    _fused_op = "mrn"
 
     def __init__(
         self,
