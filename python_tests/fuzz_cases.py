@@ -44,9 +44,10 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         ops.iqe, ops.iqe_pairwise, ops.mrn, ops.mrn_pairwise, ops.euclidean_pairwise, ops.pqe, ops.pqe_pairwise,
         ops.poisson, ops.nearest, ops.fsq, losses.head, losses.contrastive, losses.linex, losses.tmd_critic,
         losses.metric_contrastive, losses.qrl_critic, losses.latent_dynamics, losses.metra, losses.temporal_consistency,
+        losses.step_gap, losses.expectile_backup,
     )
 }  # fmt: skip
-DRAWN_BY_LOSSES = {"pair_loss"}
+DRAWN_BY_LOSSES = {"pair_loss", "row_loss"}
 DRAWN_BY_ROWS = sorted({row.op for row in op_cases.CASES} - set(OPS) - DRAWN_BY_LOSSES)
 OPS |= {op: row_of(op) for op in DRAWN_BY_ROWS}
 

@@ -170,6 +170,43 @@ def latent_dynamics(draw: Draw) -> Case:
     )  # fmt: skip
 
 
+def _rows_of_steps(draw: Draw, x: Tensor) -> dict:
+    """Draws numbers of steps that no distance equals exactly, and sometimes weights and a mask."""
+    rows = x.shape[:-1] if draw.chance.random() < 0.7 else x.shape[-2:-1]
+    arguments = {"steps": draw.randn(*rows).abs().mul(draw.scale).add(0.137).to(draw.dtype)}
+    if draw.chance.random() < 0.4:
+        arguments["weight"] = draw.layout(draw.randn(*rows).to(draw.dtype))
+    if draw.chance.random() < 0.4:
+        arguments["mask"] = draw.randn(*rows) > -0.5
+    return arguments
+
+
+def step_gap(draw: Draw) -> Case:
+    tensors, module, sum_over, name = _embeddings_and_head(draw, 2)
+    settings = draw.chosen(
+        form=("smooth_l1", "squared", "relative", "upper", "apart"), beta=(1.0, 0.1), power=(1.0, 2.0, 1.5)
+    )
+    per_row = _rows_of_steps(draw, tensors[0])
+    return _loss_case(
+        draw, lambda x, y: qm.losses.step_gap(module, x, y, **per_row, **settings), tensors,
+        {"head": name, "per row": list(per_row), **settings}, sum_over,
+    )  # fmt: skip
+
+
+def expectile_backup(draw: Draw) -> Case:
+    (x, goal, following), module, sum_over, name = _embeddings_and_head(draw, 3)
+    settings = draw.chosen(
+        discount=(0.99, 0.5), cost=("steps", "discounted"), expectile=(0.1, 0.9), huber_delta=(None, 0.5)
+    )
+    per_row = _rows_of_steps(draw, x)
+    if draw.chance.random() < 0.5:
+        per_row |= {"reached": draw.randn(*x.shape[:-1]) > 0.5, "distance": 0.137}
+    return _loss_case(
+        draw, lambda x, goal: qm.losses.expectile_backup(module, x, goal, following, **per_row, **settings), [x, goal],
+        {"head": name, "per row": list(per_row), **settings}, sum_over,
+    )  # fmt: skip
+
+
 def metra(draw: Draw) -> Case:
     tensors, module, sum_over, name = _embeddings_and_head(draw, 3)
     settings = draw.chosen(norm=("sum", "mean"), slack=(1e-3, 0.1))

@@ -169,6 +169,30 @@ def _with_discounts(generator, rows, size):
     return [*_rows(3)(generator, rows, size), -torch.rand(rows, generator=generator, dtype=torch.float64)]
 
 
+def _with_steps(count: int):
+    """Makes rows, a number of steps for each, some below and some above the distances, and a weight for each."""
+
+    def make(generator, rows, size):
+        steps = torch.linspace(0.3, 7, rows, dtype=torch.float64)
+        return [*_rows(count)(generator, rows, size), steps, torch.linspace(0.5, 2, rows, dtype=torch.float64)]
+
+    return make
+
+
+def _of_latent_mrn(loss: Callable):
+    return lambda size: _LossOfHead(qm.nn.LatentMRN(3 * size, 3), loss)
+
+
+def _step_gap(head, x, y, steps, weight, **options):
+    return qm.losses.step_gap(head, x, y, steps, weight=weight, **options)
+
+
+def _expectile_backup(head, x, goal, next, steps, weight):
+    return qm.losses.expectile_backup(
+        head, x, goal, next, steps=steps, weight=weight, discount=0.9, cost="discounted", expectile=0.8, huber_delta=1.0
+    )
+
+
 _LEVELS = (8, 5, 3)
 _IS_A_MEAN = {"empty batch": "a mean over no rows is refused, with a ValueError"}
 _OF_TWO_PARTS = {**_IS_A_MEAN, "gradcheck": "one term holds the multiplier fixed, another all the rest"}
@@ -323,6 +347,19 @@ CASES = (
     Case(
         "tmd_critic", "pair_loss", _of_mrn(qm.losses.tmd_critic), _rows(4), "loss", no_gradient=(2,), held=(3,),
         excepted=_OF_ALL_PAIRS,
+    ),
+    Case(
+        "step_gap", "row_loss", _of_iqe(_step_gap), _weight_first(_with_steps(2)), "loss", no_gradient=(3, 4),
+        parameters=(0,), excepted=_IS_A_MEAN,
+    ),
+    Case(
+        "step_gap-relative", "row_loss", _of_latent_mrn(partial(_step_gap, form="relative")), _with_steps(2), "loss",
+        no_gradient=(2, 3), excepted=_IS_A_MEAN,
+    ),
+    # The target gets no gradient: the goal has only part of the derivative.
+    Case(
+        "expectile_backup", "row_loss", _of_iqe(_expectile_backup, "sum"), _with_steps(3), "loss",
+        no_gradient=(2, 3, 4), held=(1,), excepted=_IS_A_MEAN,
     ),
     Case(
         "metric_contrastive", "pair_loss", lambda k: lambda z, then: qm.losses.metric_contrastive(z, then).loss,

@@ -49,11 +49,14 @@ def per_row(loss: str, name: str, value: Tensor | float, like: Tensor) -> Tensor
     """Returns a number as a float, or one number per row in the dtype of the distances ``like`` (..., B)."""
     if not isinstance(value, Tensor):
         return float(value)
-    if value.dim() and value.shape != like.shape[-value.dim() :]:
-        raise ValueError(
-            f"{loss}: {name} must be a number or one per row, {tuple(like.shape)}, got {tuple(value.shape)}."
-        )
+    check_per_row(loss, name, value, like.shape)
     return value.to(like.dtype)
+
+
+def check_per_row(loss: str, name: str, value: Tensor, rows: tuple[int, ...]) -> None:
+    """Raises unless a tensor holds one number, or one per row of the shape ``rows``, (..., B), or of its last sizes."""
+    if value.dim() and value.shape != rows[-value.dim() :]:
+        raise ValueError(f"{loss}: {name} must be a number or one per row, {tuple(rows)}, got {tuple(value.shape)}.")
 
 
 def check_multiplier(loss: str, name: str, value: Tensor, like: Tensor) -> None:

@@ -20,6 +20,10 @@ from .reductions import FusedReduction, fused_reduction
 # their result to the module's, or None. A plain tuple, because every call makes one.
 FusedDistance = tuple[DistanceForms, tuple[Tensor | None, ...], tuple, Callable[[Tensor], Tensor] | None]
 
+# A distance that a loss's kernel computes itself, from embedded rows: the name of its op, the rows, their parameters
+# and settings.
+FusedRows = tuple[str, Tensor, Tensor, tuple[Tensor | None, ...], tuple]
+
 
 class Pairs(NamedTuple):
     """How to compute pairs: the rows, a function to a pair's components, and the number of values a pair needs."""
@@ -39,6 +43,8 @@ class EmbeddingHead(QuasimetricBase):
 
     # What a user's subclass overrides, looked up once per class instead of once per call.
     _own_components = _own_forward = _embeds = False
+    # The name of the op in `_fused`, where losses have kernels for it; None: they call this module.
+    _fused_op: str | None = None
 
     def __init_subclass__(cls, **keywords) -> None:
         super().__init_subclass__(**keywords)
@@ -58,6 +64,25 @@ class EmbeddingHead(QuasimetricBase):
         """Returns the kernel from embedded rows, in x's dtype and device, to distances; None if no kernel has these
         transforms and this reduction."""
         return None
+
+    def fused_rows(self, x: Tensor, y: Tensor) -> FusedRows | None:
+        """Returns what a loss's kernel needs to compute this distance of matching rows, float tensors (..., D) of one
+        dtype and device, or None if losses must call this module."""
+        if self._fused_op is None or self._own_components or self._own_forward or self.discount is not None:
+            return None
+        self._check_sizes(x, y)
+        if not self._embeds:
+            x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+        fused = self._fused(x)
+        if fused is None:
+            return None
+        _, parameters, settings, _ = fused
+        for parameter in parameters:
+            if parameter is not None and parameter.dim():
+                return None
+        if self._embeds:
+            x, y = map(arguments.in_compute_dtype, self._embedded(x, y))
+        return self._fused_op, x, y, parameters, settings
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
         """Returns how to compare all pairs of embedded rows (B, N, size) and (B, M, size)."""

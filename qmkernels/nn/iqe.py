@@ -100,6 +100,7 @@ class IQE(EmbeddingHead):
     """
 
     latent_2d_shape: torch.Size
+    _fused_op = "iqe"
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ops import mrn as op
 from ..ops.mrn import MrnSettings, Parts
-from .embedding_head import EmbeddingHead, FusedDistance
+from .embedding_head import EmbeddingHead, FusedDistance, FusedRows
 
 
 class MRNProjector(nn.Sequential):
@@ -125,6 +125,7 @@ class MRN(EmbeddingHead):
     """
 
     sym_p: float
+    _fused_op = "mrn"
 
     def __init__(
         self,
@@ -325,6 +326,7 @@ class LatentMRN(EmbeddingHead):
     preset: str | None
     settings: MrnSettings
     to_minus_from: bool
+    _fused_op = "mrn"
 
     def __init__(
         self,
@@ -381,6 +383,9 @@ class LatentMRN(EmbeddingHead):
             return None
         name, _, _, finish = reduction
         return op.forms(self.to_minus_from), (), self._settings_of[name], finish
+
+    def fused_rows(self, x: Tensor, y: Tensor) -> FusedRows | None:
+        return super().fused_rows(y, x) if self.to_minus_from else super().fused_rows(x, y)
 
     def parts(self, x: Tensor, y: Tensor) -> Parts:
         """Returns the distance's parts, ``(symmetric, asymmetric)``; leading dimensions broadcast."""

@@ -1,0 +1,116 @@
+// Losses over rows, from embeddings: their kernels' arguments. Their contents:
+// qmkernels/backends/reference/row_loss.py. Null if absent: weight, mask, max_weight, spread and grad_max_weight unless
+// the reduction is maxmean, largest for reductions without a maximum.
+#pragma once
+
+#include "../math/row_loss.h"
+#include "../signature.h"
+#include "iqe.h"
+#include "mrn.h"
+
+namespace qmk {
+
+// The part that is the same for every head: what the rows are held to, and the results.
+template <class T>
+struct RowLossTerms {
+    const T* target;
+    int64_t num_targets;  // one per row, or 1 for all rows
+    const T *weight, *mask;
+    T *loss, *stats, *slopes;
+    RowLossSettings settings;
+    QMK_FIELDS(target, num_targets, weight, mask, loss, stats, slopes, settings)
+};
+
+template <class T>
+struct RowLossIqeForward {
+    const T *x, *y;
+    MaxWeight<T> max;
+    uint8_t* ends;
+    int32_t* largest;
+    T* spread;
+    RowLossTerms<T> terms;
+    void* scratch;
+    IqeShape shape;
+    Reduction reduction;
+    QMK_FIELDS(x, y, max, ends, largest, spread, terms, shape, reduction)
+};
+
+template <class T>
+struct RowLossIqeBackward {
+    const T *grad_loss, *slopes;
+    const uint8_t* ends;
+    const int32_t* largest;
+    const T* spread;
+    MaxWeight<T> max;
+    T *grad_x, *grad_y, *grad_max_weight;
+    void* scratch;
+    IqeShape shape;
+    Reduction reduction;
+    QMK_FIELDS(grad_loss, slopes, ends, largest, spread, max, grad_x, grad_y, grad_max_weight, shape, reduction)
+};
+
+template <class T>
+struct RowLossMrnForward {
+    const T *x, *y;
+    RowLossTerms<T> terms;
+    void* scratch;
+    int64_t rows, dim;
+    MrnSettings mrn;
+    QMK_FIELDS(x, y, terms, rows, dim, mrn)
+};
+
+template <class T>
+struct RowLossMrnBackward {
+    const T *grad_loss, *slopes, *x, *y;
+    T *grad_x, *grad_y;
+    void* scratch;
+    int64_t rows, dim;
+    MrnSettings mrn;
+    QMK_FIELDS(grad_loss, slopes, x, y, grad_x, grad_y, rows, dim, mrn)
+};
+
+QMK_KERNEL(row_loss_iqe_forward, RowLossIqeForward)
+QMK_KERNEL(row_loss_iqe_backward, RowLossIqeBackward)
+QMK_KERNEL(row_loss_mrn_forward, RowLossMrnForward)
+QMK_KERNEL(row_loss_mrn_backward, RowLossMrnBackward)
+using row_loss_kernels = Kernels<row_loss_iqe_forward_kernel, row_loss_iqe_backward_kernel, row_loss_mrn_forward_kernel,
+                                 row_loss_mrn_backward_kernel>;
+
+}  // namespace qmk
+
+namespace qmk::QMK_TARGET {
+
+// The head's kernels, on which these build; a row's distance, or its gradient, is in scratch memory. A row has one
+// number there: next to the D values of its embeddings it costs nothing.
+template <class T>
+QMK_INLINE IqeForward<T> head_of(const RowLossIqeForward<T>& call) {
+    return {call.x,      call.y,     call.max,      static_cast<T*>(call.scratch), call.ends, call.largest,
+            call.spread, call.shape, call.reduction};
+}
+
+template <class T>
+QMK_INLINE IqeBackward<T> head_of(const RowLossIqeBackward<T>& call) {
+    return {static_cast<const T*>(call.scratch),
+            call.ends,
+            call.largest,
+            call.spread,
+            call.max,
+            call.grad_x,
+            call.grad_y,
+            call.grad_max_weight,
+            call.shape,
+            call.reduction};
+}
+
+template <class T>
+QMK_INLINE MrnForward<T> head_of(const RowLossMrnForward<T>& call) {
+    return {call.x, call.y, static_cast<T*>(call.scratch), call.rows, call.dim, call.mrn};
+}
+
+template <class T>
+QMK_INLINE MrnBackward<T> head_of(const RowLossMrnBackward<T>& call) {
+    return {
+        static_cast<const T*>(call.scratch), call.x, call.y, call.grad_x, call.grad_y, call.rows, call.dim, call.mrn};
+}
+
+}  // namespace qmk::QMK_TARGET
