@@ -17,7 +17,7 @@ Slurm, in a batch script with ``#SBATCH --nodes=2 --ntasks-per-node=1``::
         --rdzv-endpoint $(scontrol show hostnames $SLURM_JOB_NODELIST | head -1):29500 train.py
 
 Ray, Hugging Face Accelerate, Lightning and Fabric initialise `torch.distributed` themselves: call this in the function
-of Ray Train's ``TorchTrainer(function, scaling_config=ScalingConfig(num_workers=4))``, after ``Accelerator()``, or after
+of Ray Train's ``TorchTrainer(function, scaling_config=ScalingConfig(num_workers=4))``, after ``Accelerator()``, after
 ``fabric.launch()``. Without a GPU ``accelerate launch`` starts a single process; ``torchrun`` starts several.
 """
 
