@@ -1,10 +1,11 @@
-"""Other processes on this machine: a fresh Python, for what it must survive, and a group of two, which must agree."""
+"""Other processes on this machine: a fresh Python, for what it must survive, and a group of them, which must agree."""
 
 import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,17 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-def run_two(worker: Callable[[int], Any], folder: Path) -> list[Any]:
-    """Returns the results of ``worker(rank)`` in two processes of a group; raises an exception of either here."""
-    torch.multiprocessing.start_processes(partial(_run, worker, folder), nprocs=2, start_method="fork")
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def run_group(worker: Callable[[int], Any], folder: Path, count: int = 2) -> list[Any]:
+    """Returns the results of ``worker(rank)`` in the processes of a group; raises an exception of any of them here."""
+    torch.multiprocessing.start_processes(partial(_run, worker, folder, count), nprocs=count, start_method="fork")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
 
 
-def _run(worker: Callable[[int], Any], folder: Path, rank: int) -> None:
+def _run(worker: Callable[[int], Any], folder: Path, count: int, rank: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    timeout = timedelta(minutes=2)  # what waits for a process that does not come fails
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count, timeout=timeout
+    )
     torch.save(worker(rank), folder / f"{rank}.pt")
     dist.destroy_process_group()

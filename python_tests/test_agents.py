@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from agent_cases import ACTION_SIZE, CASES, OBSERVATION_SIZE, Case, every, parameters_of
-from processes import run_two
+from processes import run_group
 
 import qmkernels as qm
 from qmkernels.train.experiments import METHODS
@@ -211,7 +211,7 @@ def _train_all(rank: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def trained_in_a_group(tmp_path_factory):
-    return run_two(_train_all, tmp_path_factory.mktemp("group"))
+    return run_group(_train_all, tmp_path_factory.mktemp("group"))
 
 
 @every()

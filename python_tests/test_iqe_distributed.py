@@ -1,7 +1,7 @@
 """IQE heads under DistributedDataParallel: two gloo processes on this machine against one process."""
 
 import torch
-from processes import run_two
+from processes import run_group
 
 import qmkernels as qm
 
@@ -41,7 +41,7 @@ def worker(rank):
 
 
 def test_two_processes_with_half_a_batch_each_learn_what_one_learns(tmp_path):
-    together, _ = run_two(worker, tmp_path)
+    together, _ = run_group(worker, tmp_path)
     torch.manual_seed(3)
     alone = Critic()
     train(alone, batches())

@@ -1,9 +1,12 @@
-"""Losses over a global batch: two gloo processes with half of the rows each, against one process with all rows."""
+"""Losses over a global batch: gloo processes with a part of the rows each, against one process with all rows."""
+
+from functools import partial
 
 import far_rows
+import pytest
 import torch
 import torch.distributed as dist
-from processes import run_two
+from processes import run_group
 
 import qmkernels as qm
 from qmkernels.definitions.pair_loss import SOFTMAXES
@@ -49,15 +52,16 @@ def train(encoders, rows):
         optimizer.step()
 
 
-def worker(rank):
+def worker(count, rank):
     torch.manual_seed(3)
-    encoders = Encoders()
-    train(torch.nn.parallel.DistributedDataParallel(encoders), slice(rank * BATCH // 2, (rank + 1) * BATCH // 2))
+    encoders, part = Encoders(), BATCH // count
+    train(torch.nn.parallel.DistributedDataParallel(encoders), slice(rank * part, (rank + 1) * part))
     return encoders.state_dict()
 
 
-def test_two_processes_with_half_a_batch_each_learn_what_one_learns(tmp_path):
-    together, _ = run_two(worker, tmp_path)
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_with_a_part_of_the_batch_each_learn_what_one_learns(count, tmp_path):
+    together, *_ = run_group(partial(worker, count), tmp_path, count)
     torch.manual_seed(3)
     alone = Encoders()
     start = {name: value.clone() for name, value in alone.state_dict().items()}
@@ -82,7 +86,7 @@ def far_row_worker(rank):
 
 
 def test_a_far_row_costs_the_other_processes_no_digits(tmp_path):
-    first, second = run_two(far_row_worker, tmp_path)
+    first, second = run_group(far_row_worker, tmp_path)
     x, y = far_rows.points(1e9)
     for kind, (loss, upper), (_, lower) in zip(SOFTMAXES, first, second, strict=True):
         distance = far_rows.distances(x, y)

@@ -21,7 +21,7 @@ LAYERS = {
     "backends": {"definitions", "_core"},  # the compiled module
     "ops": {"definitions", "backends"},
     "nn": ARITHMETIC,
-    "distributed": set(),
+    "distributed": {"definitions", "ops"},
     "losses": {*ARITHMETIC, "nn", "distributed"},
     "compat": {*ARITHMETIC, "nn"},
     "integrations": {*ARITHMETIC, "nn", "losses"},  # beside agents, which do without other libraries

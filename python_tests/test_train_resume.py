@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import run_two
+from processes import run_group
 from training_runs import ENVIRONMENT_OF_PROCESSES, OFFLINE, Killed, assert_same, checkpoint_of, killed_at, train
 
 from qmkernels.agents import QRL
@@ -90,7 +90,7 @@ def test_two_processes_train_the_same_networks_on_batches_of_their_own(tmp_path,
         (agent,) = agents
         return [status, sums, agent.networks.state_dict()]
 
-    (status, sums, networks), other = run_two(worker, tmp_path)
+    (status, sums, networks), other = run_group(worker, tmp_path)
     assert status == other[0] == 0
     assert len(sums) == len(other[1]) == 12 and not set(sums) & set(other[1])
     assert_same(dict(networks), dict(other[2]))
@@ -117,7 +117,7 @@ def test_two_killed_processes_resume_to_the_same_bits(tmp_path, more):
         torch.manual_seed(12345)
         return [*status, train(tmp_path / "killed", "--steps", "20", *more)]
 
-    assert run_two(worker, tmp_path) == [[0, 0], [0, 0]]
+    assert run_group(worker, tmp_path) == [[0, 0], [0, 0]]
     assert_same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "killed"))
 
 

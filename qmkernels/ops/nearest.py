@@ -71,7 +71,8 @@ def nearest(
         Nearest(values=tensor([[1., 1., 2.]]), indices=tensor([[1, 3, 2]]))
     """
     arguments.embeddings("nearest", x, y)
-    _check(x, y, k, metric)
+    check(x, y, k, metric)
+    check_size(k, y.shape[0])
     backend = dispatch.requested(backend)
     rows = x.reshape(-1, x.shape[-1])
     with torch.no_grad():
@@ -86,16 +87,21 @@ def nearest(
     return Nearest(values, indices)
 
 
-def _check(x: Tensor, y: Tensor, k: int, metric: Callable) -> None:
+def check(x: Tensor, y: Tensor, k: int, metric: Callable) -> None:
+    """Raises for arguments that are wrong whatever the size of the bank."""
     if y.dim() != 2:
         raise ValueError(f"nearest: y, the bank, must be (M, D), got {tuple(y.shape)}.")
-    if y.shape[0] == 0:
-        raise ValueError("nearest: y, the bank, must have at least one row, got none.")
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"nearest: k must be an int, got {type(k).__name__}.")
-    if not 1 <= k <= y.shape[0]:
-        raise ValueError(f"nearest: k must be from 1 to the bank's {y.shape[0]} rows, got {k}.")
     arguments.check_metric("nearest", metric)
+
+
+def check_size(k: int, rows: int) -> None:
+    """Raises where a bank of that many rows is empty or has fewer than k."""
+    if rows == 0:
+        raise ValueError("nearest: y, the bank, must have at least one row, got none.")
+    if not 1 <= k <= rows:
+        raise ValueError(f"nearest: k must be from 1 to the bank's {rows} rows, got {k}.")
 
 
 def _nearest_of(x: Tensor, y: Tensor, k: int, metric: Callable, backend: str) -> Nearest:
