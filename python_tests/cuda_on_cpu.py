@@ -29,8 +29,9 @@ def _scratch(num_bytes: int, device: torch.device) -> torch.Tensor:
     return torch.full((num_bytes,), 0xFF, dtype=torch.uint8, device=device)
 
 
-def _build(op: str, folder: Path) -> ModuleType:
-    """Builds the Python module of one op, as the build does for all ops, with its CUDA kernels compiled as C++."""
+def _build(op: str, heads: tuple[str, ...], folder: Path) -> ModuleType:
+    """Builds the Python module of one op, as the build does for all ops, with its CUDA kernels, and those for rows of
+    ``heads``, ops on which it builds, compiled as C++."""
     (folder / "ops.h").write_text(
         f'#include "{CSRC}/ops/{op}.h"\n'
         "namespace qmk {\n"
@@ -39,17 +40,18 @@ def _build(op: str, folder: Path) -> ModuleType:
         "}\n"
     )
     # One file per op, because its kernels share the dynamic shared memory.
-    sources = sorted({*CSRC.glob(f"cuda/{op}.cu"), *CSRC.glob(f"cuda/{op}_*.cu")})
-    (folder / "kernels.cpp").write_text(
-        "".join(f'#include "{source}"\n' for source in sources)
-        + "namespace qmk::cuda { namespace { CUDA_ON_CPU_DYNAMIC_SHARED } }\n"
-    )
+    of_op = sorted({*CSRC.glob(f"cuda/{op}.cu"), *CSRC.glob(f"cuda/{op}_*.cu")})
+    for name, sources in {op: of_op, **{head: [CSRC / "cuda" / f"{head}.cu"] for head in heads}}.items():
+        (folder / f"{name}.cpp").write_text(
+            "".join(f'#include "{source}"\n' for source in sources)
+            + "namespace qmk::cuda { namespace { CUDA_ON_CPU_DYNAMIC_SHARED } }\n"
+        )
     command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
     # At most three blocks, so that a block handles several tiles.
     command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3", "-DQMK_CUDA_ON_CPU"]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
     command += [f"-I{CSRC / 'tests' / 'cuda_on_cpu'}", f"-I{folder}", f"-I{sysconfig.get_paths()['include']}"]
-    files = [folder / "kernels.cpp", *(CSRC / "bindings").glob("*.cpp")]
+    files = [*folder.glob("*.cpp"), *(CSRC / "bindings").glob("*.cpp")]
     subprocess.run([*command, *files, "-o", folder / "_core.so"], check=True)
     spec = importlib.util.spec_from_file_location("_core", folder / "_core.so")
     module = importlib.util.module_from_spec(spec)
@@ -57,15 +59,16 @@ def _build(op: str, folder: Path) -> ModuleType:
     return module
 
 
-def kernels(op: str) -> Callable:
-    """Makes a fixture for the module, in which the native backend calls the op's CUDA kernels on CPU tensors.
+def kernels(op: str, *heads: str) -> Callable:
+    """Makes a fixture for the module, in which the native backend calls the op's CUDA kernels on CPU tensors. ``heads``
+    are ops whose kernels for rows it launches.
 
     It fills new tensors and scratch memory with NaN, to show what a kernel leaves out or reads too early.
     """
 
     @pytest.fixture(scope="module", autouse=True)
     def use_kernels(tmp_path_factory) -> Iterator[None]:
-        module = _build(op, tmp_path_factory.mktemp("cuda_on_cpu"))
+        module = _build(op, heads, tmp_path_factory.mktemp("cuda_on_cpu"))
         core.connect(module, scratch=_scratch)
         filled = torch.utils.deterministic.fill_uninitialized_memory
         assert filled, "torch fills new tensors where algorithms are deterministic"

@@ -51,6 +51,7 @@ def expectile_backup(
 
     .. math:: t_i = c_i + \gamma^{n_i}\, \mathrm{stopgrad}\, \bar d(\mathrm{next}_i, g_i),
               \text{ or the known distance where the goal is reached}
+
     .. math:: \overline{w_i\, |\tau - [t_i - d(x_i, g_i) > 0]|\; h(t_i - d(x_i, g_i))}
 
     over the rows that the mask keeps; h(u) is u^2, or with a huber_delta torch's Huber loss, u^2 / 2 where

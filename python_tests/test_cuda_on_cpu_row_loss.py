@@ -1,0 +1,81 @@
+"""The CUDA kernels of the losses over rows on a CPU (cuda_on_cpu.py) against backends/reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backend_comparison import assert_alike, points
+from cuda_on_cpu import kernels, needs_compiler
+
+from qmkernels.backends.native import row_loss as native
+from qmkernels.backends.reference import row_loss as reference
+from qmkernels.definitions.iqe import IqeSettings
+from qmkernels.definitions.mrn import MrnSettings
+from qmkernels.definitions.row_loss import RowLossSettings
+
+pytestmark = needs_compiler
+row_loss_kernels = kernels("row_loss", "iqe", "mrn")
+
+FORMS = [
+    RowLossSettings("smooth_l1", beta=0.7), RowLossSettings("smooth_l1", beta=0.0), RowLossSettings("squared"),
+    RowLossSettings("relative"), RowLossSettings("upper"), RowLossSettings("apart"),
+    RowLossSettings("apart", power=2.0), RowLossSettings("apart", power=1.5),
+    RowLossSettings("expectile", expectile=0.9), RowLossSettings("expectile", expectile=0.2, huber_delta=0.8),
+]  # fmt: skip
+IQE = IqeSettings(5, "maxmean", "sigmoid")
+MRN = MrnSettings(num_components=3, eps=1e-6, reduction="mean")
+
+
+def _rows(rows, dtype, with_others=True):
+    """Makes x and y, and target, weight and mask."""
+    x, y = points(rows, size=15, dtype=dtype)
+    x, y = 0.4 * x, 0.4 * y  # sums of squares within the tolerance of distances
+    mask = (torch.arange(rows) % 3 != 1).to(dtype)
+    target = torch.linspace(0.1, 3, rows, dtype=dtype)
+    if not with_others:
+        return x, y, target[:1].contiguous(), None, None
+    return x, y, target.where(mask != 0, -1.0), torch.linspace(0.5, 2, rows, dtype=dtype), mask
+
+
+def _agree(head, rows, dtype, form, *options):
+    x, y, *others = _rows(rows, dtype, *options)
+    grad_loss = torch.tensor(-1.7, dtype=dtype)
+    if head == "iqe":
+        inputs = x, y, torch.tensor(0.3, dtype=dtype), *others, *IQE, *form
+        kept = reference.row_loss_iqe_forward(*inputs)
+        assert_alike(native.row_loss_iqe_forward(*inputs), kept)
+        arguments = grad_loss, *kept[2:], inputs[2], *IQE
+        assert_alike(native.row_loss_iqe_backward(*arguments), reference.row_loss_iqe_backward(*arguments))
+    else:
+        inputs = x, y, *others, *MRN, *form
+        kept = reference.row_loss_mrn_forward(*inputs)
+        assert_alike(native.row_loss_mrn_forward(*inputs), kept)
+        arguments = grad_loss, kept[2], x, y, *MRN
+        assert_alike(native.row_loss_mrn_backward(*arguments), reference.row_loss_mrn_backward(*arguments))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("head, dtype", (("iqe", torch.float32), ("mrn", torch.float64)))
+def test_the_loss_and_its_gradients_agree_with_the_reference(head, dtype, form):
+    _agree(head, 47, dtype, form)
+
+
+@pytest.mark.parametrize("with_others", (True, False), ids=("weight and mask", "one target"))
+@pytest.mark.parametrize("rows", (1, 2, 600))  # more rows than threads that sum them
+@pytest.mark.parametrize("head", ("iqe", "mrn"))
+def test_any_number_of_rows_is_added_up(head, rows, with_others):
+    _agree(head, rows, torch.float64, RowLossSettings(), with_others)
+
+
+def test_without_a_row_left_loss_and_slopes_are_zero():
+    x, y, target, weight, mask = _rows(9, torch.float32)
+    results = native.row_loss_mrn_forward(x, y, target, weight, torch.zeros_like(mask), *MRN, *RowLossSettings())
+    assert not any(value.any() for value in results)
+
+
+def test_nan_reaches_the_loss_and_only_its_rows_slope():
+    x, y, target, weight, mask = _rows(9, torch.float32)
+    target[3] = torch.nan
+    loss, _, slopes = native.row_loss_mrn_forward(x, y, target, weight, mask, *MRN, *RowLossSettings())
+    assert loss.isnan()
+    assert slopes.isnan().nonzero().tolist() == [[3]]
