@@ -44,6 +44,8 @@ HEADS = {
     "DeepNorm plain": ("DeepNorm", (4, 2), {"transforms": [], "reduction": "sum"}),
     "DeepNorm symmetric": ("DeepNorm", (4,), {"symmetric": True}),
     "DeepNorm maxrelu": ("DeepNorm", (4, 3, "maxrelu", "relu"), {}),
+    "Simple": ("Simple", (), {}),
+    "Simple concave": ("Simple", (), {"transforms": CONCAVE, "reduction": "maxmean"}),
     "WideNorm": ("WideNorm", (4, 3), {}),
     "WideNorm plain": ("WideNorm", (4, 3), {"transforms": [], "reduction": "sum"}),
     "WideNorm symmetric": ("WideNorm", (4, 3, True), {}),
@@ -341,7 +343,7 @@ def torchqmet(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", [name for name in HEADS if not name.startswith("LatentMRN")])
+@pytest.mark.parametrize("name", [name for name in HEADS if not name.startswith(("LatentMRN", "Simple"))])
 def test_the_same_seed_gives_torchqmets_parameters_and_numbers(name, torchqmet):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -412,3 +412,23 @@ def test_the_same_seed_gives_torchqmets_parameters_and_numbers(reduction, transf
     x, y = points(7, 40, dtype=torch.float32), points(7, 40, seed=1, dtype=torch.float32)
     for our_value, their_value in zip(results(ours, ours, x, y), results(theirs, theirs, x, y), strict=True):
         torch.testing.assert_close(our_value, their_value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["rows", "pairs"])
+def test_mads_simple_distance_is_the_iqe_of_single_values_the_other_way(form):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(37, 123, generator=generator, dtype=torch.float64).requires_grad_() for _ in "xy")
+    head = qm.nn.Simple(123)
+    assert not head.state_dict() and not list(head.parameters())
+    if form == "rows":
+        above, found, reversed_iqe = (x - y).relu(), head(x, y), qm.iqe(y, x, 1, max_weight=0.9)
+    else:
+        above = (x[:, None] - y).relu()
+        found, reversed_iqe = head.pairwise(x, y), qm.iqe_pairwise(y, x, 1, max_weight=0.9).mT
+    expected = 0.9 * above.amax(dim=-1) + 0.1 * above.mean(dim=-1)
+    weights = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    for one in (found, reversed_iqe):
+        torch.testing.assert_close(one, expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(one, [x, y], weights), torch.autograd.grad(expected, [x, y], weights, retain_graph=True)
+        )

@@ -6,6 +6,7 @@ from .mrn import MRN, LatentMRN, MRNFixed
 from .neural_norms import DeepNorm, WideNorm
 from .pqe import PQE, PQEGG, PQELH
 from .quasimetric_base import QuasimetricBase
+from .simple import Simple
 
 __all__ = [
     "DeepNorm",
@@ -17,6 +18,7 @@ __all__ = [
     "PQEGG",
     "PQELH",
     "QuasimetricBase",
+    "Simple",
     "WideNorm",
     "reductions",
     "transforms",

@@ -45,6 +45,7 @@ class IQE(EmbeddingHead):
             ``"sum"``, ``"mean"``, ``"max"``;
             ``"maxmean"``: ``(1 - a) mean + a max``, a = sigmoid of a parameter that starts at -1 (torchqmet's);
             ``"maxmean_ogbench"``: ``a mean + (1 - a) max``, the parameter starts at 0 (OGBench's and TMD's);
+            ``"maxmean_mad"``: ``0.1 mean + 0.9 max``, without a parameter (that of `Simple`);
             ``"deep_linear_net_weighted_sum"``: a sum with learned weights, designed for PQE.
         discount (float, optional): If given, the module returns ``discount ** d``. Default: ``None``.
         warn_if_not_quasimetric (bool): Accepted for uniformity; an IQE always is one. Default: ``True``.

@@ -100,6 +100,19 @@ class DistanceForms(NamedTuple):
     pairs: Callable[[tuple[Tensor | None, ...], tuple, str], Tensor]
     parameter_dims: int | None = None
 
+    def backwards(self) -> DistanceForms:
+        """Returns the forms of the distance from y to x."""
+
+        def exchanged(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            x, y, *parameters = tensors
+            return y, x, *parameters
+
+        return DistanceForms(
+            lambda tensors, settings, backend: self.rows(exchanged(tensors), settings, backend),
+            lambda tensors, settings, backend: self.pairs(exchanged(tensors), settings, backend).transpose(1, 2),
+            self.parameter_dims,
+        )
+
     def in_runs(
         self, op: str, parameters: tuple[Tensor | None, ...], shape: tuple[int, ...], order: Sequence[int]
     ) -> tuple[Tensor | None, ...]:

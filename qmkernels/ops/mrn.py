@@ -58,10 +58,7 @@ _PAIRS = Op(
 # They take embeddings in the compute dtype.
 FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS)
 # The same with the differences y - x.
-TO_MINUS_FROM = broadcasting.DistanceForms(
-    lambda sides, settings, backend: _ROWS(sides[::-1], settings, backend),
-    lambda sides, settings, backend: _PAIRS(sides[::-1], settings, backend).transpose(1, 2),
-)
+TO_MINUS_FROM = FORMS.backwards()
 
 
 def forms(to_minus_from: bool) -> broadcasting.DistanceForms:
