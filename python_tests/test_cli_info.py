@@ -35,7 +35,7 @@ def test_an_unknown_command_exits_2_and_says_which_there_are(capsys, name, meant
     assert cli.main([name]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f"qmkernels: no command {name!r}.{meant} Commands: info, demo, train, bench.\n"
+    assert printed.err == f"qmkernels: no command {name!r}.{meant} Commands: info, demo, train, sweep, bench.\n"
 
 
 def test_version_is_that_of_the_installed_package(capsys):

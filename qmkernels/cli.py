@@ -14,8 +14,11 @@ COMMANDS = {
     "info": "show versions, build, devices, and which backend runs which op",
     "demo": "train a quasimetric value function on MountainCar and draw it beside the true one",
     "train": "train an agent in an environment",
+    "sweep": "train methods in environments with several seeds, and draw the aggregate",
     "bench": "time the heads beside torchqmet and plain PyTorch, at sizes of your own",
 }
+MODULES = {"sweep": "train.sweep"}
+"""Those that have no module of their own name."""
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        status = importlib.import_module(f".{name}", __package__).run(rest)
+        status = importlib.import_module(f".{MODULES.get(name, name)}", __package__).run(rest)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
 
     experiment = experiment_of(method)
     try:
-        settings = _settings(method, arguments)
+        settings = settings_of(method, arguments)
         with processes.joined(processes.device_of(settings.device)) as together:
             trainer = Trainer(experiment, settings, together)
             finished = trainer.run()
@@ -87,7 +87,7 @@ def run(argv: Sequence[str]) -> int:
     return 0 if finished else INTERRUPTED
 
 
-def _settings(method: str, arguments: list[str]) -> Settings:
+def settings_of(method: str, arguments: list[str]) -> Settings:
     """From the command's arguments; ValueError where they are wrong, SystemExit once the help was printed."""
     from .settings import GROUPS, Settings
 
