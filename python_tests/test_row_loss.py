@@ -105,6 +105,19 @@ def test_expectile_backup_is_its_formula(name, discount, cost, huber_delta, back
     assert torch.autograd.grad(again.loss, following, allow_unused=True) == (None,)
 
 
+@pytest.mark.parametrize("name", ["iqe maxmean", "latent mrn", "mrn with projections"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_loss_equals_the_composed_one_in_half_and_under_autocast(name, dtype, monkeypatch):
+    head, (x, y) = head_of(name, torch.float32), points(2, ROWS, dtype=dtype)
+    results = []
+    for fused in (head.fused_rows, lambda x, y: None):
+        monkeypatch.setattr(head, "fused_rows", fused)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.float32):
+            result = qm.losses.step_gap(head, x, y, 2.0)
+        results.append((*result, *gradients(result.loss, head, x, y)))
+    torch.testing.assert_close(*results)
+
+
 def test_a_tau_above_one_half_follows_the_nearest_targets():
     distance = torch.zeros(1, requires_grad=True)
     targets = torch.arange(1.0, 11.0)
@@ -230,6 +243,7 @@ FLAGS = torch.ones(ROWS, dtype=torch.bool)
         (_gap, {"steps": 0, "form": "relative"}, ValueError, "steps must be above 0"),
         (_gap, {"steps": -1}, ValueError, "steps must be at least 0"),
         (_gap, {"steps": float("nan")}, ValueError, "steps must be at least 0"),
+        (_gap, {"steps": None}, TypeError, "steps must be a number or a tensor"),
         (_gap, {"steps": torch.ones(ROWS + 1)}, ValueError, "steps must be a number or one per row"),
         (_gap, {"steps": torch.ones(ROWS, device="meta")}, RuntimeError, "steps must be on cpu"),
         (_gap, {"form": "cubic"}, ValueError, "form must be one of"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,8 @@ def at_least(
     if isinstance(value, Tensor):
         _check_per_row(loss, x, name, value)
         return value.to(_compute_dtype(x))
+    if not isinstance(value, Real):
+        raise TypeError(f"{loss}: {name} must be a number or a tensor, got {type(value).__name__}.")
     value = float(value)
     if not (value > least or (value == least and not above)):
         raise ValueError(f"{loss}: {name} must be {'above' if above else 'at least'} {least:g}, got {value:g}.")

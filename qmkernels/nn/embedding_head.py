@@ -71,8 +71,7 @@ class EmbeddingHead(QuasimetricBase):
         if self._fused_op is None or self._own_components or self._own_forward or self.discount is not None:
             return None
         self._check_sizes(x, y)
-        if not self._embeds:
-            x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+        x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
         fused = self._fused(x)
         if fused is None:
             return None
