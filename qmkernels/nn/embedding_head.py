@@ -139,7 +139,9 @@ class EmbeddingHead(QuasimetricBase):
             embedded = self._embed(x)
             return embedded, embedded
         rows = [x.reshape(-1, self.input_size), y.reshape(-1, self.input_size)]
-        parts = self._embed(torch.cat(rows)).split([len(part) for part in rows])
+        parts = self._embed(torch.cat(rows)).split(
+            [part.shape[0] for part in rows]
+        )  # len() would fix the sizes in torch.export
         return tuple(part.reshape(*z.shape[:-1], part.shape[-1]) for part, z in zip(parts, (x, y), strict=True))
 
     def _distance(self, pairing: Callable, x: Tensor, y: Tensor, bidirectional: bool) -> Distances:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..ops import mrn
 from ..ops.mrn import MrnSettings
+from ..ops.torch_internals import is_exporting
 from .embedding_head import EmbeddingHead, Pairs
 
 
@@ -36,6 +37,10 @@ class ConstrainedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.weight_constraint_ is not None:
+            if is_exporting():  # the program must not change its parameters
+                weight = self.weight.clone()
+                self.weight_constraint_(weight)
+                return functional.linear(input, weight, self.bias)
             self._constrain()
         return super().forward(input)
 

@@ -112,6 +112,12 @@ class QuasimetricBase(nn.Module, metaclass=abc.ABCMeta):
         self.transforms = nn.Sequential(*stages)
         self.reduction = make_reduction(reduction, num_components, discount)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            f"{type(self).__name__}: TorchScript cannot compile the kernels; export the module with "
+            "torch.export.export, and import qmkernels before torch.export.load."
+        )
+
     @abc.abstractmethod
     def compute_components(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns the components of the distance, ``(..., num_components)``, from x to y, ``(..., input_size)``."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..ops.torch_internals import records_derivative
+from ..ops.torch_internals import is_exporting, records_derivative
 
 # Values of pairs that exist at once: 16 MiB of float32.
 _MOST_VALUES = 1 << 22
@@ -21,8 +21,10 @@ def in_row_blocks(
 
     Only the current block holds all ``values_per_pair`` of its pairs. If a gradient is recorded and there are several
     blocks, the backward pass computes each again instead of storing it; torch.compile and torch.func, which cannot
-    trace that, store them.
+    trace that, store them. A program of torch.export serves all sizes, and has one block.
     """
+    if is_exporting():
+        return pairs(x, y)
     batch, num_rows, _ = x.shape
     block = max(1, _MOST_VALUES // max(1, batch * y.shape[1] * values_per_pair))
     if num_rows <= block:

@@ -27,6 +27,7 @@ _num_dispatch_modes = _found(torch._C, "_len_torch_dispatch_stack")
 _profiler = profiler if hasattr(profiler, "_is_profiler_enabled") else None
 _forward_ad = forward_ad if hasattr(forward_ad, "_current_level") else None
 _function_base = super(Function, Function) if hasattr(super(Function, Function), "apply") else None
+_is_exporting = _found(torch.compiler, "is_exporting")  # since torch 2.7
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 
 
@@ -37,6 +38,11 @@ def in_function_transform() -> bool:
     if _functorch_level is None or _forward_ad is None:
         return True
     return _functorch_level() is not None or _forward_ad._current_level >= 0
+
+
+def is_exporting() -> bool:
+    """Returns whether torch.export traces a program, in which sizes stay open and parameters are not changed."""
+    return _is_exporting is not None and _is_exporting()
 
 
 def has_plain_tensors() -> bool:
