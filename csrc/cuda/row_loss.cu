@@ -62,15 +62,16 @@ __global__ void __launch_bounds__(grads_threads) row_loss_grads_kernel(RowGradsT
 }
 
 template <class T>
-void finish(const char* op, const RowLossTerms<T>& terms, const void* scratch, int64_t rows, Context context) {
+void write_loss(const char* op, const RowLossTerms<T>& terms, const void* scratch, int64_t rows, Context context) {
     const DeviceGuard guard(context.device, op);
     const RowLossTask<T> task{terms, static_cast<const T*>(scratch), rows};
     launch(op, row_loss_terms_kernel<T>, 1, sum_threads, 0, context, task);
 }
 
-// Writes the gradients of the distances.
+// Writes the gradients of the distances to scratch memory, from which the head's kernel goes on.
 template <class T>
-void start(const char* op, const T* grad_loss, const T* slopes, int64_t rows, void* scratch, Context context) {
+void write_distance_grads(const char* op, const T* grad_loss, const T* slopes, int64_t rows, void* scratch,
+                          Context context) {
     const DeviceGuard guard(context.device, op);
     const RowGradsTask<T> task{grad_loss, slopes, static_cast<T*>(scratch), rows};
     launch(op, row_loss_grads_kernel<T>, divide_up(rows, grads_threads), grads_threads, 0, context, task);
@@ -86,7 +87,7 @@ int64_t row_loss_iqe_forward_scratch(const RowLossIqeForward<T>& call) {
 template <class T>
 void row_loss_iqe_forward(const RowLossIqeForward<T>& call, Context context) {
     iqe_forward(head_of(call), context);
-    finish("row_loss_iqe_forward", call.terms, call.scratch, call.shape.rows, context);
+    write_loss("row_loss_iqe_forward", call.terms, call.scratch, call.shape.rows, context);
 }
 
 template <class T>
@@ -96,7 +97,7 @@ int64_t row_loss_iqe_backward_scratch(const RowLossIqeBackward<T>& call) {
 
 template <class T>
 void row_loss_iqe_backward(const RowLossIqeBackward<T>& call, Context context) {
-    start("row_loss_iqe_backward", call.grad_loss, call.slopes, call.shape.rows, call.scratch, context);
+    write_distance_grads("row_loss_iqe_backward", call.grad_loss, call.slopes, call.shape.rows, call.scratch, context);
     iqe_backward(head_of(call), context);
 }
 
@@ -108,7 +109,7 @@ int64_t row_loss_mrn_forward_scratch(const RowLossMrnForward<T>& call) {
 template <class T>
 void row_loss_mrn_forward(const RowLossMrnForward<T>& call, Context context) {
     mrn_forward(head_of(call), context);
-    finish("row_loss_mrn_forward", call.terms, call.scratch, call.rows, context);
+    write_loss("row_loss_mrn_forward", call.terms, call.scratch, call.rows, context);
 }
 
 template <class T>
@@ -118,7 +119,7 @@ int64_t row_loss_mrn_backward_scratch(const RowLossMrnBackward<T>& call) {
 
 template <class T>
 void row_loss_mrn_backward(const RowLossMrnBackward<T>& call, Context context) {
-    start("row_loss_mrn_backward", call.grad_loss, call.slopes, call.rows, call.scratch, context);
+    write_distance_grads("row_loss_mrn_backward", call.grad_loss, call.slopes, call.rows, call.scratch, context);
     mrn_backward(head_of(call), context);
 }
 

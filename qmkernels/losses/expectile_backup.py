@@ -88,9 +88,9 @@ def expectile_backup(
 
     Gradients flow to x, goal, weight and the head's parameters; none to the target and what it is made of: next,
     target_goal, steps, distance and target_head. NaN in a row gives NaN in the loss and in the gradients of that row;
-    in a row that is masked out, at most in the gradients of that row. So does, where the goal is not reached, a number
-    of steps of 0 or below in a tensor, and a target below 0: looking for it would wait for the device. Infinities give
-    what the head and the formula give.
+    in a row that the mask leaves out, at most in the gradients of that row. In a tensor, steps of 0 or below count as
+    NaN where the goal is not reached, and so does a target below 0: checking them would wait for the device. Infinities
+    give what the head and the formula give.
 
     Raises:
         ValueError: shapes that differ, do not broadcast or are empty, reached without distance or distance without

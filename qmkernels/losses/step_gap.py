@@ -71,8 +71,8 @@ def step_gap(
         `StepGap`, in float32 for half embeddings, else in their dtype.
 
     Gradients flow to x, y, steps, weight and the head's parameters. NaN in a row gives NaN in the loss and in the
-    gradients of that row; in a row that is masked out, at most in the gradients of that row. So does a number of steps
-    below 0 in a tensor, or of 0 in the form "relative": looking for it would wait for the device. Infinities give what
+    gradients of that row; in a row that the mask leaves out, at most in the gradients of that row. In a tensor, steps
+    below 0, or 0 in the form "relative", count as NaN: checking them would wait for the device. Infinities give what
     the head and the formula give.
 
     Raises:
