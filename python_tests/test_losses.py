@@ -54,11 +54,12 @@ def _matrix(head, x, y):
     return torch.stack([torch.stack([head(a, b) for b in y]) for a in x])
 
 
-def _plain_contrastive(head, x, y, direction="backward", form="softmax", logsumexp_weight=0.0):
+def _plain_contrastive(head, x, y, direction="backward", form="softmax", logsumexp_weight=0.0, smoothing=0.0):
     logits = -_matrix(head, x, y) / math.sqrt(DIM)
-    matches = torch.arange(len(x))
+    is_match = torch.eye(len(x), dtype=logits.dtype)
+    matches = (1 - smoothing) * is_match + smoothing / (len(x) - 1) * (1 - is_match)
     if form == "sigmoid":
-        return functional.binary_cross_entropy_with_logits(logits, torch.eye(len(x), dtype=logits.dtype))
+        return functional.binary_cross_entropy_with_logits(logits, is_match)
     sides = {"backward": [logits.T], "forward": [logits], "symmetric": [logits, logits.T]}[direction]
     losses = [
         functional.cross_entropy(side, matches) + logsumexp_weight * side.logsumexp(dim=1).square().mean()
@@ -111,6 +112,11 @@ LOSSES = {
         )
         for direction in ("backward", "forward", "symmetric")
     },
+    "contrastive smoothed": (
+        2, False,
+        lambda head, x, y: qm.losses.contrastive(head, x, y, direction="symmetric", label_smoothing=0.1),
+        lambda head, x, y: _plain_contrastive(head, x, y, "symmetric", smoothing=0.1),
+    ),
     "contrastive sigmoid": (
         2, False,
         lambda head, x, y: qm.losses.contrastive(head, x, y, form="sigmoid"),
@@ -122,6 +128,12 @@ LOSSES = {
         _plain_linex,
     ),
     "tmd": (4, False, qm.losses.tmd_critic, _plain_tmd),
+    "tmd, MQE's invariance": (
+        4, False,
+        lambda head, *embeddings: qm.losses.tmd_critic(head, *embeddings, invariance="exp_squared"),
+        lambda head, phi, psi, *others: _plain_tmd(head, phi, psi, *others)
+        + ((-head(psi, phi)).exp() - 1).square().mean() - head(psi, phi).mean(),
+    ),
     "metra": (
         3, True,
         lambda head, x, y, z, raw: qm.losses.metra(x, y, z, raw),
@@ -286,7 +298,8 @@ def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
         parameters = [*network.parameters(), *head.parameters(), raw]
         curves.append(curve_of(parameters, batches_of(count, 8, 8), loss_of, after_backward))
     torch.testing.assert_close(curves[0], curves[1], rtol=1e-6, atol=1e-6)
-    if name != "linex":  # whose targets move without gradient, so its value need not fall
+    # The targets of "linex" move without gradient, and smoothed targets are near the start's: they need not fall.
+    if name not in ("linex", "contrastive smoothed"):
         assert curves[0][-50:].mean() < curves[0][:50].mean()
 
 
@@ -399,6 +412,12 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
         (lambda h, x: qm.losses.qrl_critic(qm.nn.IQE(DIM, SIZE, discount=0.9), x, x, scalar()), ValueError, "discount"),
         (lambda h, x: qm.losses.latent_dynamics(h, x, x, power=3), ValueError, "power must be 1 or 2"),
         (lambda h, x: qm.losses.contrastive(h, x, x, direction="both"), ValueError, "direction must be one of"),
+        (
+            lambda h, x: qm.losses.contrastive(h, x, x, label_smoothing=1.0),
+            ValueError,
+            r"must be in \[0, 1\).* got 1.0",
+        ),
+        (lambda h, x: qm.losses.tmd_critic(h, x, x, x, x, invariance="exp"), ValueError, "invariance must be one of"),
         (lambda h, x: qm.losses.contrastive(h, x, x, offset=2), ValueError, "must have the matches of x"),
         (lambda h, x: qm.losses.contrastive(h, x[None], x), ValueError, "may differ only"),
         (lambda h, x: qm.losses.contrastive(h, x, x.float()), TypeError, "same dtype"),

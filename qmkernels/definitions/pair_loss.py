@@ -93,11 +93,10 @@ def matching(matrix: Tensor, first: int, dim: int) -> Tensor:
 
 
 def over(logits: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns largest, log_sum and total of the softmaxes along ``dim``; only log_sum is differentiable."""
-    detached = logits.detach()
-    largest = detached.amax(dim=dim)
+    """Returns largest, log_sum and total of the softmaxes along ``dim``; largest is not differentiable."""
+    largest = logits.detach().amax(dim=dim)
     log_sum = (logits - _finite(largest).unsqueeze(dim)).logsumexp(dim=dim)
-    return largest, log_sum, detached.sum(dim=dim)
+    return largest, log_sum, logits.sum(dim=dim)
 
 
 def together(largest: Tensor, log_sum: Tensor, total: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,14 +118,24 @@ def softplus_over_goals(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return detached.amax(dim=-1), functional.softplus(logits).sum(dim=-1), detached.sum(dim=-1)
 
 
-def contrast(softmaxes: Softmaxes, logsumexp_weight: float) -> Contrast:
+def contrast(softmaxes: Softmaxes, logsumexp_weight: float, smoothing: float = 0.0) -> Contrast:
     """Returns the softmaxes' mean cross-entropy with the matches."""
-    positive, largest, log_sum, *_ = softmaxes
+    positive, largest, log_sum, total, count = softmaxes
     logsumexp = largest + log_sum
     loss = (largest - positive + log_sum).mean()
     if logsumexp_weight:
         loss = loss + logsumexp_weight * logsumexp.square().mean()
+    if smoothing:
+        loss = loss + smoothing * lead(positive, total, count)
     return _with_diagnostics(loss, softmaxes, logsumexp)
+
+
+def lead(positive: Tensor, total: Tensor, count: int) -> Tensor:
+    """Returns by how much the softmaxes' matching logits exceed the mean of their others; 0 if there are no others.
+
+    That, times the smoothing, is what smoothed targets add to a cross-entropy.
+    """
+    return (positive - (total - positive) / (count - 1)).mean() if count > 1 else positive.new_zeros(())
 
 
 def _with_diagnostics(loss: Tensor, softmaxes: Softmaxes, logsumexp: Tensor) -> Contrast:
@@ -137,9 +146,9 @@ def _with_diagnostics(loss: Tensor, softmaxes: Softmaxes, logsumexp: Tensor) -> 
         return Contrast(loss, positive.mean(), negative, logsumexp.mean(), accuracy)
 
 
-def contrast_of_sides(sides: list[Softmaxes], logsumexp_weight: float) -> Contrast:
+def contrast_of_sides(sides: list[Softmaxes], logsumexp_weight: float, smoothing: float = 0.0) -> Contrast:
     """Returns the mean over one or both directions."""
-    parts = [contrast(side, logsumexp_weight) for side in sides]
+    parts = [contrast(side, logsumexp_weight, smoothing) for side in sides]
     return parts[0] if len(parts) == 1 else Contrast(*(torch.stack(part).mean() for part in zip(*parts, strict=True)))
 
 

@@ -14,6 +14,7 @@ from ..definitions.pair_loss import (
     Softmaxes,
     contrast_of_sides,
     contrast_of_sigmoids,
+    lead,
     matching,
     over,
     softplus_over_goals,
@@ -52,6 +53,7 @@ def contrastive(
     form: str = "softmax",
     scale: float | None = None,
     logsumexp_weight: float = 0.0,
+    label_smoothing: float = 0.0,
     offset: int = 0,
     group: torch.distributed.ProcessGroup | None = None,
     streaming: bool | None = None,
@@ -75,6 +77,8 @@ def contrastive(
         scale: s, in 1 / the head's unit; None: ``1 / sqrt(D)``, as in the TMD code.
         logsumexp_weight: weight of the mean squared log-sum-exp of the softmaxes, which is added to the loss
             (contrastive RL: 0.1 or 0.01). Default 0.
+        label_smoothing: epsilon in [0, 1), of the softmaxes: the cross-entropy is with 1 - epsilon for the match and
+            epsilon / (n - 1) for each of the n - 1 other logits, as in TD-JEPA. Default 0.
         offset: where the matches begin in ``y``, for a global batch: x holds this process's rows, y all processes'.
         group: with an ``offset``: the `torch.distributed` processes that hold the other rows of x. Their logits take
             part in the backward softmax, and every process returns the loss of the whole batch; its gradients are such
@@ -96,7 +100,8 @@ def contrastive(
         RuntimeError: different devices, or a forced backend that cannot run.
 
     Source: Myers et al. 2025 (TMD, arXiv 2509.20478) and 2024 (CMD, arXiv 2406.17098); Eysenbach et al. 2022
-    (contrastive RL, arXiv 2206.07568) for "sigmoid" and the log-sum-exp penalty.
+    (contrastive RL, arXiv 2206.07568) for "sigmoid" and the log-sum-exp penalty; the smoothed targets of
+    https://github.com/HKBU-KnowComp/Temporal-Distance-JEPA.
 
     Example:
         >>> head = qm.nn.IQE(2, 2, reduction="sum")
@@ -111,6 +116,10 @@ def contrastive(
     for name, value, choices in (("direction", direction, _DIRECTIONS), ("form", form, _FORMS)):
         if value not in choices:
             raise ValueError(f"contrastive: {name} must be one of {', '.join(choices)}, got {value!r}.")
+    if not 0 <= label_smoothing < 1 or (label_smoothing and form == "sigmoid"):
+        raise ValueError(
+            f"contrastive: label_smoothing must be in [0, 1), and 0 for form 'sigmoid', got {label_smoothing}."
+        )
     scale = 1.0 / math.sqrt(x.shape[-1]) if scale is None else float(scale)
     kind, count = ("sigmoid" if form == "sigmoid" else direction), x.shape[-2]
     if kind == "backward" and group is None:
@@ -118,9 +127,25 @@ def contrastive(
     streaming = tiles.should_stream(streaming, x.shape[:-1].numel() * y.shape[-2], x.device)
     if group is None and not streaming:
         settings = PairLossSettings(kind, scale, float(logsumexp_weight), offset=offset)
-        loss, stats = pair_loss(every_pair(head, x, y), None, None, settings)
+        distance = every_pair(head, x, y)
+        loss, stats = pair_loss(distance, None, None, settings)
+        if label_smoothing:
+            loss = loss + label_smoothing * _lead_of_matrix(-scale * distance, kind, offset)
         return Contrastive(loss, stats.positive, stats.negative, stats.logsumexp, stats.accuracy)
-    return Contrastive(*_by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, group))
+    weights = float(logsumexp_weight), float(label_smoothing)
+    return Contrastive(*_by_tiles(head, x, y, kind, scale, weights, offset, streaming, group))
+
+
+def _lead_of_matrix(logits: Tensor, kind: str, offset: int) -> Tensor:
+    """Returns `lead`, the mean over the directions."""
+    count, columns = logits.shape[-2:]
+    positive = matching(logits, offset, -1)
+    sides = []
+    if kind != "backward":
+        sides.append(lead(positive, logits.sum(dim=-1), columns))
+    if kind != "forward":
+        sides.append(lead(positive, logits[..., offset : offset + count].sum(dim=-2), count))
+    return sum(sides) / len(sides)
 
 
 def matches_of(y: Tensor, offset: int, count: int) -> Tensor:
@@ -128,7 +153,7 @@ def matches_of(y: Tensor, offset: int, count: int) -> Tensor:
     return y if y.shape[-2] == count else y[..., offset : offset + count, :]
 
 
-def _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, group) -> Contrast:
+def _by_tiles(head, x, y, kind, scale, weights, offset, streaming, group) -> Contrast:
     """Composes the loss from tiles of goals for backward softmaxes, else of states; computes each pair once."""
     count, columns = x.shape[-2], y.shape[-2]
     if kind == "backward":
@@ -139,7 +164,7 @@ def _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, grou
 
         positive, *softmaxes = tiles.by_tiles(part, (y,), (x,), count, streaming)
         positive = positive[..., offset : offset + count]
-        return contrast_of_sides([_everywhere(Softmaxes(positive, *softmaxes, count), group)], logsumexp_weight)
+        return contrast_of_sides([_everywhere(Softmaxes(positive, *softmaxes, count), group)], *weights)
 
     def part(begin, block, y):
         logits = -scale * every_pair(head, block, y)
@@ -154,11 +179,11 @@ def _by_tiles(head, x, y, kind, scale, logsumexp_weight, offset, streaming, grou
     if kind == "sigmoid":
         return contrast_of_sigmoids(rows)
     if kind == "forward":
-        return contrast_of_sides([rows], logsumexp_weight)
+        return contrast_of_sides([rows], *weights)
     goals = together(*goals, dim=-1)  # each tile holds the part of its states
     if group is None:
         goals = (value[..., offset : offset + count] for value in goals)
-    return contrast_of_sides([rows, _everywhere(Softmaxes(positive, *goals, count), group)], logsumexp_weight)
+    return contrast_of_sides([rows, _everywhere(Softmaxes(positive, *goals, count), group)], *weights)
 
 
 def _everywhere(local: Softmaxes, group) -> Softmaxes:

@@ -14,6 +14,9 @@ from . import checks, tiles
 from .contrastive import check_pairs, matches_of, over_processes
 from .linex import distances
 
+# What the action invariance makes of d(psi, phi).
+INVARIANCES = {"distance": lambda distance: distance, "exp_squared": lambda distance: torch.expm1(-distance).square()}
+
 
 class TMDCritic(NamedTuple):
     """``loss`` is the scalar to minimise; the others are detached. All are 0-d.
@@ -45,6 +48,7 @@ def tmd_critic(
     clip: float = 3.0,
     diagonal_weight: float = 0.5,
     scale: float | None = None,
+    invariance: str = "distance",
     offset: int = 0,
     group: torch.distributed.ProcessGroup | None = None,
     streaming: bool | None = None,
@@ -54,7 +58,7 @@ def tmd_critic(
     .. math:: \mathrm{contrastive}(\phi, \psi_g) + \overline{d(\psi_i, \phi_i)}
               + \zeta\, \mathrm{linex}(\phi, \psi_g, \psi')
 
-    as `contrastive` (backward) and `linex` define them.
+    as `contrastive` (backward) and `linex` define them. MQE's action invariance is :math:`(e^{-d} - 1)^2` instead of d.
 
     Args:
         head: the quasimetric, a module or function of x and y; its parameters take part in autograd.
@@ -66,6 +70,7 @@ def tmd_critic(
         zeta: weight of the temporal invariance. Default 0.05.
         clip, diagonal_weight: of `linex`. Defaults 3 and 0.5.
         scale: of the logits; None: ``1 / sqrt(D)``.
+        invariance: the action invariance, the mean "distance" (TMD) or "exp_squared", (exp(-d) - 1)^2 (MQE).
         offset, group, streaming: as for `contrastive`.
 
     Returns:
@@ -77,11 +82,12 @@ def tmd_critic(
 
     Raises:
         ValueError: shapes that do not fit or are empty, an offset that leaves rows without a match, a discount outside
-            (0, 1], a head with a discount.
+            (0, 1], an unknown invariance, a head with a discount.
         TypeError: a head that cannot be called, or tensors that are not float or differ in dtype.
         RuntimeError: different devices, or a forced backend that cannot run.
 
-    Source: Myers et al. 2025, arXiv 2509.20478; defaults as published. The published critic is an ensemble of two with
+    Source: Myers et al. 2025, arXiv 2509.20478; defaults as published. MQE: arXiv 2511.07730, whose temporal invariance
+    is `linex` with a ``log_discount`` per row. The published critic is an ensemble of two with
     ``head = qm.nn.LatentMRN(D, preset="tmd")``.
 
     Example:
@@ -98,10 +104,12 @@ def tmd_critic(
     checks.check_rows("tmd_critic", phi=phi, psi=psi, psi_next=psi_next)
     if not 0 < discount <= 1:
         raise ValueError(f"tmd_critic: discount must be in (0, 1], got {discount}.")
+    if invariance not in INVARIANCES:
+        raise ValueError(f"tmd_critic: invariance must be one of {', '.join(INVARIANCES)}, got {invariance!r}.")
     scale = 1.0 / math.sqrt(phi.shape[-1]) if scale is None else float(scale)
     count, log_discount = phi.shape[-2], math.log(discount)
     streaming = tiles.should_stream(streaming, phi.shape[:-1].numel() * count, phi.device)
-    action = head(psi, phi).mean()
+    action = INVARIANCES[invariance](head(psi, phi)).mean()
     if group is None:
         psi_goal, offset = matches_of(psi_goal, offset, count), 0
     if group is None and not streaming:
