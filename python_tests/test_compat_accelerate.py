@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,15 +92,19 @@ STAND_IN = {
 }
 
 
+def write_stand_in(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, text in STAND_IN.items():
+        lines = [line.removeprefix("        ") for line in text.splitlines()]
+        (folder / name).write_text("\n".join(lines))
+
+
 @pytest.fixture(params=["stand-in", "checkout"])
 def torchqmet(request, tmp_path, monkeypatch):
     """torchqmet, freshly imported, and removed afterwards."""
     folder = tmp_path
     if request.param == "stand-in":
-        (tmp_path / "torchqmet").mkdir()
-        for name, text in STAND_IN.items():
-            lines = [line.removeprefix("        ") for line in text.splitlines()]
-            (tmp_path / "torchqmet" / name).write_text("\n".join(lines))
+        write_stand_in(tmp_path / "torchqmet")
     else:
         folder = os.environ.get("QMKERNELS_TORCHQMET")
         if not folder:
@@ -201,6 +206,24 @@ def test_a_users_subclass_is_left_alone_with_one_warning(torchqmet):
     assert [type(part) for part in model] == [MyIQE, MyIQE, Own, qm.nn.IQE]
     assert type(model[2].reduction).__module__ == "torchqmet.reductions"
     assert caught[0].filename == __file__
+
+
+def test_a_copy_of_torchqmet_inside_another_package_is_turned_too(tmp_path, monkeypatch):
+    write_stand_in(tmp_path / "package_with_a_copy" / "torchqmet")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy = importlib.import_module("package_with_a_copy.torchqmet")
+
+    class MyIQE(copy.IQE):
+        pass
+
+    head = copy.IQE(12, 3)
+    x, y = points(9, 12), points(9, 12, seed=1)
+    expected = head(x, y)
+    model = nn.ModuleList([head, MyIQE(12, 3)])
+    with pytest.warns(UserWarning, match="left alone.*MyIQE"):
+        qm.compat.accelerate(model)
+    assert type(head) is qm.nn.IQE and type(head.reduction) is qm.nn.reductions.MaxMean
+    torch.testing.assert_close(head(x, y), expected)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,81 @@ ORIGINAL = {
 }
 
 
+# What public code that imports torchqmet does with it, and where it was seen in November 2026. x and y are (5, 2048).
+PUBLIC_USES = {
+    "quasimetric-learning/quasimetric-rl; lukasmolnar/, Hollownesses/ and ubermenzch/quasimetric-rl": """
+        import torchqmet
+        class Owner(torch.nn.Module):
+            quasimetric_head: torchqmet.QuasimetricBase
+        class L2(torchqmet.QuasimetricBase):
+            def __init__(self, input_size):
+                super().__init__(input_size, num_components=1, guaranteed_quasimetric=True,
+                                 transforms=[], reduction='sum', discount=None)
+            def compute_components(self, x, y):
+                return (x - y).norm(p=2, dim=-1, keepdim=True)
+        for head in (torchqmet.IQE(2048, 2048 // 64), L2(2048)):
+            assert isinstance(head, torchqmet.QuasimetricBase) and head.input_size == 2048
+            assert head(torch.stack([x, y], dim=-2), torch.stack([y, x], dim=-2)).shape == (5, 2)
+    """,
+    "fangyuan-ksgk/quasimetric-rl, SGI-2023/quasimetric-representation": """
+        import torchqmet # a comment
+        iqe = torchqmet.IQE(2048, 64)
+        assert issubclass(torchqmet.IQE, torchqmet.QuasimetricBase) and iqe.num_components == 32
+        f'{iqe.reduction} {iqe.input_size} {torchqmet.QuasimetricBase}'
+        d = iqe(x.requires_grad_(), y)
+        d.sum().backward()
+    """,
+    "ebronstein/quasimetric-rl": """
+        import torchqmet
+        class InnerProduct(torchqmet.QuasimetricBase):
+            def __init__(self, input_size):
+                super().__init__(input_size, num_components=1, guaranteed_quasimetric=False,
+                                 transforms=[], reduction="sum", discount=None)
+            def compute_components(self, x, y):
+                return (x * y).sum(dim=-1, keepdim=True)
+        torch.testing.assert_close(InnerProduct(2048)(x, y), (x * y).sum(dim=-1))
+    """,
+    "lorenzosteccanella/MinimumActionDistance": """
+        import torchqmet
+        assert torchqmet.WideNorm(2048, 8, 16, symmetric=False)(x, y).shape == (5,)
+        assert torchqmet.IQE(2048, dim_per_component=16, reduction="maxmean")(x, y).shape == (5,)
+    """,
+    "jianda-chen/SCR": """
+        from torchqmet import IQE, QuasimetricBase
+        iqe = IQE(2048, dim_per_component=64, reduction='maxmean').to("cpu")
+        assert len(list(iqe.parameters())) == 1 and iqe(x, y).unsqueeze(-1).shape == (5, 1)
+    """,
+    "a loss in a fork of open_clip": """
+        import torchqmet
+        d = torchqmet.IQE(input_size=x.size(dim=1), dim_per_component=16, reduction="sum").to(x.device)
+        assert torch.outer(d(x, y), d(y, x)).shape == d(x[:, None], y).shape == (5, 5)
+    """,
+    "baselines in searches for puzzles' shortest solutions": """
+        import torchqmet
+        for head in (torchqmet.IQE(input_size=2048, dim_per_component=16), torchqmet.MRNFixed(2048),
+                     torchqmet.MRNFixed(input_size=2048, sym_p=1)):
+            assert head(x, y).shape == (5,)
+    """,
+    "a study of road networks": """
+        from torchqmet.iqe import iqe
+        from torchqmet import IQE, MRNFixed
+        assert iqe(x.reshape(5, 1, 128, 16), y.reshape(5, 128, 16)).shape == (5, 5, 128)
+    """,
+    "a script that checks an environment": """
+        import torchqmet
+        assert getattr(torchqmet, '__version__', 'installed').startswith("0.1")
+    """,
+    "torchqmet's README": """
+        import torchqmet
+        for kind in (torchqmet.PQE, torchqmet.PQELH, torchqmet.PQEGG, torchqmet.MRN, torchqmet.MRNFixed):
+            assert kind(128)(x[:, :128], y[:, :128]).shape == (5,)
+        norms = torchqmet.DeepNorm(128, num_components=64, num_layers=3), torchqmet.WideNorm(
+            128, num_components=64, output_component_size=32)
+        assert all(norm(x[:, :128], y[:, :128]).shape == (5,) for norm in norms)
+    """,
+}
+
+
 def run_fresh(code: str, folder: Path, *, with_original: bool = False) -> str:
     """Returns what ``code`` prints in a new interpreter, with torchqmet installed in ``folder`` or not at all."""
     if with_original:
@@ -30,6 +105,25 @@ def run_fresh(code: str, folder: Path, *, with_original: bool = False) -> str:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_what_public_code_does_with_torchqmet_works(tmp_path):
+    snippets = {where: textwrap.dedent(code) for where, code in PUBLIC_USES.items()}
+    code = f"""
+        import traceback, warnings
+        import torch
+        import qmkernels as qm
+        warnings.simplefilter("ignore")
+        qm.compat.install_torchqmet()
+        for where, snippet in {snippets!r}.items():
+            names = dict(torch=torch, x=torch.randn(5, 2048), y=torch.randn(5, 2048))
+            try:
+                exec(snippet, names)
+            except Exception:
+                print(where, traceback.format_exc())
+        print("done")
+    """
+    assert run_fresh(code, tmp_path) == "done"
 
 
 @pytest.mark.parametrize("with_original", [False, True], ids=["not installed", "installed"])

@@ -18,7 +18,8 @@ def accelerate(module: nn.Module) -> nn.Module:
 
     A class derived from a torchqmet head may rely on any of its details and is left alone, with one warning that names
     all such classes. Everything else stays unchanged, and calling it again changes nothing. Compiled functions that
-    hold a head compile again.
+    hold a head compile again. Heads of a copy of torchqmet inside another package, such as ``third_party.torchqmet``,
+    are turned too.
 
     Args:
         module (nn.Module): Any module, for example a head itself.
@@ -58,8 +59,10 @@ def accelerate(module: nn.Module) -> nn.Module:
 
 
 def _name(kind: type) -> tuple[str, str]:
-    return kind.__module__, kind.__qualname__
+    """Returns a class's module and name; the module as in torchqmet, where a package has a copy of it."""
+    _, within, submodule = f".{kind.__module__}.".partition(".torchqmet.")
+    return f"torchqmet.{submodule}".rstrip(".") if within else kind.__module__, kind.__qualname__
 
 
 def _is_torchqmets_head(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "torchqmet" and kind.__name__ == "QuasimetricBase"
+    return _name(kind) == ("torchqmet", "QuasimetricBase")
