@@ -56,7 +56,7 @@ HEADS: dict[str, Callable[[int], qm.nn.QuasimetricBase]] = {
     "MRN": lambda size: qm.nn.MRN(size, warn_if_not_quasimetric=False),
     "MRNFixed": lambda size: qm.nn.MRNFixed(size),
     "PQE": lambda size: qm.nn.PQE(size, dim_per_component=4),
-    "WideNorm": lambda size: qm.nn.WideNorm(size, 8, 16),
+    "WideNorm": lambda size: qm.nn.WideNorm(size, 4, 8),
     "Euclidean": Euclidean,
 }
 
@@ -72,9 +72,11 @@ def main() -> int:
     torch.set_num_threads(1)
     for seed in options.seeds:
         city = City(options.side, seed)
-        fits = [best_fit(city, name, options.steps) for name in options.heads]
-        append_rows(options.out, COLUMNS, "cpu", (fit.row() for fit in fits))
-    figure(city, fits[0]).savefig(options.out.with_suffix(".png"))
+        for name in options.heads:
+            fit = best_fit(city, name, options.steps)
+            append_rows(options.out, COLUMNS, "cpu", [fit.row()])
+            if name == options.heads[0]:
+                figure(city, fit).savefig(options.out.with_suffix(".png"))
     return 0
 
 
