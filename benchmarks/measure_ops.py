@@ -34,7 +34,9 @@ import qmkernels as qm
 from qmkernels.backends import dispatch
 from qmkernels.measurement import in_cuda_graph, interleaved_times_ms
 
-MODULES = [importlib.import_module(f"bench_{op}") for op in (*dispatch.OPS, "losses") if op != "iqe"]
+# Beside the ops.
+_MORE = ("losses", "planning", "eikonal")
+MODULES = [importlib.import_module(f"bench_{op}") for op in (*dispatch.OPS, *_MORE) if op != "iqe"]
 CASES = [case for module in MODULES for case in module.CASES]
 PARTS = {"nearest": importlib.import_module("bench_nearest").PARTS}
 COLUMNS = (

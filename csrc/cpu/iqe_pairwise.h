@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "../ops/iqe.h"
+#include "iqe_one_row.h"
 #include "iqe_rows.h"
 #include "lanes.h"
 #include "max_weight.h"
@@ -22,8 +23,8 @@ namespace {
 // Rows of x per forward task; the sums and maxima of a tile's lengths stay in the first-level cache.
 constexpr int rows_per_tile = 16;
 
-// Components scanned for a row before its sums and maxima return to memory.
-constexpr int components_per_visit = 4;
+// Values scanned for a row, at least, before its sums and maxima return to memory.
+constexpr int64_t values_per_visit = 32;
 
 // Locates the distance of row i and column j: out[i * row_stride + j * column_stride].
 template <class T>
@@ -40,6 +41,7 @@ void forward_tiles(SortedRows<T> sorted, Columns<T> columns, int64_t num_rows, i
     const int64_t num_row_tiles = (num_rows + rows_per_tile - 1) / rows_per_tile, dim = num_components * size;
     const bool maxima_wanted = needs_largest(reduction);
     const int wanted_threads = threads_for(num_rows * num_columns * dim, 1 << 17, threads);
+    const int64_t components_per_visit = size < values_per_visit / 4 ? values_per_visit / size : 4;
 
     parallel_for(num_row_tiles * columns.num_blocks, wanted_threads, [=](int64_t task) {
         const int64_t block = task / num_row_tiles, first_row = task % num_row_tiles * rows_per_tile;
@@ -359,11 +361,13 @@ void write_nan(Side<T> rows, Side<T> others, int64_t num_components, int64_t siz
 
 template <class T>
 int64_t iqe_pairwise_forward_scratch(const IqePairwiseForward<T>& call) {
+    if (has_one_row(call.shape)) return 0;
     return call.shape.batch * forward_workspace<T>(call.shape);
 }
 
 template <class T>
 void iqe_pairwise_forward(const IqePairwiseForward<T>& call, int threads) {
+    if (has_one_row(call.shape)) return forward_of_one_row(call, threads);
     const Reduction reduction = call.reduction;
     void* memory = call.scratch;
     int32_t* largest = call.largest;
@@ -404,6 +408,10 @@ void iqe_pairwise_forward(const IqePairwiseForward<T>& call, int threads) {
 template <class T>
 int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
     Workspace workspace{nullptr};
+    if (has_one_row(call.shape)) {
+        take_one_row(workspace, call);
+        return workspace.used;
+    }
     take_partial_spread(workspace, call);
     workspace.take<char>(call.shape.batch * backward_workspace<T>(call.shape, call.reduction));
     return workspace.used;
@@ -411,6 +419,7 @@ int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
 
 template <class T>
 void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, int threads) {
+    if (has_one_row(call.shape)) return backward_of_one_row(call, threads);
     const Reduction reduction = call.reduction;
     void* memory = call.scratch;
     T *grad_x = call.grad_x, *grad_y = call.grad_y;

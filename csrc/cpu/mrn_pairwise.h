@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../ops/mrn.h"
+#include "one_row.h"
 #include "parallel.h"
 #include "roots.h"
 #include "workspace.h"
@@ -230,15 +231,26 @@ bool inputs_are_finite(const T* x, const T* y, MrnPairwiseShape shape, int threa
            all_finite(y, shape.batch * shape.num_y * shape.dim, threads);
 }
 
+template <class T>
+void forward_of_one_row(const MrnPairwiseForward<T>& call, int threads) {
+    const int64_t items = call.settings.reduction == MrnReduction::none ? call.settings.num_components : 1;
+    const auto sides = many_and_one(call.shape, call.shape.dim, call.x, call.y);
+    one_row_forward(sides, threads, [&](const Piece<T>& piece) {
+        mrn_forward<T>({piece.x, piece.y, call.out + piece.first * items, piece.rows, sides.dim, call.settings}, 1);
+    });
+}
+
 }  // namespace
 
 template <class T>
 int64_t mrn_pairwise_forward_scratch(const MrnPairwiseForward<T>& call) {
+    if (has_one_row(call.shape)) return 0;
     return packed_bytes<T>(call.shape);
 }
 
 template <class T>
 void mrn_pairwise_forward(const MrnPairwiseForward<T>& call, int threads) {
+    if (has_one_row(call.shape)) return forward_of_one_row(call, threads);
     T* out = call.out;
     const T *x = call.x, *y = call.y;
     const MrnPairwiseShape& shape = call.shape;

@@ -402,17 +402,33 @@ void matrix_backward(const MrnPairwiseBackward<T>& given, int threads) {
     write_lanes(call);
 }
 
+template <class T>
+void backward_of_one_row(const MrnPairwiseBackward<T>& call, int threads) {
+    const int64_t items = call.settings.reduction == MrnReduction::none ? call.settings.num_components : 1;
+    const auto sides = many_and_one(call.shape, call.shape.dim, call.x, call.y);
+    Workspace workspace{static_cast<char*>(call.scratch)};
+    double* parts = take_parts(workspace, sides);
+    one_row_backward(sides, call.grad_x, call.grad_y, parts, threads, [&](const Piece<T>& piece, T* grad_x, T* grad_y) {
+        const T* grad_out = call.grad_out + piece.first * items;
+        mrn_backward<T>({grad_out, piece.x, piece.y, grad_x, grad_y, piece.rows, sides.dim, call.settings}, 1);
+    });
+}
+
 }  // namespace
 
 template <class T>
 int64_t mrn_pairwise_backward_scratch(const MrnPairwiseBackward<T>& call) {
     Workspace workspace{nullptr};
-    PanelSizes<T>(call.shape, call.settings).take(workspace);
+    if (has_one_row(call.shape))
+        take_parts(workspace, many_and_one(call.shape, call.shape.dim, call.x, call.y));
+    else
+        PanelSizes<T>(call.shape, call.settings).take(workspace);
     return workspace.used;
 }
 
 template <class T>
 void mrn_pairwise_backward(const MrnPairwiseBackward<T>& call, int threads) {
+    if (has_one_row(call.shape)) return backward_of_one_row(call, threads);
     const bool finite = inputs_are_finite(call.x, call.y, call.shape, threads);
     if (lanes_are_better_x<T>(call.shape))
         (finite ? matrix_backward<T, true, true> : matrix_backward<T, true, false>)(call, threads);

@@ -11,6 +11,7 @@
 #include "../math/pqe.h"
 #include "../ops/pqe.h"
 #include "lanes.h"
+#include "one_row.h"
 #include "parallel.h"
 #include "workspace.h"
 
@@ -305,16 +306,67 @@ void with_constant_size(int64_t dim_per_component, Run&& run) {
     }
 }
 
+template <class T>
+const T* weights_of_matrix(const T* weights, const PqePairwiseShape& shape, int64_t b) {
+    return weights ? weights + b / (shape.batch / shape.num_weights) * shape.num_components : nullptr;
+}
+
+template <class T>
+void forward_of_one_row(const PqePairwiseForward<T>& call, int threads) {
+    const PqePairwiseShape& shape = call.shape;
+    const int64_t num_components = shape.num_components, size = shape.dim_per_component;
+    const int64_t items = call.weights ? 1 : num_components;
+    const auto sides = many_and_one(shape, num_components * size, call.x, call.y);
+    one_row_forward(sides, threads, [&](const Piece<T>& piece) {
+        pqe_forward<T>({piece.x,
+                        piece.y,
+                        weights_of_matrix(call.weights, shape, piece.matrix),
+                        call.out + piece.first * items,
+                        {piece.rows, 1, num_components, size}},
+                       1);
+    });
+}
+
+// The weights' gradient is asked for per row of x: with a single x, only the loops over all pairs add it up over y.
+template <class T>
+bool is_of_one_row(const PqePairwiseBackward<T>& call) {
+    return has_one_row(call.shape) && !(call.partial_weights && call.shape.num_y > 1);
+}
+
+template <class T>
+void backward_of_one_row(const PqePairwiseBackward<T>& call, int threads) {
+    const PqePairwiseShape& shape = call.shape;
+    const int64_t num_components = shape.num_components, size = shape.dim_per_component;
+    const int64_t items = call.weights ? 1 : num_components;
+    const auto sides = many_and_one(shape, num_components * size, call.x, call.y);
+    double* parts = static_cast<double*>(call.scratch);
+    one_row_backward(sides, call.grad_x, call.grad_y, parts, threads, [&](const Piece<T>& piece, T* grad_x, T* grad_y) {
+        T* partial = call.partial_weights ? call.partial_weights + piece.first * num_components : nullptr;
+        pqe_backward<T>({call.grad_out + piece.first * items,
+                         piece.x,
+                         piece.y,
+                         weights_of_matrix(call.weights, shape, piece.matrix),
+                         grad_x,
+                         grad_y,
+                         partial,
+                         1,
+                         {piece.rows, 1, num_components, size}},
+                        1);
+    });
+}
+
 }  // namespace
 
 template <class T>
 int64_t pqe_pairwise_forward_scratch(const PqePairwiseForward<T>& call) {
+    if (has_one_row(call.shape)) return 0;
     return int64_t(sizeof(T)) *
            packed_items<T>(columns_are_x<T>(call.shape) ? call.shape.num_x : call.shape.num_y, call.shape);
 }
 
 template <class T>
 void pqe_pairwise_forward(const PqePairwiseForward<T>& call, int threads) {
+    if (has_one_row(call.shape)) return forward_of_one_row(call, threads);
     with_constant_size(call.shape.dim_per_component,
                        [&](auto size) { pairwise_forward_of_size<T, size.value>(call, threads); });
 }
@@ -322,6 +374,11 @@ void pqe_pairwise_forward(const PqePairwiseForward<T>& call, int threads) {
 template <class T>
 int64_t pqe_pairwise_backward_scratch(const PqePairwiseBackward<T>& call) {
     const PqePairwiseShape& shape = call.shape;
+    if (is_of_one_row(call)) {
+        Workspace workspace{nullptr};
+        take_parts(workspace, many_and_one(shape, shape.num_components * shape.dim_per_component, call.x, call.y));
+        return workspace.used;
+    }
     const int64_t of_x = packed_items<T>(shape.num_x, shape), of_y = packed_items<T>(shape.num_y, shape);
     const int64_t transposed = shape.batch * shape.num_x * shape.num_y;
     return int64_t(sizeof(T)) * (of_y > of_x + transposed ? of_y : of_x + transposed);
@@ -329,6 +386,7 @@ int64_t pqe_pairwise_backward_scratch(const PqePairwiseBackward<T>& call) {
 
 template <class T>
 void pqe_pairwise_backward(const PqePairwiseBackward<T>& call, int threads) {
+    if (is_of_one_row(call)) return backward_of_one_row(call, threads);
     with_constant_size(call.shape.dim_per_component,
                        [&](auto size) { pairwise_backward_of_size<T, size.value>(call, threads); });
 }

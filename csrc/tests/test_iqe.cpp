@@ -178,6 +178,12 @@ static void all_pairwise() {
         pairwise_equals_its_pairs<T>(130, 100, 3, 7, reduction);
         pairwise_equals_its_pairs<T>(37, 333, 2, 8, reduction);
         pairwise_equals_its_pairs<T>(150, 37, 5, 9, reduction);
+        // A single row, with more of the others than a piece and than a task.
+        for (const int64_t size : {1, 8, 33}) {
+            pairwise_equals_its_pairs<T>(1, 1, 3, size, reduction);
+            pairwise_equals_its_pairs<T>(1, 530, 5, size, reduction);
+            pairwise_equals_its_pairs<T>(530, 1, 7, size, reduction);
+        }
     }
 }
 

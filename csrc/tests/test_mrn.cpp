@@ -132,6 +132,10 @@ int main(int, char** arguments) {
         both(settings, 50, 53, 101);  // more rows than the largest panel
         both(settings, 9, 800, 5);    // more lanes than a strip
         both(settings, 130, 7, 13);   // x is laid out as lanes
+        // A single row, with more of the others than a piece and than a task.
+        both(settings, 1, 1, 7);
+        both(settings, 1, 530, 45);
+        both(settings, 530, 1, 45);
     }
     return report();
 }

@@ -53,7 +53,8 @@ static void kernels_equal_the_formula(int64_t num_x, int64_t num_y, int64_t num_
     std::vector<T> x(num_x * dim), y(num_y * dim), weights(num_components), grad(num_x * num_y * items);
     for (auto* values : {&x, &y, &weights, &grad})
         for (auto& value : *values) value = T(normal(random));
-    for (int64_t d = 0; d < dim; d += 2) y[3 * dim + d] = x[3 * dim + d];
+    const int64_t same = num_x > 3 ? 3 : 0;
+    for (int64_t d = 0; d < dim; d += 2) y[same * dim + d] = x[same * dim + d];
 
     std::vector<double> out(num_x * num_y * items), grad_x(x.size()), grad_y(y.size()), grad_weights(num_components);
     std::vector<double> row_grad_x(x.size()), row_grad_y(x.size()), row_grad_weights(num_components);
@@ -201,6 +202,7 @@ int main(int, char** arguments) {
             both(49, 61, 1, size);
             both(100, 130, 3, size);
         }
+        for (int64_t size : {4, 33}) both(1, 530, 6, size);  // a single row, with more of the others than a task
     }
     // A task takes 513 rows of one component at once, 147 of six and 32 of 32.
     for (int64_t size : {1, 3, 4, 8})
