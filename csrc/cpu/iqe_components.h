@@ -20,6 +20,8 @@ int64_t ends_bytes(int64_t dim_per_component) {
 template <class Run>
 void with_constant_size(int64_t dim_per_component, Run&& run) {
     switch (dim_per_component) {
+        case 1:
+            return run(std::integral_constant<int, 1>{});
         case 4:
             return run(std::integral_constant<int, 4>{});
         case 8:
@@ -32,6 +34,12 @@ void with_constant_size(int64_t dim_per_component, Run&& run) {
             return run(std::integral_constant<int, 0>{});
     }
 }
+
+// An integer of ends_bytes(K) bytes, for K left and K right ends; K is 1, 4, 8, 16 or 32.
+template <int K>
+using EndsWord =
+    std::conditional_t<K <= 4, uint8_t,
+                       std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
 
 // Writes each lane's two sets of ends, K <= 32 marks each, as the bytes of left | right << K.
 template <class T, class Word>
@@ -75,6 +83,7 @@ inline void mark_nan(uint8_t* ends, int64_t size) {
 
 // Whether any of `count` neighbouring components is marked as having a NaN.
 inline bool any_marks_nan(const uint8_t* ends, int64_t count, int64_t size) {
+    if (size == 1) return __builtin_memchr(ends, 1, count) != nullptr;  // a left end without its right end
     if (size != 4 && size != 8 && size != 16 && size != 32) {
         // Hardly ever all set, so the branch is well predicted.
         const uint8_t first = uint8_t(size < 8 ? (1 << size) - 1 : 255);
@@ -133,21 +142,18 @@ QMK_INLINE Lanes<T> block_lengths(const T* x, const T* y, int last_lane, uint8_t
     load_intervals(x, y, K, last_lane, x_lanes, y_lanes);
     const Lanes<T> lowest = broadcast(-Limits<T>::highest);
     if constexpr (!keep) {
-        sort_fixed<K>(x_lanes, y_lanes);
+        if constexpr (K > 1) sort_fixed<K>(x_lanes, y_lanes);
         IqeLength<Lanes<T>> scan{lowest, Lanes<T>{}};
         for (int k = 0; k < K; ++k) scan.add(x_lanes[k], y_lanes[k]);
         return scan.length;
     } else {
         IndexLanes<T> marks[K];
         for (int k = 0; k < K; ++k) marks[k] = int32_t(1u << k) - IndexLanes<T>{};
-        sort_fixed<K>(x_lanes, y_lanes, marks);
+        if constexpr (K > 1) sort_fixed<K>(x_lanes, y_lanes, marks);
         IqeEnds<Lanes<T>, IndexLanes<T>> scan{lowest, Lanes<T>{}, {}, {}, {}};
         for (int k = 0; k < K; ++k) scan.add(x_lanes[k], y_lanes[k], marks[k]);
         scan.finish(all_marks<T>(K));
-        using Word =
-            std::conditional_t<K == 4, uint8_t,
-                               std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
-        store_end_words<T, Word>(scan.left, scan.right, K, last_lane + 1, ends);
+        store_end_words<T, EndsWord<K>>(scan.left, scan.right, K, last_lane + 1, ends);
         return scan.length;
     }
 }
@@ -270,9 +276,10 @@ QMK_INLINE BitPlaces<T> bit_places(int64_t size) {
     return places;
 }
 
-// Writes the gradients of `count` neighbouring components with the same upstream gradient. Registers that do not hold
-// whole components are filled from each component's own bits. What a register writes beyond its component, the next
-// component overwrites; the last values, near the end, are written one by one.
+// Writes the gradients of `count` neighbouring components with the same upstream gradient. A component of one value has
+// a byte of its own. Registers that do not hold whole components are filled from each component's own bits. What a
+// register writes beyond its component, the next component overwrites; the last values, near the end, are written one
+// by one.
 template <class T>
 QMK_INLINE void components_backward(const uint8_t* ends, T grad, int64_t count, int64_t size,
                                     const BitPlaces<T>& places, T* grad_x, T* grad_y) {
@@ -280,6 +287,13 @@ QMK_INLINE void components_backward(const uint8_t* ends, T grad, int64_t count, 
     const Lanes<T> up = broadcast(grad), down = -up;
     const int64_t bytes = ends_bytes(size);
     int64_t done = 0;
+    if (size == 1)
+        for (; (done + 1) * n <= count; ++done) {
+            IndexLanes<T> ends_of_lanes;
+            for (int lane = 0; lane < n; ++lane) ends_of_lanes[lane] = ends[done * n + lane];
+            store(grad_x + done * n, ((ends_of_lanes & 1) != 0) ? down : Lanes<T>{});
+            store(grad_y + done * n, ((ends_of_lanes & 2) != 0) ? up : Lanes<T>{});
+        }
     if (places.whole_components)
         for (; (done + 1) * n <= count * size; ++done) {
             uint32_t word = 0;

@@ -20,7 +20,7 @@ QMK_INLINE TwoLengths<T> block_lengths_both_ways(const T* x, const T* y, int las
     load_intervals(x, y, K, last_lane, begins, ends);
     mark_lanes<T, K>(marks);
     for (int k = 0; k < K; ++k) order_ends(begins[k], ends[k], marks[k], forward);
-    sort_fixed<K>(begins, ends, marks);
+    if constexpr (K > 1) sort_fixed<K>(begins, ends, marks);
     EndsBothWays<Lanes<T>, IndexLanes<T>> scan(broadcast(-Limits<T>::highest));
     for (int k = 0; k < K; ++k) scan.add(begins[k], ends[k], marks[k], forward);
     store_scan<T, K>(scan.there, last_lane, there);

@@ -22,7 +22,7 @@ QMK_INLINE TwoLengths<T> block_lengths_of_two(const T* x, const T* goal, const T
     load_columns(goal, K, last_lane, K, goal_lanes);
     for (int k = 0; k < K; ++k) goal_lanes[k] = finite_or_nan(goal_lanes[k], broadcast(Limits<T>::highest));
     mark_lanes<T, K>(marks);
-    sort_fixed<K>(x_lanes, y_lanes, goal_lanes, marks);
+    if constexpr (K > 1) sort_fixed<K>(x_lanes, y_lanes, goal_lanes, marks);
     const Lanes<T> lowest = broadcast(-Limits<T>::highest);
     IqeEnds<Lanes<T>, IndexLanes<T>> local{lowest, Lanes<T>{}, {}, {}, {}}, to_goal{lowest, Lanes<T>{}, {}, {}, {}};
     for (int k = 0; k < K; ++k) {

@@ -16,12 +16,6 @@ struct TwoLengths {
     Lanes<T> pairs[2];
 };
 
-// An integer for K left and K right ends.
-template <int K>
-using EndsWord =
-    std::conditional_t<K == 4, uint8_t,
-                       std::conditional_t<K == 8, uint16_t, std::conditional_t<K == 16, uint32_t, uint64_t>>>;
-
 // Stores the ends that a finished scan has found of K marks.
 template <class T, int K>
 QMK_INLINE void store_scan(IqeEnds<Lanes<T>, IndexLanes<T>> scan, int last_lane, uint8_t* ends) {

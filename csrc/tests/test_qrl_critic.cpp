@@ -146,7 +146,7 @@ void the_kernels_equal_the_formula(Problem problem, double tolerance) {
 
 int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
-    for (int64_t size : {4, 8, 5, 16, 32, 33})
+    for (int64_t size : {1, 4, 8, 5, 16, 32, 33})
         for (bool has_goal : {false, true})
             for (Reduction reduction : {Reduction::maxmean, Reduction::sum, Reduction::max}) {
                 const QrlCriticSettings settings{
