@@ -14,6 +14,7 @@ from pathlib import Path
 
 import agent_tables
 import gpu
+import road_graph_table
 import speed_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +32,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "ops": speed_tables.ops,
         "training_step": speed_tables.training_step,
         "overhead": speed_tables.overhead,
+        "road_graph": road_graph_table.table,
         "gpu": gpu.proof,
     },
     "qmkernels/agents/README.md": {"agents": agent_tables.every_experiment},
