@@ -74,10 +74,15 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(kind, is_directed, h
     torch.testing.assert_close(found, gradients(expected, network))
 
 
-def test_torch_compile_which_does_not_differentiate_twice_is_refused():
-    state, goal = points(2, ROWS, DIM)
-    with pytest.raises(Exception, match="eikonal: torch.compile does not differentiate twice"):
-        torch.compile(lambda *rows: qm.losses.eikonal(qm.iqe, *rows).loss, backend="eager", fullgraph=True)(state, goal)
+@kinds
+def test_a_compiled_loss_has_the_same_gradients(kind):
+    network, head, (state, goal) = encoder(), ours(kind), points(2, ROWS, STATE)
+
+    def loss(state, goal):
+        return qm.losses.eikonal(distance_of(head, network), state, goal).loss
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradients(compiled(state, goal), network), gradients(loss(state, goal), network))
 
 
 @kinds

@@ -153,6 +153,22 @@ def test_torch_compile_traces_the_whole_graph_and_changes_no_number(case):
     check_compiled(case, "aot_eager")
 
 
+# The neighbours have no derivative, and the length of poisson's series is known when it runs.
+@pytest.mark.parametrize("op", sorted(set(dispatch.OPS) - {"nearest", "poisson"}))
+def test_torch_compile_differentiates_a_gradient_that_is_taken_within(op):
+    call, leaves = varied(next(case for case in CASES if case.op == op))
+
+    def slope(*leaves):
+        gradient = torch.func.grad(lambda *inputs: call(*inputs).square().sum())(*leaves)
+        return gradient.square().sum()
+
+    torch.compiler.reset()  # of the forms of this function that were compiled for other ops
+    expected = torch.autograd.grad(slope(*leaves), leaves, allow_unused=True, materialize_grads=True)
+    compiled = torch.compile(slope, fullgraph=True, backend="aot_eager")(*leaves)
+    actual = torch.autograd.grad(compiled, leaves, allow_unused=True, materialize_grads=True)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("op", dispatch.OPS)
 def test_torch_compiles_own_compiler_changes_no_number(op):
     check_compiled(next(case for case in CASES if case.op == op), "inductor", all_rows=[7])

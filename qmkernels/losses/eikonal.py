@@ -51,12 +51,12 @@ def eikonal(
 
     The gradient of the norm is 0 where the norm is. IQE and MRN have second derivatives as plain PyTorch has: those of
     an IQE by x and y are 0, so that the loss trains what comes before the head. NaN in a row gives NaN. The call works
-    under torch.func's transforms, but not under torch.compile, which does not differentiate twice.
+    under torch.func's transforms, and under torch.compile, which then compiles the head's formula in plain PyTorch.
 
     Raises:
         ValueError: distances that are not one per row of the state, a direction of another shape, no rows.
         TypeError: a ``distance_of`` that cannot be called, a state or direction that is not float or of another dtype.
-        RuntimeError: distances that do not depend on the state (from autograd); torch.compile.
+        RuntimeError: distances that do not depend on the state (from autograd).
 
     Source: Giammarino and Qureshi 2025 (Eik-QRL, arXiv 2512.12046), beside ``100 * softplus(5 - d / 100)`` over random
     pairs; the norm is of the gradient by the input of the encoder.
@@ -67,11 +67,6 @@ def eikonal(
         >>> result = qm.losses.eikonal(lambda s, g: head(encoder(s), encoder(g)), state, goal)
         >>> result.loss.backward()
     """
-    if torch.compiler.is_compiling():
-        raise RuntimeError(
-            "eikonal: torch.compile does not differentiate twice; call it outside of the compiled function, with an "
-            "encoder and a head that are not compiled."
-        )
     if not callable(distance_of):
         raise TypeError(f"eikonal: distance_of must be a function of state and goal, got {type(distance_of).__name__}.")
     check_float("eikonal", "state", state)
@@ -96,7 +91,7 @@ def eikonal(
 
 def _with_gradient(distance_of: Callable, state: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the distances and their gradients by the state, both differentiable."""
-    if in_function_transform():
+    if in_function_transform() or torch.compiler.is_compiling():
         distance, pulled_back = torch.func.vjp(lambda state: _checked(distance_of(state, goal), state), state)
         return distance, pulled_back(torch.ones_like(distance))[0]
     # In eager mode encoders may do what torch.func refuses, such as update the statistics of a batch norm.

@@ -5,7 +5,8 @@ kernels do forward and backward. Everything rarer comes from plain PyTorch, agai
 
 * With ``gradient``, the gradient's formula in terms of what backward has, the op supports forward mode, derivatives of
   the gradient to any order, and torch.func's transforms, in which the kernels still do forward and backward.
-* With ``plain``, which computes the op's results, transforms and higher derivatives are those of plain PyTorch.
+* With only ``plain``, which computes the op's results, transforms and higher derivatives are those of plain PyTorch.
+  So they are for every op that has it where torch.compile traces a torch.func.grad.
 
 There are two Functions. `_recorded` has only forward and backward, for eager autograd and torch.compile, and keeps what
 backward needs in its context. `_transformed` has all that torch.func and forward mode need, and costs more than a small
@@ -24,7 +25,13 @@ from torch.compiler import is_compiling
 
 from ..backends import dispatch
 from .registration import Kernel
-from .torch_internals import direct_apply, in_function_transform, is_ordinary, is_ordinary_gradient
+from .torch_internals import (
+    direct_apply,
+    in_compiled_derivative,
+    in_function_transform,
+    is_ordinary,
+    is_ordinary_gradient,
+)
 
 Tensors = tuple[Tensor | None, ...]
 
@@ -54,7 +61,7 @@ class Op:
     gradient           maps ``(grad, *saved, *settings)`` to one gradient per tensor, in plain PyTorch; None for a
     tensor
                        that is None. Linear in ``grad``.
-    plain              instead of ``gradient``: maps ``(*tensors, *settings)`` to the results, in plain PyTorch.
+    plain              maps ``(*tensors, *settings)`` to the results, in plain PyTorch.
     keeps              whether the forward kernel has a last argument ``keep``, which asks for the outputs that backward
                        needs, after the results. The first result is differentiable.
     saved              maps ``(tensors, outputs)`` to what backward needs; default: the tensors.
@@ -99,6 +106,8 @@ class Op:
     def __call__(self, tensors: Tensors, settings: tuple, backend: str):
         functions, apply = None, self._apply_recorded
         if is_compiling():
+            if in_compiled_derivative():
+                return self._in_plain_torch(tensors, settings)
             apply = self._recorded.apply
         elif is_ordinary(tensors):
             functions = dispatch.functions(self.forward_kernel.op, self._names, tensors[0].device, backend)
@@ -113,6 +122,14 @@ class Op:
                     outputs = apply(call, *tensors)
                     return self._results(outputs) if type(outputs) is tuple else outputs
         return self._results(_run_forward(call, tensors, keep=False))
+
+    def _in_plain_torch(self, tensors: Tensors, settings: tuple) -> Tensor | tuple[Tensor, ...]:
+        if self.plain is None:
+            raise RuntimeError(
+                f"{self.forward_kernel.op}: torch.compile does not trace it within torch.func.grad; call it outside of "
+                "the compiled function."
+            )
+        return self.plain(*tensors, *settings)
 
     def _results(self, outputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         if type(outputs) is not tuple:
@@ -173,7 +190,7 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
 
     def differentiated(call, saved, needs, grad, *grads_of_others):
         """Returns gradients that can themselves be differentiated."""
-        if op.plain is not None:
+        if op.gradient is None:
             return _of_plain(op, call[2], saved, needs, grad)
         return _of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
 
@@ -435,6 +452,11 @@ def _one_parameter_each(op: Op, tensors: Tensors, dims: list, size: int, always:
     if parameter.dim() > op.parameter_dims + 1:
         parameter = parameter.flatten(0, 1)
     return (*tensors[:place], parameter, *tensors[place + 1 :]), True
+
+
+def every_pair_plain(plain: Callable) -> Callable:
+    """Makes the distances of all pairs of rows, (B, N, D) and (B, M, D), from those of matching rows, (..., D)."""
+    return lambda x, y, *others: plain(x.unsqueeze(2), y.unsqueeze(1), *others)
 
 
 def every_pair_gradient(gradient: Callable) -> Callable:

@@ -26,6 +26,12 @@ class Fsq(NamedTuple):
     indices: Tensor
 
 
+def _plain(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    codes, indices = definition.fsq(z, levels)
+    smooth = definition.straight_through(z, levels)
+    return codes.detach() + (smooth - smooth.detach()), indices
+
+
 # Each code depends only on its own value.
 _fsq = Op(
     "Fsq",
@@ -38,6 +44,7 @@ _fsq = Op(
         definition.fsq_backward_outputs,
     ),
     gradient=lambda grad_codes, z, levels: (definition.gradient(grad_codes, z, levels),),
+    plain=_plain,
     backward=lambda run, grad_codes, saved, settings, needs: (run(grad_codes, *saved, *settings),),
     num_results=2,
 )

@@ -10,7 +10,7 @@ from ..backends import dispatch
 from ..definitions import iqe as definition
 from ..definitions.iqe import IqeSettings
 from . import arguments, broadcasting
-from .autograd import Op, every_pair_gradient
+from .autograd import Op, every_pair_gradient, every_pair_plain
 from .registration import Kernel, schema_of
 
 _PUBLIC_REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
@@ -43,6 +43,13 @@ def _gradient(grad_out, ends, largest, max_weight, spread, dim_per_component, re
     return grad_x, grad_y, definition.weight_gradient(grad_out, spread, max_weight, weight_link)
 
 
+def _plain(x, y, max_weight, dim_per_component, reduction, weight_link):
+    lengths = definition.components(x, y, dim_per_component)
+    return definition.reduce(
+        lengths, reduction, definition.weights_of_rows(max_weight, weight_link, lengths.shape[:-1])
+    )
+
+
 def _spread_gradient(grad_spread, ends, largest, max_weight, spread, dim_per_component, reduction, weight_link):
     left, right = definition.unpack_ends(ends, dim_per_component)
     grad_x, grad_y = definition.gradient(grad_spread, left, right, largest, None, "spread")
@@ -59,6 +66,7 @@ _ROWS = Op(
         definition.iqe_backward_outputs,
     ),
     gradient=_gradient,
+    plain=_plain,
     keeps=True,
     saved=lambda tensors, outputs: (outputs[1], outputs[2], tensors[2], outputs[3]),
     backward=_backward,
@@ -96,6 +104,7 @@ _PAIRS = Op(
         definition.iqe_pairwise_backward_outputs,
     ),
     gradient=every_pair_gradient(_pairwise_gradient),
+    plain=every_pair_plain(_plain),
     keeps=True,
     saved=lambda tensors, outputs: (*tensors, outputs[1]),
     backward=_pairwise_backward,

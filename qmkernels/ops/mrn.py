@@ -11,7 +11,7 @@ from ..backends import dispatch
 from ..definitions import mrn as definition
 from ..definitions.mrn import MrnSettings, Parts
 from . import arguments, broadcasting
-from .autograd import Op, every_pair_gradient
+from .autograd import Op, every_pair_gradient, every_pair_plain
 from .registration import Kernel, schema_of
 
 # The published forms. One component of TMD's `mrn_distance`, in JAX, is one component here.
@@ -42,17 +42,23 @@ def _gradient(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor
     return grad_x, -grad_x
 
 
+def _plain(x: Tensor, y: Tensor, *settings) -> Tensor:
+    return definition.mrn(x, y, MrnSettings(*settings))
+
+
 _ROWS = Op(
     "Mrn",
     Kernel("mrn", f"mrn_forward{_FORWARD}", definition.mrn_forward_outputs),
     Kernel("mrn", f"mrn_backward{_BACKWARD}", definition.mrn_backward_outputs),
     gradient=_gradient,
+    plain=_plain,
 )
 _PAIRS = Op(
     "MrnPairwise",
     Kernel("mrn", f"mrn_pairwise_forward{_FORWARD}", definition.mrn_pairwise_forward_outputs),
     Kernel("mrn", f"mrn_pairwise_backward{_BACKWARD}", definition.mrn_backward_outputs),
     gradient=every_pair_gradient(_gradient),
+    plain=every_pair_plain(_plain),
     pairwise=True,
 )
 # They take embeddings in the compute dtype.

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..backends import dispatch
 from ..definitions import pqe as definition
 from . import arguments, broadcasting
-from .autograd import Op, every_pair_gradient
+from .autograd import Op, every_pair_gradient, every_pair_plain
 from .registration import Kernel
 
 _REDUCTIONS = ("sum", "mean", "none")
@@ -39,6 +39,7 @@ _ROWS = Op(
     Kernel("pqe", f"pqe_forward{_FORWARD}", definition.pqe_forward_outputs),
     Kernel("pqe", f"pqe_backward{_BACKWARD}", definition.pqe_backward_outputs),
     gradient=_gradient,
+    plain=definition.pqe,
     backward=_backward,
     parameter=2,
     parameter_dims=1,
@@ -48,6 +49,7 @@ _PAIRS = Op(
     Kernel("pqe", f"pqe_pairwise_forward{_FORWARD}", definition.pqe_pairwise_forward_outputs),
     Kernel("pqe", f"pqe_pairwise_backward{_BACKWARD}", definition.pqe_backward_outputs),
     gradient=every_pair_gradient(_gradient),
+    plain=every_pair_plain(definition.pqe),
     backward=_backward,
     parameter=2,
     parameter_dims=1,

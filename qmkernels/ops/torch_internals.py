@@ -20,6 +20,7 @@ def _found(root: object, *path: str):
     return reduce(lambda place, name: getattr(place, name, None), path, root)
 
 
+_transforms = _found(torch._C, "_functorch", "get_interpreter_stack")
 _functorch_level = _found(torch._C, "_functorch", "peek_interpreter_stack")
 _is_functorch_wrapped = _found(torch._C, "_functorch", "is_functorch_wrapped_tensor")
 _is_legacy_batched = _found(torch._C, "_functorch", "is_legacy_batchedtensor")
@@ -38,6 +39,17 @@ def in_function_transform() -> bool:
     if _functorch_level is None or _forward_ad is None:
         return True
     return _functorch_level() is not None or _forward_ad._current_level >= 0
+
+
+@torch.compiler.assume_constant_result
+def in_compiled_derivative() -> bool:
+    """Returns whether torch.compile traces the function of a torch.func.grad, vjp or jvp.
+
+    There torch does not differentiate the backward pass of an autograd.Function again, and says nothing (2.6 to 2.13).
+    """
+    if _transforms is None:
+        return False
+    return any(transform.key().name in ("Grad", "Jvp") for transform in _transforms() or ())
 
 
 def is_exporting() -> bool:
