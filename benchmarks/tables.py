@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import agent_tables
+import budget_table
 import gpu
 import speed_tables
 
@@ -32,6 +33,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "training_step": speed_tables.training_step,
         "overhead": speed_tables.overhead,
         "gpu": gpu.proof,
+        "gpu_budget": budget_table.budget,
     },
     "qmkernels/agents/README.md": {"agents": agent_tables.every_experiment},
 }
