@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import agent_tables
+import budget_table
 import gpu
 import road_graph_table
 import speed_tables
@@ -34,6 +35,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "overhead": speed_tables.overhead,
         "road_graph": road_graph_table.table,
         "gpu": gpu.proof,
+        "gpu_budget": budget_table.budget,
     },
     "qmkernels/agents/README.md": {"agents": agent_tables.every_experiment},
 }

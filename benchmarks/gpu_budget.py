@@ -1,0 +1,314 @@
+"""Counts the instructions of the hot CUDA kernels, read from their sm_90 machine code: nothing is run or timed.
+
+    python benchmarks/gpu_budget.py [--nvdisasm FILE] [--cubins FOLDER]
+
+Needs nvcc, and nvdisasm of the CUDA toolkit or of Triton's wheel, where it is in triton/backends/nvidia/bin. Writes
+benchmarks/results/gpu_budget.csv, of which benchmarks/tables.py makes a table. sass.py says how the work of a kernel is
+found in its code, and which opcode counts to which pipe. Counts are of float, D = 512, 1,024 x 1,024 rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import importlib.util
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sass
+
+HERE = Path(__file__).resolve().parent
+CUDA = HERE.parent / "csrc" / "cuda"
+NVCC = ["nvcc", "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-arch=sm_90", "-cubin", "-Xptxas=-v"]
+
+# Of an H200: bytes that its memory moves per issue slot (4.8 TB/s, 132 multiprocessors of 4 schedulers, 1.98 GHz).
+# Limits of compute capability 9.0: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+BYTES_PER_SLOT = 4.8e12 / (132 * 4 * 1.98e9)
+REGISTERS, SHARED_BYTES, WARPS, BLOCKS = 65536, 228 * 1024, 64, 32
+SHARED_BYTES_OF_A_BLOCK = 1024  # that the system takes
+COLUMNS = (
+    "date", "commit", "nvcc", "kernel", "source", "instructions", *sass.PER_CLOCK, "wavefronts", "floor", "floor_of",
+    "busiest", "busiest_slots", "share_of_floor", "registers", "barriers", "shared_bytes", "warps",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel and the work of one step of its loop, in opcodes per thread.
+
+    Different warps of a block may do different work in a step: `steps` are equally many of each. `tile` is the further
+    work of a whole tile, which has `steps_in_tile`. `more_wavefronts` are those of a step's accesses to shared memory
+    beyond one each: 16 bytes for each of 32 threads take four. `floor` is the least number of instructions of an
+    element, a coordinate of a pair of rows (of the losses: a pair); 0: the bytes are the floor.
+    """
+
+    name: str
+    source: str
+    parts: tuple[str, ...]  # of the mangled name
+    anchor: str  # the step is a cycle through the block with the most of this opcode
+    elements: int  # of a thread in a step
+    steps: list[dict[str, int]]
+    floor: float
+    floor_of: str
+    tile: dict[str, int] = field(default_factory=dict)
+    steps_in_tile: int = 1
+    more_wavefronts: int = 0
+    bytes: float = 0
+    threads: int = 256
+    dynamic_shared_bytes: int = 0
+
+
+def iqe_pairwise_forward(size: int) -> Kernel:
+    """csrc/cuda/iqe_pairwise_forward.cu: a step is a component; a thread has 2 rows x 4 columns."""
+    # stage_lines: 32 packs a line, 256 threads. stage_begins: 16 rows; for K = 8 half of the warps have one each.
+    step = {"FMNMX": 2 * 8 * size, "STS.128": 32 * size // 256, "BAR": 2, "STG": 0}
+    begins = [0, 1] if size == 8 else [16 * size // 256]
+    return Kernel(
+        f"IQE pairwise forward, K={size}",
+        "iqe_pairwise_forward",
+        (f"iqe_pairwise_forward_kernelIfLi{size if size <= 32 else 0}ELb1E", "WantedE2"),
+        "FMNMX",
+        8 * size,
+        [{**step, "STS.64": count} for count in begins],
+        4,
+        "2 FMNMX, 2 FADD",
+        tile={"STG": 16},  # the distance and the longest component of 8 pairs
+        steps_in_tile=512 // size,
+        more_wavefronts=3 * (2 * size + size // 8),  # ends, read and staged
+        dynamic_shared_bytes=size * (512 + 16 * 8),
+    )
+
+
+def iqe_pairwise_backward(size: int) -> Kernel:
+    """csrc/cuda/iqe_pairwise_backward.cu, one side: a step is a tile of 128 columns; a thread has 1 row x 4 columns."""
+    name, floor, floor_of = f"IQE pairwise backward of a side, K={size}", 4, "2 FSETP, FMNMX, FADD"
+    gradients = 8  # loads: upstream gradient and longest component of 4 pairs
+    if size > 32:  # a step has one component; each 32 coordinates load their position and the gradient so far
+        return Kernel(
+            name,
+            "iqe_pairwise_backward",
+            ("iqe_pairwise_backward_any_kernelIfLb1E", "GivenE1"),
+            "FMNMX",
+            4 * size,
+            [{"FMNMX": 4 * size, "STS.128": size // 8, "BAR": 2, "STG": size // 32, "STS.64": 0}],
+            floor,
+            floor_of,
+            more_wavefronts=3 * (size + size // 8),
+            dynamic_shared_bytes=size * (512 + 8 * 8),
+        )
+    first = 4 * 32 // size  # the first interval of a component needs no maximum
+    return Kernel(
+        name,
+        "iqe_pairwise_backward",
+        (f"iqe_pairwise_backward_kernelIfLi{size}E", "GivenE1"),
+        "FMNMX",
+        4 * 32,  # 32 / K components
+        [{"FMNMX": 4 * 32 - first, "STS.128": 4, "BAR": 2, "LDG": 4 + gradients, "STG": 0, "SHFL": 0}],
+        floor,
+        floor_of,
+        tile={"SHFL": 32 * 5, "STS.64": 1, "STG": 1},
+        steps_in_tile=1024 // 128,
+        more_wavefronts=3 * (32 + 4),
+    )
+
+
+def iqe_forward(size: int) -> Kernel:
+    """csrc/cuda/iqe.cu with iqe_rows.cuh: a step is a chunk of 128 components, one per thread."""
+    packs = 2 * size // 4  # of x and y
+    step = {"LDG.E.128": packs, "STS.128": packs, "BAR": 6}
+    # A row's lengths go through shared memory to `width` threads, which merge sum, maximum and its index. With K = 8 a
+    # chunk has two rows for four warps.
+    num_components = 512 // size
+    width = min(num_components, 32)
+    step["SHFL"] = 3 * int(math.log2(width))
+    results = {**step, "LDS": packs + num_components // width, "STG": 1 + 3}  # ends; distance, longest, spread
+    no_row = {**step, "LDS": packs, "STG": 1}
+    return Kernel(
+        f"IQE forward, K={size}",
+        "iqe",
+        (f"iqe_forward_kernelIfLi{size}ELb1E",),
+        "FMNMX",
+        size,
+        [results, no_row] if size == 8 else [results],
+        0,
+        "bytes",
+        more_wavefronts=3 * 2 * packs,
+        bytes=8.25,  # x and y, and two bits of ends
+        threads=128,
+    )
+
+
+IQE_BACKWARD = Kernel(
+    "IQE backward",
+    "iqe",
+    ("iqe_backward_kernelIfLi4E",),
+    "STG.E.128",
+    4,
+    [{"STG.E.128": 2, "LDG": 4}],  # two bytes of ends, the upstream gradient and the longest component
+    0,
+    "bytes",
+    bytes=8.25,
+)
+# csrc/cuda/pairs_forward.cuh: a step is a component of 64 values, in two slices; a thread has 4 x 4 pairs. A slice
+# stages 32 + 64 rows of 8 packs with 128 threads, and each of its packs loads 4 rows of each side.
+MRN_PAIRWISE_FORWARD = Kernel(
+    "MRN pairwise forward, components of 64",
+    "mrn_pairwise",
+    ("forward_pairs_kernelIfNS", "MrnHeadIf"),
+    "FMNMX",
+    16 * 64,
+    [{"FMNMX": 16 * 32, "LDS.128": 128, "STS.128": 12, "BAR": 4, "MUFU.RSQ": 0, "STG": 0}],
+    2,
+    "FADD; FMNMX or FFMA",
+    tile={"MUFU.RSQ": 16},  # the roots at the end of the component
+    more_wavefronts=64 + 3 * 12,  # loads of y: 16 bytes of 16 rows
+    threads=128,
+)
+# csrc/cuda/pair_loss.cu, InfoNCE over rows and columns: a step is a tile, of which a thread has 4 x 4 pairs. Each row
+# takes a maximum and a sum over the warp, six sums that are not 0 go over it, and the first warp adds nine over the
+# block. Exponentials: of rows, of columns, and in half of the warps of the columns' 8 parts.
+PAIR_LOSS_FORWARD = Kernel(
+    "pair_loss forward, symmetric InfoNCE",
+    "pair_loss",
+    ("pair_loss_forward_kernelIf", "PairKindE3"),
+    "MUFU.EX2",
+    16,
+    [{"LDG": 16, "SHFL": (4 * 2 + 6 + 9 * (warp == 0)) * 5, "MUFU.EX2": 16 + 16 + 8 * (warp < 4)} for warp in range(8)],
+    0,
+    "bytes",
+    bytes=4,
+)
+# A step is a row of the tile, of which a thread has 4 pairs; the exponentials are theirs and the row's slope.
+PAIR_LOSS_BACKWARD = Kernel(
+    "pair_loss backward, symmetric InfoNCE",
+    "pair_loss",
+    ("pair_loss_backward_kernelIf", "PairKindE3"),
+    "STG",
+    4,
+    [{"LDG": 4 + 2, "STG": 4, "MUFU.EX2": 4 * 2 + 1}],
+    0,
+    "bytes",
+    bytes=8,
+)
+KERNELS = [
+    *(iqe_pairwise_forward(size) for size in (8, 16, 32, 64)),
+    *(iqe_pairwise_backward(size) for size in (8, 16, 32, 64)),
+    *(iqe_forward(size) for size in (8, 16, 32)),
+    IQE_BACKWARD,
+    MRN_PAIRWISE_FORWARD,
+    PAIR_LOSS_FORWARD,
+    PAIR_LOSS_BACKWARD,
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nvdisasm", default=None, help="by default that on PATH, or Triton's")
+    parser.add_argument("--cubins", type=Path, default=None, help="keep what is compiled here, and use what is there")
+    parser.add_argument("--only", default="", help="kernels whose name holds this text; prints, and stores nothing")
+    options = parser.parse_args()
+    nvdisasm = options.nvdisasm or shutil.which("nvdisasm") or tritons_nvdisasm()
+    version = re.search(r"V([\d.]+)", output(["nvcc", "--version"]))[1]
+    kernels = [kernel for kernel in KERNELS if options.only in kernel.name]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = options.cubins or Path(folder)
+        built = {source: build(source, folder, nvdisasm) for source in dict.fromkeys(k.source for k in kernels)}
+    rows = []
+    for kernel in kernels:
+        rows.append(
+            {"nvcc": version, "source": f"csrc/cuda/{kernel.source}.cu", **budget(kernel, *built[kernel.source])}
+        )
+        print({name: value for name, value in rows[-1].items() if name not in ("nvcc", "source")}, flush=True)
+    if options.only:
+        return
+    root = ["git", "-C", str(HERE)]
+    where = {"date": datetime.date.today().isoformat(), "commit": output([*root, "rev-parse", "--short", "HEAD"])}
+    with (HERE / "results" / "gpu_budget.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**where, **row} for row in rows)
+
+
+def tritons_nvdisasm() -> str:
+    triton = importlib.util.find_spec("triton")
+    if triton is None:
+        raise SystemExit("gpu_budget: nvdisasm was not found: name it by --nvdisasm, or install triton.")
+    return str(Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "nvdisasm")
+
+
+def output(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def build(source: str, folder: Path, nvdisasm: str) -> tuple[dict[str, str], str]:
+    """The listings of a source's kernels, and what ptxas reports of them."""
+    cubin, report = folder / f"{source}.cubin", folder / f"{source}.txt"
+    if not (cubin.exists() and report.exists()):
+        command = [*NVCC, str(CUDA / f"{source}.cu"), "-o", str(cubin)]
+        report.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stderr)
+    return sass.functions(output([nvdisasm, "-c", str(cubin)])), report.read_text()
+
+
+def budget(kernel: Kernel, listings: dict[str, str], report: str) -> dict[str, str]:
+    """A row of the table: slots and instructions are of one element."""
+    names = [name for name in listings if all(part in name for part in kernel.parts)]
+    if len(names) != 1:
+        raise LookupError(f"{kernel.name}: {len(names)} kernels of {kernel.source}.cu are called {kernel.parts}")
+    graph = sass.blocks(listings[names[0]])
+    anchor = sass.busiest(graph, kernel.anchor)
+    issued: Counter[str] = Counter()  # in as many steps as there are kinds of them
+    for step in kernel.steps:
+        issued.update(sass.cheapest_cycle(graph, anchor, step))
+    pipes = per_element(issued, kernel.elements * len(kernel.steps))
+    if kernel.tile:  # what a way round the tile has beyond the shortest step
+        more = sass.cheapest_cycle(graph, anchor, kernel.tile)
+        more.subtract(sass.cheapest_cycle(graph, anchor, dict.fromkeys(kernel.tile, 0)))
+        pipes.update(per_element(more, kernel.elements * kernel.steps_in_tile))
+    slots = {pipe: 128 / rate * pipes[pipe] for pipe, rate in sass.PER_CLOCK.items()}
+    wavefronts = pipes["shared"] + kernel.more_wavefronts / kernel.elements
+    slots |= {"issue": sum(pipes.values()), "shared": 4 * wavefronts, "bytes": 32 * kernel.bytes / BYTES_PER_SLOT}
+    del slots["other"]
+    floor = kernel.floor or slots["bytes"]
+    busiest = max(slots, key=slots.__getitem__)
+    used = re.search(rf"'{re.escape(names[0])}'(?:.*\n)+?.*Used (\d+) registers.*?(?:(\d+) bytes smem)?$", report, re.M)
+    registers, static = int(used[1]), int(used[2] or 0)
+    shared = kernel.dynamic_shared_bytes + static
+    numbers = {**{pipe: pipes[pipe] for pipe in sass.PER_CLOCK}, "wavefronts": wavefronts, "floor": floor}
+    numbers |= {"instructions": slots["issue"], "busiest_slots": slots[busiest]}
+    return {
+        "kernel": kernel.name,
+        **{name: f"{number:.2f}" for name, number in numbers.items()},
+        "floor_of": kernel.floor_of,
+        "busiest": busiest,
+        "share_of_floor": f"{floor / slots['issue']:.2f}" if kernel.floor else f"{floor / slots[busiest]:.2f}",
+        "registers": str(registers),
+        "barriers": f"{sass.count(issued.elements(), 'BAR') / len(kernel.steps):g}",
+        "shared_bytes": str(shared),
+        "warps": str(resident_warps(kernel.threads, registers, shared)),
+    }
+
+
+def per_element(issued: Counter[str], elements: int) -> Counter[str]:
+    pipes: Counter[str] = Counter()
+    for opcode, count in issued.items():
+        pipes[sass.pipe_of(opcode)] += count / elements
+    return pipes
+
+
+def resident_warps(threads: int, registers: int, shared_bytes: int) -> int:
+    """Warps of a multiprocessor's 64 that its registers, shared memory and blocks leave room for."""
+    warps = threads // 32
+    of_registers = REGISTERS // (-(-registers // 8) * 8 * 32) // warps  # handed out to warps, 8 a thread at a time
+    of_memory = SHARED_BYTES // (shared_bytes + SHARED_BYTES_OF_A_BLOCK)
+    return warps * min(of_registers, of_memory, WARPS // warps, BLOCKS)
+
+
+if __name__ == "__main__":
+    main()
