@@ -1,5 +1,6 @@
 """Shared by all test files: threads, and the backends of a CPU."""
 
+import importlib
 import os
 
 import pytest
@@ -25,9 +26,11 @@ def backend(request):
 
 @pytest.fixture
 def triton_interpreter(monkeypatch):
-    """Sets the interpreter's variable, which triton's later imports and the choice of backends read."""
+    """Sets the interpreter's variable, which triton's later imports and the choice of backends read, and checks the
+    addresses of interpreted kernels."""
     if not torch.cuda.is_available():
         monkeypatch.setenv("TRITON_INTERPRET", "1")
+        importlib.import_module("triton_bounds").check_addresses(monkeypatch)
     for function in (dispatch.why_not, dispatch.resolve, dispatch.functions):
         function.cache_clear()
     yield

@@ -11,7 +11,7 @@ import op_checks
 import pytest
 import torch
 from op_cases import every
-from triton_testing import DEVICE, RUNS_HERE, environment, interpreted
+from triton_testing import DEVICE, ON_GPU, RUNS_HERE, environment, import_kernels, interpreted
 
 from qmkernels.backends import dispatch
 
@@ -51,6 +51,12 @@ class TestOnTriton:
     @every()
     def test_what_forward_keeps_is_the_same_as_the_references(self, case):
         op_checks.check_what_forward_keeps_is_the_same_on_both_backends(case, "triton", "reference", DEVICE)
+
+    @pytest.mark.skipif(ON_GPU, reason="only the interpreter checks addresses")
+    def test_an_address_outside_of_all_tensors_is_found(self):
+        x, too_short = torch.zeros(64, 4), torch.zeros(63, 4)
+        with pytest.raises(Exception, match="4 of 256 addresses are outside of all tensors"):
+            import_kernels("iqe").iqe_forward(x, too_short, None, 4, "sum", "identity", False)
 
 
 def test_kernels_are_found():

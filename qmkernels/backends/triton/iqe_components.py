@@ -7,8 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...definitions.iqe import WEIGHT_LINKS
-
 
 @triton.jit
 def finite_or_nan(value, highest):
@@ -18,12 +16,27 @@ def finite_or_nan(value, highest):
 
 
 @triton.jit
+def linked(max_weight, LINK: tl.constexpr):
+    """Returns the weight of the maximum, and its derivative by ``max_weight``: definitions.iqe.WEIGHT_LINKS."""
+    weight = max_weight
+    slope = tl.zeros_like(max_weight) + 1
+    if LINK == "sigmoid":
+        weight = 1 / (1 + tl.exp(-max_weight))
+        slope = weight * (1 - weight)
+    if LINK == "one_minus_sigmoid":
+        weight = 1 / (1 + tl.exp(max_weight))
+        slope = weight * (weight - 1)
+    return weight, slope
+
+
+@triton.jit
 def weights_of(
-    weights_ptr,  # (num_weights,): None unless maxmean
+    max_weight_ptr,  # (num_weights,): None unless maxmean
     place,  # indices of weights, of any shape
     num_components,
     dtype: tl.constexpr,
     REDUCTION: tl.constexpr,
+    LINK: tl.constexpr,
 ):
     """Returns the reduction's derivative by every component's length, and the extra for the longest component."""
     zero = tl.zeros((), dtype)
@@ -40,7 +53,7 @@ def weights_of(
         every = -share
         largest = one
     if REDUCTION == "maxmean":
-        largest = tl.load(weights_ptr + place)
+        largest, _ = linked(tl.load(max_weight_ptr + place), LINK)
         every = (one - largest) * share
     return every, largest
 
@@ -53,7 +66,7 @@ def weighted(upstream, weight):
 
 
 @triton.jit
-def reduced(total, greatest, weights_ptr, place, num_components, REDUCTION: tl.constexpr):
+def reduced(total, greatest, max_weight_ptr, place, num_components, REDUCTION: tl.constexpr, LINK: tl.constexpr):
     """Returns the distance, given the sum and the maximum of the lengths. A NaN length makes the sum NaN."""
     mean = total / (tl.zeros((), total.dtype) + num_components)
     greatest = tl.where(total == total, greatest, total)
@@ -65,15 +78,14 @@ def reduced(total, greatest, weights_ptr, place, num_components, REDUCTION: tl.c
     if REDUCTION == "spread":
         out = greatest - mean
     if REDUCTION == "maxmean":
-        out = mean + tl.load(weights_ptr + place) * (greatest - mean)
+        weight, _ = linked(tl.load(max_weight_ptr + place), LINK)
+        out = mean + weight * (greatest - mean)
     return out
 
 
-def weights_and_run(max_weight: Tensor | None, weight_link: str, num_rows: int) -> tuple[Tensor | None, int]:
-    """Returns the weights of the maximum, and the number of neighbouring rows, or matrices, that share each."""
-    if max_weight is None:
-        return None, num_rows
-    return WEIGHT_LINKS[weight_link].weight(max_weight), num_rows // max_weight.numel()
+def sharing(max_weight: Tensor | None, num_rows: int) -> int:
+    """Returns the number of neighbouring rows, or matrices, that share each weight of the maximum."""
+    return num_rows if max_weight is None else num_rows // max_weight.numel()
 
 
 def finite(tensor: Tensor) -> Tensor:

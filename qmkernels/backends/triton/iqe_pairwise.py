@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from .iqe_components import finite, reduced, weighted, weights_and_run, weights_of
+from .iqe_components import finite, reduced, sharing, weighted, weights_of
 from .tiles import tile_for
 
 
@@ -29,7 +29,7 @@ def iqe_pairwise_forward_kernel(
     sorted_x_ptr,  # (batch, num_x, C, K), ascending in K, finite or NaN
     position_ptr,  # int32 (batch, num_x, C, K): where each sorted x stood
     y_by_point_ptr,  # (batch, C, K, padded_y), finite or NaN
-    weights_ptr,  # (num_weights,): None unless maxmean
+    max_weight_ptr,  # (num_weights,): None unless maxmean
     out_ptr,  # (batch, num_x, num_y), for reduction "none" (batch, num_x, num_y, C)
     largest_ptr,  # int32 (batch, num_x, num_y), with KEEP
     matrices_per_weight,
@@ -40,6 +40,7 @@ def iqe_pairwise_forward_kernel(
     HIGHEST: tl.constexpr,  # largest finite number of the dtype
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
+    LINK: tl.constexpr,  # one of definitions.iqe.WEIGHT_LINKS
     KEEP: tl.constexpr,
     WIDE: tl.constexpr,  # whether K * padded_y passes 32 bits
     BLOCK_X: tl.constexpr,
@@ -86,7 +87,7 @@ def iqe_pairwise_forward_kernel(
     # Computed only now, so that the loop does not hold these registers.
     pair = (sample * num_x + i)[:, None] * num_y + j[None, :]
     if REDUCTION != "none":
-        out = reduced(total, greatest, weights_ptr, sample // matrices_per_weight, num_components, REDUCTION)
+        out = reduced(total, greatest, max_weight_ptr, sample // matrices_per_weight, num_components, REDUCTION, LINK)
         tl.store(out_ptr + pair, out, mask=exists)
     if KEEP:
         tl.store(largest_ptr + pair, largest, mask=exists)
@@ -99,7 +100,7 @@ def iqe_pairwise_backward_kernel(
     position_ptr,  # int32 (batch, num_x, C, K): where each sorted x stood
     y_by_point_ptr,  # (batch, C, K, padded_y), finite or NaN
     largest_ptr,  # int32 (batch, num_x, num_y), for a reduction by the maximum; strides below
-    weights_ptr,  # (num_weights,): None unless maxmean
+    max_weight_ptr,  # (num_weights,): None unless maxmean
     grad_ptr,  # (batch, num_x, C, K)
     matrices_per_weight,
     num_x,
@@ -112,6 +113,7 @@ def iqe_pairwise_backward_kernel(
     SIGN: tl.constexpr,  # -1: the gradient by x; +1: by y, with the mirrored problem in place of x and y
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
+    LINK: tl.constexpr,  # one of definitions.iqe.WEIGHT_LINKS
     WIDE: tl.constexpr,  # whether K * padded_y passes 32 bits
     BLOCK_X: tl.constexpr,
     BLOCK_Y: tl.constexpr,
@@ -126,7 +128,7 @@ def iqe_pairwise_backward_kernel(
     i_exists = i < num_x
     x_row = ((sample * num_x + i) * num_components + component) * K
     first_line = y_by_point_ptr + (sample * num_components + component) * K * padded_y
-    every, on_top = weights_of(weights_ptr, sample // matrices_per_weight, num_components, dtype, REDUCTION)
+    every, on_top = weights_of(max_weight_ptr, sample // matrices_per_weight, num_components, dtype, REDUCTION, LINK)
 
     order = tl.arange(0, BLOCK_K)[None, :]
     grad = tl.zeros((BLOCK_X, BLOCK_K), dtype)  # in the order of sorted_x
@@ -210,13 +212,13 @@ def iqe_pairwise_forward(
     block_x, block_y = _forward_tile(num_x, num_y, x.element_size())
     sorted_x, position = _sorted_points(finite(x), num_components)
     y_by_point = _by_point(finite(y), block_y)
-    weights, matrices_per_weight = weights_and_run(max_weight, weight_link, batch)
+    matrices_per_weight = sharing(max_weight, batch)
     with torch.cuda.device_of(x):
         iqe_pairwise_forward_kernel[(batch * triton.cdiv(num_x, block_x) * triton.cdiv(num_y, block_y),)](
             sorted_x,
             position,
             y_by_point,
-            weights,
+            max_weight,
             out,
             largest,
             matrices_per_weight,
@@ -227,6 +229,7 @@ def iqe_pairwise_forward(
             HIGHEST=torch.finfo(x.dtype).max,
             K=dim_per_component,
             REDUCTION=reduction,
+            LINK=weight_link,
             KEEP=keep,
             WIDE=_is_wide(y_by_point, dim_per_component),
             BLOCK_X=block_x,
@@ -254,7 +257,7 @@ def _pairwise_gradient(
     num_components = size // dim_per_component
     block_x, block_y = _backward_tile(num_x, num_y, dim_per_component, x.element_size())
     grad = torch.empty_like(x)
-    weights, matrices_per_weight = weights_and_run(max_weight, weight_link, batch)
+    matrices_per_weight = sharing(max_weight, batch)
     sorted_x, position = _sorted_points(x, num_components)
     y_by_point = _by_point(y, block_y)
     with torch.cuda.device_of(x):
@@ -264,7 +267,7 @@ def _pairwise_gradient(
             position,
             y_by_point,
             largest,
-            weights,
+            max_weight,
             grad,
             matrices_per_weight,
             num_x,
@@ -276,6 +279,7 @@ def _pairwise_gradient(
             SIGN=sign,
             K=dim_per_component,
             REDUCTION=reduction,
+            LINK=weight_link,
             WIDE=_is_wide(y_by_point, dim_per_component),
             BLOCK_X=block_x,
             BLOCK_Y=block_y,
@@ -318,8 +322,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         for reduction in ("maxmean", "none"):
             arguments = {
                 "position_ptr": torch.int32, "largest_ptr": torch.int32, "padded_y": 1024,
-                "weights_ptr": dtype if reduction == "maxmean" else None,
+                "max_weight_ptr": dtype if reduction == "maxmean" else None,
                 "HIGHEST": torch.finfo(dtype).max, "K": dim_per_component, "REDUCTION": reduction,
+                "LINK": "one_minus_sigmoid",
             }  # fmt: skip
             block_x, block_y = _forward_tile(1000, 1000, dtype.itemsize)
             forward = {"KEEP": reduction == "maxmean", "WIDE": False, "BLOCK_X": block_x, "BLOCK_Y": block_y}

@@ -1,0 +1,164 @@
+"""IQE's components in rows, shared by the kernels of iqe.py and two_distances.py: from intervals to lengths and ends,
+and from ends to gradients. Tiles are (ROWS, BLOCK_C, BLOCK_K): rows, components, intervals.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .iqe_components import finite_or_nan
+from .tiles import tile_for
+
+
+@triton.jit
+def coordinates_of(
+    ptr,
+    start,  # (ROWS, BLOCK_C): where components begin
+    exists,  # (ROWS, BLOCK_C)
+    highest,  # largest finite number of the dtype
+    K: tl.constexpr,
+    BLOCK_K: tl.constexpr,  # K or the next power of two
+):
+    """Loads whole components. Beyond K the coordinates are 0: an interval between two of them is empty."""
+    k = tl.arange(0, BLOCK_K)[None, None, :]
+    mask = exists[:, :, None] & (k < K)
+    return finite_or_nan(tl.load(ptr + (start[:, :, None] + k), mask=mask, other=0), highest)
+
+
+@triton.jit
+def coordinate_of(ptr, start, exists, highest):
+    """Loads one coordinate of each component, (ROWS, BLOCK_C, 1)."""
+    return finite_or_nan(tl.load(ptr + start, mask=exists, other=0), highest)[:, :, None]
+
+
+@triton.jit
+def compared(
+    x,  # (ROWS, BLOCK_C, BLOCK_K): the intervals' left coordinates, y the right ones
+    y,
+    x_j,  # (ROWS, BLOCK_C, 1): interval j of each component
+    y_j,
+    j,
+    furthest,  # (ROWS, BLOCK_C, BLOCK_K): the results for the intervals before j
+    nearest,
+    BLOCK_K: tl.constexpr,
+    KEEP: tl.constexpr,
+):
+    """Compares every interval with interval j, and returns, of those compared so far,
+
+    furthest_k = max y_j over j before k: x_j < x_k, or x_j = x_k and j < k
+    nearest_k = min x_j over j beyond k, the mirror image: y_j > y_k, or y_j = y_k and j < k; needed for ends.
+    """
+    k = tl.arange(0, BLOCK_K)[None, None, :]
+    before = (x_j < x) | ((x_j == x) & (j < k))
+    furthest = tl.where(before & (y_j > furthest), y_j, furthest)
+    if KEEP:
+        beyond = (y_j > y) | ((y_j == y) & (j < k))
+        nearest = tl.where(beyond & (x_j < nearest), x_j, nearest)
+    return furthest, nearest
+
+
+@triton.jit
+def lengths_of(
+    x,  # (ROWS, BLOCK_C, BLOCK_K)
+    y,
+    furthest,  # of `compared`
+    nearest,
+    ends_ptr,  # uint8 (ROWS, BLOCK_C): the components' first bytes, with KEEP
+    exists,  # (ROWS, BLOCK_C)
+    K: tl.constexpr,
+    KEEP: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Returns the components' lengths, (ROWS, BLOCK_C), and with KEEP stores their ends."""
+    # begin_k = max(x_k, furthest_k),  length = sum_k relu(y_k - begin_k)
+    begin = tl.where(furthest > x, furthest, x)
+    # Written so that an unordered comparison keeps NaN.
+    length = tl.sum(tl.where(y <= begin, tl.zeros_like(y), y - begin), axis=2)
+    if KEEP:
+        left = (y > begin) & (x >= furthest)
+        right = (x < y) & (x < nearest) & (y <= nearest)
+        # A component with NaN: mark every x and no y.
+        has_nan = (length != length)[:, :, None]
+        left = (left | has_nan) & (tl.arange(0, BLOCK_K)[None, None, :] < K)
+        right = right & (length == length)[:, :, None]
+        _store_ends(ends_ptr[:, :, None], left, right, exists[:, :, None], ROWS, BLOCK_C, BLOCK_K, K)
+    return length
+
+
+@triton.jit
+def _store_ends(
+    ends_ptr,  # (ROWS, BLOCK_C, 1): the components' first bytes
+    left,  # (ROWS, BLOCK_C, BLOCK_K)
+    right,  # (ROWS, BLOCK_C, BLOCK_K)
+    component_exists,  # (ROWS, BLOCK_C, 1)
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    K: tl.constexpr,
+):
+    k = tl.arange(0, BLOCK_K)[None, None, :]
+    if K % 8 == 0:
+        # Full bytes of left ends, then full bytes of right ends.
+        byte = tl.arange(0, BLOCK_K // 8)[None, None, :]
+        exists = component_exists & (byte < K // 8)
+        shape: tl.constexpr = (ROWS, BLOCK_C, BLOCK_K // 8, 8)
+        left_bytes = tl.sum(tl.reshape(left.to(tl.int32) << (k % 8), shape), axis=3)
+        right_bytes = tl.sum(tl.reshape(right.to(tl.int32) << (k % 8), shape), axis=3)
+        tl.store(ends_ptr + byte, left_bytes.to(tl.uint8), mask=exists)
+        tl.store(ends_ptr + K // 8 + byte, right_bytes.to(tl.uint8), mask=exists)
+    else:
+        for byte in range((2 * K + 7) // 8):
+            left_bits = tl.where(k // 8 == byte, left.to(tl.int32) << (k % 8), 0)
+            right_bits = tl.where((K + k) // 8 == byte, right.to(tl.int32) << ((K + k) % 8), 0)
+            bits = tl.sum(left_bits + right_bits, axis=2, keep_dims=True)
+            tl.store(ends_ptr + byte, bits.to(tl.uint8), mask=component_exists)
+
+
+@triton.jit
+def longest(
+    length,  # (ROWS, BLOCK_C)
+    exists,  # (ROWS, BLOCK_C)
+    first_component,
+    greatest,  # (ROWS): the greatest length so far, and its component
+    largest,
+):
+    """Returns the greatest length and the first component that has it, now that these are compared too."""
+    ranked = tl.where(length == length, length, float("inf"))
+    ranked = tl.where(exists, ranked, -1.0)
+    block_greatest, block_largest = tl.max(ranked, axis=1, return_indices=True)
+    largest = tl.where(block_greatest > greatest, first_component + block_largest, largest)
+    return tl.where(block_greatest > greatest, block_greatest, greatest), largest
+
+
+@triton.jit
+def end_gradients(
+    ends_ptr,  # uint8 (ROWS, BLOCK_C, 1): the components' first bytes
+    by_length,  # the derivative by the components' lengths, broadcast to (ROWS, BLOCK_C, 1)
+    exists,  # (ROWS, BLOCK_C, 1)
+    K: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Returns the gradients by x, minus the derivative at left ends, and by y, the derivative at right ends."""
+    k = tl.arange(0, BLOCK_K)[None, None, :]
+    exists = exists & (k < K)
+    left = (tl.load(ends_ptr + k // 8, mask=exists, other=0).to(tl.int32) >> (k % 8)) & 1
+    right = (tl.load(ends_ptr + (K + k) // 8, mask=exists, other=0).to(tl.int32) >> ((K + k) % 8)) & 1
+    # Every x and no y marks a component with NaN.
+    num_left = tl.sum(left, axis=2, keep_dims=True)
+    num_right = tl.sum(right, axis=2, keep_dims=True)
+    has_nan = (num_left == K) & (num_right == 0)
+    by_length = tl.where(has_nan, float("nan"), by_length)
+    return (
+        tl.where((left != 0) | has_nan, -by_length, 0.0),
+        tl.where((right != 0) | has_nan, by_length, 0.0),
+    )
+
+
+def row_tile(num_components: int, dim_per_component: int) -> dict[str, int]:
+    """Returns the sizes of a program's tile: about 1024 numbers, 8 per thread."""
+    block_k = triton.next_power_of_2(dim_per_component)
+    block_c = tile_for(num_components, max(1024 // block_k, 1))
+    return {"ROWS": max(1024 // (block_k * block_c), 1), "BLOCK_C": block_c, "BLOCK_K": block_k}
