@@ -29,9 +29,10 @@ from torch import Tensor
 import qmkernels as qm
 
 
-def run_case(seed: int, number: int) -> str:
-    """Runs a case and returns its op's name; an AssertionError, or the op's own error, names the case."""
-    op, draw, case = make_case(seed, number)
+def run_case(seed: int, number: int, op: str | None = None) -> str:
+    """Runs a case, of the op that its number chooses or of another, and returns the op's name; an AssertionError, or
+    the op's own error, names the case."""
+    op, draw, case = make_case(seed, number, op)
     threads = torch.get_num_threads()
     torch.set_num_threads(draw.threads)
     try:

@@ -19,7 +19,9 @@ _REDUCTIONS = tuple(qm.nn.reductions.REDUCTIONS)
 
 def _any_head(draw: Draw, size: int, count: int) -> tuple[torch.nn.Module, int | None]:
     """Draws a head for rows of ``size * count`` values, and the ``sum_over`` of its cases."""
-    kind = draw.choice(("IQE", "MRN", "MRNFixed", "LatentMRN", "PQE", "PQELH", "PQEGG", "DeepNorm", "WideNorm"))
+    kind = draw.choice(
+        ("IQE", "MRN", "MRNFixed", "LatentMRN", "PQE", "PQELH", "PQEGG", "DeepNorm", "WideNorm", "Simple")
+    )
     options = draw.chosen(reduction=_REDUCTIONS, transforms=((), ("concave_activation",)), discount=(None, 0.9))
     dim, options = size * count, {**options, "warn_if_not_quasimetric": False}
     torch.manual_seed(draw.chance.randrange(2**31))
@@ -31,8 +33,10 @@ def _any_head(draw: Draw, size: int, count: int) -> tuple[torch.nn.Module, int |
     elif kind in ("MRN", "MRNFixed"):
         head = getattr(qm.nn, kind)(dim, proj_hidden_size=draw.choice((3, 20)), proj_output_size=5, **options)
     elif kind == "LatentMRN":
-        preset = draw.choice(("ogbench", "tmd", "mqe", "etd"))
-        head = qm.nn.LatentMRN(dim, count, preset=preset, **options)
+        preset = draw.choice(("ogbench", "tmd", "mqe", "etd", "x_jepa"))
+        head = qm.nn.LatentMRN(dim, count, preset=preset, to_minus_from=draw.choice((False, True)), **options)
+    elif kind == "Simple":
+        head = qm.nn.Simple(dim, **options)
     else:
         head = getattr(qm.nn, kind)(dim, draw.choice((2, 6)), **options)
     compute = draw.dtype if draw.dtype == torch.float64 else torch.float32

@@ -109,7 +109,7 @@ def mrn(x: Vector, y: Vector, parameters: dict, *, p: int) -> Vector:
 
 def latent_mrn(x: Vector, y: Vector, parameters: dict, *, preset: str) -> Vector:
     """The same directly on latents, as in the code of each source."""
-    count = {"tmd": 8, "mqe": 8}.get(preset, 1)
+    count = {"tmd": 8, "mqe": 8, "x_jepa": 8}.get(preset, 1)
     components = []
     for of_x, of_y in zip(rows(count, x), rows(count, y), strict=True):
         difference = [a - b for a, b in zip(of_x, of_y, strict=True)]
@@ -128,7 +128,7 @@ def latent_mrn(x: Vector, y: Vector, parameters: dict, *, preset: str) -> Vector
         elif preset == "mqe":
             symmetric = mp.sqrt(mp.fsum((a + mpf(1e-8)) ** 2 for a in both_ways))
         else:
-            symmetric = mp.sqrt(squares + mpf({"tmd": 1e-6, "etd": 1e-8}[preset]))
+            symmetric = mp.sqrt(squares + mpf({"tmd": 1e-6, "etd": 1e-8, "x_jepa": 0}[preset]))
         components.append(asymmetric + symmetric)
     return [component / mp.sqrt(len(x)) for component in components] if preset == "mqe" else components
 
@@ -292,7 +292,7 @@ def reduce(components: Vector, parameters: dict, reduction: str, discount: float
 
 CONCAVE = {"transforms.0.raw_bs_after_first": (4, 4), "transforms.0.raw_ms": (4, 5)}
 RAW_ALPHA = {"reduction.raw_alpha": ()}
-PRESETS = ("torchqmet", "torchqmet_fixed", "ogbench", "tmd", "mqe", "etd")
+PRESETS = ("torchqmet", "torchqmet_fixed", "ogbench", "tmd", "mqe", "etd", "x_jepa")
 
 
 def net_shapes(prefix: str, rows: int, columns: int) -> dict:
@@ -327,7 +327,7 @@ def cases() -> dict[str, tuple[str, dict, Callable, dict, dict]]:
     out["MRNFixed mean discount"] = ("MRNFixed", {**sizes, "reduction": "mean", "discount": 0.9}, mrn, {"p": 1}, shapes)
     out["MRNFixed maxmean"] = ("MRNFixed", {**sizes, "reduction": "maxmean"}, mrn, {"p": 1}, {**shapes, **RAW_ALPHA})
     for preset in PRESETS:
-        reduction = "mean" if preset in ("tmd", "mqe") else "sum"
+        reduction = "mean" if preset in ("tmd", "mqe", "x_jepa") else "sum"
         arguments = {"input_size": 32, "preset": preset, "reduction": reduction}
         out[f"LatentMRN {preset}"] = ("LatentMRN", arguments, latent_mrn, {"preset": preset}, {})
 

@@ -231,11 +231,11 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
 
 @contextlib.contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """A termination signal is treated as Ctrl-C."""
+    """A termination signal interrupts, even where Ctrl-C is ignored, as in a shell's background."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
