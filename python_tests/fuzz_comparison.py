@@ -91,7 +91,7 @@ def _tied(input: Tensor, size: int, everywhere: bool) -> Tensor | None:
 
 # Known, to be fixed: a NaN in a row of y gives some gradients of IQE 0 or those of numbers; far distances cancel in the
 # matrix form of pairwise losses, whose sums of the largest numbers also overflow in another order.
-HEADS_WITHOUT_NAN_GRADIENTS = ("IQE", "<function")
+HEADS_WITHOUT_NAN_GRADIENTS = ("IQE", "Simple", "<function")
 INFINITE_NOT_COMPARED = ("contrastive", "linex", "tmd_critic", "metric_contrastive")
 
 
