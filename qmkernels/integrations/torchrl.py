@@ -7,6 +7,7 @@ Needs ``pip install qmkernels[torchrl]``. A head needs no class of its own to be
 
 from __future__ import annotations
 
+import abc
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -59,9 +60,17 @@ class _GoalReachingLoss(LossModule):
     def _next_observation(self) -> NestedKey:
         return unravel_key(("next", self.tensor_keys.observation))
 
+    @abc.abstractmethod
     def _keys_read(self) -> list[NestedKey]:
         """The keys that the losses read, other than the next observation and the actor's."""
-        raise NotImplementedError
+
+    @abc.abstractmethod
+    def _critic_results(self, rows: TensorDictBase) -> dict[str, Tensor]:
+        """The critic's losses and diagnostics."""
+
+    @abc.abstractmethod
+    def _actor_results(self, rows: TensorDictBase) -> dict[str, Tensor]:
+        """The actor's loss and diagnostics, without a gradient for the critic."""
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
