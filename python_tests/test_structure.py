@@ -14,11 +14,13 @@ from qmkernels.train.experiments import METHODS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qmkernels"
 
-# What each folder and module may import from the package; `qmkernels/__init__.py` imports them all.
+# What each folder and module may import from the package; `qmkernels/__init__.py` imports them when they are used.
 ARITHMETIC = {"definitions", "backends", "ops"}
 LAYERS = {
+    "compiled": set(),
+    "torch_ops": {"ops"},
     "definitions": set(),
-    "backends": {"definitions", "_core"},  # the compiled module
+    "backends": {"definitions", "compiled"},
     "ops": {"definitions", "backends"},
     "nn": ARITHMETIC,
     "distributed": {"definitions", "ops"},
