@@ -19,9 +19,11 @@ ARITHMETIC = {"definitions", "backends", "ops"}
 LAYERS = {
     "compiled": set(),
     "torch_ops": {"ops"},
-    "definitions": set(),
+    "arguments": set(),  # nor torch or JAX
+    "definitions": {"arguments"},
     "backends": {"definitions", "compiled"},
-    "ops": {"definitions", "backends"},
+    "ops": {"arguments", "definitions", "backends"},
+    "jax": {"arguments", "compiled"},  # and never torch
     "nn": ARITHMETIC,
     "distributed": {"definitions", "ops"},
     "losses": {*ARITHMETIC, "nn", "distributed"},
