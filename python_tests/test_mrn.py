@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qmkernels as qm
-from qmkernels.arguments.mrn import ASYMMETRIC, PRESETS
+from qmkernels.arguments.mrn import ASYMMETRIC, PRESETS, MrnSettings
 from qmkernels.backends import dispatch
 from qmkernels.definitions import mrn as definition
-from qmkernels.definitions.mrn import MrnSettings
 
 QUASIMETRIC = ({}, {"squares": "mean"}, {"exponent": 0.5}, {"asymmetric": "none"}, {"preset": "torchqmet_fixed"})
 # Errors relative to the largest value. In float32 sums are in another order than plain PyTorch's.

@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "qmkernels"
 
 # What each folder and module may import from the package; `qmkernels/__init__.py` imports them when they are used.
-ARITHMETIC = {"definitions", "backends", "ops"}
+ARITHMETIC = {"arguments", "definitions", "backends", "ops"}
 LAYERS = {
     "compiled": set(),
     "torch_ops": {"ops"},
     "arguments": set(),  # nor torch or JAX
     "definitions": {"arguments"},
-    "backends": {"definitions", "compiled"},
+    "backends": {"arguments", "definitions", "compiled"},
     "ops": {"arguments", "definitions", "backends"},
     "jax": {"arguments", "compiled"},  # and never torch
     "nn": ARITHMETIC,

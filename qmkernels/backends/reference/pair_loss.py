@@ -17,8 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...arguments.pair_loss import PairLossSettings
 from ...definitions import pair_loss as definition
-from ...definitions.pair_loss import PairLossSettings
 
 
 def pair_loss_forward(
