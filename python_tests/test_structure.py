@@ -25,7 +25,7 @@ LAYERS = {
     "ops": {"arguments", "definitions", "backends"},
     "jax": {"arguments", "compiled"},  # and never torch
     "nn": ARITHMETIC,
-    "distributed": {"definitions", "ops"},
+    "distributed": {"arguments", "definitions", "ops"},
     "losses": {*ARITHMETIC, "nn", "distributed"},
     "compat": {*ARITHMETIC, "nn"},
     "integrations": {*ARITHMETIC, "nn", "losses"},  # beside agents, which do without other libraries

@@ -54,3 +54,14 @@ def check_pairwise_sizes(op: str, x: Sequence[int], y: Sequence[int]) -> None:
     """Raises ValueError unless both are sizes of rows, (*b, N, D)."""
     if len(x) < 2 or len(y) < 2:
         raise ValueError(f"{op}: x and y must be (*b, N, D) and (*b, M, D), got {tuple(x)} and {tuple(y)}.")
+
+
+def check_metric(op: str, metric: object) -> None:
+    """Raises unless ``metric`` can be called and, if it is a head, returns distances."""
+    if not callable(metric):
+        raise TypeError(f"{op}: metric must be a head or a function of x and y, got {type(metric).__name__}.")
+    if getattr(metric, "discount", None) is not None:
+        raise ValueError(
+            f"{op}: metric must return distances, got a head with discount={metric.discount}, whose values fall "
+            "with distance; make it without."
+        )

@@ -43,3 +43,8 @@ def embeddings(op: str, x: Any, y: Any) -> tuple[Array, Array]:
 def absent(like: Array) -> Array:
     """Returns what stands for an input that is not there."""
     return jnp.zeros((0,), like.dtype)
+
+
+def index_dtype() -> Any:
+    """Returns the dtype of JAX's integers."""
+    return jnp.asarray(0).dtype

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..arguments.iqe import IqeSettings
 from ..arguments.mrn import MrnSettings
 
 
@@ -77,3 +78,45 @@ def _symmetric(difference: Array, settings: MrnSettings) -> Array:
         return squares
     is_zero = squares == 0
     return jnp.where(is_zero, 0.0, jnp.where(is_zero, 1.0, squares) ** (settings.exponent / 2))
+
+
+WEIGHT_LINKS = {
+    "identity": lambda raw: raw,
+    "sigmoid": jax.nn.sigmoid,
+    "one_minus_sigmoid": lambda raw: jax.nn.sigmoid(-raw),
+}
+
+
+def iqe_components(x: Array, y: Array, dim_per_component: int) -> Array:
+    """Computes the lengths of the unions: in the order of x, each interval adds what reaches beyond those before."""
+    highest = jnp.finfo(x.dtype).max
+    x, y = (jnp.clip(side, -highest, highest).reshape(*side.shape[:-1], -1, dim_per_component) for side in (x, y))
+    order = jnp.argsort(x, axis=-1, stable=True)
+    x = jnp.take_along_axis(x, order, axis=-1)
+    shape = jnp.broadcast_shapes(x.shape, y.shape)
+    y = jnp.take_along_axis(jnp.broadcast_to(y, shape), jnp.broadcast_to(order, shape), axis=-1)
+    furthest = jax.lax.cummax(y, axis=y.ndim - 1)[..., :-1]
+    furthest = jnp.concatenate([jnp.full_like(y[..., :1], -highest), furthest], axis=-1)
+    return jax.nn.relu(y - jnp.where(furthest > x, furthest, x)).sum(axis=-1)
+
+
+def iqe(x: Array, y: Array, max_weight: Array, settings: IqeSettings) -> tuple[Array]:
+    lengths = iqe_components(x, y, settings.dim_per_component)
+    if settings.reduction == "none":
+        return (lengths,)
+    if settings.reduction == "sum":
+        return (lengths.sum(axis=-1),)
+    mean, largest = lengths.mean(axis=-1), lengths.max(axis=-1)
+    if settings.reduction != "maxmean":
+        return (mean if settings.reduction == "mean" else largest,)
+    weights = of_rows(WEIGHT_LINKS[settings.weight_link](max_weight), lengths.shape[:-1])
+    return (mean + weights * (largest - mean),)
+
+
+def pqe(x: Array, y: Array, weights: Array, settings: Any) -> tuple[Array]:
+    difference = y - x
+    exceeds = jnp.where(difference > 0, 0.0, difference).reshape(*difference.shape[:-1], -1, settings.dim_per_component)
+    components = -jnp.expm1(exceeds.mean(axis=-1))
+    if weights.size == 0:
+        return (components,)
+    return ((components * of_rows(weights, components.shape[:-1], 1)).sum(axis=-1),)

@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -43,6 +44,11 @@ class Result(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: Any
+    is_index: bool = False
+    """Whether the kernel has int64 for it, which JAX may not have."""
+
+    def zeros(self) -> Array:
+        return jnp.zeros(self.shape, self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,43 +85,37 @@ class Op:
     """Whether the kernel leaves out what only backward needs when it is given no memory for it."""
 
     def __post_init__(self) -> None:
-        forward, tangent, backward = (Primitive(f"qmkernels_{self.name}{kind}") for kind in ("", "_jvp", "_vjp"))
-        for primitive, abstract, kernel, fallback in (
-            (forward, self._forward_results, self._forward_kernel, self._forward_definition),
-            (tangent, self._tangent_results, None, self._tangent_definition),
-            (backward, self._backward_results, self._backward_kernel, self._backward_definition),
-        ):
-            primitive.multiple_results = True
-            primitive.def_impl(partial(_run, primitive))
-            primitive.def_abstract_eval(partial(_abstract, abstract))
-            batching.primitive_batchers[primitive] = partial(self._batched, primitive, abstract)
-            _register_lowerings(primitive, kernel, fallback)
-        ad.primitive_jvps[forward] = self._forward_jvp
-        ad.primitive_jvps[tangent] = partial(self._jvp_of_definition, tangent, self._tangent_definition)
-        ad.primitive_jvps[backward] = partial(self._jvp_of_definition, backward, self._backward_definition)
-        ad.primitive_transposes[tangent] = self._tangent_transpose
-        object.__setattr__(self, "_forward", forward)
-        object.__setattr__(self, "_tangent", tangent)
-        object.__setattr__(self, "_backward", backward)
+        parts = {
+            "forward": (self._forward_results, self._forward_kernel, self._forward_definition),
+            "tangent": (self._tangent_results, None, self._tangent_definition),
+            "backward": (self._backward_results, self._backward_kernel, self._backward_definition),
+        }
+        for part, functions in parts.items():
+            primitive = kernel_primitive(f"{self.name}_{part}", *functions, self._batched)
+            object.__setattr__(self, f"_{part}", primitive)
+        ad.primitive_jvps[self._forward] = self._forward_jvp
+        ad.primitive_jvps[self._tangent] = partial(self._jvp_of_definition, self._tangent, self._tangent_definition)
+        ad.primitive_jvps[self._backward] = partial(self._jvp_of_definition, self._backward, self._backward_definition)
+        ad.primitive_transposes[self._tangent] = self._tangent_transpose
 
     def __call__(self, *inputs: Array, settings: Any) -> list[Array]:
         """Computes the outputs."""
-        inputs = _varying_together(inputs)
+        inputs = varying_together(inputs)
         return self._forward.bind(*inputs, settings=settings, keep=not self.can_drop)[: self.num_outputs]
 
     # --- Forward: (inputs) -> results, of which those for backward are empty unless `keep`.
 
     def _forward_results(self, *inputs: Any, settings: Any, keep: bool) -> list[Result]:
         results = self.results(*inputs, settings)
-        return [r if keep or i < self.num_outputs else Result((0,), r.dtype) for i, r in enumerate(results)]
+        return [r if keep or i < self.num_outputs else r._replace(shape=(0,)) for i, r in enumerate(results)]
 
     def _forward_kernel(self, *inputs: Array, settings: Any, keep: bool) -> list[Array]:
         results = self._forward_results(*inputs, settings=settings, keep=keep)
-        return _call(f"{self.name}_forward", inputs, results, self.attributes(*inputs, settings))
+        return call_kernel(f"{self.name}_forward", inputs, results, self.attributes(*inputs, settings))
 
     def _forward_definition(self, *inputs: Array, settings: Any, keep: bool) -> list[Array]:
         results = self._forward_results(*inputs, settings=settings, keep=keep)
-        unused = [jnp.zeros(*result) for result in results[self.num_outputs :]]
+        unused = [result.zeros() for result in results[self.num_outputs :]]
         return [*self.definition(*inputs, settings), *unused]
 
     def _forward_jvp(self, primals: Any, tangents: Any, *, settings: Any, keep: bool) -> tuple[list[Array], list[Any]]:
@@ -128,7 +128,7 @@ class Op:
         if not keep:
             expected = self._forward_results(*primals, settings=settings, keep=False)
             for i in range(self.num_outputs, len(results)):
-                results[i] = jnp.zeros(*expected[i])
+                results[i] = expected[i].zeros()
                 out[i] = ad.Zero(jax.typeof(results[i]).to_tangent_aval())
         return results, out
 
@@ -174,7 +174,7 @@ class Op:
         if self.backward_results is not None:
             results = self.backward_results(*inputs, settings)
         arguments = self.backward_arguments(grad, inputs, others)
-        grads = _call(f"{self.name}_backward", arguments, results, self.attributes(*inputs, settings))
+        grads = call_kernel(f"{self.name}_backward", arguments, results, self.attributes(*inputs, settings))
         return grads if self.finish is None else self.finish(grads)
 
     def _backward_definition(self, *arrays: Array, settings: Any) -> list[Array]:
@@ -194,35 +194,77 @@ class Op:
         return results, jax.jvp(lambda *rest: definition(*others, *rest, settings=settings), tuple(rest), moved)[1]
 
     def _batched(
-        self, primitive: Primitive, abstract: Callable, arrays: Any, dims: Any, **parameters: Any
+        self, primitive: Primitive, results: Callable, arrays: Any, dims: Any, **parameters: Any
     ) -> tuple[list[Array], list[int]]:
         bind = partial(primitive.bind, **parameters)
         if self.batch_forward is not None and primitive is self._forward and not (self.can_drop and parameters["keep"]):
-            out = self.batch_forward(bind, arrays, dims, parameters["settings"])
-            if out is not None:
-                result, d = out
-                empty = self.results(*arrays, parameters["settings"])[1:]
-                return [result, *(jnp.zeros((result.shape[d], 0), e.dtype) for e in empty)], [d, *(0 for _ in empty)]
-        one = [
-            jax.ShapeDtypeStruct(array.shape if d is None else np.delete(array.shape, d), array.dtype)
-            for array, d in zip(arrays, dims, strict=True)
-        ]
-        return self.batch(bind, arrays, dims, abstract(*one, **parameters))
+            batched = self.batch_forward(bind, arrays, dims, parameters["settings"])
+            if batched is not None:
+                out, d = batched
+                others = [jnp.zeros((out.shape[d], 0), other.dtype) for other in results(*arrays, **parameters)[1:]]
+                return [out, *others], [d, *(0 for _ in others)]
+        return self.batch(bind, arrays, dims, results(*one_of(arrays, dims), **parameters))
 
 
-# --- Calls.
+def one_of(arrays: Sequence[Array], dims: Sequence[int | None]) -> list[jax.ShapeDtypeStruct]:
+    """Returns the shapes of the arrays at one index of the mapped axis."""
+    return [
+        jax.ShapeDtypeStruct(array.shape if d is None else (*array.shape[:d], *array.shape[d + 1 :]), array.dtype)
+        for array, d in zip(arrays, dims, strict=True)
+    ]
 
 
-def _call(
-    kernel: str, arguments: Sequence[Array], results: Sequence[Result], attributes: dict[str, Any]
+# --- Primitives and calls.
+
+
+def kernel_primitive(
+    name: str, results: Callable[..., list[Result]], kernel: Callable | None, definition: Callable, batched: Callable
+) -> Primitive:
+    """Makes a primitive: ``kernel`` computes it where there are kernels, ``definition`` elsewhere, or everywhere if it
+    has none; ``batched(primitive, results, arrays, dims, **parameters)`` is its batching rule."""
+    primitive = Primitive(f"qmkernels_{name}")
+    primitive.multiple_results = True
+    primitive.def_impl(partial(_run, primitive))
+    primitive.def_abstract_eval(partial(_abstract, results))
+    batching.primitive_batchers[primitive] = partial(batched, primitive, results)
+    if kernel is None:
+        mlir.register_lowering(primitive, mlir.lower_fun(definition, multiple_results=True))
+        return primitive
+
+    def without_kernels(*arrays: Array, **parameters: Any) -> list[Array]:
+        _say_that_there_are_no_kernels()
+        return definition(*arrays, **parameters)
+
+    mlir.register_lowering(primitive, mlir.lower_fun(without_kernels, multiple_results=True))
+    for platform in _PLATFORMS:
+        if has_kernels(platform):
+            mlir.register_lowering(primitive, mlir.lower_fun(kernel, multiple_results=True), platform=platform)
+    return primitive
+
+
+def call_kernel(
+    kernel: str,
+    arguments: Sequence[Array],
+    results: Sequence[Result],
+    attributes: dict[str, Any],
+    updated: Sequence[Array] = (),
 ) -> list[Array]:
-    """Calls a kernel; without rows there is nothing to compute or to add up."""
+    """Calls a kernel, which fills its results; the last of them begin as ``updated``. Without rows there is nothing to
+    compute or to add up."""
     if arguments[0].size == 0 or math.prod(results[0].shape) == 0:
-        return [jnp.zeros(*result) for result in results]
-    shapes = [jax.ShapeDtypeStruct(*result) for result in results]
-    return list(
-        jax.ffi.ffi_call(f"qmkernels_{kernel}", shapes)(*arguments, **{k: _attribute(v) for k, v in attributes.items()})
-    )
+        return [result.zeros() for result in results]
+    with _wide_integers():
+        shapes = [jax.ShapeDtypeStruct(r.shape, jnp.int64 if r.is_index else r.dtype) for r in results]
+        updated = [
+            jax.lax.convert_element_type(array, shape.dtype)
+            for array, shape in zip(updated, shapes[len(results) - len(updated) :], strict=True)
+        ]
+        aliases = {len(arguments) + i: len(results) - len(updated) + i for i in range(len(updated))}
+        call = jax.ffi.ffi_call(f"qmkernels_{kernel}", shapes, input_output_aliases=aliases)
+        out = call(*arguments, *updated, **{name: _attribute(value) for name, value in attributes.items()})
+        return [
+            jax.lax.convert_element_type(a, r.dtype) if r.is_index else a for a, r in zip(out, results, strict=True)
+        ]
 
 
 def _attribute(value: Any) -> Any:
@@ -234,19 +276,9 @@ def _attribute(value: Any) -> Any:
     return np.float64(value) if isinstance(value, float) else value
 
 
-def _register_lowerings(primitive: Primitive, kernel: Callable | None, definition: Callable) -> None:
-    if kernel is None:
-        mlir.register_lowering(primitive, mlir.lower_fun(definition, multiple_results=True))
-        return
-
-    def without_kernels(*arrays: Array, **parameters: Any) -> list[Array]:
-        _say_that_there_are_no_kernels()
-        return definition(*arrays, **parameters)
-
-    mlir.register_lowering(primitive, mlir.lower_fun(without_kernels, multiple_results=True))
-    for platform in _PLATFORMS:
-        if has_kernels(platform):
-            mlir.register_lowering(primitive, mlir.lower_fun(kernel, multiple_results=True), platform=platform)
+def _wide_integers() -> Any:
+    """Returns a context in which JAX has int64."""
+    return (jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64)(True)
 
 
 @lru_cache(maxsize=1)
@@ -276,11 +308,11 @@ def _abstract(results: Callable[..., list[Result]], *arrays: Any, **parameters: 
             shape=shape, dtype=np.dtype(dtype), weak_type=False,
             sharding=NamedSharding(like.sharding.mesh, PartitionSpec(*[None] * len(shape))),
         )
-        for shape, dtype in results(*arrays, **parameters)
+        for shape, dtype, _ in results(*arrays, **parameters)
     ]  # fmt: skip
 
 
-def _varying_together(arrays: Sequence[Array]) -> Sequence[Array]:
+def varying_together(arrays: Sequence[Array]) -> Sequence[Array]:
     """Lets all arrays vary over the axes of a `jax.shard_map` that any of them varies over."""
     axes = [getattr(jax.typeof(array), "vma", frozenset()) for array in arrays]
     every = frozenset().union(*axes)

@@ -89,7 +89,9 @@ def mrn(
     )  # fmt: skip
     x, y = arrays.embeddings("mrn", x, y)
     settings = resolved_settings("mrn", x.shape[-1], preset, settings)
-    return distances.elementwise("mrn", FORMS._replace(to_minus_from=to_minus_from), x, y, (), settings, bidirectional)
+    return distances.elementwise(
+        "mrn", FORMS._replace(to_minus_from=to_minus_from), x, y, None, settings, bidirectional
+    )
 
 
 def mrn_pairwise(
@@ -137,7 +139,7 @@ def mrn_pairwise(
     x, y = arrays.embeddings("mrn_pairwise", x, y)
     settings = resolved_settings("mrn_pairwise", x.shape[-1], preset, settings)
     forms = FORMS._replace(to_minus_from=to_minus_from)
-    return distances.pairwise("mrn_pairwise", forms, x, y, (), settings, bidirectional)
+    return distances.pairwise("mrn_pairwise", forms, x, y, None, settings, bidirectional)
 
 
 def euclidean_pairwise(x: Array, y: Array) -> Array:
@@ -157,4 +159,4 @@ def euclidean_pairwise(x: Array, y: Array) -> Array:
     Errors are as for `mrn_pairwise`.
     """
     x, y = arrays.embeddings("euclidean_pairwise", x, y)
-    return distances.pairwise("euclidean_pairwise", FORMS, x, y, (), MrnSettings(asymmetric="none"), False)
+    return distances.pairwise("euclidean_pairwise", FORMS, x, y, None, MrnSettings(asymmetric="none"), False)

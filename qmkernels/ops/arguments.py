@@ -10,6 +10,7 @@ from torch import Tensor
 from ..arguments.checks import check_choice as check_choice
 from ..arguments.checks import check_count as check_count
 from ..arguments.checks import check_embedding_sizes, different_dtypes, wrong_dtype
+from ..arguments.checks import check_metric as check_metric
 from ..backends.native import core
 from .torch_internals import has_plain_tensors, is_plain
 
@@ -70,17 +71,6 @@ def embeddings(op: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         check_floats(op, x=x, y=y)
         check_embedding_sizes(op, x.shape, y.shape)
     return (x, y) if x.dtype in _COMPUTE_DTYPES else (x.to(torch.float32), y.to(torch.float32))
-
-
-def check_metric(op: str, metric: object) -> None:
-    """Raises unless ``metric`` can be called and, if it is a head, returns distances."""
-    if not callable(metric):
-        raise TypeError(f"{op}: metric must be a head or a function of x and y, got {type(metric).__name__}.")
-    if getattr(metric, "discount", None) is not None:
-        raise ValueError(
-            f"{op}: metric must return distances, got a head with discount={metric.discount}, whose values fall "
-            "with distance; make it without."
-        )
 
 
 def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
