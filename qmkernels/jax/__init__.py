@@ -1,5 +1,6 @@
 """The distances and losses of qmkernels for JAX arrays, by the same compiled kernels; imports no torch."""
 
+from . import losses
 from .fsq import fsq
 from .iqe import iqe, iqe_pairwise
 from .mrn import euclidean_pairwise, mrn, mrn_pairwise
@@ -11,6 +12,7 @@ __all__ = [
     "fsq",
     "iqe",
     "iqe_pairwise",
+    "losses",
     "mrn",
     "mrn_pairwise",
     "nearest",
