@@ -61,6 +61,12 @@ print(type(head).__name__, iqe is qmkernels.iqe, losses.linex.__name__)
     assert done.returncode == 0 and done.stdout.split() == ["IQE", "True", "linex"], done.stderr
 
 
+@pytest.mark.parametrize("module", ["backends.native", "definitions.iqe", "ops.mrn"])
+def test_a_module_that_needs_torch_can_be_imported_first(module):
+    done = run_python(f"import qmkernels.{module}; print(qmkernels.iqe.__name__)")
+    assert done.returncode == 0 and done.stdout.split() == ["iqe"], done.stderr
+
+
 def test_a_core_loads_where_torch_cannot_be_imported():
     program = (
         "sys.modules['torch'] = None\nfrom qmkernels import compiled\nprint(compiled.core and compiled.failure == '')"
