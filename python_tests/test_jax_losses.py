@@ -17,6 +17,7 @@ E, N, D = 2, 7, 16
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 HEADS = {
+    "iqe": (partial(qm.iqe, dim_per_component=4, max_weight=0.3), partial(qj.iqe, dim_per_component=4, max_weight=0.3)),
     "mrn": (partial(qm.mrn, preset="tmd"), partial(qj.mrn, preset="tmd")),
     "a function": (lambda x, y: abs(x - y).max(-1)[0], lambda x, y: abs(x - y).max(-1)),
 }
@@ -64,6 +65,7 @@ WITHOUT_HEAD = {
 ALL = [*losses_of_pairs(None), *WITHOUT_HEAD]
 CASES = [("mrn", name, "float64") for name in ALL]
 CASES += [("mrn", name, "float32") for name in ("qrl_critic", "contrastive", "tmd_critic")]
+CASES += [("iqe", name, "float64") for name in ("linex", "qrl_critic", "qrl_critic-ogbench", "latent_dynamics")]
 CASES += [("a function", name, "float64") for name in ("contrastive", "metric_contrastive-head", "qrl_critic")]
 
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from jax import Array
 
 from ...arguments.checks import check_choice
+from ...arguments.pair_loss import PairLossSettings
 from . import checks
 from .heads import every_pair
-from .pair_loss import contrast
+from .pair_loss import lead, pair_loss
 
 _DIRECTIONS = ("backward", "forward", "symmetric")
 _FORMS = ("softmax", "sigmoid")
@@ -90,4 +91,9 @@ def contrastive(
     kind = "sigmoid" if form == "sigmoid" else direction
     if kind == "backward":
         y, offset = y[..., offset : offset + x.shape[-2], :], 0
-    return Contrastive(*contrast(every_pair(head, x, y), kind, scale, offset, logsumexp_weight, label_smoothing))
+    distance = every_pair(head, x, y)
+    settings = PairLossSettings(kind, scale, float(logsumexp_weight), offset=offset)
+    loss, stats = pair_loss(distance, None, settings)
+    if label_smoothing:
+        loss = loss + label_smoothing * lead(distance, kind, scale, offset)
+    return Contrastive(loss, stats.positive, stats.negative, stats.logsumexp, stats.accuracy)
