@@ -15,7 +15,7 @@ from comparison import Case, compiled, parametrised, randn, run_benchmark
 from torch import Tensor
 from torch.nn import functional
 
-from qmkernels.definitions.pair_loss import PairLossSettings
+from qmkernels.arguments.pair_loss import PairLossSettings
 from qmkernels.ops.pair_loss import pair_loss
 
 BACKWARD = "forward+backward"

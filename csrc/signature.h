@@ -9,6 +9,7 @@
 //         FooSettings settings;            // a struct with QMK_SETTINGS: one argument, a named tuple
 //         void* scratch;                   // only if the kernel needs it, see below; not among the fields
 //         QMK_FIELDS(x, y, out, shape, settings)
+//         Sizes sizes() const { return {shape.rows * shape.dim, shape.rows * shape.dim, shape.rows}; }
 //     };
 //     QMK_KERNEL(foo_forward, FooForward)  // in namespace qmk
 //     using foo_kernels = Kernels<foo_forward_kernel>;
@@ -22,12 +23,16 @@
 // as many bytes as `template <class T> int64_t foo_forward_scratch(const FooForward<T>& call)` returns, which stands
 // beside each kernel. It is a template over T like the kernel, and made by QMK_INSTANTIATE_SCRATCH.
 //
+// `sizes` says how many items each address points to, in the order of the fields, for callers that know the sizes of
+// what they pass (csrc/xla).
+//
 // From Python: `kernels.foo_forward(x=x, y=y, out=out, rows=3, dim=8, settings=settings)`. An argument that is missing,
 // unknown, or of another dtype is a TypeError.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "fields.h"
 #include "isa.h"
@@ -84,6 +89,20 @@
     template int64_t function##_scratch(const Call<double>&);
 
 namespace qmk {
+
+// The number of items behind an address of a call.
+struct Items {
+    int64_t count;
+    bool may_be_absent;  // then the address is null
+
+    Items(int64_t count, bool may_be_absent = false) : count(count), may_be_absent(may_be_absent) {}
+};
+inline Items or_absent(int64_t count) {
+    return {count, true};
+}
+
+// Of every address of a call; empty if the call's whole numbers do not fit each other.
+using Sizes = std::vector<Items>;
 
 // The kernels of an op.
 template <class... Kernel>

@@ -51,7 +51,7 @@ def _build(op: str, heads: tuple[str, ...], folder: Path) -> ModuleType:
     command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3", "-DQMK_CUDA_ON_CPU"]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
     command += [f"-I{CSRC / 'tests' / 'cuda_on_cpu'}", f"-I{folder}", f"-I{sysconfig.get_paths()['include']}"]
-    files = [*folder.glob("*.cpp"), *(CSRC / "bindings").glob("*.cpp")]
+    files = [*folder.glob("*.cpp"), *(CSRC / "bindings").glob("*.cpp"), CSRC / "call_memory.cpp"]
     subprocess.run([*command, *files, "-o", folder / "_core.so"], check=True)
     spec = importlib.util.spec_from_file_location("_core", folder / "_core.so")
     module = importlib.util.module_from_spec(spec)

@@ -7,10 +7,10 @@ import torch
 from backend_comparison import assert_alike, points
 from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
 
+from qmkernels.arguments.latent_dynamics import LatentDynamicsSettings
 from qmkernels.backends.native import latent_dynamics as native
 from qmkernels.backends.reference import latent_dynamics as reference
 from qmkernels.definitions import iqe as iqe_definition
-from qmkernels.definitions.latent_dynamics import LatentDynamicsSettings
 
 pytestmark = needs_compiler
 latent_dynamics_kernels = kernels("latent_dynamics")

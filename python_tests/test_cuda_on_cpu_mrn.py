@@ -7,10 +7,9 @@ import torch
 from backend_comparison import DTYPES, assert_alike, pair_points, points
 from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
 
+from qmkernels.arguments.mrn import ASYMMETRIC, EPS_FORMS, PRESETS, SQUARES, MrnSettings
 from qmkernels.backends.native import mrn as native
 from qmkernels.backends.reference import mrn as reference
-from qmkernels.definitions.mrn import ASYMMETRIC, EPS_FORMS, SQUARES, MrnSettings
-from qmkernels.ops.mrn import PRESETS
 
 pytestmark = needs_compiler
 mrn_kernels = kernels("mrn")

@@ -7,10 +7,10 @@ import torch
 from backend_comparison import assert_alike, points
 from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
 
+from qmkernels.arguments.qrl_critic import QrlCriticSettings
 from qmkernels.backends.native import qrl_critic as native
 from qmkernels.backends.reference import qrl_critic as reference
 from qmkernels.definitions import iqe as iqe_definition
-from qmkernels.definitions.qrl_critic import QrlCriticSettings
 
 pytestmark = needs_compiler
 qrl_critic_kernels = kernels("qrl_critic")

@@ -7,10 +7,10 @@ import torch
 from backend_comparison import assert_alike, points
 from cuda_on_cpu import kernels, needs_compiler
 
+from qmkernels.arguments.iqe import IqeSettings
+from qmkernels.arguments.mrn import MrnSettings
 from qmkernels.backends.native import row_loss as native
 from qmkernels.backends.reference import row_loss as reference
-from qmkernels.definitions.iqe import IqeSettings
-from qmkernels.definitions.mrn import MrnSettings
 from qmkernels.definitions.row_loss import RowLossSettings
 
 pytestmark = needs_compiler

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import qmkernels as qm
+from qmkernels.arguments.mrn import PRESETS
 
 FOLDER = Path(__file__).with_name("golden")
 GOLDEN = json.loads((FOLDER / "heads.json").read_text())
@@ -82,7 +83,7 @@ def test_all_classes_presets_and_conventions_are_there():
     classes = {CASES[case][0] for case in GOLDEN}
     assert classes == {"IQE", "MRN", "MRNFixed", "LatentMRN", "PQE", "PQELH", "PQEGG", "DeepNorm", "WideNorm"}
     presets = {CASES[case][1]["preset"] for case in GOLDEN if CASES[case][0] == "LatentMRN"}
-    assert presets == set(qm.ops.mrn.PRESETS)
+    assert presets == set(PRESETS)
     assert {"IQE maxmean", "IQE maxmean_ogbench"} < set(GOLDEN)
 
 

@@ -132,7 +132,7 @@ def test_an_unknown_instruction_set_is_refused_with_the_names_there_are():
 
 
 def test_an_unknown_backend_in_the_environment_is_refused_by_the_variables_name():
-    result = run_python("import qmkernels", QMKERNELS_BACKEND="gpu")
+    result = run_python("import torch, qmkernels", QMKERNELS_BACKEND="gpu")
     assert result.returncode != 0 and "QMKERNELS_BACKEND must be 'auto' or one of cuda" in result.stderr
 
 

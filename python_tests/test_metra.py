@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import qmkernels as qm
+from qmkernels.arguments.metra import MetraSettings
 from qmkernels.backends import dispatch
-from qmkernels.definitions.metra import NORMS, MetraSettings
+from qmkernels.definitions.metra import NORMS
 from qmkernels.ops.metra import composed
 
 SLACK = 1e-3

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qmkernels as qm
+from qmkernels.arguments.mrn import ASYMMETRIC, PRESETS, MrnSettings
 from qmkernels.backends import dispatch
 from qmkernels.definitions import mrn as definition
-from qmkernels.definitions.mrn import MrnSettings
-from qmkernels.ops.mrn import PRESETS
 
 QUASIMETRIC = ({}, {"squares": "mean"}, {"exponent": 0.5}, {"asymmetric": "none"}, {"preset": "torchqmet_fixed"})
 # Errors relative to the largest value. In float32 sums are in another order than plain PyTorch's.
@@ -112,7 +111,7 @@ def test_of_equal_largest_differences_one_has_the_gradient(backend):
 
 
 @pytest.mark.parametrize("where", [0, 13, 20, 39])
-@pytest.mark.parametrize("asymmetric", definition.ASYMMETRIC)
+@pytest.mark.parametrize("asymmetric", ASYMMETRIC)
 def test_nan_gives_nan_only_in_its_row_and_infinities_what_the_formula_gives(asymmetric, where, backend):
     x, y = torch.randn(2, 5, 40).unbind(0)
     x[2, where] = torch.nan

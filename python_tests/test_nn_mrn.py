@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import qmkernels as qm
-from qmkernels.ops.mrn import PRESETS
+from qmkernels.arguments.mrn import PRESETS
 
 
 def points(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,8 +7,8 @@ import torch
 from backend_comparison import assert_alike
 from triton_testing import DEVICE, import_kernels, interpreted, points
 
+from qmkernels.arguments.latent_dynamics import LatentDynamicsSettings
 from qmkernels.backends.reference import latent_dynamics as reference
-from qmkernels.definitions.latent_dynamics import LatentDynamicsSettings
 
 kernels = import_kernels("latent_dynamics")
 pytestmark = interpreted

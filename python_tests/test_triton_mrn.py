@@ -8,9 +8,8 @@ from backend_comparison import DTYPES, assert_alike
 from triton_testing import DEVICE, import_kernels, interpreted, pair_points, points
 
 import qmkernels as qm
+from qmkernels.arguments.mrn import ASYMMETRIC, EPS_FORMS, PRESETS, REDUCTIONS, SQUARES, MrnSettings
 from qmkernels.backends.reference import mrn as reference
-from qmkernels.definitions.mrn import ASYMMETRIC, EPS_FORMS, REDUCTIONS, SQUARES, MrnSettings
-from qmkernels.ops.mrn import PRESETS
 
 kernels = import_kernels("mrn")
 pytestmark = interpreted

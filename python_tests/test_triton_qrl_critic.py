@@ -8,9 +8,9 @@ from backend_comparison import assert_alike
 from triton_testing import DEVICE, import_kernels, interpreted, points
 
 import qmkernels as qm
+from qmkernels.arguments.qrl_critic import QrlCriticSettings
 from qmkernels.backends.reference import qrl_critic as reference
 from qmkernels.definitions.iqe import WEIGHT_LINKS
-from qmkernels.definitions.qrl_critic import QrlCriticSettings
 
 kernels = import_kernels("qrl_critic")
 pytestmark = interpreted

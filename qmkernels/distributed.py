@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from .arguments.nearest import check_size
 from .definitions.nearest import smallest
 from .ops import arguments
 from .ops import nearest as local
@@ -162,7 +163,7 @@ def _agreed_sizes(queries: Tensor, shard: Tensor, k: int, metric: Callable, grou
 
     def check() -> None:
         arguments.embeddings("nearest", queries, shard)
-        local.check(queries, shard, k, metric)
+        check(shard.shape, k, metric)
         said.update(k=k, D=queries.shape[-1], dtype=queries.dtype, rows=queries.shape[:-1].numel(), shard=len(shard))
 
     every = _together(check, said, group)
@@ -174,7 +175,7 @@ def _agreed_sizes(queries: Tensor, shard: Tensor, k: int, metric: Callable, grou
                     f"on rank {rank}."
                 )
     sizes = _Sizes([other["rows"] for other in every], [other["shard"] for other in every])
-    local.check_size(k, sum(sizes.shards))
+    check_size(k, sum(sizes.shards))
     return sizes
 
 

@@ -1,11 +1,11 @@
 #include "arguments.h"
 
-#include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <memory>
 #include <new>
 #include <stdexcept>
+
+#include "../call_memory.h"
 
 namespace qmk::python {
 
@@ -277,35 +277,6 @@ void* address_of(PyObject* tensor) {
     if (address == nullptr && PyErr_Occurred()) throw ErrorIsSet();
     return address;
 }
-
-namespace {
-
-constexpr int64_t most_kept_bytes = int64_t(4) << 20, boundary = 64;
-
-struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-};
-
-// This thread's memory, of at least this many bytes. Under AddressSanitizer exactly this many, so that it catches
-// writes past the end.
-void* kept_memory(int64_t bytes) {
-    thread_local std::unique_ptr<void, Free> kept;
-    thread_local int64_t size = 0;
-    const int64_t wanted = (bytes + boundary - 1) / boundary * boundary;
-#if defined(__SANITIZE_ADDRESS__)
-    size = 0;
-#endif
-    if (size < wanted) {
-        kept.reset();
-        size = 0;
-        kept.reset(std::aligned_alloc(boundary, wanted));
-        if (!kept) throw std::bad_alloc();
-        size = wanted;
-    }
-    return kept.get();
-}
-
-}  // namespace
 
 void* Scratch::take(int64_t bytes, PyObject* like, bool is_on_gpu) {
     if (bytes <= 0) return nullptr;

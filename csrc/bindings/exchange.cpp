@@ -21,7 +21,6 @@ const Exchange* exchange = nullptr;
 
 constexpr uint8_t floating_point = 2;
 // Too few values to give a second thread work in any kernel on matching rows.
-constexpr int64_t most_small_values = 4096;
 
 // Whether the object is a dense tensor of float32 or float64; reads it if so.
 bool read_floats(PyObject* object, TensorView& view) {

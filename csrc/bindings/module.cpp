@@ -1,6 +1,9 @@
 // The Python module qmkernels._core: a description of the build, and a function for every kernel of every op.
 #include "ops.h"  // made by the build from csrc/ops.cmake
 #include "replay.h"
+#if !defined(QMK_CUDA_ON_CPU)
+#include "../xla/handlers.h"
+#endif
 
 namespace qmk::python {
 
@@ -157,6 +160,22 @@ PyObject* build_info(PyObject*, PyObject*) {
                          "openmp", openmp, "cuda_architectures", architectures);
 }
 
+PyObject* xla_targets(PyObject*, PyObject*) {
+    Object all(PyDict_New());
+    for (const auto& target : xla::targets()) {
+        const Object name(PyUnicode_FromString(target.name));
+        PyObject* platforms = PyDict_GetItem(all.get(), name.get());
+        if (platforms == nullptr) {
+            const Object none(PyDict_New());
+            PyDict_SetItem(all.get(), name.get(), none.get());
+            platforms = none.get();
+        }
+        const Object handler(PyCapsule_New(reinterpret_cast<void*>(target.handler), nullptr, nullptr));
+        PyDict_SetItemString(platforms, target.platform, handler.get());
+    }
+    return Py_NewRef(all.get());
+}
+
 #endif
 
 PyMethodDef module_methods[] = {
@@ -171,6 +190,7 @@ PyMethodDef module_methods[] = {
 #if !defined(QMK_CUDA_ON_CPU)
     {"isa_in_use", isa_in_use, METH_NOARGS, "The instruction set of the CPU kernels."},
     {"build_info", build_info, METH_NOARGS, "What the core was built with."},
+    {"xla_targets", xla_targets, METH_NOARGS, "{kernel: {platform: capsule of its handler for XLA's typed FFI}}"},
 #endif
     {nullptr, nullptr, 0, nullptr}};
 

@@ -32,6 +32,7 @@ struct PairLossSettings {
 struct PairLossShape {
     int64_t batch, rows, columns;
     QMK_FIELDS(batch, rows, columns)
+    int64_t pairs() const { return batch * rows * columns; }
 };
 
 constexpr double pair_eps = 1e-6;  // added to distances before their logarithm

@@ -22,7 +22,27 @@ struct MaxWeight {
     int64_t num_weights;
     WeightLink weight_link;
     QMK_FIELDS(max_weight, num_weights, weight_link)
+
+    // Whether this many rows, or matrices, are num_weights equal runs.
+    bool fits(Reduction reduction, int64_t rows) const {
+        return reduction == Reduction::maxmean ? num_weights > 0 && rows % num_weights == 0 : num_weights == 1;
+    }
+    int64_t count(Reduction reduction) const { return reduction == Reduction::maxmean ? num_weights : 0; }
 };
+
+// What forward keeps for backward: an index if the reduction has a maximum, and max - mean for maxmean.
+constexpr int64_t count_of_largest(Reduction reduction, int64_t distances) {
+    const bool has_maximum =
+        reduction == Reduction::max || reduction == Reduction::maxmean || reduction == Reduction::spread;
+    return has_maximum ? distances : 0;
+}
+constexpr int64_t count_of_spread(Reduction reduction, int64_t distances) {
+    return reduction == Reduction::maxmean ? distances : 0;
+}
+// Two bits for every value.
+constexpr int64_t bytes_of_ends(int64_t components, int64_t dim_per_component) {
+    return components * ((2 * dim_per_component + 7) / 8);
+}
 
 }  // namespace qmk
 

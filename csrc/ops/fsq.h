@@ -15,6 +15,7 @@ struct FsqForward {
     int64_t groups;
     Integers<most_fsq_levels> levels;
     QMK_FIELDS(z, codes, indices, groups, levels)
+    Sizes sizes() const { return {groups * levels.count, groups * levels.count, groups}; }
 };
 
 template <class T>
@@ -24,6 +25,7 @@ struct FsqBackward {
     int64_t groups;
     Integers<most_fsq_levels> levels;
     QMK_FIELDS(grad_codes, z, grad_z, groups, levels)
+    Sizes sizes() const { return {groups * levels.count, groups * levels.count, groups * levels.count}; }
 };
 
 QMK_KERNEL(fsq_forward, FsqForward)

@@ -12,12 +12,21 @@ namespace qmk {
 struct IqeShape {
     int64_t rows, num_components, dim_per_component;
     QMK_FIELDS(rows, num_components, dim_per_component)
+    int64_t values() const { return rows * num_components * dim_per_component; }
+    int64_t ends() const { return bytes_of_ends(rows * num_components, dim_per_component); }
+    int64_t distances(Reduction reduction) const { return reduction == Reduction::none ? rows * num_components : rows; }
 };
 
 // batch matrices of num_x by num_y distances.
 struct IqePairwiseShape {
     int64_t batch, num_x, num_y, num_components, dim_per_component;
     QMK_FIELDS(batch, num_x, num_y, num_components, dim_per_component)
+    int64_t x_values() const { return batch * num_x * num_components * dim_per_component; }
+    int64_t y_values() const { return batch * num_y * num_components * dim_per_component; }
+    int64_t pairs() const { return batch * num_x * num_y; }
+    int64_t distances(Reduction reduction) const {
+        return reduction == Reduction::none ? pairs() * num_components : pairs();
+    }
 };
 
 template <class T>
@@ -31,6 +40,16 @@ struct IqeForward {
     IqeShape shape;
     Reduction reduction;
     QMK_FIELDS(x, y, max, out, ends, largest, spread, shape, reduction)
+    Sizes sizes() const {
+        if (!max.fits(reduction, shape.rows)) return {};
+        return {shape.values(),
+                shape.values(),
+                max.count(reduction),
+                shape.distances(reduction),
+                or_absent(shape.ends()),
+                ends ? count_of_largest(reduction, shape.rows) : 0,
+                ends ? count_of_spread(reduction, shape.rows) : 0};
+    }
 };
 
 template <class T>
@@ -44,6 +63,17 @@ struct IqeBackward {
     IqeShape shape;
     Reduction reduction;
     QMK_FIELDS(grad_out, ends, largest, spread, max, grad_x, grad_y, grad_max_weight, shape, reduction)
+    Sizes sizes() const {
+        if (!max.fits(reduction, shape.rows)) return {};
+        return {shape.distances(reduction),
+                shape.ends(),
+                count_of_largest(reduction, shape.rows),
+                count_of_spread(reduction, shape.rows),
+                max.count(reduction),
+                shape.values(),
+                shape.values(),
+                or_absent(max.count(reduction))};
+    }
 };
 
 template <class T>
@@ -56,6 +86,11 @@ struct IqePairwiseForward {
     IqePairwiseShape shape;
     Reduction reduction;
     QMK_FIELDS(x, y, max, out, largest, shape, reduction)
+    Sizes sizes() const {
+        if (!max.fits(reduction, shape.batch)) return {};
+        return {shape.x_values(), shape.y_values(), max.count(reduction), shape.distances(reduction),
+                or_absent(count_of_largest(reduction, shape.pairs()))};
+    }
 };
 
 template <class T>
@@ -68,6 +103,12 @@ struct IqePairwiseBackward {
     IqePairwiseShape shape;
     Reduction reduction;
     QMK_FIELDS(grad_out, x, y, largest, max, grad_x, grad_y, grad_max_weight, shape, reduction)
+    Sizes sizes() const {
+        if (!max.fits(reduction, shape.batch)) return {};
+        return {
+            shape.distances(reduction), shape.x_values(), shape.y_values(), count_of_largest(reduction, shape.pairs()),
+            max.count(reduction),       shape.x_values(), shape.y_values(), or_absent(max.count(reduction))};
+    }
 };
 
 QMK_KERNEL(iqe_forward, IqeForward)

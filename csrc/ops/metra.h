@@ -14,6 +14,10 @@ struct MetraForward {
     MetraShape shape;
     MetraSettings settings;
     QMK_FIELDS(phi, phi_next, skill, log_multiplier, loss, reward, stats, slopes, shape, settings)
+    Sizes sizes() const {
+        const int64_t values = shape.rows * shape.dim;
+        return {values, values, values, 1, 1, shape.rows, 3, shape.rows};
+    }
 };
 
 template <class T>
@@ -25,6 +29,10 @@ struct MetraBackward {
     MetraShape shape;
     QMK_FIELDS(grad_loss, phi, phi_next, skill, stats, slopes, grad_phi, grad_phi_next, grad_skill, grad_log_multiplier,
                shape)
+    Sizes sizes() const {
+        const int64_t values = shape.rows * shape.dim;
+        return {1, values, values, values, 3, shape.rows, values, values, or_absent(values), 1};
+    }
 };
 
 QMK_KERNEL(metra_forward, MetraForward)

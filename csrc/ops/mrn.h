@@ -12,6 +12,13 @@ struct MrnPairwiseShape {
     QMK_FIELDS(batch, num_x, num_y, dim)
 };
 
+inline bool fits(const MrnSettings& settings, int64_t dim) {
+    return settings.num_components > 0 && dim % settings.num_components == 0;
+}
+inline int64_t count_of_distances(const MrnSettings& settings, int64_t rows) {
+    return settings.reduction == MrnReduction::none ? rows * settings.num_components : rows;
+}
+
 template <class T>
 struct MrnForward {
     const T *x, *y;
@@ -19,6 +26,10 @@ struct MrnForward {
     int64_t rows, dim;
     MrnSettings settings;
     QMK_FIELDS(x, y, out, rows, dim, settings)
+    Sizes sizes() const {
+        if (!fits(settings, dim)) return {};
+        return {rows * dim, rows * dim, count_of_distances(settings, rows)};
+    }
 };
 
 template <class T>
@@ -28,6 +39,10 @@ struct MrnBackward {
     int64_t rows, dim;
     MrnSettings settings;
     QMK_FIELDS(grad_out, x, y, grad_x, grad_y, rows, dim, settings)
+    Sizes sizes() const {
+        if (!fits(settings, dim)) return {};
+        return {count_of_distances(settings, rows), rows * dim, rows * dim, rows * dim, rows * dim};
+    }
 };
 
 template <class T>
@@ -38,6 +53,11 @@ struct MrnPairwiseForward {
     MrnPairwiseShape shape;
     MrnSettings settings;
     QMK_FIELDS(x, y, out, shape, settings)
+    Sizes sizes() const {
+        if (!fits(settings, shape.dim)) return {};
+        return {shape.batch * shape.num_x * shape.dim, shape.batch * shape.num_y * shape.dim,
+                count_of_distances(settings, shape.batch * shape.num_x * shape.num_y)};
+    }
 };
 
 template <class T>
@@ -48,6 +68,13 @@ struct MrnPairwiseBackward {
     MrnPairwiseShape shape;
     MrnSettings settings;
     QMK_FIELDS(grad_out, x, y, grad_x, grad_y, shape, settings)
+    Sizes sizes() const {
+        if (!fits(settings, shape.dim)) return {};
+        const int64_t x_values = shape.batch * shape.num_x * shape.dim;
+        const int64_t y_values = shape.batch * shape.num_y * shape.dim;
+        return {count_of_distances(settings, shape.batch * shape.num_x * shape.num_y), x_values, y_values, x_values,
+                y_values};
+    }
 };
 
 QMK_KERNEL(mrn_forward, MrnForward)

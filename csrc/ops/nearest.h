@@ -13,6 +13,8 @@ struct NearestMerge {
     int64_t* indices;
     int64_t rows, columns, k, first;
     QMK_FIELDS(distances, values, indices, rows, columns, k, first)
+    static constexpr int num_updated = 2;  // of the results, the last ones, which the kernel also reads
+    Sizes sizes() const { return {rows * columns, rows * k, rows * k}; }
 };
 
 QMK_KERNEL(nearest_merge, NearestMerge)

@@ -8,6 +8,19 @@
 
 namespace qmk {
 
+// Rows are matched to columns offset, offset + 1, ...
+inline bool fits(const PairLossSettings& settings, const PairLossShape& shape) {
+    return settings.offset >= 0 && settings.offset + shape.rows <= shape.columns;
+}
+inline int64_t count_of_row_sums(const PairLossSettings& settings, const PairLossShape& shape) {
+    const bool has = settings.kind == PairKind::forward || settings.kind == PairKind::symmetric;
+    return has ? 2 * shape.batch * shape.rows : 0;
+}
+inline int64_t count_of_column_sums(const PairLossSettings& settings, const PairLossShape& shape) {
+    const bool has = settings.kind == PairKind::backward || settings.kind == PairKind::symmetric;
+    return has ? 2 * shape.batch * shape.rows : 0;
+}
+
 template <class T>
 struct PairLossForward {
     const T *distance, *after, *log_discounts;
@@ -16,6 +29,11 @@ struct PairLossForward {
     PairLossShape shape;
     PairLossSettings settings;
     QMK_FIELDS(distance, after, log_discounts, loss, stats, row_sums, column_sums, shape, settings)
+    Sizes sizes() const {
+        if (!fits(settings, shape)) return {};
+        return {shape.pairs(),  or_absent(shape.pairs()),           or_absent(shape.batch * shape.rows),  1,
+                num_pair_stats, count_of_row_sums(settings, shape), count_of_column_sums(settings, shape)};
+    }
 };
 
 template <class T>
@@ -26,6 +44,16 @@ struct PairLossBackward {
     PairLossShape shape;
     PairLossSettings settings;
     QMK_FIELDS(grad_loss, distance, after, log_discounts, row_sums, column_sums, grad_distance, shape, settings)
+    Sizes sizes() const {
+        if (!fits(settings, shape)) return {};
+        return {1,
+                shape.pairs(),
+                or_absent(shape.pairs()),
+                or_absent(shape.batch * shape.rows),
+                count_of_row_sums(settings, shape),
+                count_of_column_sums(settings, shape),
+                shape.pairs()};
+    }
 };
 
 QMK_KERNEL(pair_loss_forward, PairLossForward)

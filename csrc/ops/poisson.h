@@ -14,6 +14,7 @@ struct PoissonForward {
     int64_t count;
     PoissonComparison comparison;
     QMK_FIELDS(a, b, out, count, comparison)
+    Sizes sizes() const { return {count, count, count}; }
 };
 
 template <class T>
@@ -23,6 +24,7 @@ struct PoissonBackward {
     int64_t count;
     PoissonComparison comparison;
     QMK_FIELDS(grad_out, a, b, grad_a, grad_b, count, comparison)
+    Sizes sizes() const { return {count, count, count, count, count}; }
 };
 
 QMK_KERNEL(poisson_forward, PoissonForward)

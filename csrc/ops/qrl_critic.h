@@ -11,6 +11,10 @@ namespace qmk {
 struct QrlCriticShape {
     int64_t rows, num_components;
     QMK_FIELDS(rows, num_components)
+    int64_t values(int64_t dim_per_component) const { return rows * num_components * dim_per_component; }
+    int64_t ends(int64_t dim_per_component) const {
+        return bytes_of_ends(2 * rows * num_components, dim_per_component);
+    }
 };
 
 template <class T>
@@ -26,6 +30,22 @@ struct QrlCriticForward {
     QrlCriticSettings settings;
     QMK_FIELDS(x, y, goal, max_weight, raw, cost, num_costs, loss, stats, slopes, ends, largest, spread, shape,
                settings)
+    Sizes sizes() const {
+        if (num_costs != 1 && num_costs != shape.rows) return {};
+        const int64_t values = shape.values(settings.dim_per_component);
+        return {values,
+                values,
+                or_absent(values),
+                count_of_spread(settings.reduction, 1),
+                1,
+                num_costs,
+                1,
+                QMK_TARGET::qrl_critic_slope_of_raw + 1,
+                2 * shape.rows,
+                shape.ends(settings.dim_per_component),
+                count_of_largest(settings.reduction, 2 * shape.rows),
+                count_of_spread(settings.reduction, 2 * shape.rows)};
+    }
 };
 
 template <class T>
@@ -41,6 +61,21 @@ struct QrlCriticBackward {
     WeightLink weight_link;
     QMK_FIELDS(grad_loss, stats, slopes, ends, largest, spread, max_weight, grad_x, grad_y, grad_goal, grad_max_weight,
                grad_raw, shape, dim_per_component, reduction, weight_link)
+    Sizes sizes() const {
+        const int64_t values = shape.values(dim_per_component);
+        return {1,
+                QMK_TARGET::qrl_critic_slope_of_raw + 1,
+                2 * shape.rows,
+                shape.ends(dim_per_component),
+                count_of_largest(reduction, 2 * shape.rows),
+                count_of_spread(reduction, 2 * shape.rows),
+                count_of_spread(reduction, 1),
+                values,
+                values,
+                or_absent(values),
+                or_absent(count_of_spread(reduction, 1)),
+                1};
+    }
 };
 
 QMK_KERNEL(qrl_critic_forward, QrlCriticForward)

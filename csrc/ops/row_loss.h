@@ -19,6 +19,15 @@ struct RowLossTerms {
     T *loss, *stats, *slopes;
     RowLossSettings settings;
     QMK_FIELDS(target, num_targets, weight, mask, loss, stats, slopes, settings)
+
+    // After those of the head's addresses.
+    Sizes sizes(int64_t rows, Sizes head) const {
+        if (num_targets != 1 && num_targets != rows) return {};
+        for (const Items& items : {Items(num_targets), or_absent(rows), or_absent(rows), Items(1),
+                                   Items(QMK_TARGET::num_row_loss_sums - 1), Items(rows)})
+            head.push_back(items);
+        return head;
+    }
 };
 
 template <class T>
@@ -33,6 +42,12 @@ struct RowLossIqeForward {
     IqeShape shape;
     Reduction reduction;
     QMK_FIELDS(x, y, max, ends, largest, spread, terms, shape, reduction)
+    Sizes sizes() const {
+        if (!max.fits(reduction, shape.rows) || reduction == Reduction::none) return {};
+        return terms.sizes(shape.rows,
+                           {shape.values(), shape.values(), max.count(reduction), shape.ends(),
+                            count_of_largest(reduction, shape.rows), count_of_spread(reduction, shape.rows)});
+    }
 };
 
 template <class T>
@@ -47,6 +62,18 @@ struct RowLossIqeBackward {
     IqeShape shape;
     Reduction reduction;
     QMK_FIELDS(grad_loss, slopes, ends, largest, spread, max, grad_x, grad_y, grad_max_weight, shape, reduction)
+    Sizes sizes() const {
+        if (!max.fits(reduction, shape.rows) || reduction == Reduction::none) return {};
+        return {1,
+                shape.rows,
+                shape.ends(),
+                count_of_largest(reduction, shape.rows),
+                count_of_spread(reduction, shape.rows),
+                max.count(reduction),
+                shape.values(),
+                shape.values(),
+                or_absent(max.count(reduction))};
+    }
 };
 
 template <class T>
@@ -57,6 +84,10 @@ struct RowLossMrnForward {
     int64_t rows, dim;
     MrnSettings mrn;
     QMK_FIELDS(x, y, terms, rows, dim, mrn)
+    Sizes sizes() const {
+        if (!fits(mrn, dim) || mrn.reduction == MrnReduction::none) return {};
+        return terms.sizes(rows, {rows * dim, rows * dim});
+    }
 };
 
 template <class T>
@@ -67,6 +98,10 @@ struct RowLossMrnBackward {
     int64_t rows, dim;
     MrnSettings mrn;
     QMK_FIELDS(grad_loss, slopes, x, y, grad_x, grad_y, rows, dim, mrn)
+    Sizes sizes() const {
+        if (!fits(mrn, dim) || mrn.reduction == MrnReduction::none) return {};
+        return {1, rows, rows * dim, rows * dim, rows * dim, rows * dim};
+    }
 };
 
 QMK_KERNEL(row_loss_iqe_forward, RowLossIqeForward)

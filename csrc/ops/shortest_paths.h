@@ -13,6 +13,10 @@ struct ShortestPathsForward {
     T* next;  // null if it is not wanted; nodes are numbered in T
     int64_t batch, size;
     QMK_FIELDS(lengths, distances, next, batch, size)
+    Sizes sizes() const {
+        const int64_t pairs = batch * size * size;
+        return {pairs, pairs, or_absent(pairs)};
+    }
 };
 
 QMK_KERNEL(shortest_paths_forward, ShortestPathsForward)

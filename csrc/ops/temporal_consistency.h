@@ -15,6 +15,10 @@ struct TemporalConsistencyForward {
     int64_t steps, batch, dim;
     double discount;
     QMK_FIELDS(predicted, target, mask, loss, similarity, slopes, steps, batch, dim, discount)
+    Sizes sizes() const {
+        const int64_t rows = steps * batch;
+        return {rows * dim, rows * dim, or_absent(rows), 1, steps, 2 * rows};
+    }
 };
 
 template <class T>
@@ -23,6 +27,7 @@ struct TemporalConsistencyBackward {
     T* grad_predicted;
     int64_t rows, dim;
     QMK_FIELDS(grad_loss, slopes, predicted, target, grad_predicted, rows, dim)
+    Sizes sizes() const { return {1, 2 * rows, rows * dim, rows * dim, rows * dim}; }
 };
 
 QMK_KERNEL(temporal_consistency_forward, TemporalConsistencyForward)

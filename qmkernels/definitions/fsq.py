@@ -8,36 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# With more levels, the bound, a thousandth beyond the outermost level, would round to a level that does not exist.
-MOST_LEVELS = 1000
-
-
-class FsqConstants(NamedTuple):
-    """The constants that quantise one value of a group.
-
-    digit = round(tanh(z + shift) * half - offset), code = digit / width; ``place`` is the digit's weight in the index.
-    """
-
-    shift: float
-    half: float
-    offset: float
-    width: int
-    place: int
-
-
-def constants(levels: Sequence[int]) -> list[FsqConstants]:
-    result, place = [], 1
-    for count in levels:
-        half = (count - 1) * (1 + 1e-3) / 2
-        offset = 0.5 if count % 2 == 0 else 0.0
-        result.append(FsqConstants(math.atanh(offset / half), half, offset, count // 2, place))
-        place *= count
-    return result
+from ..arguments.fsq import constants
 
 
 def _row(values: Iterable[float], like: Tensor) -> Tensor:

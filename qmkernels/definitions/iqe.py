@@ -15,17 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..arguments.iqe import REDUCTIONS as REDUCTIONS
+from ..arguments.iqe import IqeSettings as IqeSettings
 from .shapes import empty, of_rows
-
-REDUCTIONS = ("none", "sum", "mean", "max", "maxmean", "spread")
-
-
-class IqeSettings(NamedTuple):
-    """Settings of IQE, a plain number and names, in the order in which ops and backends take them."""
-
-    dim_per_component: int
-    reduction: str = "maxmean"
-    weight_link: str = "identity"
 
 
 class WeightLink(NamedTuple):

@@ -7,24 +7,15 @@ losses/latent_dynamics.py has the formula of the loss.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..arguments.latent_dynamics import LatentDynamicsSettings
 from .iqe import iqe, kept_of_reduction, weights_of_rows
 
 # Loss, statistics, slopes, ends, largest and spread, as in backends/reference/latent_dynamics.py.
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-class LatentDynamicsSettings(NamedTuple):
-    """Settings of IQE, and the power: plain numbers and strings, in the order in which ops and backends take them."""
-
-    dim_per_component: int
-    reduction: str = "maxmean"
-    weight_link: str = "identity"
-    power: int = 2
 
 
 def distances(predicted: Tensor, target: Tensor, max_weight: Tensor | None, settings: LatentDynamicsSettings) -> Tensor:

@@ -6,21 +6,12 @@ has the formula.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from .shapes import empty
 
 NORMS = ("sum", "mean")
-
-
-class MetraSettings(NamedTuple):
-    """Settings of the constraint, a plain number and a string, in the order in which ops and backends take them."""
-
-    slack: float = 1e-3
-    norm: str = "sum"
 
 
 def squared_distance(step: Tensor, norm: str) -> Tensor:

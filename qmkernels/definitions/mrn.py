@@ -12,34 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments.mrn import MrnSettings
 from .shapes import empty
-
-ASYMMETRIC = ("first", "second", "none")
-SQUARES = ("sum", "mean")
-EPS_FORMS = ("add", "max", "difference")
-REDUCTIONS = ("none", "sum", "mean")
-
-
-class MrnSettings(NamedTuple):
-    """Settings of MRN, plain numbers and strings, in the order in which ops and backends take them.
-
-    num_components  C.
-    asymmetric      the half of a component that is the asymmetric part; "none": the whole component is symmetric.
-    squares         "sum" or "mean" of the squared differences of the symmetric part.
-    exponent        p: the symmetric part is (squares) ** (p / 2); 1 is a Euclidean norm.
-    eps, eps_form   "add": squares + eps; "max": at least eps; "difference": eps is added to every difference.
-    reduction       of components: "none", "sum" or "mean".
-    scale           factor of the distance.
-    """
-
-    num_components: int = 1
-    asymmetric: str = "first"
-    squares: str = "sum"
-    exponent: float = 1.0
-    eps: float = 0.0
-    eps_form: str = "add"
-    reduction: str = "sum"
-    scale: float = 1.0
 
 
 class Parts(NamedTuple):

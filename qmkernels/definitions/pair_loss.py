@@ -13,47 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..arguments.pair_loss import KINDS as KINDS
+from ..arguments.pair_loss import SOFTMAXES, PairLossSettings, PairLossStats
 from .shapes import empty
-
-# What the contrastive term's softmaxes normalise: "backward" the states for each matching goal, "forward" all goals for
-# each state, "symmetric" both; "sigmoid" and "repulsion" (`metric_contrastive`) have no softmax.
-KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion")
-SOFTMAXES = ("backward", "forward", "symmetric")
 
 # Added to distances before their logarithm.
 EPS = 1e-6
-
-
-class PairLossSettings(NamedTuple):
-    """Settings of the terms, plain numbers and strings, in the order in which ops and backends take them."""
-
-    kind: str = "none"
-    scale: float = 1.0  # the logits are -scale * d
-    logsumexp_weight: float = 0.0
-    linex_weight: float = 1.0  # of the LINEX term, which exists if distances after a step are given
-    clip: float = 3.0
-    diagonal_weight: float = 0.5
-    log_discount: float = 0.0  # unless there is one per row
-    step: float = 1.0
-    repulsion_weight: float = 1.0
-    offset: int = 0
-
-
-class PairLossStats(NamedTuple):
-    """The unweighted diagnostics; 0 for terms that do not exist."""
-
-    contrastive: Tensor
-    positive: Tensor
-    negative: Tensor
-    logsumexp: Tensor
-    accuracy: Tensor
-    linex: Tensor
-    everywhere: Tensor
-    diagonal: Tensor
-    difference: Tensor
-    steps: Tensor
-    repulsion: Tensor
-    length: Tensor
 
 
 class Softmaxes(NamedTuple):

@@ -7,12 +7,12 @@ distances are those of definitions/iqe.py; losses/qrl_critic.py has the formula 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..arguments.qrl_critic import QrlCriticSettings
 from .iqe import iqe, kept_of_reduction, weights_of_rows
 
 MULTIPLIERS = ("softplus", "exp")
@@ -22,22 +22,6 @@ SLOPE_OF_RAW = 5
 
 # Loss, statistics, slopes, ends, largest and spread, as in backends/reference/qrl_critic.py.
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-class QrlCriticSettings(NamedTuple):
-    """Settings of IQE and of the Lagrangian, plain numbers and strings, in the order in which ops and backends take
-    them.
-
-    ``threshold`` is compared with the mean squared violation: epsilon squared, or in OGBench epsilon.
-    """
-
-    dim_per_component: int
-    reduction: str = "maxmean"
-    weight_link: str = "identity"
-    softplus_beta: float = 0.1
-    softplus_offset: float = 15.0
-    multiplier: str = "softplus"
-    threshold: float = 0.0625
 
 
 def multiplier_of(raw: Tensor, kind: str) -> Tensor:

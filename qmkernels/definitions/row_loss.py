@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments.mrn import MrnSettings
 from .iqe import iqe_backward_outputs, kept_of_reduction
-from .mrn import MrnSettings
 
 
 class RowLossSettings(NamedTuple):

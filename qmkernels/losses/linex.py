@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..definitions.pair_loss import PairLossSettings, divergence, matching
+from ..arguments.pair_loss import PairLossSettings
+from ..definitions.pair_loss import divergence, matching
 from ..ops.broadcasting import every_pair
 from ..ops.pair_loss import pair_loss
 from . import checks, tiles

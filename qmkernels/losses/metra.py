@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..arguments.metra import MetraSettings
 from ..backends import dispatch
-from ..definitions.metra import NORMS, MetraSettings, loss_of, terms
+from ..definitions.metra import NORMS, loss_of, terms
 from ..ops.arguments import in_compute_dtype
 from ..ops.metra import metra as by_kernel
 from . import checks

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..definitions.pair_loss import PairLossSettings, log_distance, matching
+from ..arguments.pair_loss import PairLossSettings
+from ..definitions.pair_loss import log_distance, matching
 from ..ops.broadcasting import every_pair
 from ..ops.mrn import euclidean_pairwise
 from ..ops.pair_loss import pair_loss

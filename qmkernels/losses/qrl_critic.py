@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..arguments.qrl_critic import QrlCriticSettings
 from ..backends import dispatch
-from ..definitions.qrl_critic import MULTIPLIERS, QrlCriticSettings, loss_of, terms
+from ..definitions.qrl_critic import MULTIPLIERS, loss_of, terms
 from ..nn.iqe import FusedIqe
 from ..ops.arguments import check_choice, constant, in_compute_dtype, tensor_like
 from ..ops.qrl_critic import qrl_critic as by_kernel

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..definitions.pair_loss import PairLossSettings, Softmaxes, contrast, divergence, matching, over
+from ..arguments.pair_loss import PairLossSettings
+from ..definitions.pair_loss import Softmaxes, contrast, divergence, matching, over
 from ..ops.pair_loss import pair_loss
 from . import checks, tiles
 from .contrastive import check_pairs, matches_of, over_processes

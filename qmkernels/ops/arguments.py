@@ -7,6 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..arguments.checks import check_choice as check_choice
+from ..arguments.checks import check_count as check_count
+from ..arguments.checks import check_embedding_sizes, different_dtypes, wrong_dtype
+from ..arguments.checks import check_metric as check_metric
 from ..backends.native import core
 from .torch_internals import has_plain_tensors, is_plain
 
@@ -29,10 +33,7 @@ def check_float(op: str, name: str, value: object) -> None:
     if value.is_nested or value.layout is not _DENSE:
         layout = "a nested tensor" if value.is_nested else f"one of layout {value.layout}"
         raise TypeError(f"{op}: {name} must be a dense tensor, got {layout}; convert it first.")
-    raise TypeError(
-        f"{op}: {name} must be float64, float32, bfloat16 or float16, got {value.dtype}; "
-        f"convert it first, for example {name}.float()."
-    )
+    raise wrong_dtype(op, name, value.dtype, "float()")
 
 
 def check_floats(op: str, **tensors: Tensor) -> None:
@@ -43,10 +44,7 @@ def check_floats(op: str, **tensors: Tensor) -> None:
     for name, value in tensors.items():
         check_float(op, name, value)
     if x.dtype != y.dtype:
-        raise TypeError(
-            f"{op}: {first} and {second} must have the same dtype, got {first} {x.dtype} and {second} {y.dtype}; "
-            "convert one."
-        )
+        raise different_dtypes(op, **{first: x.dtype, second: y.dtype})
     if x.device != y.device:
         raise RuntimeError(
             f"{op}: {first} and {second} must be on the same device, got {first} on {x.device} and {second} on "
@@ -69,44 +67,10 @@ def embeddings(op: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     last size, at least 1."""
     if has_plain_tensors() and core.are_embeddings(x, y):
         return x, y
-    if _are_alike(x, y) and x.dim() and y.dim() and x.shape[-1] == y.shape[-1] != 0:
-        return (x, y) if x.dtype in _COMPUTE_DTYPES else (x.to(torch.float32), y.to(torch.float32))
-    check_floats(op, x=x, y=y)
-    for name, value in (("x", x), ("y", y)):
-        if value.dim() == 0:
-            raise ValueError(f"{op}: {name} must have shape (..., D), got a 0-d tensor.")
-    if x.shape[-1] != y.shape[-1]:
-        raise ValueError(f"{op}: x and y must have the same last size, got x {tuple(x.shape)} and y {tuple(y.shape)}.")
-    raise ValueError(f"{op}: x and y must have at least one value in the last dimension, got {tuple(x.shape)}.")
-
-
-def check_count(op: str, name: str, count: int, divides: int) -> None:
-    """Raises unless ``count`` is a positive int that divides the last size."""
-    if type(count) is int and count > 0 and divides % count == 0:
-        return
-    if isinstance(count, bool) or not isinstance(count, (int, torch.SymInt)):
-        raise TypeError(f"{op}: {name} must be an int, got {type(count).__name__}.")
-    if count < 1:
-        raise ValueError(f"{op}: {name} must be at least 1, got {count}.")
-    if divides % count != 0:
-        raise ValueError(f"{op}: the last size must be a multiple of {name}, got {divides} and {count}.")
-
-
-def check_choice(op: str, name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}.")
-
-
-def check_metric(op: str, metric: object) -> None:
-    """Raises unless ``metric`` can be called and, if it is a head, returns distances."""
-    if not callable(metric):
-        raise TypeError(f"{op}: metric must be a head or a function of x and y, got {type(metric).__name__}.")
-    if getattr(metric, "discount", None) is not None:
-        raise ValueError(
-            f"{op}: metric must return distances, got a head with discount={metric.discount}, whose values fall "
-            "with distance; make it without."
-        )
+    if not (_are_alike(x, y) and x.dim() and y.dim() and x.shape[-1] == y.shape[-1] != 0):
+        check_floats(op, x=x, y=y)
+        check_embedding_sizes(op, x.shape, y.shape)
+    return (x, y) if x.dtype in _COMPUTE_DTYPES else (x.to(torch.float32), y.to(torch.float32))
 
 
 def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:

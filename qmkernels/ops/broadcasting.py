@@ -5,76 +5,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# With fewer rows than this on either side the pairwise kernel does not pay: the rows are repeated instead.
-_SMALLEST_MATRIX_SIDE = 8
+from ..arguments.broadcasting import broadcast_sizes, matrix_plan
+from ..arguments.checks import check_pairwise_sizes
+
 # From this many values on, copying x and y for one call in both directions takes longer than a second call.
 _LARGEST_STACK = 2**15
-
-
-@dataclass(frozen=True)
-class MatrixPlan:
-    """Leading dimensions, by position: those shared by x and y, those only in x and those only in y."""
-
-    shape: tuple[int, ...]
-    shared: tuple[int, ...]
-    of_x: tuple[int, ...]
-    of_y: tuple[int, ...]
-
-    def _sizes(self, dimensions: tuple[int, ...]) -> list[int]:
-        return [self.shape[d] for d in dimensions]
-
-    def _rows(self, tensor: Tensor, own: tuple[int, ...], other: tuple[int, ...]) -> Tensor:
-        missing = len(self.shape) + 1 - tensor.dim()
-        tensor = tensor[(None,) * missing]
-        tensor = tensor.permute(*self.shared, *own, *other, -1)
-        return tensor.reshape(math.prod(self._sizes(self.shared)), math.prod(self._sizes(own)), tensor.shape[-1])
-
-    def rows_of_x(self, x: Tensor) -> Tensor:
-        """Reshapes x to (B, N, D): B from the shared dimensions, N from those only in x."""
-        return self._rows(x, self.of_x, self.of_y)
-
-    def rows_of_y(self, y: Tensor) -> Tensor:
-        """Reshapes y to (B, M, D)."""
-        return self._rows(y, self.of_y, self.of_x)
-
-    def unfold(self, pairs: Tensor) -> Tensor:
-        """Reshapes (B, N, M, ...) back to the broadcast shape (..., ...)."""
-        order = (*self.shared, *self.of_x, *self.of_y)
-        pairs = pairs.reshape(*self._sizes(order), *pairs.shape[3:])
-        back = [order.index(d) for d in range(len(order))]
-        return pairs.permute(*back, *range(len(order), pairs.dim()))
-
-
-def broadcast_shape(op: str, x: Tensor, y: Tensor, trailing: int = 1) -> tuple[int, ...]:
-    """Returns the broadcast shape before the last ``trailing`` dimensions; ValueError if there is none."""
-    x_sizes, y_sizes = x.shape[:-trailing], y.shape[:-trailing]
-    rank = max(len(x_sizes), len(y_sizes))
-    sizes = []
-    for a, b in zip((1,) * (rank - len(x_sizes)) + x_sizes, (1,) * (rank - len(y_sizes)) + y_sizes, strict=True):
-        if a != b and a != 1 and b != 1:
-            raise ValueError(f"{op}: leading dimensions must broadcast, got x {tuple(x.shape)} and y {tuple(y.shape)}.")
-        sizes.append(b if a == 1 else a)
-    return tuple(sizes)
-
-
-def matrix_plan(x: Tensor, y: Tensor, shape: tuple[int, ...]) -> MatrixPlan | None:
-    """Returns how the broadcast forms matrices of pairs, or None if x and y match row by row (or nearly so)."""
-    shared, of_x, of_y = [], [], []
-    for d in range(len(shape)):
-        from_end = d - len(shape) - 1
-        x_size = x.shape[from_end] if -from_end <= x.dim() else 1
-        y_size = y.shape[from_end] if -from_end <= y.dim() else 1
-        (shared if x_size == y_size else of_x if y_size == 1 else of_y).append(d)
-    num_x, num_y = math.prod([shape[d] for d in of_x]), math.prod([shape[d] for d in of_y])
-    if max(num_x, num_y) < _SMALLEST_MATRIX_SIDE or math.prod(shape) == 0:
-        return None
-    return MatrixPlan(shape, tuple(shared), tuple(of_x), tuple(of_y))
 
 
 class BothWays(NamedTuple):
@@ -165,8 +105,8 @@ def elementwise(
             return BothWays(*forms.rows(both, settings, backend).unbind(0))
         there, back = (x, y, *parameters), (y, x, *parameters)
         return BothWays(forms.rows(there, settings, backend), forms.rows(back, settings, backend))
-    shape = broadcast_shape(op, x, y)
-    plan = matrix_plan(x, y, shape)
+    shape = broadcast_sizes(op, x.shape, y.shape)
+    plan = matrix_plan(x.shape, y.shape, shape)
     if plan is None:
         x, y = x.expand(*shape, x.shape[-1]), y.expand(*shape, y.shape[-1])
         return elementwise(op, forms, x, y, parameters, settings, backend, bidirectional)
@@ -189,9 +129,8 @@ def pairwise(
     bidirectional: bool = False,
 ) -> Distances:
     """Runs a distance on every pair of x (*b, N, D) and y (*b, M, D)."""
-    if x.dim() < 2 or y.dim() < 2:
-        raise ValueError(f"{op}: x and y must be (*b, N, D) and (*b, M, D), got {tuple(x.shape)} and {tuple(y.shape)}.")
-    batch = broadcast_shape(op, x, y, trailing=2)
+    check_pairwise_sizes(op, x.shape, y.shape)
+    batch = broadcast_sizes(op, x.shape, y.shape, trailing=2)
     parameters = forms.in_runs(op, parameters, (*batch, x.shape[-2], y.shape[-2]), range(len(batch)))
     x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])
     y = y.expand(*batch, *y.shape[-2:]).reshape(math.prod(batch), *y.shape[-2:])

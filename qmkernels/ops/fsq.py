@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments.checks import wrong_dtype
+from ..arguments.fsq import check_size, checked_levels
 from ..backends import dispatch
 from ..definitions import fsq as definition
 from . import arguments
@@ -50,21 +52,6 @@ _fsq = Op(
 )
 
 # --- The public functions.
-
-
-def _checked_levels(op: str, levels: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(levels, (list, tuple)):
-        raise TypeError(f"{op}: levels must be a list or tuple of ints, got {type(levels).__name__}.")
-    for count in levels:
-        if isinstance(count, bool) or not isinstance(count, int):
-            raise TypeError(f"{op}: levels must be ints, got {type(count).__name__} in {levels}.")
-        if not 2 <= count <= definition.MOST_LEVELS:
-            raise ValueError(f"{op}: levels must be from 2 to {definition.MOST_LEVELS}, got {list(levels)}.")
-    if not levels:
-        raise ValueError(f"{op}: levels must have at least one int, got none.")
-    if math.prod(levels) >= 2**63:
-        raise ValueError(f"{op}: the product of levels must be below 2^63 for int64 indices, got {list(levels)}.")
-    return tuple(levels)
 
 
 def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
@@ -111,18 +98,12 @@ def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
         >>> qm.fsq_codes(indices, levels=[5, 8])
         tensor([ 0.0000, -0.5000,  1.0000, -1.0000])
     """
-    levels = _checked_levels("fsq", levels)
+    levels = checked_levels("fsq", levels)
     if not isinstance(z, Tensor):
         raise TypeError(f"fsq: z must be a tensor, got {type(z).__name__}.")
     if z.dtype not in _FLOAT_DTYPES:
-        raise TypeError(
-            f"fsq: z must be float64, float32, bfloat16 or float16, got {z.dtype}; convert it first, for example "
-            "z.float()."
-        )
-    if z.dim() == 0 or z.shape[-1] % len(levels) != 0:
-        raise ValueError(
-            f"fsq: the last size of z must be a multiple of the number of levels, {len(levels)}, got {tuple(z.shape)}."
-        )
+        raise wrong_dtype("fsq", "z", z.dtype, "float()")
+    check_size(z.shape, levels)
     return Fsq(*_fsq((arguments.in_compute_dtype(z),), (levels,), dispatch.requested(backend)))
 
 
@@ -148,7 +129,7 @@ def fsq_codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype = torch
         >>> qm.fsq_codes(torch.tensor([0, 39]), levels=[5, 8])
         tensor([-1.0000, -1.0000,  1.0000,  0.7500])
     """
-    levels = _checked_levels("fsq_codes", levels)
+    levels = checked_levels("fsq_codes", levels)
     if not isinstance(indices, Tensor) or indices.dtype.is_floating_point or indices.dtype.is_complex:
         kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
         raise TypeError(f"fsq_codes: indices must be a tensor of integers, got {kind}.")

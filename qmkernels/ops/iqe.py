@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
+from ..arguments.iqe import INITIAL_MAX_WEIGHT, IqeSettings, check_settings
 from ..backends import dispatch
 from ..definitions import iqe as definition
-from ..definitions.iqe import IqeSettings
 from . import arguments, broadcasting
 from .autograd import Op, every_pair_gradient, every_pair_plain
 from .registration import Kernel, schema_of
-
-_PUBLIC_REDUCTIONS = ("none", "sum", "mean", "max", "maxmean")
-_INITIAL_MAX_WEIGHT = 1.0 / (1.0 + math.exp(1.0))
-
 
 # --- The ops registered with torch, and their derivatives. The distance is piecewise linear in x and y: its first
 # derivatives are the ends of the union. Higher derivatives only pass through grad_out and max_weight, which may be
@@ -122,13 +116,10 @@ def _prepared(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Returns the checked arguments in the compute dtype; max_weight only if the reduction has one."""
     x, y = arguments.embeddings(op, x, y)
-    arguments.check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
-    arguments.check_choice(op, "reduction", reduction, _PUBLIC_REDUCTIONS)
+    check_settings(op, x.shape[-1], dim_per_component, reduction, max_weight)
     if reduction != "maxmean":
-        if max_weight is not None:
-            raise ValueError(f"{op}: max_weight belongs to reduction 'maxmean', got reduction {reduction!r}.")
         return x, y, None
-    weight = _INITIAL_MAX_WEIGHT if max_weight is None else max_weight
+    weight = INITIAL_MAX_WEIGHT if max_weight is None else max_weight
     return x, y, arguments.tensor_like(op, "max_weight", weight, x)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..arguments.iqe import IqeSettings
+from ..arguments.latent_dynamics import LatentDynamicsSettings
 from ..definitions import latent_dynamics as definition
-from ..definitions.iqe import IqeSettings
-from ..definitions.latent_dynamics import LatentDynamicsSettings
 from .autograd import Op
 from .registration import Kernel, schema_of
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments.metra import MetraSettings
 from ..definitions import metra as definition
-from ..definitions.metra import MetraSettings
 from .autograd import Op
 from .registration import Kernel, schema_of
 

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 from torch import Tensor
 
+from ..arguments.mrn import MrnSettings, resolved_settings
 from ..backends import dispatch
 from ..definitions import mrn as definition
-from ..definitions.mrn import MrnSettings, Parts
+from ..definitions.mrn import Parts
 from . import arguments, broadcasting
 from .autograd import Op, every_pair_gradient, every_pair_plain
 from .registration import Kernel, schema_of
-
-# The published forms. One component of TMD's `mrn_distance`, in JAX, is one component here.
-PRESETS: dict[str, MrnSettings] = {
-    # torchqmet's MRN and MRNFixed, after their projections: the two outputs side by side, the symmetric one first.
-    "torchqmet": MrnSettings(asymmetric="second", squares="mean", exponent=2.0),
-    "torchqmet_fixed": MrnSettings(asymmetric="second", squares="mean"),
-    "ogbench": MrnSettings(asymmetric="second", eps=1e-12, eps_form="max"),
-    "tmd": MrnSettings(num_components=8, eps=1e-6, reduction="mean"),
-    # Divided by sqrt(D), which `resolved_settings` does.
-    "mqe": MrnSettings(num_components=8, eps=1e-8, eps_form="difference", reduction="mean"),
-    "etd": MrnSettings(eps=1e-8),
-    # A group of its two networks' outputs is a component: the asymmetric network's part, then the symmetric one's.
-    "x_jepa": MrnSettings(num_components=8, reduction="mean"),
-}
-
-_FIELDS = MrnSettings._fields
 
 # --- The ops registered with torch, and their derivatives.
 
@@ -72,31 +54,6 @@ def forms(to_minus_from: bool) -> broadcasting.DistanceForms:
 
 
 # --- The public functions.
-
-
-def resolved_settings(op: str, size: int, preset: str | None, explicit: dict[str, Any]) -> MrnSettings:
-    """Combines a preset with explicit settings, None for those left to it, for embeddings of ``size`` values."""
-    settings = MrnSettings()
-    if preset is not None:
-        arguments.check_choice(op, "preset", preset, tuple(PRESETS))
-        settings = PRESETS[preset]
-        if preset == "mqe" and explicit.get("scale") is None:
-            explicit = {**explicit, "scale": 1.0 / math.sqrt(size)}
-    # Not by _replace, which torch.compile of torch 2.6 does not trace.
-    chosen = [explicit.get(name) for name in _FIELDS]
-    settings = MrnSettings(*[old if new is None else new for new, old in zip(chosen, settings, strict=True)])
-
-    arguments.check_count(op, "num_components", settings.num_components, divides=size)
-    arguments.check_choice(op, "asymmetric", settings.asymmetric, definition.ASYMMETRIC)
-    arguments.check_choice(op, "squares", settings.squares, definition.SQUARES)
-    arguments.check_choice(op, "eps_form", settings.eps_form, definition.EPS_FORMS)
-    arguments.check_choice(op, "reduction", settings.reduction, definition.REDUCTIONS)
-    if not settings.exponent > 0:
-        raise ValueError(f"{op}: exponent must be positive, got {settings.exponent}.")
-    if not settings.eps >= 0:
-        raise ValueError(f"{op}: eps must be at least 0, got {settings.eps}.")
-    count, asymmetric, squares, exponent, eps, eps_form, reduction, scale = settings
-    return MrnSettings(count, asymmetric, squares, float(exponent), float(eps), eps_form, reduction, float(scale))
 
 
 def mrn(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments.nearest import check, check_distances, check_size
 from ..backends import dispatch
 from ..definitions import nearest as definition
 from . import arguments, broadcasting
@@ -71,7 +72,7 @@ def nearest(
         Nearest(values=tensor([[1., 1., 2.]]), indices=tensor([[1, 3, 2]]))
     """
     arguments.embeddings("nearest", x, y)
-    check(x, y, k, metric)
+    check(y.shape, k, metric)
     check_size(k, y.shape[0])
     backend = dispatch.requested(backend)
     rows = x.reshape(-1, x.shape[-1])
@@ -87,23 +88,6 @@ def nearest(
     return Nearest(values, indices)
 
 
-def check(x: Tensor, y: Tensor, k: int, metric: Callable) -> None:
-    """Raises for arguments that are wrong whatever the size of the bank."""
-    if y.dim() != 2:
-        raise ValueError(f"nearest: y, the bank, must be (M, D), got {tuple(y.shape)}.")
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"nearest: k must be an int, got {type(k).__name__}.")
-    arguments.check_metric("nearest", metric)
-
-
-def check_size(k: int, rows: int) -> None:
-    """Raises where a bank of that many rows is empty or has fewer than k."""
-    if rows == 0:
-        raise ValueError("nearest: y, the bank, must have at least one row, got none.")
-    if not 1 <= k <= rows:
-        raise ValueError(f"nearest: k must be from 1 to the bank's {rows} rows, got {k}.")
-
-
 def _nearest_of(x: Tensor, y: Tensor, k: int, metric: Callable, backend: str) -> Nearest:
     """Runs `nearest` for one tile of queries (R, D)."""
     values = arguments.in_compute_dtype(x).new_full((x.shape[0], k), torch.inf)
@@ -111,11 +95,7 @@ def _nearest_of(x: Tensor, y: Tensor, k: int, metric: Callable, backend: str) ->
     first = 0
     for tile in y.split(_TILE_ROWS.get(x.device.type, 4096)):
         distances = broadcasting.every_pair(metric, x, tile)
-        if distances.shape != (x.shape[0], tile.shape[0]):
-            raise ValueError(
-                f"nearest: metric must give ({x.shape[0]}, {tile.shape[0]}) distances for {x.shape[0]} rows of x and "
-                f"{tile.shape[0]} of y, got {tuple(distances.shape)}."
-            )
+        check_distances(distances.shape, x.shape[0], tile.shape[0])
         values, indices = nearest_merge(distances.to(values.dtype), values, indices, first, backend)
         first += tile.shape[0]
     return Nearest(values, indices)

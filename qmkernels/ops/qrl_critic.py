@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments.iqe import IqeSettings
+from ..arguments.qrl_critic import QrlCriticSettings
 from ..definitions import qrl_critic as definition
-from ..definitions.iqe import IqeSettings
-from ..definitions.qrl_critic import QrlCriticSettings
 from .autograd import Op
 from .registration import Kernel, schema_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
@@ -12,6 +13,12 @@ from ..backends import dispatch
 from .torch_internals import is_ordinary
 
 _library = torch.library.Library("qmkernels", "DEF")
+
+
+def register_all() -> None:
+    """Imports the modules of all ops, which register them."""
+    for op in dispatch.OPS:
+        importlib.import_module(f"{__package__}.{op}")
 
 
 class Kernel:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments.iqe import IqeSettings
+from ..arguments.mrn import MrnSettings
 from ..definitions import row_loss as definition
-from ..definitions.iqe import IqeSettings, iqe, weights_of_rows
-from ..definitions.mrn import MrnSettings, mrn
+from ..definitions.iqe import iqe, weights_of_rows
+from ..definitions.mrn import mrn
 from ..definitions.row_loss import RowLossSettings
 from .autograd import Op
 from .registration import Kernel, schema_of

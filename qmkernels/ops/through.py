@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments.broadcasting import broadcast_sizes
 from . import arguments, broadcasting
 from .shortest_paths import shortest_paths
 
@@ -81,7 +82,7 @@ def through(
     arguments.embeddings("through", x, landmarks)
     arguments.check_metric("through", metric)
     _check(landmarks, longest, between)
-    shape = broadcasting.broadcast_shape("through", x, y)
+    shape = broadcast_sizes("through", x.shape, y.shape)
 
     def steps(start: Tensor, end: Tensor) -> Tensor:
         lengths = broadcasting.every_pair(metric, start, end)

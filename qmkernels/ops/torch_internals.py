@@ -41,7 +41,6 @@ def in_function_transform() -> bool:
     return _functorch_level() is not None or _forward_ad._current_level >= 0
 
 
-@torch.compiler.assume_constant_result
 def in_compiled_derivative() -> bool:
     """Returns whether torch.compile traces the function of a torch.func.grad, vjp or jvp.
 
@@ -50,6 +49,11 @@ def in_compiled_derivative() -> bool:
     if _transforms is None:
         return False
     return any(transform.key().name in ("Grad", "Jvp") for transform in _transforms() or ())
+
+
+# As torch.compiler.assume_constant_result does, which imports the whole compiler first: most of the time that
+# `import qmkernels` would take.
+in_compiled_derivative._dynamo_marked_constant = True
 
 
 def is_exporting() -> bool:

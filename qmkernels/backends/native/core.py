@@ -1,4 +1,4 @@
-"""Loads the compiled core and connects it to torch.
+"""Connects the compiled core to torch.
 
 ``kernels.<function>(...)`` runs a kernel on the device of its tensors, with the named arguments that csrc/ops/<op>.h
 declares. Tensors are contiguous; the core reads their addresses itself and checks their dtypes.
@@ -6,9 +6,7 @@ declares. Tensors are contiguous; the core reads their addresses itself and chec
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -16,20 +14,9 @@ from typing import Any
 import torch  # before the core, so that both share torch's OpenMP runtime
 from torch import Tensor
 
-_core: ModuleType | None = None
-_failure = ""
-try:
-    from qmkernels import _core  # type: ignore[no-redef]
-except ImportError as error:
-    if importlib.util.find_spec("qmkernels._core") is None:
-        _failure = (
-            "the compiled core qmkernels._core is missing: install the package (pip install .) and run Python outside "
-            "the checkout's root, where the folder qmkernels holds only sources"
-        )
-    else:
-        _failure = f"the compiled core failed to load: {error}"
-    warnings.warn(f"qmkernels: {_failure}. Ops run on the slower reference backend.", stacklevel=2)
+from ... import compiled
 
+_core = compiled.core
 kernels: Any = None if _core is None else _core.kernels
 
 
@@ -108,7 +95,7 @@ def isa_in_use() -> str | None:
 def why_not(device_type: str) -> str | None:
     """Returns None if the core has kernels for "cpu" or "cuda" that can run here, else a sentence that says why not."""
     if _core is None:
-        return _failure
+        return compiled.failure
     if device_type == "cpu":
         try:
             _core.isa_in_use()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...arguments.metra import MetraSettings
 from ...definitions import metra as definition
-from ...definitions.metra import MetraSettings
 from . import core
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...arguments.mrn import MrnSettings
 from ...definitions import mrn as definition
-from ...definitions.mrn import MrnSettings
 from . import core
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...arguments.pair_loss import PairLossSettings
 from ...definitions import pair_loss as definition
-from ...definitions.pair_loss import PairLossSettings
 from . import core
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...arguments.qrl_critic import QrlCriticSettings
 from ...definitions import qrl_critic as definition
-from ...definitions.qrl_critic import QrlCriticSettings
 from . import core
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...arguments.iqe import IqeSettings
+from ...arguments.mrn import MrnSettings
 from ...definitions import row_loss as definition
-from ...definitions.iqe import IqeSettings
-from ...definitions.mrn import MrnSettings
 from ...definitions.row_loss import RowLossSettings
 from . import core
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...arguments.latent_dynamics import LatentDynamicsSettings
 from ...definitions import latent_dynamics as definition
-from ...definitions.latent_dynamics import Kept, LatentDynamicsSettings
+from ...definitions.latent_dynamics import Kept
 from . import iqe
 
 

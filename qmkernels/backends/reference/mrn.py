@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...arguments.mrn import MrnSettings
 from ...definitions import mrn as definition
-from ...definitions.mrn import MrnSettings
 
 
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:

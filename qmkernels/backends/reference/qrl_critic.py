@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...arguments.qrl_critic import QrlCriticSettings
 from ...definitions import qrl_critic as definition
-from ...definitions.qrl_critic import Kept, QrlCriticSettings
+from ...definitions.qrl_critic import Kept
 from . import iqe
 
 

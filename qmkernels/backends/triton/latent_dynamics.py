@@ -19,9 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...arguments.latent_dynamics import LatentDynamicsSettings
 from ...definitions import latent_dynamics as definition
 from ...definitions.iqe import keeps_largest
-from ...definitions.latent_dynamics import Kept, LatentDynamicsSettings
+from ...definitions.latent_dynamics import Kept
 from .iqe_rows import row_tile
 from .two_distances import (
     SUM_BLOCK,

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...arguments.mrn import MrnSettings
 from ...definitions import mrn as definition
-from ...definitions.mrn import MrnSettings
 from .mrn_components import COMPILED, constants, gradient_by_x, split_sums, symmetric_part
 from .mrn_pairwise import mrn_pairwise_backward, mrn_pairwise_forward
 from .tiles import component_offsets, component_tile

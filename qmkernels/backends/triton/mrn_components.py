@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...definitions.mrn import MrnSettings
+from ...arguments.mrn import MrnSettings
 
 
 @triton.jit

@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...arguments.mrn import MrnSettings
 from ...definitions import mrn as definition
-from ...definitions.mrn import MrnSettings
 from .mrn_components import COMPILED, constants, gradient_by_x, symmetric_part
 from .tiles import ROWS_A_PART, component_offsets, own_rows, own_tile, pair_tile, pairs_of_program
 

@@ -19,9 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...arguments.qrl_critic import QrlCriticSettings
 from ...definitions import qrl_critic as definition
 from ...definitions.iqe import keeps_largest
-from ...definitions.qrl_critic import SLOPE_OF_RAW, Kept, QrlCriticSettings
+from ...definitions.qrl_critic import SLOPE_OF_RAW, Kept
 from .iqe_rows import row_tile
 from .two_distances import (
     SUM_BLOCK,

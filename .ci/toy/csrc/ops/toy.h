@@ -13,6 +13,7 @@ struct ToyForward {
     int64_t rows, dim;
     ToySettings settings;
     QMK_FIELDS(x, y, out, rows, dim, settings)
+    Sizes sizes() const { return {rows * dim, rows * dim, rows}; }
 };
 
 template <class T>
@@ -22,6 +23,7 @@ struct ToyBackward {
     int64_t rows, dim;
     ToySettings settings;
     QMK_FIELDS(grad_out, x, y, grad_x, grad_y, rows, dim, settings)
+    Sizes sizes() const { return {rows, rows * dim, rows * dim, rows * dim, rows * dim}; }
 };
 
 QMK_KERNEL(toy_forward, ToyForward)

@@ -1,0 +1,1 @@
+"""What PyTorch's ops and JAX's share about their arguments: settings, checks and broadcasting; imports neither."""
