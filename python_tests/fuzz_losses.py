@@ -152,6 +152,14 @@ def metric_contrastive(draw: Draw) -> Case:
     return _loss_case(draw, lambda z, n: qm.losses.metric_contrastive(z, n, **settings), tensors, settings)
 
 
+def coulomb_repulsion(draw: Draw) -> Case:
+    points, module, sum_over, name = _embeddings_and_head(draw, 1)
+    settings = draw.chosen(eps=(1.0, 0.1), streaming=(None, True, False))
+    return _loss_case(
+        draw, lambda z: qm.losses.coulomb_repulsion(module, z, **settings), points, {"head": name, **settings}, sum_over
+    )
+
+
 def qrl_critic(draw: Draw) -> Case:
     tensors, module, sum_over, name = _embeddings_and_head(draw, draw.choice((2, 3)))
     settings = draw.chosen(

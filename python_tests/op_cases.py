@@ -365,4 +365,8 @@ CASES = (
         "metric_contrastive", "pair_loss", lambda k: lambda z, then: qm.losses.metric_contrastive(z, then).loss,
         _rows(), "loss", excepted=_OF_ALL_PAIRS,
     ),
+    Case(
+        "coulomb_repulsion", "pair_loss", _of_mrn(partial(qm.losses.coulomb_repulsion, eps=0.3)), _rows(1), "loss",
+        excepted=_OF_ALL_PAIRS,
+    ),
 )  # fmt: skip

@@ -30,7 +30,7 @@ def _problem(shape, kind: str, terms: str, dtype: torch.dtype, scale: float = 0.
     generator = torch.Generator().manual_seed(sum(shape))
     distance, after = 6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
     log_discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(dtype)
-    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset, 0.3)
     return distance, after if terms != "alone" else None, log_discounts if terms == "linex per row" else None, *form
 
 

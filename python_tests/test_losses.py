@@ -155,13 +155,18 @@ LOSSES = {
     "metric": (
         2, False, lambda head, x, y: qm.losses.metric_contrastive(x, y), lambda head, x, y: _plain_metric(x, y)
     ),
+    "coulomb": (
+        1, False,
+        lambda head, z: qm.losses.coulomb_repulsion(head, z, eps=0.2),
+        lambda head, z: (1 / (_matrix(head, z, z)[~torch.eye(len(z), dtype=torch.bool)] + 0.2)).mean(),
+    ),
     "metric with a head": (
         2, False,
         lambda head, x, y: qm.losses.metric_contrastive(x, y, head=head),
         lambda head, x, y: _plain_metric(x, y, head),
     ),
 }  # fmt: skip
-STREAMED = ("contrastive", "linex", "tmd", "metric", "metric with a head")
+STREAMED = ("contrastive", "linex", "tmd", "metric", "metric with a head", "coulomb")
 
 
 def leaves_of(name, dtype=torch.float64, seed=0):
@@ -417,6 +422,8 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
             ValueError,
             r"must be in \[0, 1\).* got 1.0",
         ),
+        (lambda h, x: qm.losses.coulomb_repulsion(h, x, eps=0), ValueError, "eps must be positive and finite, got 0.0"),
+        (lambda h, x: qm.losses.coulomb_repulsion(h, x[0]), ValueError, r"points must be \(\.\.\., B, D\)"),
         (lambda h, x: qm.losses.tmd_critic(h, x, x, x, x, invariance="exp"), ValueError, "invariance must be one of"),
         (lambda h, x: qm.losses.contrastive(h, x, x, offset=2), ValueError, "must have the matches of x"),
         (lambda h, x: qm.losses.contrastive(h, x[None], x), ValueError, "may differ only"),

@@ -28,7 +28,7 @@ def problem(shape, kind, terms, dtype=torch.float64, scale=0.7):
     distance, after = (6 * torch.rand(2, *shape, dtype=torch.float64, generator=generator)).to(dtype)
     log_discounts = -torch.rand(shape[:2], dtype=torch.float64, generator=generator).to(dtype)
     # Divergences on both sides of the clip.
-    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset, 0.3)
     return (
         distance.requires_grad_(),
         after if terms != "alone" else None,

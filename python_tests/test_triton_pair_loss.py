@@ -30,7 +30,7 @@ def test_forward_and_backward_return_what_the_reference_returns(shape, kind, ter
     distance, after = (6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64)).to(DEVICE, dtype)
     discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(DEVICE, dtype)
     tensors = (distance, after if terms != "alone" else None, discounts if terms == "linex per row" else None)
-    form = PairLossSettings(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    form = PairLossSettings(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset, 0.3)
     actual, expected = (module.pair_loss_forward(*tensors, *form) for module in (kernels, reference))
     assert_alike(actual, expected)
     grad = distance.new_tensor(0.37)

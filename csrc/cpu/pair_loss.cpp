@@ -29,6 +29,7 @@ void with_constants(PairKind kind, bool has_after, Function&& function) {
         QMK_CASE(symmetric)
         QMK_CASE(sigmoid)
         QMK_CASE(repulsion)
+        QMK_CASE(coulomb)
 #undef QMK_CASE
     }
 }

@@ -46,8 +46,8 @@ struct Backward {
             run_columns<true>(distance, after, log_discount, row, columns, grad);
         else
             run_columns<false>(distance, after, log_discount, row, columns, grad);
-        if constexpr (kind == PairKind::repulsion) {
-            grad[match] = weights.steps * (distance[match] - T(settings.step));
+        if constexpr (kind == PairKind::repulsion || kind == PairKind::coulomb) {
+            grad[match] = kind == PairKind::coulomb ? T(0) : weights.steps * (distance[match] - T(settings.step));
             if constexpr (has_after)
                 grad[match] += weights.everywhere * slope(distance[match], after[match], log_discount);
         } else {
@@ -78,6 +78,10 @@ struct Backward {
                 sum += weights.sigmoid * (logit < 0 ? e : T(1) - V{}) / (1 + e);
             }
             if constexpr (kind == PairKind::repulsion) sum += weights.repulsion / (d + T(pair_eps));
+            if constexpr (kind == PairKind::coulomb) {
+                const V inverse = 1 / (d + T(settings.eps));
+                sum += weights.repulsion * inverse * inverse;
+            }
             if constexpr (has_after) sum += weights.everywhere * slope(d, a, log_discount);
             return sum;
         };

@@ -123,6 +123,8 @@ struct Forward {
         for (int r = 0; r < count; ++r) finish_row(row + r, most[has_logits ? r : 0], row_sum[r]);
     }
 
+    QMK_INLINE int64_t match_of(int64_t row) const { return task.first_row + row + settings.offset; }
+
     QMK_INLINE T log_discount_of(int64_t row) const {
         return task.log_discounts ? task.log_discounts[row] : T(settings.log_discount);
     }
@@ -167,6 +169,10 @@ struct Forward {
                         else
                             terms += logarithm_of_any(value);
                     }
+                    if constexpr (kind == PairKind::coulomb) {
+                        const V inverse = kept(1 / (distance + T(settings.eps)));
+                        positives += lane_numbers<T>() == int32_t(match_of(row + r) - j) ? V{} : inverse;
+                    }
                     if constexpr (has_after) {
                         const V delta = distance - at<is_tail.value>(task.after, row + r, j);
                         const V grown = exp_of<T>((delta > clip ? clip : delta) + log_discount[r]);
@@ -195,7 +201,7 @@ struct Forward {
     }
 
     void finish_row(int64_t row, T most, double exponentials) {
-        const int64_t match = task.first_row + row + settings.offset;
+        const int64_t match = match_of(row);
         const T* distances = task.distance + row * task.columns;
         const T distance = distances[match];
         sums.match_distance += double(distance);

@@ -51,6 +51,14 @@ QMK_INLINE Lanes<T> load_some(const T* from, int64_t count) {
     return values;
 }
 
+// The lanes' own numbers: 0, 1, 2, ...
+template <class T>
+QMK_INLINE IndexLanes<T> lane_numbers() {
+    IndexLanes<T> numbers{};
+    for (int lane = 0; lane < num_lanes<T>; ++lane) numbers[lane] = lane;
+    return numbers;
+}
+
 // The logarithm of positive numbers and infinity, otherwise NaN.
 QMK_INLINE Lanes<double> logarithm_of_any(Lanes<double> x) {
     const auto is_normal = (x >= 0x1p-1022) & (x <= Limits<double>::highest);

@@ -185,6 +185,8 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
                     const T beyond = distance - T(problem.settings.step);
                     if (is_match) sums.match_terms += value, sums.match_steps += beyond * beyond;
                 }
+                if constexpr (kind == PairKind::coulomb)
+                    if (!is_match) sums.terms += T(1) / (distance + T(problem.settings.eps));
                 if (problem.after) {
                     const T after = problem.after[at];
                     const T divergence = problem.linex(distance, after, problem.log_discount(row)).value;
@@ -393,6 +395,10 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
                 if constexpr (kind == PairKind::repulsion)
                     grad = is_match ? weights.steps * (distance - T(problem.settings.step))
                                     : weights.repulsion / (distance + T(pair_eps));
+                if constexpr (kind == PairKind::coulomb) {
+                    const T inverse = T(1) / (distance + T(problem.settings.eps));
+                    grad = is_match ? T(0) : weights.repulsion * inverse * inverse;
+                }
                 if (problem.after) {
                     const T slope = problem.linex(distance, problem.after[at], log_discount).slope;
                     grad += (weights.everywhere + (is_match ? weights.diagonal : T(0))) * slope;
@@ -409,6 +415,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
         constexpr decltype(&name<T, PairKind::none>) kernels[] = {                                   \
             name<T, PairKind::none>,      name<T, PairKind::backward>, name<T, PairKind::forward>,   \
             name<T, PairKind::symmetric>, name<T, PairKind::sigmoid>,  name<T, PairKind::repulsion>, \
+            name<T, PairKind::coulomb>,                                                              \
         };                                                                                           \
         return kernels[int(kind)];                                                                   \
     }

@@ -9,7 +9,7 @@
 
 namespace qmk {
 
-QMK_ENUM(PairKind, none, backward, forward, symmetric, sigmoid, repulsion)
+QMK_ENUM(PairKind, none, backward, forward, symmetric, sigmoid, repulsion, coulomb)
 
 constexpr bool over_rows(PairKind kind) {
     return kind == PairKind::forward || kind == PairKind::symmetric;
@@ -25,8 +25,9 @@ struct PairLossSettings {
     PairKind kind;
     double scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step, repulsion_weight;
     int64_t offset;
+    double eps;
     QMK_SETTINGS(kind, scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step,
-                 repulsion_weight, offset)
+                 repulsion_weight, offset, eps)
 };
 
 struct PairLossShape {
@@ -35,7 +36,7 @@ struct PairLossShape {
 };
 
 constexpr double pair_eps = 1e-6;  // added to distances before their logarithm
-constexpr int num_pair_stats = 12;
+constexpr int num_pair_stats = 13;
 
 // Sums over all pairs, over matches, over rows (index 0) and over matching columns (1).
 template <class T>
@@ -46,7 +47,8 @@ struct PairSums {
     T excess[2];  // of a log-sum-exp over its match's logit
 };
 
-// The terms are sums of softplus, or of logarithms for `repulsion`.
+// The terms are sums of softplus, for `repulsion` of logarithms, for `coulomb` of 1 / (distance + eps), without
+// matches.
 template <class T>
 constexpr int num_pair_sums = int(sizeof(PairSums<T>) / sizeof(T));
 
@@ -85,7 +87,7 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
     const S rows = S(shape.batch) * S(shape.rows), columns = S(shape.columns), pairs = rows * columns;
     const S scale = S(settings.scale), length = sums.match_distance / rows, positive = -scale * length;
     S total = S(0), contrastive = S(0), logsumexp = S(0), negative = S(0), accuracy = S(0);
-    S steps = S(0), repulsion = S(0);
+    S steps = S(0), repulsion = S(0), apart = S(0);
     const S others = columns > 1 ? columns - 1 : S(1);
     const S all = -scale * sums.distance / rows;
     for (int side = 0; side < 2; ++side) {
@@ -111,6 +113,10 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
         repulsion = -(sums.terms - sums.match_terms) / rows / others;
         total = steps + S(settings.repulsion_weight) * repulsion;
     }
+    if (settings.kind == PairKind::coulomb) {
+        total = repulsion = sums.terms / rows / others;
+        apart = (sums.distance - sums.match_distance) / rows / others;
+    }
     const bool is_contrast = is_softmax(settings.kind) || settings.kind == PairKind::sigmoid;
     const S everywhere = sums.divergence / pairs, diagonal = sums.match_divergence / rows;
     const S linex = everywhere + S(settings.diagonal_weight) * (diagonal - everywhere);
@@ -128,6 +134,7 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
     stats[9] = T(steps);
     stats[10] = T(repulsion);
     stats[11] = T(length);
+    stats[12] = T(apart);
 }
 
 // The factors of the terms' derivatives by a distance.
@@ -140,7 +147,7 @@ struct PairWeights {
     T everywhere;  // of a divergence's slope
     T diagonal;    // of a match's, in addition
     T steps;       // of a match's distance - step
-    T repulsion;   // of 1 / (distance + eps)
+    T repulsion;   // of 1 / (distance + eps); for `coulomb` of its square
 
     QMK_INLINE PairWeights(const PairLossSettings& settings, const PairLossShape& shape, T grad) {
         const T rows = T(shape.batch) * T(shape.rows), pairs = rows * T(shape.columns);
@@ -154,7 +161,7 @@ struct PairWeights {
         everywhere = grad * T(settings.linex_weight * (1 - settings.diagonal_weight)) / pairs;
         diagonal = grad * T(settings.linex_weight * settings.diagonal_weight) / rows;
         steps = 2 * grad / rows;
-        repulsion = -grad * T(settings.repulsion_weight) / (rows * others);
+        repulsion = -grad * T(settings.kind == PairKind::coulomb ? 1 : settings.repulsion_weight) / (rows * others);
     }
 };
 

@@ -55,6 +55,8 @@ double loss_of(const Problem& problem) {
                 if (settings.kind == PairKind::repulsion)
                     loss += j == match ? (d - settings.step) * (d - settings.step) / rows
                                        : -settings.repulsion_weight * std::log(d + 1e-6) / (rows * (columns - 1));
+                if (settings.kind == PairKind::coulomb && j != match)
+                    loss += 1 / (rows * (columns - 1)) / (d + settings.eps);
                 if (!has_after) continue;
                 const double delta = d - after[(sample * shape.rows + i) * shape.columns + j];
                 const double discount = log_discounts[sample * shape.rows + i];
@@ -112,11 +114,11 @@ void the_kernels_equal_the_formula(Problem problem, double tolerance) {
 
 int main(int, char** arguments) {
     if (!runs_here(arguments[1])) return skipped;
-    for (int kind = 0; kind < 6; ++kind)
+    for (int kind = 0; kind < 7; ++kind)
         for (bool has_after : {false, true})
             for (const PairLossShape shape : {PairLossShape{1, 3, 3}, {2, 37, 41}, {1, 5, 150}}) {
-                const PairLossSettings settings{PairKind(kind),           0.7, 0.1, 0.6, 2.0, 0.4, -0.1, 1.3, 0.6,
-                                                shape.columns > 3 ? 2 : 0};
+                const PairLossSettings settings{
+                    PairKind(kind), 0.7, 0.1, 0.6, 2.0, 0.4, -0.1, 1.3, 0.6, shape.columns > 3 ? 2 : 0, 0.3};
                 const Problem problem{shape, settings, has_after, {}, {}, {}};
                 the_kernels_equal_the_formula<float>(problem, 3e-5);
                 the_kernels_equal_the_formula<double>(problem, 1e-11);

@@ -1,8 +1,8 @@
 """The pairwise losses as functions of a matrix of distances, in plain PyTorch: the definition of the op ``pair_loss``.
 
 d (..., N, M) are distances from states i to goals j; j = i + offset is the match of i. Leading dimensions are an
-ensemble, over which everything is averaged. The formulas are in losses/: contrastive.py, linex.py, tmd_critic.py and
-metric_contrastive.py.
+ensemble, over which everything is averaged. The formulas are in losses/: contrastive.py, linex.py, tmd_critic.py,
+metric_contrastive.py and coulomb_repulsion.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch.nn import functional
 from .shapes import empty
 
 # What the contrastive term's softmaxes normalise: "backward" the states for each matching goal, "forward" all goals for
-# each state, "symmetric" both; "sigmoid" and "repulsion" (`metric_contrastive`) have no softmax.
-KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion")
+# each state, "symmetric" both; "sigmoid", "repulsion" (`metric_contrastive`) and "coulomb" (`coulomb_repulsion`) have
+# no softmax.
+KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion", "coulomb")
 SOFTMAXES = ("backward", "forward", "symmetric")
 
 # Added to distances before their logarithm.
@@ -37,6 +38,7 @@ class PairLossSettings(NamedTuple):
     step: float = 1.0
     repulsion_weight: float = 1.0
     offset: int = 0
+    eps: float = 1e-6  # of "coulomb"
 
 
 class PairLossStats(NamedTuple):
@@ -54,6 +56,7 @@ class PairLossStats(NamedTuple):
     steps: Tensor
     repulsion: Tensor
     length: Tensor
+    apart: Tensor
 
 
 class Softmaxes(NamedTuple):
@@ -171,6 +174,16 @@ def log_distance(distance: Tensor) -> Tensor:
     return (distance + EPS).log()
 
 
+def energy(distance: Tensor, eps: float, offset: int) -> tuple[Tensor, Tensor]:
+    """Returns, for each row of a matrix (..., N, M), the means of 1 / (distance + eps) and of the distance over the
+    pairs that do not match; 0 if there are none."""
+    count, columns = distance.shape[-2:]
+    is_match = torch.ones(count, columns, dtype=torch.bool, device=distance.device).tril(offset).triu(offset)
+    others = max(1, columns - 1)
+    inverse = (distance.masked_fill(is_match, 1.0) + eps).reciprocal().masked_fill(is_match, 0.0)
+    return inverse.sum(dim=-1) / others, distance.detach().masked_fill(is_match, 0.0).sum(dim=-1) / others
+
+
 def pair_loss(
     distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, settings: PairLossSettings
 ) -> tuple[Tensor, PairLossStats, Tensor, Tensor]:
@@ -209,6 +222,9 @@ def pair_loss(
         steps, repulsion = (length - settings.step).square().mean(), -others.mean() / max(1, columns - 1)
         loss = steps + settings.repulsion_weight * repulsion
         stats = stats._replace(steps=steps.detach(), repulsion=repulsion.detach())
+    elif settings.kind == "coulomb":
+        loss, apart = (value.mean() for value in energy(distance, settings.eps, settings.offset))
+        stats = stats._replace(repulsion=loss.detach(), apart=apart)
     if after is not None:
         log_discount = settings.log_discount if log_discounts is None else log_discounts.unsqueeze(-1)
         terms = divergence(distance, after.detach(), log_discount, settings.clip)
@@ -256,6 +272,9 @@ def gradient(
         length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
         grad -= settings.repulsion_weight / (num_rows * max(1, columns - 1)) / (distance + EPS)
         grad_of_matches.copy_(2 / num_rows * (length - settings.step))
+    elif settings.kind == "coulomb":
+        grad -= (distance + settings.eps).reciprocal().square() / (num_rows * max(1, columns - 1))
+        grad_of_matches.zero_()
     if after is not None:
         log_discount = settings.log_discount if log_discounts is None else log_discounts.unsqueeze(-1)
         delta = distance - after

@@ -63,16 +63,18 @@ def pair_loss_forward_kernel(
     distance_ptr,  # (B, N, M)
     after_ptr,  # (B, N, M), None without the LINEX term
     log_discounts_ptr,  # (B, N), None for one number
-    of_rows_ptr,  # (3, tiles across, B, N): largest; log_sum, or the sum of softplus or of logarithms; total
+    of_rows_ptr,  # (3, tiles across, B, N): largest; log_sum, or the sum of the kind's terms; total
     of_columns_ptr,  # (3, tiles down, B, M): largest, log_sum, total
     of_linex_ptr,  # (2, tiles across, B, N): sums of divergences and of differences
     batch,
     num_rows,
     num_columns,
+    offset,
     KIND: tl.constexpr,
     SCALE: tl.constexpr,
     CLIP: tl.constexpr,
     LOG_DISCOUNT: tl.constexpr,
+    EPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -93,6 +95,11 @@ def pair_loss_forward_kernel(
     if KIND == "repulsion":
         logs = tl.where(mask, tl.log(distance + EPSILON), 0.0)
         tl.store(of_rows_ptr + part + line, tl.sum(logs, axis=1), mask=row < num_rows)
+    elif KIND == "coulomb":
+        is_other = mask & ((column - offset)[None, :] != row[:, None])
+        inverses = tl.sum(tl.where(is_other, 1 / (distance + EPS), 0.0), axis=1)
+        tl.store(of_rows_ptr + part + line, inverses, mask=row < num_rows)
+        tl.store(of_rows_ptr + 2 * part + line, tl.sum(tl.where(is_other, distance, 0.0), axis=1), mask=row < num_rows)
     elif KIND != "none":
         largest, terms = _over(below, 1)
         if KIND == "sigmoid":
@@ -142,6 +149,7 @@ def pair_loss_backward_kernel(
     LOG_DISCOUNT: tl.constexpr,
     STEP: tl.constexpr,
     REPULSION_WEIGHT: tl.constexpr,
+    EPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -180,6 +188,10 @@ def pair_loss_backward_kernel(
         others = tl.maximum(num_columns - 1, 1).to(dtype)
         of_others = of_row * (-REPULSION_WEIGHT) / (others * (distance + EPSILON))
         grad += tl.where(match, of_row * 2 * (distance - STEP), of_others)
+    if KIND == "coulomb":
+        inverse = 1 / (distance + EPS)
+        others = tl.maximum(num_columns - 1, 1).to(dtype)
+        grad -= tl.where(match, 0.0, of_row / others * inverse * inverse)
     if after_ptr is not None:
         after = tl.load(after_ptr + here, mask=mask, other=0)
         discount = tl.zeros([ROWS, 1], dtype) + LOG_DISCOUNT
@@ -200,7 +212,7 @@ _LAUNCH = {"ROWS": ROWS, "COLUMNS": COLUMNS, "enable_fp_fusion": False}
 
 def _forward_constants(settings: PairLossSettings) -> dict:
     """Returns the forward kernel's constants and compile options."""
-    names = ("kind", "scale", "clip", "log_discount")
+    names = ("kind", "scale", "clip", "log_discount", "eps")
     return {name.upper(): getattr(settings, name) for name in names} | _LAUNCH
 
 
@@ -225,7 +237,7 @@ def pair_loss_forward(
     linex_sums = distance.new_empty(2, across, batch, rows if after is not None else 0)
     with torch.cuda.device_of(distance):
         pair_loss_forward_kernel[grid](
-            distance, after, log_discounts, of_rows, of_columns, linex_sums, batch, rows, columns,
+            distance, after, log_discounts, of_rows, of_columns, linex_sums, batch, rows, columns, settings.offset,
             **_forward_constants(settings),
         )  # fmt: skip
     length = distance.diagonal(offset=settings.offset, dim1=1, dim2=2)
@@ -236,6 +248,9 @@ def pair_loss_forward(
         steps, repulsion = (length - settings.step).square().mean(), -others.mean() / max(1, columns - 1)
         loss = steps + settings.repulsion_weight * repulsion
         stats = stats._replace(steps=steps, repulsion=repulsion)
+    elif settings.kind == "coulomb":
+        loss, apart = (sums.sum(dim=0).mean() / max(1, columns - 1) for sums in of_rows[1:])
+        stats = stats._replace(repulsion=loss, apart=apart)
     elif settings.kind != "none":
         positive, sides = -settings.scale * length, []
         if settings.kind == "sigmoid":
