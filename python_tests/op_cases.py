@@ -155,6 +155,12 @@ def _contrastive(**options):
     return _of_mrn(partial(qm.losses.contrastive, logsumexp_weight=0.1, **options))
 
 
+def _contrastive_of_clips(head, x, y):
+    """Clips of three goals, of which neighbours are near; each goal has a potential."""
+    time = torch.arange(y.shape[-2], device=y.device)
+    return qm.losses.contrastive(head, x, y, direction="symmetric", exclude=(time // 3, time, 1), potential=y[..., 0])
+
+
 # Distances on both sides of the softplus's offset and of the cost.
 _QRL = {"softplus_beta": 0.3, "softplus_offset": 3.0}
 
@@ -328,6 +334,10 @@ CASES = (
             ("backward", {}), ("forward", {"direction": "forward"}), ("symmetric", {"direction": "symmetric"}),
             ("sigmoid", {"form": "sigmoid"}),
         )
+    ),
+    Case(
+        "contrastive-near goals left out", "pair_loss", _of_mrn(_contrastive_of_clips), _rows(), "loss",
+        excepted=_OF_ALL_PAIRS,
     ),
     Case(
         "metra-head", "iqe",

@@ -26,8 +26,9 @@ struct PairLossSettings {
     double scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step, repulsion_weight;
     int64_t offset;
     double eps;
+    int64_t window;
     QMK_SETTINGS(kind, scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step,
-                 repulsion_weight, offset, eps)
+                 repulsion_weight, offset, eps, window)
 };
 
 struct PairLossShape {
@@ -41,7 +42,9 @@ constexpr int num_pair_stats = 13;
 // Sums over all pairs, over matches, over rows (index 0) and over matching columns (1).
 template <class T>
 struct PairSums {
-    T distance, outside, terms, divergence, difference;  // outside: to columns without a match
+    T distance, outside;           // of pairs that are not left out; outside: to columns without a match
+    T left_out, left_out_outside;  // how many pairs are left out
+    T terms, divergence, difference;
     T match_distance, match_steps, match_terms, match_divergence;
     T logsumexp[2], squares[2], hits[2];
     T excess[2];  // of a log-sum-exp over its match's logit
@@ -88,7 +91,8 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
     const S scale = S(settings.scale), length = sums.match_distance / rows, positive = -scale * length;
     S total = S(0), contrastive = S(0), logsumexp = S(0), negative = S(0), accuracy = S(0);
     S steps = S(0), repulsion = S(0), apart = S(0);
-    const S others = columns > 1 ? columns - 1 : S(1);
+    const auto at_least_one = [](S count) { return count > S(0) ? count : S(1); };
+    const S others = at_least_one(columns - 1 - sums.left_out / rows);
     const S all = -scale * sums.distance / rows;
     for (int side = 0; side < 2; ++side) {
         if (side == 0 ? !over_rows(settings.kind) : !over_columns(settings.kind)) continue;
@@ -99,8 +103,8 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
         logsumexp += share * (sums.logsumexp[side] / rows);
         accuracy += share * (sums.hits[side] / rows);
         const S inside = shape.rows == shape.columns ? all : -scale * (sums.distance - sums.outside) / rows;
-        negative += share * (side == 0 ? (all - positive) / others
-                                       : (inside - positive) / (shape.rows > 1 ? S(shape.rows - 1) : S(1)));
+        const S others_inside = S(shape.rows) - 1 - (sums.left_out - sums.left_out_outside) / rows;
+        negative += share * (side == 0 ? (all - positive) / others : (inside - positive) / at_least_one(others_inside));
     }
     if (settings.kind == PairKind::sigmoid) {
         contrastive = (sums.terms / rows - positive) / columns;
