@@ -38,6 +38,11 @@ def losses_of(head, phi, psi, psi_next, psi_goal, goals, offset=0, group=None):
             head, phi, goals, direction=direction, logsumexp_weight=0.1, offset=offset, group=group
         )
         yield result.loss
+    time = torch.arange(BATCH)
+    yield qm.losses.contrastive(
+        head, phi, goals, direction="symmetric", label_smoothing=0.1, exclude=(time // 4, time, 1),
+        potential=goals.sum(dim=-1), offset=offset, group=group,
+    ).loss  # fmt: skip
     yield qm.losses.contrastive(head, phi, goals, form="sigmoid", offset=offset).loss
     yield qm.losses.linex(head, phi, goals, psi_next, log_discount=-0.01, offset=offset).loss
 
