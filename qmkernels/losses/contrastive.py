@@ -20,10 +20,11 @@ from ..definitions.pair_loss import (
     softplus_over_goals,
     together,
 )
-from ..distributed import gather_rows
+from ..distributed import gather_rows, is_alone
 from ..ops.broadcasting import every_pair
 from ..ops.pair_loss import pair_loss
 from . import checks, tiles
+from .ring import agree, around, side_by_side
 
 _DIRECTIONS = ("backward", "forward", "symmetric")
 _FORMS = ("softmax", "sigmoid")
@@ -56,6 +57,7 @@ def contrastive(
     label_smoothing: float = 0.0,
     offset: int = 0,
     group: torch.distributed.ProcessGroup | None = None,
+    ring: bool = False,
     streaming: bool | None = None,
 ) -> Contrastive:
     r"""Tells each state's goal from the other states' goals by their distances.
@@ -83,6 +85,10 @@ def contrastive(
         group: with an ``offset``: the `torch.distributed` processes that hold the other rows of x. Their logits take
             part in the backward softmax, and every process returns the loss of the whole batch; its gradients are such
             that DDP's average over processes is the gradient of that loss.
+        ring: whether ``y`` holds this process's matches alone, as many on every process, and the others' come around a
+            ring of the processes in ``group`` (None: all), a shard at a time: for batches whose gathered rows would not
+            fit. The head must be a module. The numbers are those of gathered rows; a process holds two shards, and
+            backward goes around again. Shards are compared first, which waits for the device.
         streaming: True: works in tiles of pairs. The matrix never exists, memory is that of the inputs, and backward
             recomputes the tiles. False: keeps the matrix. None: decides by size. The numbers are the same.
 
@@ -95,7 +101,7 @@ def contrastive(
 
     Raises:
         ValueError: shapes that do not fit or are empty, an offset that leaves rows without a match, unknown names, a
-            head with a discount.
+            head with a discount. With ``ring`` what is wrong on one process is an error on all.
         TypeError: a head that cannot be called, or tensors that are not float or differ in dtype.
         RuntimeError: different devices, or a forced backend that cannot run.
 
@@ -111,8 +117,16 @@ def contrastive(
         tensor(0.5000)
         >>> result.loss.backward()
     """
-    checks.check_head("contrastive", head)
-    check_pairs("contrastive", offset, x=x, y=y)
+
+    def check() -> None:
+        checks.check_head("contrastive", head)
+        check_pairs("contrastive", offset, x=x, y=y)
+
+    ring = ring and not is_alone(group)
+    if ring:
+        group = agree("contrastive", head, check, x, y, group)
+    else:
+        check()
     for name, value, choices in (("direction", direction, _DIRECTIONS), ("form", form, _FORMS)):
         if value not in choices:
             raise ValueError(f"contrastive: {name} must be one of {', '.join(choices)}, got {value!r}.")
@@ -133,7 +147,7 @@ def contrastive(
             loss = loss + label_smoothing * _lead_of_matrix(-scale * distance, kind, offset)
         return Contrastive(loss, stats.positive, stats.negative, stats.logsumexp, stats.accuracy)
     weights = float(logsumexp_weight), float(label_smoothing)
-    return Contrastive(*_by_tiles(head, x, y, kind, scale, weights, offset, streaming, group))
+    return Contrastive(*_by_tiles(head, x, y, kind, scale, weights, offset, streaming, group, ring))
 
 
 def _lead_of_matrix(logits: Tensor, kind: str, offset: int) -> Tensor:
@@ -153,34 +167,55 @@ def matches_of(y: Tensor, offset: int, count: int) -> Tensor:
     return y if y.shape[-2] == count else y[..., offset : offset + count, :]
 
 
-def _by_tiles(head, x, y, kind, scale, weights, offset, streaming, group) -> Contrast:
+def _by_tiles(head, x, y, kind, scale, weights, offset, streaming, group, ring) -> Contrast:
     """Composes the loss from tiles of goals for backward softmaxes, else of states; computes each pair once."""
     count, columns = x.shape[-2], y.shape[-2]
+    if ring:
+        offset, columns = torch.distributed.get_rank(group) * count, torch.distributed.get_world_size(group) * count
     if kind == "backward":
 
-        def part(begin, block, x):
-            logits = -scale * every_pair(head, x, block)
-            return matching(logits, begin - offset, -2), *over(logits, -2)
+        def of_goals(first, y, x):
+            def part(begin, block, x):
+                logits = -scale * every_pair(head, x, block)
+                return matching(logits, first + begin - offset, -2), *over(logits, -2)
 
-        positive, *softmaxes = tiles.by_tiles(part, (y,), (x,), count, streaming)
+            return tiles.by_tiles(part, (y,), (x,), count, streaming)
+
+        if ring:
+            positive, *softmaxes = map(side_by_side, around(of_goals, head, y, (x,), group))
+        else:
+            positive, *softmaxes = of_goals(0, y, x)
         positive = positive[..., offset : offset + count]
         return contrast_of_sides([_everywhere(Softmaxes(positive, *softmaxes, count), group)], *weights)
 
-    def part(begin, block, y):
-        logits = -scale * every_pair(head, block, y)
-        positive = matching(logits, begin + offset, -1)
-        if kind == "sigmoid":
-            return positive, *softplus_over_goals(logits)
-        goals = (value.unsqueeze(-1) for value in over(logits, -2)) if kind == "symmetric" else ()
-        return positive, *over(logits, -1), *goals
+    def of_states(first, y, x):
+        def part(begin, block, y):
+            logits = -scale * every_pair(head, block, y)
+            positive = matching(logits, begin + offset - first, -1)
+            if kind == "sigmoid":
+                return positive, *softplus_over_goals(logits)
+            goals = (value.unsqueeze(-1) for value in over(logits, -2)) if kind == "symmetric" else ()
+            return positive, *over(logits, -1), *goals
 
-    positive, largest, log_sum, total, *goals = tiles.by_tiles(part, (x,), (y,), columns, streaming)
+        return tiles.by_tiles(part, (x,), (y,), y.shape[-2], streaming)
+
+    if ring:
+        positive, largest, log_sum, total, *goals = around(of_states, head, y, (x,), group)
+        positive = positive.sum(dim=0)
+        if kind == "sigmoid":
+            largest, log_sum, total = largest.amax(dim=0), log_sum.sum(dim=0), total.sum(dim=0)
+        else:
+            largest, log_sum, total = together(largest, log_sum, total, dim=0)
+    else:
+        positive, largest, log_sum, total, *goals = of_states(0, y, x)
     rows = Softmaxes(positive, largest, log_sum, total, columns)
     if kind == "sigmoid":
         return contrast_of_sigmoids(rows)
     if kind == "forward":
         return contrast_of_sides([rows], *weights)
     goals = together(*goals, dim=-1)  # each tile holds the part of its states
+    if ring:
+        goals = map(side_by_side, goals)
     if group is None:
         goals = (value[..., offset : offset + count] for value in goals)
     return contrast_of_sides([rows, _everywhere(Softmaxes(positive, *goals, count), group)], *weights)
