@@ -167,6 +167,31 @@ def test_what_is_wrong_on_one_rank_is_an_error_on_all_at_once(tmp_path):
         torch.testing.assert_close(loss, torch.tensor(6.0).log())
 
 
+def apart(rank):
+    """Two groups of one, and calls for the other one's."""
+    own, other = [dist.new_group([member]) for member in range(2)][:: 1 if rank == 0 else -1]
+    head, rows = qm.nn.IQE(DIM, 8), torch.eye(4, DIM) * (1 + rank)
+    result = qm.losses.contrastive(head, rows, rows + 1, direction="symmetric", ring=True, group=own)
+    errors = []
+    for call in (
+        lambda: qm.distributed.gather_rows(rows, group=other),
+        lambda: qm.losses.tmd_critic(head, rows, rows, rows, rows, ring=True, group=other),
+    ):
+        with pytest.raises(ValueError) as error:
+            call()
+        errors.append(str(error.value))
+    alone = qm.losses.contrastive(head, rows, rows + 1, direction="symmetric")
+    return torch.equal(result.loss, alone.loss), qm.distributed.gather_rows(rows, group=own) is rows, errors
+
+
+def test_a_group_of_one_has_its_own_batch_and_others_may_not_call(tmp_path):
+    for same_loss, same_rows, errors in run_group(apart, tmp_path):
+        assert same_loss and same_rows
+        assert [error.partition(" or leave")[0] for error in errors] == [
+            f"{name}: this process must belong to group," for name in ("gather_rows", "tmd_critic")
+        ]
+
+
 class Ends(torch.nn.Module):
     """A head that ends rank 1's process when it is called for the second time."""
 

@@ -69,6 +69,11 @@ def is_alone(group: dist.ProcessGroup | None) -> bool:
     return not dist.is_available() or not dist.is_initialized() or dist.get_world_size(group) == 1
 
 
+def check_member(name: str, group: dist.ProcessGroup | None) -> None:
+    if dist.get_rank(group) < 0:
+        raise ValueError(f"{name}: this process must belong to group, or leave the call out.")
+
+
 def gather_rows(rows: Tensor, *, dim: int = 0, group: dist.ProcessGroup | None = None) -> Tensor:
     """Gathers the rows of all processes, in rank order, on every process; differentiable.
 
@@ -86,8 +91,8 @@ def gather_rows(rows: Tensor, *, dim: int = 0, group: dist.ProcessGroup | None =
     of all processes would not fit, losses with ``ring=True`` take this process's own instead.
 
     Raises:
-        ValueError: on all processes, if rows differ in shape or dtype between them. On a GPU, where looking would wait
-            for it, nothing looks.
+        ValueError: on all processes, if rows differ in shape or dtype between them, except on a GPU, where looking
+            would wait for it; and on a process outside the group.
 
     Other errors are those of `torch.distributed`.
 
@@ -97,6 +102,7 @@ def gather_rows(rows: Tensor, *, dim: int = 0, group: dist.ProcessGroup | None =
     """
     if is_alone(group):
         return rows
+    check_member("gather_rows", group)
     if rows.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_alike(rows, group)
     return _GatherRows.apply(rows.movedim(dim, 0), group).movedim(0, dim)
@@ -160,8 +166,7 @@ def nearest(
     with torch.no_grad():
         if is_alone(group):
             return local.nearest(queries, bank_shard, k, metric=metric)
-        if dist.get_rank(group) < 0:
-            raise ValueError("nearest: this process must belong to group, or leave the call out.")
+        check_member("nearest", group)
         sizes = _agreed_sizes(queries, bank_shard, k, metric, group)
         rows = queries.reshape(-1, queries.shape[-1])
         found = [_search(part, bank_shard, k, metric, sizes, group) for part in _rounds(rows, sizes)]

@@ -31,8 +31,7 @@ def agree(
             )
         said.update(shape=tuple(goals.shape), dtype=goals.dtype)
 
-    if dist.get_rank(group) < 0:
-        raise ValueError(f"{loss}: this process must belong to group, or leave the call out.")
+    distributed.check_member(loss, group)
     every = distributed.together(check_own, said, group)
     for name, kind in (("shape", ValueError), ("dtype", TypeError)):
         for rank, other in enumerate(every):
