@@ -170,6 +170,20 @@ def test_torch_compile_differentiates_a_gradient_that_is_taken_within(op):
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("op", ["mrn", "pair_loss", "shortest_paths"])
+def test_torch_compile_differentiates_a_vmap_that_is_taken_within(op):
+    call, leaves = varied(next(case for case in CASES if case.op == op))
+    batch = [torch.stack([leaf, 0.5 * leaf]).detach().requires_grad_() for leaf in leaves]
+
+    def every_sample(*batch):
+        return torch.vmap(call)(*batch).square().sum()
+
+    torch.compiler.reset()
+    expected = torch.autograd.grad(every_sample(*batch), batch)
+    actual = torch.autograd.grad(torch.compile(every_sample, fullgraph=True, backend="aot_eager")(*batch), batch)
+    torch.testing.assert_close(actual, expected)
+
+
 @pytest.mark.parametrize("op", dispatch.OPS)
 def test_torch_compiles_own_compiler_changes_no_number(op):
     check_compiled(next(case for case in CASES if case.op == op), "inductor", all_rows=[7])
@@ -217,6 +231,20 @@ def test_vmap_of_the_gradient_equals_a_loop(case, backend):
         gradient = torch.func.grad(lambda *a: call(*a).square().sum(), argnums=place)
         looped = torch.stack([gradient(*arguments) for arguments in zip(*batch, strict=True)])
         torch.testing.assert_close(torch.vmap(gradient)(*batch), looped)
+
+
+# Losses over rows run the head's kernel, which takes the rows of all samples at once.
+_LOSSES = sorted({case.op for case in CASES if case.kind == "loss"} - {"iqe", "row_loss"})
+
+
+@pytest.mark.parametrize("op", _LOSSES)
+def test_vmap_of_a_losss_gradient_runs_its_kernels(op):
+    case = next(case for case in CASES if case.op == op)
+    batch = [torch.stack([tensor, 0.5 * tensor]) for tensor in case.detached(**SMALL)]
+    called = {str(function.overloadpacket) for function, _ in op_checks.calls_of(case)}
+    with op_checks.recorded() as calls:
+        torch.vmap(torch.func.grad(case.at(SMALL["size"])))(*batch)
+    assert {str(function.overloadpacket) for function, _ in calls} == called
 
 
 @every()

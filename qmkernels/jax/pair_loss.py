@@ -87,8 +87,8 @@ def _definition(
 
 
 # Maps distances (B, N, M), those after a step (B, N, M) and log_discounts (B, N) to loss and stats, PyTorch's
-# `PairLossStats`. The last two may be without elements, and have no gradient. The kernels' ``places`` have none: no loss
-# here leaves pairs out or has the form "coulomb".
+# `PairLossStats`. The last two may be without elements, and have no gradient; ``places``, of the pairs that are left
+# out, are without elements: no loss here leaves pairs out, or has the form "coulomb".
 pair_loss = Op(
     "pair_loss", num_wrt=1, num_results=4, num_outputs=2,
     results=_results,

@@ -22,12 +22,13 @@ from ..definitions.pair_loss import (
     softplus_over_goals,
     together,
 )
-from ..distributed import gather_rows
+from ..distributed import gather_rows, is_alone
 from ..ops.arguments import check_float
 from ..ops.broadcasting import every_pair
 from ..ops.pair_loss import pair_loss
 from . import checks, tiles
 from .near_goals import places_of_goals
+from .ring import agree, around, side_by_side
 
 _DIRECTIONS = ("backward", "forward", "symmetric")
 _FORMS = ("softmax", "sigmoid")
@@ -62,6 +63,7 @@ def contrastive(
     potential: Tensor | None = None,
     offset: int = 0,
     group: torch.distributed.ProcessGroup | None = None,
+    ring: bool = False,
     streaming: bool | None = None,
 ) -> Contrastive:
     r"""Tells each state's goal from the other states' goals by their distances.
@@ -97,6 +99,10 @@ def contrastive(
         group: with an ``offset``: the `torch.distributed` processes that hold the other rows of x. Their logits take
             part in the backward softmax, and every process returns the loss of the whole batch; its gradients are such
             that DDP's average over processes is the gradient of that loss.
+        ring: whether ``y`` holds this process's matches alone, as many on every process, and the others' come around a
+            ring of the processes in ``group`` (None: all), a shard at a time: for batches whose gathered rows would not
+            fit. The head must be a module. The numbers are those of gathered rows; a process holds two shards, and
+            backward goes around again. Shards are compared first, which waits for the device.
         streaming: True: works in tiles of pairs. The matrix never exists, memory is that of the inputs, and backward
             recomputes the tiles. False: keeps the matrix. None: decides by size. The numbers are the same.
 
@@ -118,7 +124,8 @@ def contrastive(
 
     Raises:
         ValueError: shapes that do not fit or are empty, an offset that leaves rows without a match, unknown names, a
-            negative window or one of 2^31 / M or more, exclude with "sigmoid", a head with a discount.
+            negative window or one of 2^31 / M or more, exclude with "sigmoid", exclude or a potential with ``ring``, a
+            head with a discount. With ``ring`` what is wrong on one process is an error on all.
         TypeError: a head that cannot be called, tensors that are not float or differ in dtype, or a clip or time that
             is not an integer tensor.
         RuntimeError: different devices, or a forced backend that cannot run.
@@ -136,8 +143,16 @@ def contrastive(
         tensor(0.5000)
         >>> result.loss.backward()
     """
-    checks.check_head("contrastive", head)
-    check_pairs("contrastive", offset, x=x, y=y)
+
+    def check() -> None:
+        checks.check_head("contrastive", head)
+        check_pairs("contrastive", offset, x=x, y=y)
+
+    ring = ring and not is_alone(group)
+    if ring:
+        group = agree("contrastive", head, check, x, y, group)
+    else:
+        check()
     for name, value, choices in (("direction", direction, _DIRECTIONS), ("form", form, _FORMS)):
         if value not in choices:
             raise ValueError(f"contrastive: {name} must be one of {', '.join(choices)}, got {value!r}.")
@@ -145,6 +160,8 @@ def contrastive(
         raise ValueError(
             f"contrastive: label_smoothing must be in [0, 1), and 0 for form 'sigmoid', got {label_smoothing}."
         )
+    if ring and (exclude is not None or potential is not None):
+        raise ValueError("contrastive: ring takes neither exclude nor potential: goals come around without them.")
     places, window = None, 0
     if exclude is not None:
         clip, time, window = exclude
@@ -172,7 +189,7 @@ def contrastive(
             loss = loss + label_smoothing * _lead_of_matrix(-scale * distance, kind, offset, near)
         return Contrastive(loss, stats.positive, stats.negative, stats.logsumexp, stats.accuracy)
     weights = float(logsumexp_weight), float(label_smoothing)
-    return Contrastive(*_by_tiles(pairs, x, y, kind, weights, streaming, group))
+    return Contrastive(*_by_tiles(pairs, x, y, kind, weights, streaming, group, ring))
 
 
 class _Pairs(NamedTuple):
@@ -231,44 +248,67 @@ def matches_of(of_goals: Tensor, offset: int, count: int, dim: int = -2) -> Tens
     return of_goals if of_goals.shape[dim] == count else of_goals.narrow(dim, offset, count)
 
 
-def _by_tiles(pairs, x, y, kind, weights, streaming, group) -> Contrast:
+def _by_tiles(pairs, x, y, kind, weights, streaming, group, ring) -> Contrast:
     """Composes the loss from tiles of goals for backward softmaxes, else of states; computes each pair once."""
     count, columns, offset, scale = x.shape[-2], y.shape[-2], pairs.offset, pairs.scale
+    leaves_out = pairs.places is not None
+    if ring:
+        offset, columns = torch.distributed.get_rank(group) * count, torch.distributed.get_world_size(group) * count
     if kind == "backward":
 
-        def part(begin, block, x):
-            logits = -scale * pairs.distance(x, block, begin)
-            near = pairs.near(count, block.shape[-2], first_goal=begin)
-            numbers = () if near is None else (counts(near, -2, count),)
-            return matching(logits, begin - offset, -2), *over(logits, -2, near), *numbers
+        def of_goals(first, y, x):
+            def part(begin, block, x):
+                logits = -scale * pairs.distance(x, block, begin)
+                near = pairs.near(count, block.shape[-2], first_goal=begin)
+                numbers = (counts(near, -2, count),) if leaves_out else ()
+                return matching(logits, first + begin - offset, -2), *over(logits, -2, near), *numbers
 
-        positive, *softmaxes = tiles.by_tiles(part, (y,), (x,), count, streaming)
+            return tiles.by_tiles(part, (y,), (x,), count, streaming)
+
+        if ring:
+            positive, *softmaxes = map(side_by_side, around(of_goals, pairs.head, y, (x,), group))
+        else:
+            positive, *softmaxes = of_goals(0, y, x)
         positive = positive[..., offset : offset + count]
-        softmaxes = softmaxes if pairs.places is not None else (*softmaxes, count)
+        softmaxes = softmaxes if leaves_out else (*softmaxes, count)
         return contrast_of_sides([_everywhere(Softmaxes(positive, *softmaxes), group)], *weights)
 
-    def part(begin, block, y):
-        logits = -scale * pairs.distance(block, y)
-        positive = matching(logits, begin + offset, -1)
-        if kind == "sigmoid":
-            return positive, *softplus_over_goals(logits)
-        near = pairs.near(block.shape[-2], columns, first_state=begin)
-        numbers = () if near is None else (counts(near, -1, columns),)
-        goals = ()
-        if kind == "symmetric":
-            goals = over(logits, -2, near)
-            goals = goals if near is None else (*goals, counts(near, -2, block.shape[-2]))
-        return positive, *over(logits, -1, near), *numbers, *(value.unsqueeze(-1) for value in goals)
+    def of_states(first, y, x):
+        def part(begin, block, y):
+            logits = -scale * pairs.distance(block, y)
+            positive = matching(logits, begin + offset - first, -1)
+            if kind == "sigmoid":
+                return positive, *softplus_over_goals(logits)
+            near = pairs.near(block.shape[-2], columns, first_state=begin)
+            numbers = (counts(near, -1, columns),) if leaves_out else ()
+            goals = ()
+            if kind == "symmetric":
+                goals = over(logits, -2, near)
+                goals = (*goals, counts(near, -2, block.shape[-2])) if leaves_out else goals
+            return positive, *over(logits, -1, near), *numbers, *(value.unsqueeze(-1) for value in goals)
 
-    positive, *results = tiles.by_tiles(part, (x,), (y,), columns, streaming)
-    of_rows, goals = (results[:3], results[3:]) if pairs.places is None else (results[:4], results[4:])
-    rows = Softmaxes(positive, *(of_rows if pairs.places is not None else (*of_rows, columns)))
+        return tiles.by_tiles(part, (x,), (y,), y.shape[-2], streaming)
+
+    if ring:
+        positive, largest, log_sum, total, *goals = around(of_states, pairs.head, y, (x,), group)
+        positive = positive.sum(dim=0)
+        if kind == "sigmoid":
+            of_rows = largest.amax(dim=0), log_sum.sum(dim=0), total.sum(dim=0)
+        else:
+            of_rows = together(largest, log_sum, total, dim=0)
+    else:
+        positive, *results = of_states(0, y, x)
+        of_rows, goals = (results[:4], results[4:]) if leaves_out else (results[:3], results[3:])
+    rows = Softmaxes(positive, *of_rows) if leaves_out else Softmaxes(positive, *of_rows, columns)
     if kind == "sigmoid":
         return contrast_of_sigmoids(rows)
     if kind == "forward":
         return contrast_of_sides([rows], *weights)
-    number = count if pairs.places is None else goals[3].sum(dim=-1)
-    goals = *together(*goals[:3], dim=-1), number  # each tile holds the part of its states
+    number = goals[3].sum(dim=-1) if leaves_out else count
+    goals = together(*goals[:3], dim=-1)  # each tile holds the part of its states
+    if ring:
+        goals = map(side_by_side, goals)
+    goals = *goals, number
     if group is None:
         goals = (value[..., offset : offset + count] if isinstance(value, Tensor) else value for value in goals)
     return contrast_of_sides([rows, _everywhere(Softmaxes(positive, *goals), group)], *weights)

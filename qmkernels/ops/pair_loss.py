@@ -11,7 +11,6 @@ from ..definitions import pair_loss as definition
 from .arguments import in_compute_dtype
 from .autograd import Op
 from .registration import Kernel, schema_of
-from .torch_internals import in_function_transform
 
 _SETTINGS = f"{schema_of(PairLossSettings)}, str backend"
 
@@ -46,6 +45,7 @@ _pair_loss = Op(
     saved=lambda tensors, outputs: (*tensors, *outputs[2:]),
     backward=_backward,
     num_results=2,
+    fixed=(1, 2),
 )
 
 
@@ -58,11 +58,10 @@ def pair_loss(
 ) -> tuple[Tensor, PairLossStats]:
     """Returns the loss and its detached diagnostics, given distances (..., N, M).
 
-    ``after``, of distance's shape, gets no gradient; ``log_discounts`` is (..., N), ``places`` int32 (..., M).
-    Where the kernels have no derivative, under torch.func's transforms and by ``log_discounts``, the loss is composed
-    of torch ops.
+    ``after``, of distance's shape, gets no gradient; ``log_discounts`` is (..., N), ``places`` int32 (..., M). The
+    kernels have no derivative by ``log_discounts``: where they require one, the loss is composed of torch ops.
     """
-    if in_function_transform() or (log_discounts is not None and log_discounts.requires_grad):
+    if log_discounts is not None and log_discounts.requires_grad:
         return definition.pair_loss(distance, after, log_discounts, settings, places)[:2]
     distance = in_compute_dtype(distance)
     shape = distance.shape
