@@ -13,7 +13,8 @@ import torch
 
 import qmkernels as qm
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+# Four devices, as in test_jax_kernel_call.py, and programs that are compiled in half the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 jnp = jax.numpy
@@ -31,7 +32,14 @@ class Case(NamedTuple):
 
 
 def case(name: str, *sizes: tuple[int, ...], **settings: object) -> Case:
-    return Case(partial(getattr(qj, name), **settings), partial(getattr(qm, name), **settings), sizes)
+    """Takes the sizes of x, y and, if it has one, of the distance's parameter."""
+
+    def of(library: object) -> Callable:
+        function = partial(getattr(library, name), **settings)
+        parameter = "weights" if name.startswith("pqe") else "max_weight"
+        return lambda x, y, *given, **backend: function(x, y, **dict(zip([parameter], given, strict=False)), **backend)
+
+    return Case(of(qj), of(qm), sizes)
 
 
 ROWS, PAIRS = ((33, 48), (33, 48)), ((2, 33, 48), (2, 7, 48))
@@ -42,6 +50,12 @@ CASES = {
     "mrn_pairwise ogbench": case("mrn_pairwise", *PAIRS, preset="ogbench"),
     "mrn_pairwise none": case("mrn_pairwise", *PAIRS, num_components=3, reduction="none", to_minus_from=True),
     "euclidean_pairwise": case("euclidean_pairwise", *PAIRS),
+    "iqe": case("iqe", *ROWS, dim_per_component=8),
+    "iqe broadcast": case("iqe", (3, 1, 48), (33, 48), dim_per_component=8, reduction="none"),
+    "iqe weights": case("iqe", (3, 1, 48), (3, 33, 48), (3, 1), dim_per_component=6),
+    "iqe_pairwise": case("iqe_pairwise", *PAIRS, (2, 1, 1), dim_per_component=8),
+    "pqe": case("pqe", *ROWS, reduction="mean"),
+    "pqe_pairwise": case("pqe_pairwise", *PAIRS, (2, 1, 1, 12)),
 }
 
 
@@ -75,8 +89,10 @@ def assert_equal(ours: object, theirs: object, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [*((name, "float64", 1e-10) for name in CASES), *((f"{op}_pairwise", "float32", 1e-5) for op in ("iqe", "pqe"))],
+)
 def test_values_and_gradients_are_those_of_the_reference(name, dtype, tolerance):
     case = CASES[name]
     arguments = arguments_of(case)

@@ -283,10 +283,10 @@ def _wide_integers() -> Any:
 
 @lru_cache(maxsize=1)
 def _say_that_there_are_no_kernels() -> None:
-    built = " and ".join(platform for platform in _PLATFORMS if has_kernels(platform)) or "none"
+    built = " and ".join(platform for platform in _PLATFORMS if has_kernels(platform)) or "no platform"
     warnings.warn(
-        f"qmkernels.jax: there are no kernels for this platform ({jax.default_backend()}), only for: {built}. "
-        "Ops are computed by their definitions in jax.numpy, which is slower.",
+        f"qmkernels.jax: the core has kernels for {built}, and not for the one that this program is for. Its ops are "
+        "computed by their definitions in jax.numpy, which are slower.",
         stacklevel=2,
     )
 
@@ -314,11 +314,17 @@ def _abstract(results: Callable[..., list[Result]], *arrays: Any, **parameters: 
 
 def varying_together(arrays: Sequence[Array]) -> Sequence[Array]:
     """Lets all arrays vary over the axes of a `jax.shard_map` that any of them varies over."""
-    axes = [getattr(jax.typeof(array), "vma", frozenset()) for array in arrays]
+    axes = [_axes_of(array) for array in arrays]
     every = frozenset().union(*axes)
     if all(own == every for own in axes):
         return arrays
     return [_varying(array, tuple(every - own)) for array, own in zip(arrays, axes, strict=True)]
+
+
+def _axes_of(array: Array) -> frozenset[str]:
+    """Returns the axes that an array varies over, which JAX has renamed."""
+    aval = jax.typeof(array)
+    return aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying
 
 
 def _varying(array: Array, axes: tuple[str, ...]) -> Array:
