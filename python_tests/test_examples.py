@@ -1,7 +1,7 @@
 """The examples run and print what they say: in docstrings, on the README and its pages, and as scripts to copy from."""
 
 import doctest
-import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -15,7 +15,7 @@ import qmkernels as qm
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "benchmarks/README.md", "csrc/README.md")]
-PAGES += [ROOT / "qmkernels" / name / "README.md" for name in ("agents", "compat")]
+PAGES += [ROOT / "qmkernels" / name / "README.md" for name in ("agents", "compat", "jax")]
 SCRIPTS = sorted(path.stem for path in (ROOT / "qmkernels" / "examples").glob("[!_]*.py"))
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -24,18 +24,22 @@ MODULES = [
 ]
 
 # What needs a library that is no dependency.
-NEEDED = {"qmkernels.integrations.torchrl": "torchrl", "torchrl_hindsight": "torchrl"}
+NEEDED = {"qmkernels.integrations.torchrl": "torchrl", "torchrl_hindsight": "torchrl", "qmkernels.jax": "jax"}
 
 
 def skip_unless_installed(name):
-    if name in NEEDED:
-        pytest.importorskip(NEEDED[name], reason=f"{NEEDED[name]} is not installed")
+    for needing, library in NEEDED.items():
+        if name == needing or name.startswith(f"{needing}."):
+            pytest.importorskip(library, reason=f"{library} is not installed")
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_print_what_they_say(name):
     skip_unless_installed(name)
-    examples = doctest.DocTestFinder().find(importlib.import_module(name), globs={"torch": torch, "qm": qm})
+    names = {"torch": torch, "qm": qm}
+    if name.startswith("qmkernels.jax"):
+        names = {"qmkernels": qm, "jnp": importlib.import_module("jax.numpy")}
+    examples = doctest.DocTestFinder().find(importlib.import_module(name), globs=names)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for example in examples:
         torch.manual_seed(0)
@@ -53,7 +57,8 @@ def torchqmet_as_it_was():
 
 
 def test_the_python_on_the_pages_runs(torchqmet_as_it_was):
-    blocks = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+    pages = [page for page in PAGES if page.parent.name != "jax" or importlib.util.find_spec("jax")]
+    blocks = [code for page in pages for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
     assert len(blocks) >= 6
     for code in blocks:
         exec(code, {})

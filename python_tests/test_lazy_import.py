@@ -75,6 +75,21 @@ def test_a_core_loads_where_torch_cannot_be_imported():
     assert done.returncode == 0 and done.stdout == "True\n", done.stderr
 
 
+def test_jax_works_where_torch_cannot_be_imported():
+    pytest.importorskip("jax", reason="jax is not installed")
+    done = run_python(
+        """
+sys.modules["torch"] = None
+import jax
+from qmkernels.jax import losses, mrn
+x = jax.numpy.arange(32.0).reshape(4, 8) ** 2
+gradient = jax.grad(lambda y: losses.contrastive(mrn, x, y).loss)(x + 1)
+print(gradient.shape, sys.modules["torch"], any(name.startswith("torch.") for name in sys.modules))
+"""
+    )
+    assert done.returncode == 0 and done.stdout == "(4, 8) None False\n", done.stderr
+
+
 def test_the_mark_of_a_constant_is_the_one_that_torch_sets():
     marked = torch.compiler.assume_constant_result(lambda: None)
     assert vars(marked) and vars(marked) == vars(torch_internals.in_compiled_derivative)

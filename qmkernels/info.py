@@ -132,6 +132,7 @@ FACTS: dict[str, Callable[[], str]] = {
     "torch": lambda: torch.__version__,
     "numpy": lambda: version_of("numpy"),
     "triton": lambda: version_of("triton"),
+    "jax": lambda: version_of("jax"),
     "system": platform.platform,
     "CPU": cpu,
     "OpenMP": openmp,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # What the contrastive term's softmaxes normalise: "backward" the states for each matching goal, "forward" all goals for
 # each state, "symmetric" both; "sigmoid" and "repulsion" (`metric_contrastive`) have no softmax.
 KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion")
 SOFTMAXES = ("backward", "forward", "symmetric")
-
-# How many diagnostics there are.
-NUM_STATS = 12
 
 
 class PairLossSettings(NamedTuple):
@@ -26,3 +23,20 @@ class PairLossSettings(NamedTuple):
     step: float = 1.0
     repulsion_weight: float = 1.0
     offset: int = 0
+
+
+class PairLossStats(NamedTuple):
+    """The unweighted diagnostics; 0 for terms that do not exist."""
+
+    contrastive: Any
+    positive: Any
+    negative: Any
+    logsumexp: Any
+    accuracy: Any
+    linex: Any
+    everywhere: Any
+    diagonal: Any
+    difference: Any
+    steps: Any
+    repulsion: Any
+    length: Any

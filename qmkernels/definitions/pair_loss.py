@@ -14,28 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..arguments.pair_loss import KINDS as KINDS
-from ..arguments.pair_loss import SOFTMAXES, PairLossSettings
+from ..arguments.pair_loss import SOFTMAXES, PairLossSettings, PairLossStats
 from .shapes import empty
 
 # Added to distances before their logarithm.
 EPS = 1e-6
-
-
-class PairLossStats(NamedTuple):
-    """The unweighted diagnostics; 0 for terms that do not exist."""
-
-    contrastive: Tensor
-    positive: Tensor
-    negative: Tensor
-    logsumexp: Tensor
-    accuracy: Tensor
-    linex: Tensor
-    everywhere: Tensor
-    diagonal: Tensor
-    difference: Tensor
-    steps: Tensor
-    repulsion: Tensor
-    length: Tensor
 
 
 class Softmaxes(NamedTuple):

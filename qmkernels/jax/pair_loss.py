@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..arguments.pair_loss import NUM_STATS, SOFTMAXES, PairLossSettings
+from ..arguments.pair_loss import SOFTMAXES, PairLossSettings, PairLossStats
 from .batching import one_by_one
 from .kernel_call import Op, Result
 
@@ -19,7 +19,7 @@ _EPS = 1e-6
 def _results(distance: Any, after: Any, log_discounts: Any, settings: PairLossSettings) -> list[Result]:
     sums = (2, *distance.shape[:2])
     return [
-        Result((), distance.dtype), Result((NUM_STATS,), distance.dtype),
+        Result((), distance.dtype), Result((len(PairLossStats._fields),), distance.dtype),
         Result(sums if settings.kind in ("forward", "symmetric") else (0,), distance.dtype),
         Result(sums if settings.kind in ("backward", "symmetric") else (0,), distance.dtype),
     ]  # fmt: skip

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..arguments.pair_loss import PairLossSettings
+from ..arguments.pair_loss import PairLossSettings, PairLossStats
 from ..backends import dispatch
 from ..definitions import pair_loss as definition
-from ..definitions.pair_loss import PairLossStats
 from .arguments import in_compute_dtype
 from .autograd import Op
 from .registration import Kernel, schema_of

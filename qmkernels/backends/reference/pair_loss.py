@@ -6,7 +6,7 @@ for the LINEX term, has its shape; ``log_discounts``, if they differ by row, are
 None.
 
 ``loss``         0-d.
-``stats``        (12,): the fields of ``definitions.pair_loss.PairLossStats``.
+``stats``        (12,): the fields of ``arguments.pair_loss.PairLossStats``.
 ``row_sums``     (2, B, N): each row's largest logit, and the log of the sum of exponentials relative to it; for
                  "forward" and "symmetric".
 ``column_sums``  (2, B, N): the same for the column of each row's match; for "backward" and "symmetric".

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from jax import Array
 
 from ...arguments.checks import check_choice
+from ...arguments.pair_loss import PairLossSettings
 from . import checks
 from .heads import every_pair
-from .pair_loss import contrast
+from .pair_loss import lead, pair_loss
 
 _DIRECTIONS = ("backward", "forward", "symmetric")
 _FORMS = ("softmax", "sigmoid")
@@ -63,7 +64,7 @@ def contrastive(
         logsumexp_weight: weight of the mean squared log-sum-exp of the softmaxes, which is added to the loss
             (contrastive RL: 0.1 or 0.01). Default 0.
         label_smoothing: epsilon in [0, 1), of the softmaxes. Default 0.
-        offset: where the matches begin in ``y``: x holds the rows of one device, y those of all. Default 0.
+        offset: where the matches begin in ``y``, an int, not traced. Default 0.
 
     Returns:
         `Contrastive`, in float32 for half embeddings, else in their dtype.
@@ -90,4 +91,9 @@ def contrastive(
     kind = "sigmoid" if form == "sigmoid" else direction
     if kind == "backward":
         y, offset = y[..., offset : offset + x.shape[-2], :], 0
-    return Contrastive(*contrast(every_pair(head, x, y), kind, scale, offset, logsumexp_weight, label_smoothing))
+    distance = every_pair(head, x, y)
+    settings = PairLossSettings(kind, scale, float(logsumexp_weight), offset=offset)
+    loss, stats = pair_loss(distance, None, settings)
+    if label_smoothing:
+        loss = loss + label_smoothing * lead(distance, kind, scale, offset)
+    return Contrastive(loss, stats.positive, stats.negative, stats.logsumexp, stats.accuracy)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from jax import Array
 from jax.lax import stop_gradient
 
+from ...arguments.pair_loss import PairLossSettings
 from . import checks
 from .heads import every_pair
-from .pair_loss import divergence
+from .pair_loss import divergence, matching, pair_loss
 
 
 class Linex(NamedTuple):
@@ -74,8 +75,17 @@ def linex(
     checks.check_pairs("linex", offset, x=x, y=y)
     checks.check_rows("linex", x=x, next=next)
     distance, after = distances(head, x, y, next)
+    if isinstance(log_discount, int | float):
+        settings = PairLossSettings(
+            clip=float(clip), diagonal_weight=float(diagonal_weight), log_discount=float(log_discount), offset=offset
+        )
+        loss, stats = pair_loss(distance, after, settings)
+        return Linex(loss, stats.everywhere, stats.diagonal, stats.difference)
     log_discount = checks.per_row("linex", "log_discount", log_discount, distance[..., 0])
-    return Linex(*divergence(distance, after, log_discount, clip, diagonal_weight, offset))
+    terms = divergence(distance, after, log_discount, clip)
+    everywhere, diagonal = terms.mean(), matching(terms, offset).mean()
+    loss = everywhere + diagonal_weight * (diagonal - everywhere)
+    return Linex(loss, *map(stop_gradient, (everywhere, diagonal, (distance - after).mean())))
 
 
 def distances(head: checks.Head, x: Array, y: Array, next: Array) -> tuple[Array, Array]:

@@ -9,10 +9,12 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from ...arguments.checks import check_choice
+from ...arguments.metra import MetraSettings
 from ..arrays import in_compute_dtype
+from ..metra import metra as by_kernel
 from . import checks
 
-_NORMS = {"sum": jnp.sum, "mean": jnp.mean}
+_NORMS = ("sum", "mean")
 
 
 class Metra(NamedTuple):
@@ -73,17 +75,18 @@ def metra(
     """
     checks.check_rows("metra", phi=phi, phi_next=phi_next, skill=skill)
     checks.check_multiplier("metra", "log_multiplier", log_multiplier)
-    check_choice("metra", "norm", norm, tuple(_NORMS))
+    check_choice("metra", "norm", norm, _NORMS)
     if head is not None:
         checks.check_head("metra", head)
     squared = None if head is None else jnp.square(head(phi, phi_next))
     phi, phi_next, skill = map(in_compute_dtype, (phi, phi_next, skill))
-    step = phi_next - phi
+    log_multiplier = log_multiplier.astype(phi.dtype)
     if squared is None:
-        squared = _NORMS[norm](jnp.square(step), axis=-1)
-    reward, room = (step * skill).sum(axis=-1), 1 - squared
+        rows = (array.reshape(-1, array.shape[-1]) for array in (phi, phi_next, skill))
+        loss, reward, stats = by_kernel(*rows, log_multiplier, settings=MetraSettings(float(slack), norm))
+        return Metra(loss, *map(stop_gradient, (reward.reshape(phi.shape[:-1]), *stats)))
+    reward, room = ((phi_next - phi) * skill).sum(axis=-1), 1 - squared
     constraint = jnp.where(room > slack, slack, room).mean()
-    log_multiplier = log_multiplier.astype(step.dtype)
     multiplier = stop_gradient(jnp.exp(log_multiplier))
     loss = -reward.mean() - multiplier * constraint + log_multiplier * stop_gradient(constraint)
     return Metra(loss, *map(stop_gradient, (reward, constraint, multiplier, squared.mean())))

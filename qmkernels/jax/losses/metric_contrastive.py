@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
-from jax.lax import stop_gradient
 
+from ...arguments.pair_loss import PairLossSettings
 from ..mrn import euclidean_pairwise
 from . import checks
 from .heads import every_pair
-from .pair_loss import log_distance, matching
+from .pair_loss import pair_loss
 
 
 class MetricContrastive(NamedTuple):
@@ -58,7 +57,6 @@ def metric_contrastive(
     if head is not None:
         checks.check_head("metric_contrastive", head)
     distance = euclidean_pairwise(z, z_next) if head is None else every_pair(head, z, z_next)
-    length, logs = matching(distance, 0), log_distance(distance)
-    others = logs.sum(axis=-1) - matching(logs, 0)
-    steps, repulsion = jnp.square(length - step).mean(), -others.mean() / max(1, z.shape[-2] - 1)
-    return MetricContrastive(steps + weight * repulsion, *map(stop_gradient, (steps, repulsion, length.mean())))
+    settings = PairLossSettings("repulsion", step=float(step), repulsion_weight=float(weight))
+    loss, stats = pair_loss(distance, None, settings)
+    return MetricContrastive(loss, stats.steps, stats.repulsion, stats.length)

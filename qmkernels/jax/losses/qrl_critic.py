@@ -10,7 +10,11 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from ...arguments.checks import check_choice
+from ...arguments.qrl_critic import QrlCriticSettings
+from ..arrays import absent, in_compute_dtype
+from ..qrl_critic import qrl_critic as by_kernel
 from . import checks
+from .heads import fused_iqe
 
 _MULTIPLIERS = {"softplus": jax.nn.softplus, "exp": jnp.exp}
 _THRESHOLDS = ("squared", "plain")
@@ -53,7 +57,8 @@ def qrl_critic(
               + \lambda \left(\overline{\mathrm{relu}(d(x_i, y_i) - c_i)^2} - \epsilon^2\right)
 
     with softplus_beta(u) = log(1 + exp(beta u)) / beta. Distances, costs, epsilon and o share a unit, environment steps
-    if each step costs 1.
+    if each step costs 1. A head that is `qmkernels.jax.iqe`, or a ``partial`` of it, runs in one kernel, unless there
+    is a cost per row.
 
     Args:
         head: the quasimetric, a function of x and y (see `qmkernels.jax.losses`).
@@ -91,16 +96,24 @@ def qrl_critic(
         checks.check_rows("qrl_critic", x=x, y=y)
         if x.shape[-2] == 1:
             raise ValueError("qrl_critic: a batch without goal must have at least two rows, got one; give goal.")
-        goal = jnp.roll(y, 1, axis=-2)
     checks.check_multiplier("qrl_critic", "raw_multiplier", raw_multiplier)
     check_choice("qrl_critic", "multiplier", multiplier, tuple(_MULTIPLIERS))
     check_choice("qrl_critic", "threshold", threshold, _THRESHOLDS)
-    to_goal, local = head(x, goal), head(x, y)
+    allowed = float(epsilon**2 if threshold == "squared" else epsilon)
+    fused = fused_iqe("qrl_critic", head, x) if x.ndim == 2 and isinstance(cost, int | float) else None
+    if fused is not None:
+        iqe, max_weight = fused
+        x, y, goal = (None if rows is None else in_compute_dtype(rows) for rows in (x, y, goal))
+        settings = QrlCriticSettings(*iqe, float(softplus_beta), float(softplus_offset), multiplier, allowed)
+        goal, raw = absent(x) if goal is None else goal, raw_multiplier.astype(x.dtype)
+        loss, stats = by_kernel(x, y, goal, max_weight, raw, jnp.full((1,), cost, x.dtype), settings=settings)
+        return QRLCritic(loss, *stop_gradient(stats[:5]))
+    to_goal, local = head(x, jnp.roll(y, 1, axis=-2) if goal is None else goal), head(x, y)
     cost = checks.per_row("qrl_critic", "cost", cost, local)
     push = (jax.nn.softplus(softplus_beta * (softplus_offset - to_goal)) / softplus_beta).mean()
-    violation = jnp.square(jax.nn.relu(local - cost)).mean()
+    excess = jnp.square(jax.nn.relu(local - cost)).mean() - allowed
     weight = _MULTIPLIERS[multiplier](raw_multiplier.astype(local.dtype))
-    allowed = epsilon**2 if threshold == "squared" else epsilon
-    excess, fixed = violation - allowed, stop_gradient(weight)
+    fixed = stop_gradient(weight)
     loss = push + fixed * excess - (weight - fixed) * stop_gradient(excess)
-    return QRLCritic(loss, *map(stop_gradient, (push, violation, weight, to_goal.mean(), local.mean())))
+    diagnostics = push, excess + allowed, weight, to_goal.mean(), local.mean()
+    return QRLCritic(loss, *map(stop_gradient, diagnostics))

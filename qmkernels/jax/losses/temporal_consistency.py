@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from ..arrays import in_compute_dtype
+from ..arrays import absent, in_compute_dtype
+from ..temporal_consistency import TemporalConsistencySettings
+from ..temporal_consistency import temporal_consistency as by_kernel
 from . import checks
 
 # Norms below this count as this.
@@ -53,19 +55,16 @@ def temporal_consistency(
     if predicted.ndim != 3:
         raise ValueError(f"temporal_consistency: predicted must be (H, B, D), got {predicted.shape}.")
     predicted, target = map(in_compute_dtype, (predicted, stop_gradient(target)))
-    cosine = _cosines(predicted, target)
-    losses = 1 - cosine
-    if mask is not None:
-        if mask.shape != cosine.shape:
-            raise ValueError(f"temporal_consistency: mask must be {cosine.shape}, got {mask.shape}.")
-        losses = losses * mask.astype(cosine.dtype)
+    if mask is not None and mask.shape != predicted.shape[:2]:
+        raise ValueError(f"temporal_consistency: mask must be {predicted.shape[:2]}, got {mask.shape}.")
+    if isinstance(discount, int | float) and (mask is None or mask.dtype == bool):
+        weights = absent(predicted) if mask is None else mask.astype(predicted.dtype)
+        loss, similarity = by_kernel(predicted, target, weights, settings=TemporalConsistencySettings(float(discount)))
+        return TemporalConsistency(loss, stop_gradient(similarity))
+    cosine = (_unit(predicted) * _unit(target)).sum(axis=-1)
+    losses = 1 - cosine if mask is None else (1 - cosine) * mask.astype(cosine.dtype)
     weights = discount ** jnp.arange(len(predicted), dtype=cosine.dtype)
     return TemporalConsistency((weights * losses.mean(axis=-1)).sum(), stop_gradient(cosine.mean(axis=-1)))
-
-
-def _cosines(predicted: Array, target: Array) -> Array:
-    """Returns the cosine per row, (H, B)."""
-    return (_unit(predicted) * _unit(target)).sum(axis=-1)
 
 
 def _unit(rows: Array) -> Array:

@@ -10,9 +10,10 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from ...arguments.checks import check_choice
+from ...arguments.pair_loss import PairLossSettings
 from . import checks
 from .linex import distances
-from .pair_loss import contrast, divergence
+from .pair_loss import pair_loss
 
 # What the action invariance makes of d(psi, phi).
 _INVARIANCES = {"distance": lambda distance: distance, "exp_squared": lambda distance: jnp.square(jnp.expm1(-distance))}
@@ -95,11 +96,12 @@ def tmd_critic(
     scale = 1.0 / math.sqrt(phi.shape[-1]) if scale is None else float(scale)
     psi_goal = psi_goal[..., offset : offset + phi.shape[-2], :]
     distance, after = distances(head, phi, psi_goal, psi_next)
-    contrastive = contrast(distance, "backward", scale, 0)
-    temporal = divergence(distance, after, math.log(discount), clip, diagonal_weight, 0)
+    settings = PairLossSettings(
+        "backward", scale, 0.0, float(zeta), float(clip), float(diagonal_weight), math.log(discount)
+    )
+    loss, stats = pair_loss(distance, after, settings)
     action = _INVARIANCES[invariance](head(psi, phi)).mean()
     return TMDCritic(
-        contrastive.loss + action + zeta * temporal.loss,
-        *map(stop_gradient, (contrastive.loss, action, temporal.loss)),
-        contrastive.positive, contrastive.negative, contrastive.accuracy, temporal.difference,
+        loss + action, stats.contrastive, stop_gradient(action), stats.linex, stats.positive, stats.negative,
+        stats.accuracy, stats.difference,
     )  # fmt: skip
