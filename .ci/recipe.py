@@ -26,7 +26,7 @@ SHARED = {
     "toy": {
         "csrc/ops.cmake": [("set(QMK_OPS", " toy")],
         "qmkernels/__init__.py": [
-            ("from .ops.pqe import pqe, pqe_pairwise\n", "from .ops.toy import toy\n"),
+            ("    from .ops.pqe import pqe, pqe_pairwise\n", "    from .ops.toy import toy\n"),
             ('    "pqe_pairwise",\n', '    "toy",\n'),
         ],
         "python_tests/op_cases.py": [("CASES = (\n", '    Case("toy", "toy", lambda k: qm.toy, _rows()),\n')],

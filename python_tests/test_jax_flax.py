@@ -13,6 +13,8 @@ linen = pytest.importorskip("flax.linen", reason="flax is not installed")
 
 from qmkernels.jax import ogbench  # noqa: E402
 
+jax.config.update("jax_enable_x64", True)
+
 S, D, B, K = 11, 16, 9, 4
 NETWORKS = {"GCIQEValue": {"dim_per_component": K}, "GCMRNValue": {}}
 LAYERS = {"Dense_0": (S, 12), "LayerNorm_0": None, "Dense_1": (12, 8), "LayerNorm_1": None, "Dense_2": (8, D)}
@@ -46,21 +48,20 @@ def expected_distance(name, x, y, parameters):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_has_ogbenchs_parameters_and_distances(name):
-    with jax.enable_x64(True):
-        states, goals = rows("float64")
-        network = made(ogbench, name)
-        parameters = jax.jit(network.init)(jax.random.PRNGKey(0), states, goals)["params"]
-        assert set(parameters) == {"phi", *(["alpha"] if name == "GCIQEValue" else [])}
-        assert set(parameters["phi"]) == set(LAYERS)
-        for layer, shape in LAYERS.items():
-            assert set(parameters["phi"][layer]) == ({"kernel", "bias"} if shape else {"scale", "bias"})
-            assert shape is None or parameters["phi"][layer]["kernel"].shape == shape
-        parameters = jax.tree.map(lambda value: value.astype("float64") + 0.1, parameters)
-        value, x, y = jax.jit(lambda p, s, g: network.apply({"params": p}, s, g, info=True))(parameters, states, goals)
-        assert x.shape == y.shape == (B, D)
-        np.testing.assert_allclose(value, expected_distance(name, np.asarray(x), np.asarray(y), parameters), rtol=1e-10)
-        of_latents = jax.jit(lambda p, x, y: network.apply({"params": p}, x, y, is_phi=True))
-        np.testing.assert_array_equal(of_latents(parameters, x, y), value)
+    states, goals = rows("float64")
+    network = made(ogbench, name)
+    parameters = jax.jit(network.init)(jax.random.PRNGKey(0), states, goals)["params"]
+    assert set(parameters) == {"phi", *(["alpha"] if name == "GCIQEValue" else [])}
+    assert set(parameters["phi"]) == set(LAYERS)
+    for layer, shape in LAYERS.items():
+        assert set(parameters["phi"][layer]) == ({"kernel", "bias"} if shape else {"scale", "bias"})
+        assert shape is None or parameters["phi"][layer]["kernel"].shape == shape
+    parameters = jax.tree.map(lambda value: value.astype("float64") + 0.1, parameters)
+    value, x, y = jax.jit(lambda p, s, g: network.apply({"params": p}, s, g, info=True))(parameters, states, goals)
+    assert x.shape == y.shape == (B, D)
+    np.testing.assert_allclose(value, expected_distance(name, np.asarray(x), np.asarray(y), parameters), rtol=1e-10)
+    of_latents = jax.jit(lambda p, x, y: network.apply({"params": p}, x, y, is_phi=True))
+    np.testing.assert_array_equal(of_latents(parameters, x, y), value)
 
 
 @pytest.mark.skipif(CHECKOUT is None, reason="QMKERNELS_OGBENCH names no checkout of OGBench")
@@ -72,23 +73,22 @@ def test_parameters_of_ogbench_load_and_give_its_values_and_gradients(name, laye
     monkeypatch.setattr(sys, "path", [*sys.path, str(Path(CHECKOUT) / "impls")])
     from utils import networks as public
 
-    with jax.enable_x64(dtype == "float64"):
-        states, goals = rows(dtype)
-        theirs, ours = (made(module, name, layer_norm=layer_norm, encoder=encoder) for module in (public, ogbench))
-        parameters, own = (jax.jit(network.init)(jax.random.PRNGKey(0), states, goals) for network in (theirs, ours))
-        jax.tree.map(np.testing.assert_array_equal, own, parameters)  # the same seed gives the same parameters
-        parameters = jax.tree.map(lambda value: value.astype(dtype) + 0.1, parameters)
+    states, goals = rows(dtype)
+    theirs, ours = (made(module, name, layer_norm=layer_norm, encoder=encoder) for module in (public, ogbench))
+    parameters, own = (jax.jit(network.init)(jax.random.PRNGKey(0), states, goals) for network in (theirs, ours))
+    jax.tree.map(np.testing.assert_array_equal, own, parameters)  # the same seed gives the same parameters
+    parameters = jax.tree.map(lambda value: value.astype(dtype) + 0.1, parameters)
 
-        def value_and_gradients(network):
-            def loss(parameters, states, goals):
-                value, *latents = network.apply(parameters, states, goals, info=True)
-                back = network.apply(parameters, *latents[::-1], is_phi=True)
-                return (value**2 + back).mean()
+    def value_and_gradients(network):
+        def loss(parameters, states, goals):
+            value, *latents = network.apply(parameters, states, goals, info=True)
+            back = network.apply(parameters, *latents[::-1], is_phi=True)
+            return (value**2 + back).mean()
 
-            return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(parameters, states, goals)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(parameters, states, goals)
 
-        for one, other in zip(*map(jax.tree.leaves, map(value_and_gradients, (ours, theirs))), strict=True):
-            assert abs(one - other).max() <= TOLERANCE[dtype] * max(1e-3, abs(other).max())
+    for one, other in zip(*map(jax.tree.leaves, map(value_and_gradients, (ours, theirs))), strict=True):
+        assert abs(one - other).max() <= TOLERANCE[dtype] * max(1e-3, abs(other).max())
 
 
 def test_the_page_shows_the_lines_that_the_benchmark_changes():

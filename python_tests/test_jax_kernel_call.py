@@ -117,13 +117,14 @@ def test_results_and_gradients_are_those_of_the_definition(name):
     assert_close(jax.jit(gradients(ours, case))(*inputs), jax.jit(gradients(theirs, case))(*inputs))
 
 
-@pytest.mark.parametrize("name", [*DISTANCES, "fsq", "pair_loss symmetric"])
+@pytest.mark.parametrize(
+    "name", ["mrn", "mrn_pairwise", "iqe", "iqe_pairwise", "pqe_pairwise", "fsq", "pair_loss symmetric"]
+)
 def test_mapped_calls_and_gradients_are_those_of_single_ones(name):
     case = CASES[name]
     function, inputs, others = functions(case)[0], inputs_of(case), inputs_of(case, 1)
-    with_grads = jax.jit(
-        jax.value_and_grad(lambda *inputs: jnp.sin(function(*inputs)).sum(), tuple(range(case.op.num_wrt)))
-    )
+    wrt = tuple(range(case.op.num_wrt))
+    with_grads = jax.jit(jax.value_and_grad(lambda *inputs: jnp.sin(function(*inputs)).sum(), wrt))
     some = [[0, *(None for _ in inputs[1:])], [None, 0, *(None for _ in inputs[2:])], [0 for _ in inputs]]
     for dims in some if name in DISTANCES else some[-1:]:
         mapped = [i if d is None else jnp.stack([i, o], d) for i, o, d in zip(inputs, others, dims, strict=True)]

@@ -12,6 +12,8 @@ jax = pytest.importorskip("jax", reason="jax is not installed")
 
 from qmkernels import jax as qj  # noqa: E402
 
+jax.config.update("jax_enable_x64", True)
+
 E, N, D = 2, 7, 16
 # The largest relative error of loss, diagnostics and gradients.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -86,9 +88,8 @@ def test_losses_diagnostics_and_gradients_are_those_of_torch(head, name, dtype):
         found = call(qj.losses, *arrays)
         return found.loss, found
 
-    with jax.enable_x64(dtype == "float64"):
-        arrays = [jax.numpy.asarray(value) for value in inputs(dtype)]
-        grads, found = jax.jit(jax.grad(function, has_aux=True))(arrays)
+    arrays = [jax.numpy.asarray(value) for value in inputs(dtype)]
+    grads, found = jax.jit(jax.grad(function, has_aux=True))(arrays)
     assert type(found).__name__ == type(expected).__name__ and found._fields == expected._fields
     for field, one, other in zip(found._fields, found, expected, strict=True):
         assert one.dtype == dtype and one.shape == tuple(other.shape), field

@@ -89,8 +89,10 @@ def assert_equal(ours: object, theirs: object, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [*((name, "float64", 1e-10) for name in CASES), *((f"{op}_pairwise", "float32", 1e-5) for op in ("iqe", "pqe"))],
+)
 def test_values_and_gradients_are_those_of_the_reference(name, dtype, tolerance):
     case = CASES[name]
     arguments = arguments_of(case)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -46,5 +47,5 @@ def absent(like: Array) -> Array:
 
 
 def index_dtype() -> Any:
-    """Returns the dtype of JAX's integers."""
-    return jnp.asarray(0).dtype
+    """Returns the dtype of JAX's integers, without making one: programs are lowered where that cannot be done."""
+    return jax.dtypes.canonicalize_dtype(np.int64)

@@ -64,7 +64,7 @@ def contrastive(
         logsumexp_weight: weight of the mean squared log-sum-exp of the softmaxes, which is added to the loss
             (contrastive RL: 0.1 or 0.01). Default 0.
         label_smoothing: epsilon in [0, 1), of the softmaxes. Default 0.
-        offset: where the matches begin in ``y``: x holds the rows of one device, y those of all. Default 0.
+        offset: where the matches begin in ``y``, an int, not traced. Default 0.
 
     Returns:
         `Contrastive`, in float32 for half embeddings, else in their dtype.
