@@ -67,8 +67,8 @@ class Kernel:
 
 def iqe_pairwise_forward(size: int) -> Kernel:
     """csrc/cuda/iqe_pairwise_forward.cu: a step is a chunk of components, a thread has 2 rows x 8 columns, or x 4."""
-    chunk, packs = max(size, 32), 2 if size <= 32 else 1  # coordinates, and 16 bytes of columns for which there is room
-    copies = packs * chunk // 8 + chunk // 32  # packs of lines and of begins, of which two are a pack and 16 rows' are read
+    chunk, packs = max(size, 32), 2 if size <= 32 else 1  # coordinates; 16 bytes of columns that shared memory holds
+    copies = packs * chunk // 8 + chunk // 32  # of lines, and of 16 rows' begins, of which two are copied at a time
     pairs = 8 * packs
     return Kernel(
         f"IQE pairwise forward, K={size}",
@@ -76,7 +76,8 @@ def iqe_pairwise_forward(size: int) -> Kernel:
         (f"iqe_pairwise_forward_kernelIfLi{packs}ELb1ELi8E", "WantedE2"),
         "FSETP",  # at the end of a component
         pairs * chunk,
-        [{"FMNMX": pairs * (2 * chunk - chunk // size), "LDGSTS": copies, "BAR": 1, "STG": 0}],  # the first needs one less
+        # The first interval of a component needs one maximum.
+        [{"FMNMX": pairs * (2 * chunk - chunk // size), "LDGSTS": copies, "BAR": 1, "STG": 0}],
         4,
         "2 FMNMX, 2 FADD",
         tile={"STG": 2 * pairs, "BAR": 2},  # the distance and the longest component
@@ -95,7 +96,7 @@ def iqe_pairwise_backward(size: int) -> Kernel:
         (f"iqe_pairwise_backward_kernelIfLi{size}E", "GivenE1"),
         "FMNMX",
         4 * chunk,
-        # The first and the last interval of a component need no maximum. Loads: gradient and longest component of 4 pairs.
+        # The first and the last interval of a component need no maximum. Loads: gradients and longest components.
         [{"FMNMX": 4 * (chunk - 2 * chunk // size), "LDGSTS": chunk // 8, "BAR": 1, "LDG": 8, "STG": 0, "SHFL": 0}],
         4,
         "2 FSETP, FMNMX, FADD",

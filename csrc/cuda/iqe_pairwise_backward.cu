@@ -66,10 +66,10 @@ struct PairGradients {
                 grad[v] = v < columns ? *next : T(0);
                 next += task.stride_y;
                 largest[v] = -1;
-                if constexpr (several) {
-                    of_other[v] = weighted(grad[v], weights.every);
-                    of_largest[v] = weighted(grad[v], weights.every + weights.largest);
-                }
+            }
+            if constexpr (several) {
+                multiply(weights.every, of_other);
+                multiply(weights.every + weights.largest, of_largest);
             }
             if (const int32_t* next_largest = largest_from) {
 #pragma unroll
@@ -79,6 +79,14 @@ struct PairGradients {
                 }
             }
         }
+    }
+
+    __device__ __forceinline__ void multiply(T weight, T (&products)[V]) const {
+#pragma unroll
+        for (int v = 0; v < V; ++v) products[v] = grad[v] * weight;
+        if (weight == T(0))
+#pragma unroll
+            for (int v = 0; v < V; ++v) products[v] = T(0);
     }
 
     // The gradient by the length of one component, and with the gradient of max_weight that of the spread by it.
