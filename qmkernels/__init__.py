@@ -1,4 +1,4 @@
-"""Compiled kernels for quasimetric learning in PyTorch. Distances go from ``x`` to ``y``.
+"""Compiled kernels for quasimetric learning in PyTorch and JAX. Distances go from ``x`` to ``y``.
 
 Names are imported when they are used, and torch with them: ``import qmkernels`` itself does not import it.
 """
