@@ -102,6 +102,38 @@ def assert_same(ours, expected, tolerance=1e-10):
         torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("form", ["forward", "pairwise"])
+@pytest.mark.parametrize("name", HEADS)
+def test_seeds_side_by_side_equal_each_alone(name, form):
+    class Module(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.head = head
+
+        def forward(self, x, y):
+            return getattr(self.head, form)(x, y)
+
+    heads = [Module(make(name, seed=seed).double()) for seed in range(2)]
+    with torch.no_grad():
+        for number, head in enumerate(heads):
+            for parameter in head.parameters():
+                parameter += 0.2 * number
+    parameters, buffers = torch.func.stack_module_state(heads)
+    x, y = points(2, 3, SIZE), points(2, 3, SIZE, seed=1)
+    together = torch.vmap(lambda *state: torch.func.functional_call(heads[0], state[:2], state[2:]))(
+        parameters, buffers, x, y
+    )
+    alone = torch.stack([head(*rows) for head, *rows in zip(heads, x, y, strict=True)])
+    torch.testing.assert_close(together, alone)
+    grads = torch.autograd.grad(together.square().sum(), [*parameters.values()]) if parameters else ()
+    for (parameter, _), grad in zip(heads[0].named_parameters(), grads, strict=True):
+        each = [
+            torch.autograd.grad(alone.square().sum(), head.get_parameter(parameter), retain_graph=True)[0]
+            for head in heads
+        ]
+        torch.testing.assert_close(grad, torch.stack(each))
+
+
 def stepwise(head: nn.Module):
     """Computes components, transforms and reduction one after another, for all pairs at once."""
     return lambda x, y: head.reduction(head.transforms(head.compute_components(*torch.broadcast_tensors(x, y))))
