@@ -1,5 +1,9 @@
-// MRN on CPUs, for one instruction set. For matching rows lanes run along a component; for all pairs they are rows
-// (mrn_pairwise.h).
+// MRN on CPUs, for one instruction set. For matching rows lanes run along a component, or are components where a part
+// of one does not fill a register; for all pairs they are rows (mrn_pairwise.h).
+//
+// Bound by memory: forward reads x and y once, backward reads them and writes both gradients once, in little more time
+// than a copy of as many bytes. Stores that bypass the caches would save less than the reader of the gradients then
+// waits.
 #include "../ops/mrn.h"
 
 #include "mrn_pairwise.h"
@@ -25,11 +29,35 @@ struct Block {
     }
 };
 
+// Whether a part is visited by `for_columns`.
+template <class T>
+QMK_INLINE bool is_short(MrnPart part) {
+    return part.end - part.begin < num_lanes<T>;
+}
+
+// Calls visit(differences) for every place of a short part; lanes are components.
+template <class T, class Visit>
+QMK_INLINE void for_columns(const Block<T>& block, MrnPart part, Visit&& visit) {
+    Lanes<T> x[num_lanes<T>], y[num_lanes<T>];
+    const int columns = int(part.end - part.begin);
+    load_columns(block.x + part.begin, block.size, block.count - 1, columns, x);
+    load_columns(block.y + part.begin, block.size, block.count - 1, columns, y);
+    for (int column = 0; column < columns; ++column) visit(x[column] - y[column]);
+}
+
 // The largest of each component's asymmetric differences, at least 0; NaN if one is NaN.
 template <class T>
 QMK_INLINE Lanes<T> largest_differences(const Block<T>& block, MrnPart part) {
     constexpr int n = num_lanes<T>;
     Lanes<T> result{};
+    if (is_short<T>(part)) {
+        Lanes<T> nans{};
+        for_columns(block, part, [&](Lanes<T> difference) {
+            result = difference > result ? difference : result;
+            nans = difference != difference ? difference : nans;
+        });
+        return nans != nans ? nans : result;
+    }
     for (int c = 0; c < block.count; ++c) {
         Lanes<T> largest{}, nans{};
         int64_t d = part.begin;
@@ -38,11 +66,7 @@ QMK_INLINE Lanes<T> largest_differences(const Block<T>& block, MrnPart part) {
             largest = difference > largest ? difference : largest;
             nans = difference != difference ? difference : nans;
         }
-        T most = T(0), nan = T(0);
-        if (d > part.begin) {
-            most = max_of_lanes<T>(largest);
-            nan = sum_of_lanes<T>(nans);
-        }
+        T most = max_of_lanes<T>(largest), nan = sum_of_lanes<T>(nans);
         for (; d < part.end; ++d) {
             const T difference = block.difference_alone(c, d);
             most = difference > most ? difference : most;
@@ -65,6 +89,13 @@ template <class T>
 QMK_INLINE Lanes<T> sums_of_squares(const Block<T>& block, MrnPart part, T shift) {
     constexpr int n = num_lanes<T>;
     Lanes<T> sums[n], tails{};
+    if (is_short<T>(part)) {
+        for_columns(block, part, [&](Lanes<T> difference) {
+            const auto shifted = difference + shift;
+            tails += shifted * shifted;
+        });
+        return tails;
+    }
     for (int c = 0; c < n; ++c) sums[c] = Lanes<T>{};
     for (int c = 0; c < block.count; ++c) {
         int64_t d = part.begin;
@@ -77,7 +108,7 @@ QMK_INLINE Lanes<T> sums_of_squares(const Block<T>& block, MrnPart part, T shift
             tails[c] += difference * difference;
         }
     }
-    return part.end - part.begin < n ? tails : sums_of_vectors<T>(sums) + tails;
+    return sums_of_vectors<T>(sums) + tails;
 }
 
 constexpr int64_t values_per_task = 1 << 14;
