@@ -62,7 +62,8 @@ CASES = {
     "fsq": Case(FSQ._fsq, ((33, 6),), FSQ.FsqSettings((5, 8, 7))),
     **{
         f"pair_loss {kind}": Case(
-            pair_loss, ((2, 5, 7), None if kind == "repulsion" else (2, 5, 7), (2, 5) if kind == "none" else None),
+            pair_loss,
+            ((2, 5, 7), None if kind in ("repulsion", "coulomb") else (2, 5, 7), (2, 5) if kind == "none" else None),
             PairLossSettings(kind=kind, scale=0.7, logsumexp_weight=0.1, offset=1, log_discount=-0.1),
         )
         for kind in KINDS
@@ -80,7 +81,8 @@ def inputs_of(case: Case, seed: int = 0) -> list[jax.Array]:
     random = np.random.default_rng(seed)
     is_distance = case.op is pair_loss
     values = [random.normal(size=(0,) if size is None else size) for size in case.inputs]
-    return [jnp.asarray(np.abs(v) if is_distance and v.ndim == 3 else v) for v in values]
+    no_places = [jnp.zeros((0,), jnp.int32)] if is_distance else []
+    return [jnp.asarray(np.abs(v) if is_distance and v.ndim == 3 else v) for v in values] + no_places
 
 
 def functions(case: Case) -> tuple[Any, Any]:

@@ -53,7 +53,7 @@ def _definition(
     matches = slice(settings.offset, settings.offset + rows)
     length = jnp.diagonal(distance[..., matches], axis1=-2, axis2=-1)
     zero = jnp.zeros((), distance.dtype)
-    terms, linex, repelled = (zero,) * 5, (zero,) * 4, (zero,) * 2
+    terms, linex, repelled, apart = (zero,) * 5, (zero,) * 4, (zero,) * 2, zero
     loss, logits, positive = zero, -settings.scale * distance, -settings.scale * length
     if settings.kind in SOFTMAXES:
         sides = []
@@ -73,6 +73,12 @@ def _definition(
         others = logs.sum(axis=-1) - jnp.diagonal(logs[..., matches], axis1=-2, axis2=-1)
         repelled = jnp.square(length - settings.step).mean(), -others.mean() / max(1, columns - 1)
         loss = repelled[0] + settings.repulsion_weight * repelled[1]
+    elif settings.kind == "coulomb":
+        others = rows * max(1, columns - 1)
+        is_match = jnp.eye(rows, columns, settings.offset, dtype=bool)
+        inverse = jnp.where(is_match, 0.0, 1.0 / (jnp.where(is_match, 1.0, distance) + settings.eps))
+        loss = inverse.sum(axis=(-2, -1)).mean() / others
+        repelled, apart = (zero, loss), (jnp.where(is_match, 0.0, distance).sum(axis=(-2, -1)).mean() / others)
     if after.size:
         log_discount = log_discounts[..., None] if log_discounts.size else settings.log_discount
         delta = distance - after
@@ -83,12 +89,12 @@ def _definition(
         both = everywhere + settings.diagonal_weight * (diagonal - everywhere)
         loss = loss + settings.linex_weight * both
         linex = both, everywhere, diagonal, delta.mean()
-    return loss, jnp.stack([*terms, *linex, *repelled, length.mean(), zero])
+    return loss, jnp.stack([*terms, *linex, *repelled, length.mean(), apart])
 
 
 # Maps distances (B, N, M), those after a step (B, N, M) and log_discounts (B, N) to loss and stats, PyTorch's
 # `PairLossStats`. The last two may be without elements, and have no gradient; ``places``, of the pairs that are left
-# out, are without elements: no loss here leaves pairs out, or has the form "coulomb".
+# out, are without elements: no loss here leaves pairs out.
 pair_loss = Op(
     "pair_loss", num_wrt=1, num_results=4, num_outputs=2,
     results=_results,
