@@ -136,6 +136,11 @@ def test_the_core_includes_no_torch_header():
             assert not re.search(r"#include\s*[<\"](torch|ATen|c10)/", path.read_text()), path
 
 
+def test_one_loop_alone_runs_on_several_threads():
+    files = [path for path in (ROOT / "csrc").rglob("*.[hc]*") if "#pragma omp" in path.read_text()]
+    assert files == [ROOT / "csrc" / "cpu" / "parallel.h"]
+
+
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="needs g++ and nm")
 @pytest.mark.parametrize("op", dispatch.OPS)
 def test_an_instruction_set_defines_no_symbol_outside_its_namespace(op, tmp_path):
