@@ -19,7 +19,7 @@ from qmkernels.arguments.pair_loss import PairLossSettings
 from qmkernels.ops.pair_loss import pair_loss
 
 BACKWARD = "forward+backward"
-SCALE, LOG_DISCOUNT = 1 / math.sqrt(512), math.log(0.99)
+SCALE, LOG_DISCOUNT, EPS = 1 / math.sqrt(512), math.log(0.99), 1e-3
 
 
 def _softmaxes(distance: Tensor, *dims: int) -> Tensor:
@@ -37,18 +37,25 @@ def _linex(distance: Tensor, after: Tensor) -> Tensor:
     return 0.5 * divergence.mean() + 0.5 * divergence.diagonal(dim1=1, dim2=2).mean()
 
 
+def _energy(distance: Tensor) -> Tensor:
+    others = ~torch.eye(distance.shape[1], dtype=torch.bool, device=distance.device)
+    return (1 / (distance[:, others] + EPS)).mean()
+
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 PLAIN: dict[str, Loss] = {
     "backward": lambda distance, after: _softmaxes(distance, 1),
     "symmetric": lambda distance, after: _softmaxes(distance, 1, 2),
     "linex": lambda distance, after: _linex(distance, after),
     "tmd": lambda distance, after: _softmaxes(distance, 1) + 0.05 * _linex(distance, after),
+    "coulomb": lambda distance, after: _energy(distance),
 }
 FORMS = {
     "backward": PairLossSettings("backward", SCALE),
     "symmetric": PairLossSettings("symmetric", SCALE),
     "linex": PairLossSettings(log_discount=LOG_DISCOUNT),
     "tmd": PairLossSettings("backward", SCALE, linex_weight=0.05, log_discount=LOG_DISCOUNT),
+    "coulomb": PairLossSettings("coulomb", eps=EPS),
 }
 
 

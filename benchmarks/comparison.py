@@ -135,7 +135,7 @@ def torchqmet() -> ModuleType:
 def run_columns(device: str) -> dict[str, object]:
     """What all rows of a run share."""
     is_cuda = device.startswith("cuda")
-    environment = "".join(f"{name}=... " for name in ("QMKERNELS_TORCHQMET",) if name in os.environ)
+    environment = "".join(f"{name}=... " for name in ("QMKERNELS_TORCHQMET", "QMKERNELS_OGBENCH") if name in os.environ)
     script = Path(sys.argv[0]).name
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

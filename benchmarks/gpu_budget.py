@@ -66,56 +66,44 @@ class Kernel:
 
 
 def iqe_pairwise_forward(size: int) -> Kernel:
-    """csrc/cuda/iqe_pairwise_forward.cu: a step is a component; a thread has 2 rows x 4 columns."""
-    # stage_lines: 32 packs a line, 256 threads. stage_begins: 16 rows; for K = 8 half of the warps have one each.
-    step = {"FMNMX": 2 * 8 * size, "STS.128": 32 * size // 256, "BAR": 2, "STG": 0}
-    begins = [0, 1] if size == 8 else [16 * size // 256]
+    """csrc/cuda/iqe_pairwise_forward.cu: a step is a chunk of components, a thread has 2 rows x 8 columns, or x 4."""
+    chunk, packs = max(size, 32), 2 if size <= 32 else 1  # coordinates; 16 bytes of columns that shared memory holds
+    copies = packs * chunk // 8 + chunk // 32  # of lines, and of 16 rows' begins, of which two are copied at a time
+    pairs = 8 * packs
     return Kernel(
         f"IQE pairwise forward, K={size}",
         "iqe_pairwise_forward",
-        (f"iqe_pairwise_forward_kernelIfLi{size if size <= 32 else 0}ELb1E", "WantedE2"),
-        "FMNMX",
-        8 * size,
-        [{**step, "STS.64": count} for count in begins],
+        (f"iqe_pairwise_forward_kernelIfLi{packs}ELb1ELi8E", "WantedE2"),
+        "FSETP",  # at the end of a component
+        pairs * chunk,
+        # The first interval of a component needs one maximum.
+        [{"FMNMX": pairs * (2 * chunk - chunk // size), "LDGSTS": copies, "BAR": 1, "STG": 0}],
         4,
         "2 FMNMX, 2 FADD",
-        tile={"STG": 16},  # the distance and the longest component of 8 pairs
-        steps_in_tile=512 // size,
-        more_wavefronts=3 * (2 * size + size // 8),  # ends, read and staged
-        dynamic_shared_bytes=size * (512 + 16 * 8),
+        tile={"STG": 2 * pairs, "BAR": 2},  # the distance and the longest component
+        steps_in_tile=512 // chunk,
+        more_wavefronts=3 * 2 * packs * chunk + 4 * copies,  # ends, read and copied
+        dynamic_shared_bytes=2 * chunk * (512 * packs + 16 * 8),
     )
 
 
 def iqe_pairwise_backward(size: int) -> Kernel:
     """csrc/cuda/iqe_pairwise_backward.cu, one side: a step is a tile of 128 columns; a thread has 1 row x 4 columns."""
-    name, floor, floor_of = f"IQE pairwise backward of a side, K={size}", 4, "2 FSETP, FMNMX, FADD"
-    gradients = 8  # loads: upstream gradient and longest component of 4 pairs
-    if size > 32:  # a step has one component; each 32 coordinates load their position and the gradient so far
-        return Kernel(
-            name,
-            "iqe_pairwise_backward",
-            ("iqe_pairwise_backward_any_kernelIfLb1E", "GivenE1"),
-            "FMNMX",
-            4 * size,
-            [{"FMNMX": 4 * size, "STS.128": size // 8, "BAR": 2, "STG": size // 32, "STS.64": 0}],
-            floor,
-            floor_of,
-            more_wavefronts=3 * (size + size // 8),
-            dynamic_shared_bytes=size * (512 + 8 * 8),
-        )
-    first = 4 * 32 // size  # the first interval of a component needs no maximum
+    chunk = max(size, 32)  # coordinates, whose lines 32 threads each copy
     return Kernel(
-        name,
+        f"IQE pairwise backward of a side, K={size}",
         "iqe_pairwise_backward",
         (f"iqe_pairwise_backward_kernelIfLi{size}E", "GivenE1"),
         "FMNMX",
-        4 * 32,  # 32 / K components
-        [{"FMNMX": 4 * 32 - first, "STS.128": 4, "BAR": 2, "LDG": 4 + gradients, "STG": 0, "SHFL": 0}],
-        floor,
-        floor_of,
-        tile={"SHFL": 32 * 5, "STS.64": 1, "STG": 1},
+        4 * chunk,
+        # The first and the last interval of a component need no maximum. Loads: gradients and longest components.
+        [{"FMNMX": 4 * (chunk - 2 * chunk // size), "LDGSTS": chunk // 8, "BAR": 1, "LDG": 8, "STG": 0, "SHFL": 0}],
+        4,
+        "2 FSETP, FMNMX, FADD",
+        tile={"SHFL": 31 * chunk // 32, "STG": chunk // 32, "LDGSTS": chunk // 8 + 1},
         steps_in_tile=1024 // 128,
-        more_wavefronts=3 * (32 + 4),
+        more_wavefronts=3 * chunk + 4 * chunk // 8,  # ends, read and copied
+        dynamic_shared_bytes=chunk * (2 * 512 + 8 * 8),
     )
 
 

@@ -120,29 +120,29 @@ def cases() -> dict[str, Case]:
     return {
         f"mrn_pairwise {MEMBERS} x {ROWS} x {ROWS}, D={SIZE}, forward": {
             "jax.numpy": compiled(mrn_of_every_pair, matrices),
-            "qmkernels": compiled(partial(qj.mrn_pairwise, preset="tmd"), matrices),
+            "ours": compiled(partial(qj.mrn_pairwise, preset="tmd"), matrices),
         },
         f"InfoNCE {MEMBERS} x {ROWS} x {ROWS}, D={SIZE}, value and gradient": {
             "jax.numpy": compiled(
                 jax.value_and_grad(lambda x, y: info_nce(-mrn_of_every_pair(x, y) / SIZE**0.5), argnums=pairs), matrices
             ),
-            "qmkernels": compiled(
+            "ours": compiled(
                 jax.value_and_grad(lambda x, y: qj.losses.contrastive(tmd, x, y).loss, argnums=pairs), matrices
             ),
         },
         f"iqe {IQE_ROWS}, D={SIZE}, K={IQE_DIM}, forward": {
             "jax.numpy": compiled(iqe_of_rows, iqe_inputs),
-            "qmkernels": compiled(lambda x, y, weight: qj.iqe(x, y, IQE_DIM, max_weight=weight), iqe_inputs),
+            "ours": compiled(lambda x, y, weight: qj.iqe(x, y, IQE_DIM, max_weight=weight), iqe_inputs),
         },
         f"iqe {IQE_ROWS}, D={SIZE}, K={IQE_DIM}, value and gradient": {
             "jax.numpy": compiled(with_gradient(iqe_of_rows), iqe_inputs),
-            "OGBench": iqe_of_ogbench,
-            "qmkernels": compiled(with_gradient(lambda x, y, w: qj.iqe(x, y, IQE_DIM, max_weight=w)), iqe_inputs),
+            "public": iqe_of_ogbench,
+            "ours": compiled(with_gradient(lambda x, y, w: qj.iqe(x, y, IQE_DIM, max_weight=w)), iqe_inputs),
         },
         **{
             f"{name.upper()} agent, whole update, batch 256": {
                 "public": partial(public_jax_agents.update, name, False, 256),
-                "public, lines changed": partial(public_jax_agents.update, name, True, 256),
+                "ours": partial(public_jax_agents.update, name, True, 256),
             }
             for name in public_jax_agents.CHANGES
         },
@@ -187,7 +187,7 @@ def measure(name: str, case: Case, rounds: int, seconds: float) -> list[dict[str
             median_ms=f"{statistics.median(own_times):.4g}", low_ms=f"{low:.4g}", high_ms=f"{high:.4g}", rounds=count
         )
     for row in rows.values():
-        print(f"{name}: {row['contender']:22} {row.get('median_ms', row['note'])} ms", flush=True)
+        print(f"{name}: {row['contender']:10} {row.get('median_ms', row['note'])} ms", flush=True)
     return list(rows.values())
 
 

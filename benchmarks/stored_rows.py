@@ -13,6 +13,7 @@ Case = dict[str, Row]  # by contender
 NOTHING_STORED = "No measurements are stored yet.\n"
 FIELDS_OF_A_CASE = {
     "batch_sizes": ("form", "rows", "columns", "size", "dim_per_component", "direction"),
+    "jax": ("case",),
     "iqe": ("form", "rows", "columns", "size", "dim_per_component", "direction"),
     "ops": ("op", "case", "direction"),
     "training_step": ("case",),
@@ -79,17 +80,18 @@ def provenance(measured: Iterable[Row]) -> list[str]:
     that they choose."""
     machines: dict[tuple[str, ...], list[Row]] = {}
     for row in measured:
-        key = tuple(row[field] for field in ("machine", "cores", "threads", "isa", "torch", "python"))
+        library = f"JAX {row['jax']}" if "jax" in row else f"torch {row['torch']}"
+        key = (*(row[field] for field in ("machine", "cores", "threads", "isa")), library, row["python"])
         machines.setdefault(key, []).append(row)
     lines = []
-    for (machine, cores, threads, isa, torch, python), own in machines.items():
+    for (machine, cores, threads, isa, library, python), own in machines.items():
         days = sorted({row["date"][:10] for row in own})
         commits = list(dict.fromkeys(row["commit"] for row in own))
         commands = dict.fromkeys(re.sub(r" --(only|out) ('[^']*'|\S+)", "", row["command"]) for row in own)
         lines.append(
             f"Measured {' to '.join(dict.fromkeys([days[0], days[-1]]))} at commit{'s' * (len(commits) > 1)} "
             f"{', '.join(commits)} on {machine}, {counted(cores, 'core')}, {counted(threads, 'thread')}, {isa}, "
-            f"torch {torch}, Python {python}, with {', '.join(f'`{command}`' for command in commands)}."
+            f"{library}, Python {python}, with {', '.join(f'`{command}`' for command in commands)}."
         )
     return lines
 

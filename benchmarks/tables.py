@@ -15,6 +15,7 @@ from pathlib import Path
 import agent_tables
 import budget_table
 import gpu
+import jax_table
 import road_graph_table
 import speed_tables
 
@@ -37,6 +38,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "gpu": gpu.proof,
         "gpu_budget": budget_table.budget,
     },
+    "qmkernels/jax/README.md": {"jax": jax_table.table},
     "qmkernels/agents/README.md": {"agents": agent_tables.every_experiment},
 }
 

@@ -1,6 +1,6 @@
-"""Compiles a file of Triton kernels for one target, without a GPU: python compile_triton.py iqe cuda:90:32 fp32.
+"""Compiles files of Triton kernels for one target, without a GPU: python compile_triton.py cuda:90:32 fp32 iqe mrn.
 
-It is a separate program because triton must not run under its interpreter here. It compiles the file's ``launches``,
+It is a separate program because triton must not run under its interpreter here. It compiles each file's ``launches``,
 which cover every kernel at least once, and prints one line per kernel.
 """
 
@@ -32,19 +32,24 @@ def compile_kernel(kernel: triton.JITFunction, arguments: dict, target: GPUTarge
             multiples[(place,)] = [["tt.divisibility", 16]]
     options = {name: value for name, value in arguments.items() if name not in types}
     triton.compile(ASTSource(kernel, types, constants, multiples), target=target, options=options)
-    print("compiled", kernel.__name__, constants)
 
 
-def main(file: str, target: str, dtype: str) -> None:
-    backend, arch, warp_size = target.split(":")
-    gpu = GPUTarget(backend, int(arch) if arch.isdigit() else arch, int(warp_size))
+def compile_file(file: str, target: GPUTarget, dtype: torch.dtype) -> None:
     module = importlib.import_module(f"qmkernels.backends.triton.{file}")
     missing = {value for name, value in vars(module).items() if name.endswith("_kernel")}
-    for kernel, arguments in module.launches(DTYPES[dtype]):
-        compile_kernel(kernel, arguments, gpu, DTYPES[dtype])
+    for kernel, arguments in module.launches(dtype):
+        compile_kernel(kernel, arguments, target, dtype)
+        print(f"{file}: compiled {kernel.__name__}", flush=True)
         missing.discard(kernel)
     if missing:
         sys.exit(f"{file}.launches leaves out {', '.join(kernel.__name__ for kernel in missing)}")
+
+
+def main(target: str, dtype: str, *files: str) -> None:
+    backend, arch, warp_size = target.split(":")
+    gpu = GPUTarget(backend, int(arch) if arch.isdigit() else arch, int(warp_size))
+    for file in files:
+        compile_file(file, gpu, DTYPES[dtype])
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         ops.iqe, ops.iqe_pairwise, ops.mrn, ops.mrn_pairwise, ops.euclidean_pairwise, ops.pqe, ops.pqe_pairwise,
         ops.poisson, ops.nearest, ops.fsq, losses.head, losses.contrastive, losses.linex, losses.tmd_critic,
         losses.metric_contrastive, losses.qrl_critic, losses.latent_dynamics, losses.metra, losses.temporal_consistency,
-        losses.step_gap, losses.expectile_backup,
+        losses.step_gap, losses.expectile_backup, losses.coulomb_repulsion,
     )
 }  # fmt: skip
 DRAWN_BY_LOSSES = {"pair_loss", "row_loss"}

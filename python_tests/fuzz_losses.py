@@ -107,9 +107,15 @@ def contrastive(draw: Draw) -> Case:
     if x.shape[-2] > 2 and draw.chance.random() < 0.4:
         settings["offset"] = draw.chance.randint(1, x.shape[-2] - 1)
         x = x[..., : x.shape[-2] - settings["offset"], :]
+    options, window = settings, None
+    if settings.get("form", "softmax") == "softmax" and draw.chance.random() < 0.4:
+        goals, window = y.shape[draw.choice((-2, 0)) : -1], draw.choice((0, 2, 50))
+        clip, time = (torch.randint(0, most, goals, generator=draw.generator) for most in (3, 60))
+        options = settings | {"exclude": (clip, time, window), "label_smoothing": draw.choice((0.0, 0.1))}
     return _loss_case(
-        draw, lambda x, y: qm.losses.contrastive(module, x, y, **settings), [x, y], {"head": name, **settings}, sum_over
-    )
+        draw, lambda x, y: qm.losses.contrastive(module, x, y, **options), [x, y],
+        {"head": name, "window": window, **settings}, sum_over,
+    )  # fmt: skip
 
 
 def _clip(draw: Draw) -> float:
@@ -150,6 +156,14 @@ def metric_contrastive(draw: Draw) -> Case:
     tensors, *_ = _embeddings_and_head(draw, 2)
     settings = draw.chosen(step=(1.0, 0.1), weight=(1.0, 0.5), streaming=(None, True, False))
     return _loss_case(draw, lambda z, n: qm.losses.metric_contrastive(z, n, **settings), tensors, settings)
+
+
+def coulomb_repulsion(draw: Draw) -> Case:
+    points, module, sum_over, name = _embeddings_and_head(draw, 1)
+    settings = draw.chosen(eps=(1.0, 0.1), streaming=(None, True, False))
+    return _loss_case(
+        draw, lambda z: qm.losses.coulomb_repulsion(module, z, **settings), points, {"head": name, **settings}, sum_over
+    )
 
 
 def qrl_critic(draw: Draw) -> Case:

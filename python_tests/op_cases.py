@@ -155,6 +155,12 @@ def _contrastive(**options):
     return _of_mrn(partial(qm.losses.contrastive, logsumexp_weight=0.1, **options))
 
 
+def _contrastive_of_clips(head, x, y):
+    """Clips of three goals, of which neighbours are near; each goal has a potential."""
+    time = torch.arange(y.shape[-2], device=y.device)
+    return qm.losses.contrastive(head, x, y, direction="symmetric", exclude=(time // 3, time, 1), potential=y[..., 0])
+
+
 # Distances on both sides of the softplus's offset and of the cost.
 _QRL = {"softplus_beta": 0.3, "softplus_offset": 3.0}
 
@@ -330,6 +336,10 @@ CASES = (
         )
     ),
     Case(
+        "contrastive-near goals left out", "pair_loss", _of_mrn(_contrastive_of_clips), _rows(), "loss",
+        excepted=_OF_ALL_PAIRS,
+    ),
+    Case(
         "metra-head", "iqe",
         lambda k: lambda *tensors: qm.losses.metra(*tensors, head=partial(qm.iqe, dim_per_component=k)).loss, _steps,
         "loss", held=(3,), excepted=_OF_TWO_PARTS,
@@ -364,5 +374,9 @@ CASES = (
     Case(
         "metric_contrastive", "pair_loss", lambda k: lambda z, then: qm.losses.metric_contrastive(z, then).loss,
         _rows(), "loss", excepted=_OF_ALL_PAIRS,
+    ),
+    Case(
+        "coulomb_repulsion", "pair_loss", _of_mrn(partial(qm.losses.coulomb_repulsion, eps=0.3)), _rows(1), "loss",
+        excepted=_OF_ALL_PAIRS,
     ),
 )  # fmt: skip

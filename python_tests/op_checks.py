@@ -3,6 +3,9 @@ GPU. Each check takes a row, the backend's name and a device."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 from op_cases import Case
@@ -42,9 +45,16 @@ class _Calls(TorchDispatchMode):
 
 def calls_of(case: Case, backend: str = "auto", device: str = "cpu", size: int = 5) -> list[tuple]:
     """Returns the registered ops that a row calls, forward and backward, and their arguments."""
-    with _Calls() as recorded:
+    with recorded() as calls:
         value_and_gradients(case, case.tensors(size=size, device=device), backend, size)
-    return recorded.calls
+    return calls
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[tuple]]:
+    """Yields a list to which calls of registered ops within the block are added, with their arguments."""
+    with _Calls() as mode:
+        yield mode.calls
 
 
 def check_error_is_no_worse_than_that_of_plain_torch(case, backend, device, dtype=torch.float32, *, size=5, rows=4):

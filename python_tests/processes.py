@@ -22,15 +22,17 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-def run_group(worker: Callable[[int], Any], folder: Path, count: int = 2) -> list[Any]:
-    """Returns the results of ``worker(rank)`` in the processes of a group; raises an exception of any of them here."""
-    torch.multiprocessing.start_processes(partial(_run, worker, folder, count), nprocs=count, start_method="fork")
-    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+def run_group(worker: Callable[[int], Any], folder: Path, count: int = 2, timeout_s: float = 120) -> list[Any]:
+    """Returns the results of ``worker(rank)`` in the processes of a group, None for one that was ended by os._exit(0);
+    raises an exception of any of them here. What waits ``timeout_s`` for another process fails."""
+    run = partial(_run, worker, folder, count, timedelta(seconds=timeout_s))
+    torch.multiprocessing.start_processes(run, nprocs=count, start_method="fork")
+    files = [folder / f"{rank}.pt" for rank in range(count)]
+    return [torch.load(file) if file.exists() else None for file in files]
 
 
-def _run(worker: Callable[[int], Any], folder: Path, count: int, rank: int) -> None:
+def _run(worker: Callable[[int], Any], folder: Path, count: int, timeout: timedelta, rank: int) -> None:
     torch.set_num_threads(1)
-    timeout = timedelta(minutes=2)  # what waits for a process that does not come fails
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count, timeout=timeout
     )

@@ -11,7 +11,7 @@ from cuda_on_cpu import kernels, needs_compiler
 from qmkernels.arguments.pair_loss import PairLossSettings
 from qmkernels.backends.native import pair_loss as native
 from qmkernels.backends.reference import pair_loss as reference
-from qmkernels.definitions.pair_loss import KINDS
+from qmkernels.definitions.pair_loss import KINDS, SOFTMAXES
 
 pytestmark = needs_compiler
 pair_loss_kernels = kernels("pair_loss")
@@ -23,7 +23,7 @@ TERMS = [
     for kind in KINDS
     for terms in ("alone", "linex", "linex per row")
     if (kind, terms) != ("none", "alone")
-]
+] + [(kind, "near") for kind in SOFTMAXES]
 
 
 def _problem(shape, kind: str, terms: str, dtype: torch.dtype, scale: float = 0.7):
@@ -31,12 +31,19 @@ def _problem(shape, kind: str, terms: str, dtype: torch.dtype, scale: float = 0.
     generator = torch.Generator().manual_seed(sum(shape))
     distance, after = 6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
     log_discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(dtype)
-    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
-    return distance, after if terms != "alone" else None, log_discounts if terms == "linex per row" else None, *form
+    places = torch.randint(0, shape[2], (shape[0], shape[2]), dtype=torch.int32, generator=generator)
+    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset, 0.3, shape[2] // 4)
+    return (
+        distance,
+        after if terms.startswith("linex") else None,
+        log_discounts if terms == "linex per row" else None,
+        places if terms == "near" else None,
+        *form,
+    )
 
 
 def _agree(arguments) -> None:
-    tensors, form = arguments[:3], arguments[3:]
+    tensors, form = arguments[:4], arguments[4:]
     actual, expected = (module.pair_loss_forward(*arguments) for module in (native, reference))
     assert_alike(actual, expected)
     grad = tensors[0].new_tensor(0.37)

@@ -136,6 +136,68 @@ def test_tmd_has_the_agents_losses_and_gradients():
     torch.testing.assert_close(gradients([given["loss_actor"]], agent.actor), gradients([wanted_actor], agent.actor))
 
 
+def test_an_ensemble_has_the_losses_and_gradients_of_the_agents_critics():
+    torch.manual_seed(0)
+    config = qm.agents.QRLConfig.online(**QRL_SIZES, dynamics_sizes=(16,), num_critics=2)
+    agent, batch = qm.agents.QRL(4, 3, config), batch_of()
+
+    def dynamics(residual):
+        nn.init.normal_(residual[-1].weight)
+        return Of(lambda latent, action: latent + residual(torch.cat([latent, action], -1)), residual)
+
+    encoders, heads, projectors = (
+        [getattr(critic, name) for critic in agent.critics] for name in ("encoder", "head", "projector")
+    )
+    policy = actor_of(agent, lambda rows: (rows[:, :3], torch.ones(len(rows), 3)), TanhNormal, "desired_goal")
+    networks = encoders, [dynamics(critic.residual) for critic in agent.critics], heads
+    loss = QRLLoss(*networks, policy, projector=projectors)
+    wanted, metrics, _ = agent.critic_loss(batch)
+    wanted.backward()
+    given = loss(tensordict_of(batch))
+    torch.testing.assert_close(given["loss_critic"] + given["loss_dynamics"], wanted)
+    both = [metrics[f"critic_{number}/goal_distance"] for number in range(2)]
+    torch.testing.assert_close(given["goal_distance"], torch.stack(both).mean())
+    assert all(value.dim() == 0 for value in given.values())
+    (given["loss_critic"] + given["loss_dynamics"]).backward()
+    for name in ("encoder", "projector"):
+        layer = [getattr(critic, name)[0].weight.grad for critic in agent.critics]
+        torch.testing.assert_close(loss.critic_params[name, "0", "weight"].grad, torch.stack(layer))
+    weights = [critic.head.reduction.raw_alpha.grad for critic in agent.critics]
+    torch.testing.assert_close(loss.critic_params["head", "reduction", "raw_alpha"].grad, torch.stack(weights))
+    multipliers = [critic.raw_multiplier.grad for critic in agent.critics]
+    torch.testing.assert_close(loss.raw_multiplier.grad, torch.stack(multipliers))
+
+    # The actor follows the critic that finds its goal farther.
+    torch.manual_seed(5)
+    actor = loss(tensordict_of(batch))["actor_distance"]
+    torch.manual_seed(5)
+    action = loss._policy(tensordict_of(batch)).rsample()
+    with torch.no_grad():
+        each = [
+            critic.head(
+                critic.projector(critic.dynamics(critic.encoder(batch["observation"]), action)),
+                critic.embed(batch["goal"]),
+            )
+            for critic in agent.critics
+        ]
+    torch.testing.assert_close(actor, torch.stack(each).amax(dim=0).mean())
+
+
+def test_lists_of_networks_must_be_as_long_as_each_other():
+    encoders, heads = [nn.Linear(4, 16)] * 2, [qm.nn.IQE(16, 8)] * 3
+    with pytest.raises(ValueError, match=r"QRLLoss: lists of networks must be of one length, got .*'head': 3"):
+        QRLLoss(encoders, nn.Identity(), heads)
+    with pytest.raises(ValueError, match="QRLLoss: dynamics must be a list of 2, like encoder, head"):
+        QRLLoss(encoders, nn.Identity(), heads[:2])
+
+
+def test_random_layers_of_an_ensemble_run():
+    encoders = [nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5)) for _ in range(2)]
+    loss = QRLLoss(encoders, [Of(lambda z, _: z)] * 2, [qm.nn.IQE(16, 8)] * 2)
+    first, second = (loss(tensordict_of(batch_of()))["loss_critic"] for _ in range(2))
+    assert loss.vmap_randomness == "different" and first.isfinite() and first != second
+
+
 @pytest.mark.parametrize("made", [qrl, tmd], ids=lambda made: made.__name__)
 def test_the_actors_loss_leaves_the_critic_alone(made):
     _, critic, loss, batch = made()

@@ -54,18 +54,31 @@ def _matrix(head, x, y):
     return torch.stack([torch.stack([head(a, b) for b in y]) for a in x])
 
 
-def _plain_contrastive(head, x, y, direction="backward", form="softmax", logsumexp_weight=0.0, smoothing=0.0):
-    logits = -_matrix(head, x, y) / math.sqrt(DIM)
-    is_match = torch.eye(len(x), dtype=logits.dtype)
-    matches = (1 - smoothing) * is_match + smoothing / (len(x) - 1) * (1 - is_match)
+def _plain_contrastive(
+    head, x, y, direction="backward", form="softmax", logsumexp_weight=0.0, smoothing=0.0, near=None, potential=0.0
+):
+    logits = (potential - _matrix(head, x, y)) / math.sqrt(DIM)
+    is_match = torch.eye(*logits.shape, dtype=logits.dtype)
     if form == "sigmoid":
         return functional.binary_cross_entropy_with_logits(logits, is_match)
-    sides = {"backward": [logits.T], "forward": [logits], "symmetric": [logits, logits.T]}[direction]
-    losses = [
-        functional.cross_entropy(side, matches) + logsumexp_weight * side.logsumexp(dim=1).square().mean()
-        for side in sides
-    ]
-    return sum(losses) / len(losses)
+    left_out = torch.zeros_like(is_match, dtype=torch.bool) if near is None else near & (is_match == 0)
+    others = (~left_out & (is_match == 0)).to(logits.dtype)
+
+    def of_side(logits, is_match, others, left_out):
+        targets = (1 - smoothing) * is_match + smoothing / others.sum(dim=1, keepdim=True).clamp(min=1) * others
+        logits = logits.masked_fill(left_out, -torch.inf)
+        cross_entropy = -(targets * logits.log_softmax(dim=1).masked_fill(left_out, 0.0)).sum(dim=1).mean()
+        return cross_entropy + logsumexp_weight * logits.logsumexp(dim=1).square().mean()
+
+    of_states = logits, is_match, others, left_out
+    of_goals = [matrix[:, : len(x)].T for matrix in of_states]
+    sides = {"backward": [of_goals], "forward": [of_states], "symmetric": [of_states, of_goals]}[direction]
+    return sum(of_side(*side) for side in sides) / len(sides)
+
+
+# Goals 0, 1 and 5, and 3 and 4, are near: of one clip, and within a step.
+CLIP, TIME = torch.tensor([2**40, 2**40, 2**40, -7, -7, 2**40]), torch.tensor([3, 4, 9, 4, 5, 2])
+NEAR = (CLIP[:, None] == CLIP) & ((TIME[:, None] - TIME).abs() <= 1)
 
 
 LOG_DISCOUNT = math.log(0.99)
@@ -117,6 +130,23 @@ LOSSES = {
         lambda head, x, y: qm.losses.contrastive(head, x, y, direction="symmetric", label_smoothing=0.1),
         lambda head, x, y: _plain_contrastive(head, x, y, "symmetric", smoothing=0.1),
     ),
+    **{
+        f"contrastive {direction} without near goals": (
+            2, False,
+            lambda head, x, y, d=direction: qm.losses.contrastive(
+                head, x, y, direction=d, label_smoothing=0.1, logsumexp_weight=0.1, exclude=(CLIP, TIME, 1)
+            ),
+            lambda head, x, y, d=direction: _plain_contrastive(head, x, y, d, "softmax", 0.1, 0.1, NEAR),
+        )
+        for direction in ("backward", "symmetric")
+    },
+    "contrastive with CMD's potential": (
+        2, False,
+        lambda head, x, y: qm.losses.contrastive(
+            head, x, y, direction="forward", logsumexp_weight=0.01, potential=y.square().sum(dim=-1)
+        ),
+        lambda head, x, y: _plain_contrastive(head, x, y, "forward", "softmax", 0.01, potential=y.square().sum(dim=-1)),
+    ),
     "contrastive sigmoid": (
         2, False,
         lambda head, x, y: qm.losses.contrastive(head, x, y, form="sigmoid"),
@@ -155,13 +185,18 @@ LOSSES = {
     "metric": (
         2, False, lambda head, x, y: qm.losses.metric_contrastive(x, y), lambda head, x, y: _plain_metric(x, y)
     ),
+    "coulomb": (
+        1, False,
+        lambda head, z: qm.losses.coulomb_repulsion(head, z, eps=0.2),
+        lambda head, z: (1 / (_matrix(head, z, z)[~torch.eye(len(z), dtype=torch.bool)] + 0.2)).mean(),
+    ),
     "metric with a head": (
         2, False,
         lambda head, x, y: qm.losses.metric_contrastive(x, y, head=head),
         lambda head, x, y: _plain_metric(x, y, head),
     ),
 }  # fmt: skip
-STREAMED = ("contrastive", "linex", "tmd", "metric", "metric with a head")
+STREAMED = ("contrastive", "linex", "tmd", "metric", "metric with a head", "coulomb")
 
 
 def leaves_of(name, dtype=torch.float64, seed=0):
@@ -225,6 +260,43 @@ def test_an_ensemble_is_averaged(name):
     members = [LOSSES[name][2](head, *(leaf[i] for leaf in twice[:count]), *leaves[count:]).loss for i in range(2)]
     if name != "metra" and not name.startswith("temporal"):
         torch.testing.assert_close(LOSSES[name][2](head, *twice).loss, sum(members) / 2)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "symmetric"])
+def test_a_queue_of_goals_is_negatives_alone(direction, streaming, backend):
+    """Goals 4 and 5 have no state; 5 is near 0 and 1, unless the queue has a clip of its own."""
+    head, (x, y) = head_of(), rows(2, BATCH, DIM)
+    x = x[:4].detach().requires_grad_()
+    of_queue = torch.where(torch.arange(BATCH) < 4, CLIP, -1)
+    for clip, near in ((CLIP, NEAR), (of_queue, (of_queue[:, None] == of_queue) & NEAR)):
+        ours = qm.losses.contrastive(
+            head, x, y, direction=direction, label_smoothing=0.1, exclude=(clip, TIME, 1), streaming=streaming
+        )
+        plain = _plain_contrastive(head, x, y, direction, smoothing=0.1, near=near[:4])
+        torch.testing.assert_close(ours.loss, plain)
+        torch.testing.assert_close(gradients(ours.loss, [x, y], head), gradients(plain, [x, y], head))
+
+
+def test_goals_near_a_match_count_in_no_diagnostic(backend):
+    (x, y), results = rows(2, BATCH, DIM), []
+    for streaming in (False, True):
+        results.append(qm.losses.contrastive(head_of(), x, y, direction="forward", exclude=(CLIP, TIME, 1),
+                                             streaming=streaming))  # fmt: skip
+    logits = -_matrix(head_of(), x, y).detach() / math.sqrt(DIM)
+    kept = ~NEAR | torch.eye(BATCH, dtype=torch.bool)
+    negative = logits[~NEAR].mean()
+    accuracy = (logits.diagonal() >= logits.masked_fill(~kept, -torch.inf).amax(dim=1)).double().mean()
+    for result in results:
+        torch.testing.assert_close((result.negative, result.accuracy), (negative, accuracy))
+
+
+def test_a_whole_clip_is_excluded_by_one_time():
+    """A state whose goal has all others near it has no negative, and a loss of 0."""
+    x, y = rows(2, BATCH, DIM)
+    time = torch.zeros(BATCH, dtype=torch.int32)
+    result = qm.losses.contrastive(head_of(), x, y, label_smoothing=0.2, exclude=(time.int(), time, 10**6))
+    torch.testing.assert_close(torch.stack(result)[[0, 2, 4]], torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
 
 
 def test_qrl_options_are_those_of_their_formulas(backend):
@@ -296,7 +368,7 @@ def test_two_hundred_steps_of_training_follow_the_plain_curve(name):
                 raw.grad.neg_()
 
         parameters = [*network.parameters(), *head.parameters(), raw]
-        curves.append(curve_of(parameters, batches_of(count, 8, 8), loss_of, after_backward))
+        curves.append(curve_of(parameters, batches_of(count, BATCH, 8), loss_of, after_backward))
     torch.testing.assert_close(curves[0], curves[1], rtol=1e-6, atol=1e-6)
     # The targets of "linex" move without gradient, and smoothed targets are near the start's: they need not fall.
     if name not in ("linex", "contrastive smoothed"):
@@ -417,6 +489,23 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
             ValueError,
             r"must be in \[0, 1\).* got 1.0",
         ),
+        *(
+            (lambda h, x, options=options: qm.losses.contrastive(h, x, x, **options), error, message)
+            for options, error, message in (
+                ({"exclude": (CLIP, TIME, -1)}, ValueError, "window of exclude must be 0 to .* got -1"),
+                ({"exclude": (CLIP, TIME, 2**31)}, ValueError, "window of exclude must be 0 to .* the same time"),
+                ({"exclude": (CLIP, TIME, 1.5)}, TypeError, "window of exclude must be a whole number, got float"),
+                ({"exclude": (CLIP, TIME.double(), 1)}, TypeError, "time of exclude must be an integer tensor"),
+                ({"exclude": (CLIP[:4], TIME, 1)}, ValueError, "clip of exclude must be a number or one per row"),
+                ({"exclude": (CLIP, TIME.to("meta"), 1)}, RuntimeError, "time of exclude must be on cpu"),
+                ({"exclude": (CLIP, TIME, 1), "form": "sigmoid"}, ValueError, "exclude must be None"),
+                ({"potential": torch.ones(BATCH - 1)}, ValueError, "potential must be a number or one per row"),
+                ({"potential": CLIP}, TypeError, "potential must be float64"),
+                ({"potential": torch.ones(BATCH, device="meta")}, RuntimeError, "potential must be on cpu"),
+            )
+        ),
+        (lambda h, x: qm.losses.coulomb_repulsion(h, x, eps=0), ValueError, "eps must be positive and finite, got 0.0"),
+        (lambda h, x: qm.losses.coulomb_repulsion(h, x[0]), ValueError, r"points must be \(\.\.\., B, D\)"),
         (lambda h, x: qm.losses.tmd_critic(h, x, x, x, x, invariance="exp"), ValueError, "invariance must be one of"),
         (lambda h, x: qm.losses.contrastive(h, x, x, offset=2), ValueError, "must have the matches of x"),
         (lambda h, x: qm.losses.contrastive(h, x[None], x), ValueError, "may differ only"),

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import qmkernels as qm
 from qmkernels.arguments.pair_loss import PairLossSettings
 from qmkernels.definitions import pair_loss as definition
-from qmkernels.definitions.pair_loss import KINDS
+from qmkernels.definitions.pair_loss import KINDS, SOFTMAXES
 from qmkernels.losses import tiles
 from qmkernels.ops.pair_loss import pair_loss
 
@@ -20,7 +20,7 @@ TERMS = [
     for kind in KINDS
     for terms in ("alone", "linex", "linex per row")
     if (kind, terms) != ("none", "alone")
-]
+] + [(kind, "near") for kind in SOFTMAXES]
 
 
 def problem(shape, kind, terms, dtype=torch.float64, scale=0.7):
@@ -29,12 +29,14 @@ def problem(shape, kind, terms, dtype=torch.float64, scale=0.7):
     distance, after = (6 * torch.rand(2, *shape, dtype=torch.float64, generator=generator)).to(dtype)
     log_discounts = -torch.rand(shape[:2], dtype=torch.float64, generator=generator).to(dtype)
     # Divergences on both sides of the clip.
-    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    places = torch.randint(0, shape[2], (shape[0], shape[2]), dtype=torch.int32, generator=generator)
+    form = PairLossSettings(kind, scale, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset, 0.3, shape[2] // 4)
     return (
         distance.requires_grad_(),
-        after if terms != "alone" else None,
+        after if terms.startswith("linex") else None,
         log_discounts if terms == "linex per row" else None,
         form,
+        places if terms == "near" else None,
     )
 
 
@@ -43,9 +45,9 @@ def loss_and_gradient(function, distance, *rest):
     return loss.detach(), torch.stack(stats), *torch.autograd.grad(loss, distance)
 
 
-def in_double(distance, after, log_discounts, form):
+def in_double(distance, after, log_discounts, form, places=None):
     tensors = (None if tensor is None else tensor.detach().double() for tensor in (after, log_discounts))
-    return distance.detach().double().requires_grad_(), *tensors, form
+    return distance.detach().double().requires_grad_(), *tensors, form, places
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -77,7 +79,7 @@ def test_float32_is_no_worse_than_plain_torch(scale, tolerance, kind, backend):
 
 @pytest.mark.parametrize("kind", ["backward", "forward", "symmetric"])
 def test_a_row_and_a_column_far_below_the_others_keep_their_digits(kind, backend):
-    distance, _, _, form = problem((1, 40, 40, 0), kind, "alone", torch.float32, 1.0)
+    distance, _, _, form, _ = problem((1, 40, 40, 0), kind, "alone", torch.float32, 1.0)
     with torch.no_grad():
         distance[0, 3] += 500
         distance[0, :, 5] += 400
@@ -86,8 +88,7 @@ def test_a_row_and_a_column_far_below_the_others_keep_their_digits(kind, backend
     torch.testing.assert_close(actual, tuple(tensor.float() for tensor in expected), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("terms", ["alone", "linex"])
-@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("kind, terms", [case for case in TERMS if case[0] != "none" and case[1] != "linex per row"])
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("where", [(0, 3, 4), (0, 3), (0, slice(None), 4)])
 def test_what_is_not_finite_gives_what_torch_gives(where, value, kind, terms, backend):
@@ -121,7 +122,7 @@ def test_derivatives_pass_gradcheck_and_gradgradcheck(kind, terms):
 
 
 def test_a_log_discount_may_have_a_gradient():
-    distance, after, log_discounts, form = problem((2, 5, 7, 1), "none", "linex per row")
+    distance, after, log_discounts, form, _ = problem((2, 5, 7, 1), "none", "linex per row")
     loss, _ = pair_loss(distance, after, log_discounts.requires_grad_(), form)
     assert torch.autograd.grad(loss, log_discounts)[0].abs().min() > 0
 

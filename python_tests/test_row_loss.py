@@ -204,6 +204,16 @@ def test_steps_of_zero_count_only_where_the_goal_is_reached(backend):
     assert qm.losses.expectile_backup(head, x, goal, following, steps=steps, reached=reached, distance=0.0).loss.isnan()
 
 
+def test_a_reached_row_without_a_distance_gives_nan_and_other_rows_keep_their_gradients(backend):
+    head, (x, goal, following), known = head_of("iqe sum"), points(3, ROWS), torch.arange(ROWS) < 3
+    x, distance = x.requires_grad_(), torch.where(known, 2.0, torch.nan).double()
+    assert qm.losses.expectile_backup(head, x, goal, following, reached=known, distance=distance).loss.isfinite()
+    reached = torch.arange(ROWS) < 4
+    loss = qm.losses.expectile_backup(head, x, goal, following, reached=reached, distance=distance).loss
+    (grad,) = torch.autograd.grad(loss, x)
+    assert loss.isnan() and grad[3].isnan().any() and grad[torch.arange(ROWS) != 3].isfinite().all()
+
+
 def test_steps_and_weights_have_gradients():
     head, (x, y) = head_of("iqe sum"), points(2, ROWS)
     steps, weight = (torch.linspace(0.5, 3, ROWS, dtype=torch.float64).requires_grad_() for _ in range(2))

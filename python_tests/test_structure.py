@@ -2,8 +2,6 @@
 
 import ast
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -139,27 +137,6 @@ def test_the_core_includes_no_torch_header():
 def test_one_loop_alone_runs_on_several_threads():
     files = [path for path in (ROOT / "csrc").rglob("*.[hc]*") if "#pragma omp" in path.read_text()]
     assert files == [ROOT / "csrc" / "cpu" / "parallel.h"]
-
-
-@pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="needs g++ and nm")
-@pytest.mark.parametrize("op", dispatch.OPS)
-def test_an_instruction_set_defines_no_symbol_outside_its_namespace(op, tmp_path):
-    # One of them is enough: the source is the same for all.
-    has_avx2 = "avx2" in Path("/proc/cpuinfo").read_text()
-    isa, flags = ("avx2", ["-mavx2", "-mfma"]) if has_avx2 else ("baseline", [])
-    target = tmp_path / f"{op}.o"
-    subprocess.run(
-        ["g++", "-std=c++17", "-O1", "-Wno-psabi", "-fopenmp", *flags, f"-DQMK_TARGET={isa}",
-         f"-DQMK_LANE_BYTES={32 if flags else 16}", "-c",
-         str(ROOT / "csrc" / "cpu" / f"{op}.cpp"), "-o", str(target)],
-        check=True, timeout=300,
-    )  # fmt: skip
-    symbols = subprocess.run(["nm", "-C", "--defined-only", str(target)], capture_output=True, text=True, check=True)
-    shared = [line for line in symbols.stdout.splitlines() if re.match(r"^\S*\s+[A-Zu-w]\s", line)]
-    assert shared
-    # The one exception is a pointer to the C++ runtime's exception handler, the same in every object.
-    outside = [line for line in shared if f"qmk::{isa}::" not in line and "DW.ref." not in line]
-    assert not outside, outside
 
 
 # In the recipe `foo` stands for an op: each path exists for the distance or the loss that one copies.

@@ -10,6 +10,7 @@ import pytest
 
 agent_tables = pytest.importorskip("agent_tables", reason="not run from a checkout: benchmarks/ is not there")
 import figure  # noqa: E402
+import jax_table  # noqa: E402
 import speed_tables  # noqa: E402
 import tables  # noqa: E402
 
@@ -104,6 +105,14 @@ def test_the_table_of_training_steps_compares_ours_with_the_ceiling(results):
     )
     text = speed_tables.training_step(results)
     assert "| batch 7 | 20 ms (5.00 MiB) | 17 ms (0.93x, 5.00 MiB) | not run | 93% |" in text
+
+
+def test_the_table_of_jax_compares_ours_with_plain_and_public_code(results):
+    run = {**RUN, "jax": "0.10", "case": "iqe, forward", "command": "c"}
+    others = [{**run, "contender": "jax.numpy", "median_ms": "40"}, {**run, "contender": "public", "note": "skipped"}]
+    store(results, "jax", [{**run, "contender": "ours", "median_ms": "2"}, *others])
+    text = jax_table.table(results)
+    assert "| iqe, forward | 2 ms, 5 MiB | 40 ms (20x), 5 MiB | not run |" in text and "JAX 0.10, Python" in text
 
 
 def test_the_table_of_overheads_has_the_last_run_of_every_commit(results):

@@ -11,27 +11,33 @@ from triton_testing import DEVICE, import_kernels, interpreted
 import qmkernels as qm
 from qmkernels.arguments.pair_loss import PairLossSettings
 from qmkernels.backends.reference import pair_loss as reference
-from qmkernels.definitions.pair_loss import KINDS
+from qmkernels.definitions.pair_loss import KINDS, SOFTMAXES
 
 kernels = import_kernels("pair_loss")
 pytestmark = interpreted
 
 # One tile, tiles that rows and columns do not fill, columns without a match.
 SHAPES = [(1, 1, 1, 0), (2, 7, 7, 0), (2, 33, 150, 5)]
-TERMS = ("alone", "linex", "linex per row")
+TERMS = [(kind, terms) for kind in KINDS for terms in ("alone", "linex", "linex per row")]
+TERMS += [(kind, "near") for kind in SOFTMAXES]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("terms", TERMS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind, terms", TERMS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_and_backward_return_what_the_reference_returns(shape, kind, terms, dtype):
     *shape, offset = shape
     generator = torch.Generator().manual_seed(sum(shape))
     distance, after = (6 * torch.rand(2, *shape, generator=generator, dtype=torch.float64)).to(DEVICE, dtype)
     discounts = -torch.rand(shape[:2], generator=generator, dtype=torch.float64).to(DEVICE, dtype)
-    tensors = (distance, after if terms != "alone" else None, discounts if terms == "linex per row" else None)
-    form = PairLossSettings(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset)
+    places = torch.randint(0, shape[2], (shape[0], shape[2]), dtype=torch.int32, generator=generator).to(DEVICE)
+    tensors = (
+        distance,
+        after if terms.startswith("linex") else None,
+        discounts if terms == "linex per row" else None,
+        places if terms == "near" else None,
+    )
+    form = PairLossSettings(kind, 0.7, 0.1, 0.7, 2.0, 0.4, -0.1, 1.3, 0.6, offset, 0.3, shape[2] // 4)
     actual, expected = (module.pair_loss_forward(*tensors, *form) for module in (kernels, reference))
     assert_alike(actual, expected)
     grad = distance.new_tensor(0.37)

@@ -66,8 +66,13 @@ def _all_gather(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return every
 
 
-def _is_alone(group: dist.ProcessGroup | None) -> bool:
+def is_alone(group: dist.ProcessGroup | None) -> bool:
     return not dist.is_available() or not dist.is_initialized() or dist.get_world_size(group) == 1
+
+
+def check_member(name: str, group: dist.ProcessGroup | None) -> None:
+    if dist.get_rank(group) < 0:
+        raise ValueError(f"{name}: this process must belong to group, or leave the call out.")
 
 
 def gather_rows(rows: Tensor, *, dim: int = 0, group: dist.ProcessGroup | None = None) -> Tensor:
@@ -83,17 +88,38 @@ def gather_rows(rows: Tensor, *, dim: int = 0, group: dist.ProcessGroup | None =
         ``world_size`` times as many rows along ``dim``, in the same dtype; NaN and infinities pass unchanged.
 
     The gradient of a row is the sum of its gradients on all processes. DDP averages gradients over processes, so a loss
-    that each process computes as the mean over its own rows gets the gradient of the mean over all rows.
+    that each process computes as the mean over its own rows gets the gradient of the mean over all rows. Where the rows
+    of all processes would not fit, losses with ``ring=True`` take this process's own instead.
 
-    Errors are those of `torch.distributed`; there are no others.
+    Raises:
+        ValueError: on all processes, if rows differ in shape or dtype between them, except on a GPU, where looking
+            would wait for it; and on a process outside the group.
+
+    Other errors are those of `torch.distributed`.
 
     Example:
         >>> torch.equal(qm.distributed.gather_rows(torch.ones(3, 4), dim=-2), torch.ones(3, 4))
         True
     """
-    if _is_alone(group):
+    if is_alone(group):
         return rows
+    check_member("gather_rows", group)
+    if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_alike(rows, group)
     return _GatherRows.apply(rows.movedim(dim, 0), group).movedim(0, dim)
+
+
+def _check_alike(rows: Tensor, group: dist.ProcessGroup | None) -> None:
+    own = torch.tensor([[rows.element_size(), rows.dim(), *(*rows.shape, *[0] * 8)[:8]]])
+    every = _all_gather(own, group)
+    if torch.equal(every, every[:1].expand_as(every)):
+        return
+    said = [f"{tuple(sizes[:dim])} of {size} bytes a value" for size, dim, *sizes in every.tolist()]
+    other = next(rank for rank, text in enumerate(said) if text != said[0])
+    raise ValueError(
+        f"gather_rows: rows must have one shape and dtype on all ranks, got {said[0]} on rank 0 and {said[other]} on "
+        f"rank {other}."
+    )
 
 
 def nearest(
@@ -139,10 +165,9 @@ def nearest(
         tensor([[1, 2]])
     """
     with torch.no_grad():
-        if _is_alone(group):
+        if is_alone(group):
             return local.nearest(queries, bank_shard, k, metric=metric)
-        if dist.get_rank(group) < 0:
-            raise ValueError("nearest: this process must belong to group, or leave the call out.")
+        check_member("nearest", group)
         sizes = _agreed_sizes(queries, bank_shard, k, metric, group)
         rows = queries.reshape(-1, queries.shape[-1])
         found = [_search(part, bank_shard, k, metric, sizes, group) for part in _rounds(rows, sizes)]
@@ -166,7 +191,7 @@ def _agreed_sizes(queries: Tensor, shard: Tensor, k: int, metric: Callable, grou
         check(shard.shape, k, metric)
         said.update(k=k, D=queries.shape[-1], dtype=queries.dtype, rows=queries.shape[:-1].numel(), shard=len(shard))
 
-    every = _together(check, said, group)
+    every = together(check, said, group)
     for name, kind in (("k", ValueError), ("D", ValueError), ("dtype", TypeError)):
         for rank, other in enumerate(every):
             if other[name] != every[0][name]:
@@ -179,7 +204,7 @@ def _agreed_sizes(queries: Tensor, shard: Tensor, k: int, metric: Callable, grou
     return sizes
 
 
-def _together(work: Callable[[], None], said: Any, group: Any) -> list[Any]:
+def together(work: Callable[[], None], said: Any, group: Any) -> list[Any]:
     """Runs ``work`` and returns what all ranks ``said`` after it; an error on one rank is an error on all."""
     error = None
     try:
@@ -224,7 +249,7 @@ def _search(
             values.copy_(result.values)
             indices.copy_(result.indices + sum(sizes.shards[:rank]))
 
-    _together(search_shard, None, group)
+    together(search_shard, None, group)
     sent, received = ([count * kept[rank] for count in counts], [len(rows) * number for number in kept])
 
     def returned(results: Tensor) -> Tensor:

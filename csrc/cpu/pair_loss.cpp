@@ -13,11 +13,16 @@ namespace qmk::QMK_TARGET {
 
 namespace {
 
-// Calls `function` with the kind, and whether there is an `after`, as constants.
+// Calls `function` with the kind, and whether there are an `after` and places, as constants.
 template <class Function>
-void with_constants(PairKind kind, bool has_after, Function&& function) {
+void with_constants(PairKind kind, bool has_after, bool has_places, Function&& function) {
     const auto with_kind = [&](auto constant) {
-        has_after ? function(constant, std::true_type{}) : function(constant, std::false_type{});
+        constexpr std::true_type yes{};
+        constexpr std::false_type no{};
+        if (has_after) return function(constant, yes, no);
+        if constexpr (is_softmax(constant.value))
+            if (has_places) return function(constant, no, yes);
+        return function(constant, no, no);
     };
     switch (kind) {
 #define QMK_CASE(name)   \
@@ -29,6 +34,7 @@ void with_constants(PairKind kind, bool has_after, Function&& function) {
         QMK_CASE(symmetric)
         QMK_CASE(sigmoid)
         QMK_CASE(repulsion)
+        QMK_CASE(coulomb)
 #undef QMK_CASE
     }
 }
@@ -42,8 +48,9 @@ int64_t pair_loss_forward_scratch(const PairLossForward<T>& call) {
 
 template <class T>
 void pair_loss_forward(const PairLossForward<T>& call, int threads) {
-    with_constants(call.settings.kind, call.after != nullptr,
-                   [&](auto kind, auto has_after) { forward<T, kind.value, has_after.value>(call, threads); });
+    with_constants(call.settings.kind, call.after, call.places, [&](auto kind, auto has_after, auto has_places) {
+        forward<T, kind.value, has_after.value, has_places.value>(call, threads);
+    });
 }
 
 template <class T>
@@ -53,8 +60,9 @@ int64_t pair_loss_backward_scratch(const PairLossBackward<T>& call) {
 
 template <class T>
 void pair_loss_backward(const PairLossBackward<T>& call, int threads) {
-    with_constants(call.settings.kind, call.after != nullptr,
-                   [&](auto kind, auto has_after) { backward<T, kind.value, has_after.value>(call, threads); });
+    with_constants(call.settings.kind, call.after, call.places, [&](auto kind, auto has_after, auto has_places) {
+        backward<T, kind.value, has_after.value, has_places.value>(call, threads);
+    });
 }
 
 QMK_INSTANTIATE(pair_loss_forward, PairLossForward, int)

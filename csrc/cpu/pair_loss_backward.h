@@ -30,7 +30,7 @@ T slope_of(const Softmax<T>& softmax, const PairWeights<T>& weights) {
 // Within this distance, at most e^40 apart, one exponential is as good as the other.
 constexpr double nearness = 20;
 
-template <class T, PairKind kind, bool has_after>
+template <class T, PairKind kind, bool has_after, bool has_places>
 struct Backward {
     using V = Lanes<T>;
 
@@ -39,15 +39,17 @@ struct Backward {
     int64_t num_columns;
 
     // One row: everything except its match, then the match.
-    void run(const T* distance, const T* after, T log_discount, const Softmax<T>& row, const Columns<T>& columns,
-             int64_t match, T* grad) const {
+    void run(const T* distance, const T* after, T log_discount, const int32_t* places, const Softmax<T>& row,
+             const Columns<T>& columns, int64_t match, T* grad) const {
+        LeftOut<T> left_out{};
+        if constexpr (has_places) left_out = {places, places[match], int32_t(settings.window), match};
         const T apart = row.largest - columns.middle;
         if (kind == PairKind::symmetric && columns.are_near && apart >= T(-nearness) && apart <= T(nearness))
-            run_columns<true>(distance, after, log_discount, row, columns, grad);
+            run_columns<true>(distance, after, log_discount, left_out, row, columns, grad);
         else
-            run_columns<false>(distance, after, log_discount, row, columns, grad);
-        if constexpr (kind == PairKind::repulsion) {
-            grad[match] = weights.steps * (distance[match] - T(settings.step));
+            run_columns<false>(distance, after, log_discount, left_out, row, columns, grad);
+        if constexpr (kind == PairKind::repulsion || kind == PairKind::coulomb) {
+            grad[match] = kind == PairKind::coulomb ? T(0) : weights.steps * (distance[match] - T(settings.step));
             if constexpr (has_after)
                 grad[match] += weights.everywhere * slope(distance[match], after[match], log_discount);
         } else {
@@ -58,8 +60,8 @@ struct Backward {
 
     // With `shares`, the column's exponential is the row's times exp(row's largest - column's largest).
     template <bool shares>
-    void run_columns(const T* distance, const T* after, T log_discount, const Softmax<T>& row,
-                     const Columns<T>& columns, T* grad) const {
+    void run_columns(const T* distance, const T* after, T log_discount, const LeftOut<T>& left_out,
+                     const Softmax<T>& row, const Columns<T>& columns, T* grad) const {
         constexpr int n = num_lanes<T>;
         const T row_slope = slope_of(row, weights);
         const T ratio = shares ? exp_of(row.largest - columns.middle) : T(0);
@@ -78,15 +80,23 @@ struct Backward {
                 sum += weights.sigmoid * (logit < 0 ? e : T(1) - V{}) / (1 + e);
             }
             if constexpr (kind == PairKind::repulsion) sum += weights.repulsion / (d + T(pair_eps));
+            if constexpr (kind == PairKind::coulomb) {
+                const V inverse = 1 / (d + T(settings.eps));
+                sum += weights.repulsion * inverse * inverse;
+            }
             if constexpr (has_after) sum += weights.everywhere * slope(d, a, log_discount);
             return sum;
         };
         int64_t j = 0;
-        for (; j + n <= num_columns; j += n)
-            store(grad + j, derivative(j, load<V>(distance + j), has_after ? load<V>(after + j) : V{}));
+        for (; j + n <= num_columns; j += n) {
+            V slope = derivative(j, load<V>(distance + j), has_after ? load<V>(after + j) : V{});
+            if constexpr (has_places) slope = left_out.at(j) ? V{} : slope;
+            store(grad + j, slope);
+        }
         if (j == num_columns) return;
         const int64_t rest = num_columns - j;
-        const V last = derivative(j, load_some(distance + j, rest), has_after ? load_some(after + j, rest) : V{});
+        V last = derivative(j, load_some(distance + j, rest), has_after ? load_some(after + j, rest) : V{});
+        if constexpr (has_places) last = left_out.at_some(j, rest) ? V{} : last;
         __builtin_memcpy(grad + j, &last, rest * sizeof(T));
     }
 
@@ -138,7 +148,7 @@ Columns<T> prepare_columns(const T* of_matches, const T* log_sums, T* lines, int
     return {largest, slope, weight, middle, highest - lowest <= T(2 * nearness)};
 }
 
-template <class T, PairKind kind, bool has_after>
+template <class T, PairKind kind, bool has_after, bool has_places>
 void backward(const PairLossBackward<T>& call, int threads) {
     void* workspace = call.scratch;
     T* grad_distance = call.grad_distance;
@@ -146,7 +156,8 @@ void backward(const PairLossBackward<T>& call, int threads) {
             *log_discounts = call.log_discounts, *row_sums = call.row_sums, *column_sums = call.column_sums;
     const PairLossShape& shape = call.shape;
     const PairLossSettings& settings = call.settings;
-    const Backward<T, kind, has_after> run{settings, PairWeights<T>(settings, shape, *grad_loss), shape.columns};
+    const Backward<T, kind, has_after, has_places> run{settings, PairWeights<T>(settings, shape, *grad_loss),
+                                                       shape.columns};
     const BackwardMemory<T> memory(workspace, shape, kind);
     const int64_t all_rows = shape.batch * shape.rows;
     if constexpr (over_columns(kind))
@@ -164,6 +175,7 @@ void backward(const PairLossBackward<T>& call, int threads) {
                 const int64_t sample = row / shape.rows, at = row * shape.columns;
                 run.run(distance + at, has_after ? after + at : nullptr,
                         log_discounts ? log_discounts[row] : T(settings.log_discount),
+                        has_places ? call.places + sample * shape.columns : nullptr,
                         over_rows(kind) ? Softmax<T>(row_sums[row], row_sums[all_rows + row]) : Softmax<T>(T(0), T(0)),
                         over_columns(kind) ? memory.columns[sample] : Columns<T>{}, row % shape.rows + settings.offset,
                         grad_distance + at);

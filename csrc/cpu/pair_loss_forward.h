@@ -31,13 +31,14 @@ inline void add_softmax(PairSums<double>& sums, int side, const Softmax<double>&
 template <class T>
 struct ForwardTask {
     const T *distance, *after, *log_discounts;  // of the task's rows
+    const int32_t* places;                      // of the columns
     T *row_largest, *row_log_sum;
     // Per column: the largest logit, the shift of its exponentials, and their sum.
     T *most, *shift, *sum;
     int64_t first_row, rows, columns, matches;
 };
 
-template <class T, PairKind kind, bool has_after>
+template <class T, PairKind kind, bool has_after, bool has_places>
 struct Forward {
     using V = Lanes<T>;
     static constexpr int n = num_lanes<T>;
@@ -86,6 +87,17 @@ struct Forward {
         return load<V>(from);
     }
 
+    QMK_INLINE LeftOut<T> left_out_of(int64_t row) const {
+        const int64_t match = match_of(row);
+        return {task.places, task.places[match], int32_t(settings.window), match};
+    }
+
+    template <bool is_tail>
+    QMK_INLINE IndexLanes<T> left_out(int64_t row, int64_t column) const {
+        if constexpr (is_tail) return left_out_of(row).at_some(column, task.columns - column);
+        return left_out_of(row).at(column);
+    }
+
     template <int count>
     void together(int64_t row) {
         T most[count], shift[count], share[count], shrink = T(1);
@@ -97,6 +109,8 @@ struct Forward {
                 V column = over_columns(kind) ? load<V>(task.most + j) : V{};
                 for (int r = 0; r < count; ++r) {
                     V logit = scale * at<is_tail.value>(task.distance, row + r, j);
+                    if constexpr (has_places)
+                        logit = left_out<is_tail.value>(row + r, j) ? broadcast(T(-INFINITY)) : logit;
                     if constexpr (over_columns(kind)) column = larger<T>(logit, column);
                     if constexpr (is_tail.value)
                         for (int64_t lane = task.columns - j; lane < n; ++lane) logit[lane] = T(-INFINITY);
@@ -123,6 +137,8 @@ struct Forward {
         for (int r = 0; r < count; ++r) finish_row(row + r, most[has_logits ? r : 0], row_sum[r]);
     }
 
+    QMK_INLINE int64_t match_of(int64_t row) const { return task.first_row + row + settings.offset; }
+
     QMK_INLINE T log_discount_of(int64_t row) const {
         return task.log_discounts ? task.log_discounts[row] : T(settings.log_discount);
     }
@@ -135,7 +151,7 @@ struct Forward {
         for (int r = 0; r < count; ++r) log_discount[r] = log_discount_of(row + r);
         for (int64_t begin = 0; begin < task.columns; begin += strip) {
             const int64_t end = begin + strip < task.columns ? begin + strip : task.columns;
-            V exponentials[count] = {}, distances{}, positives{}, divergences{}, differences{};
+            V exponentials[count] = {}, distances{}, num_left_out{}, positives{}, divergences{}, differences{};
             Lanes<double> terms{};
             for_columns(begin, end, [&](int64_t j, auto is_tail, auto&& kept) {
                 V column{};
@@ -144,10 +160,19 @@ struct Forward {
                 if constexpr (over_columns(kind)) column = load<V>(task.sum + j) * shrink;
                 for (int r = 0; r < count; ++r) {
                     const V distance = at<is_tail.value>(task.distance, row + r, j);
-                    distances += distance;
+                    IndexLanes<T> is_left_out{};
+                    if constexpr (has_places) {
+                        is_left_out = left_out<is_tail.value>(row + r, j);
+                        num_left_out += kept(is_left_out ? V{} + 1 : V{});
+                    }
+                    if constexpr (has_places)
+                        distances += is_left_out ? V{} : distance;
+                    else
+                        distances += distance;
                     if constexpr (is_softmax(kind)) {
                         const V below = rounded(scale * distance) - shift[r];
-                        const V e = is_infinite ? exp_of<T>(below) : share_of<T>(below);
+                        V e = is_infinite ? exp_of<T>(below) : share_of<T>(below);
+                        if constexpr (has_places) e = is_left_out ? V{} : e;
                         if constexpr (over_rows(kind)) exponentials[r] += kept(e);
                         if constexpr (over_columns(kind)) column += e * share[r];
                     }
@@ -166,6 +191,10 @@ struct Forward {
                             for (int part = 0; part < num_parts<T>; ++part) values *= part_in_double<T>(value, part);
                         else
                             terms += logarithm_of_any(value);
+                    }
+                    if constexpr (kind == PairKind::coulomb) {
+                        const V inverse = kept(1 / (distance + T(settings.eps)));
+                        positives += lane_numbers<T>() == int32_t(match_of(row + r) - j) ? V{} : inverse;
                     }
                     if constexpr (has_after) {
                         const V delta = distance - at<is_tail.value>(task.after, row + r, j);
@@ -188,6 +217,7 @@ struct Forward {
             });
             for (int r = 0; r < count; ++r) row_sum[r] += double(sum_of_lanes<T>(exponentials[r]));
             sums.distance += double(sum_of_lanes<T>(distances));
+            if constexpr (has_places) sums.left_out += double(sum_of_lanes<T>(num_left_out));
             sums.divergence += double(sum_of_lanes<T>(divergences));
             sums.difference += double(sum_of_lanes<T>(differences));
             sums.terms += double(sum_of_lanes<T>(positives)) + sum_of_lanes<double>(terms);
@@ -195,7 +225,7 @@ struct Forward {
     }
 
     void finish_row(int64_t row, T most, double exponentials) {
-        const int64_t match = task.first_row + row + settings.offset;
+        const int64_t match = match_of(row);
         const T* distances = task.distance + row * task.columns;
         const T distance = distances[match];
         sums.match_distance += double(distance);
@@ -218,8 +248,15 @@ struct Forward {
         }
         if constexpr (over_columns(kind)) {
             const int64_t matches_begin = settings.offset, matches_end = settings.offset + task.matches;
-            for (int64_t j = 0; j < matches_begin; ++j) sums.outside += double(distances[j]);
-            for (int64_t j = matches_end; j < task.columns; ++j) sums.outside += double(distances[j]);
+            const auto add_outside = [&](int64_t begin, int64_t end) {
+                for (int64_t j = begin; j < end; ++j) {
+                    const bool is_left_out = has_places && left_out_of(row).alone(j);
+                    sums.left_out_outside += is_left_out;
+                    sums.outside += is_left_out ? 0 : double(distances[j]);
+                }
+            };
+            add_outside(0, matches_begin);
+            add_outside(matches_end, task.columns);
         }
     }
 
@@ -235,8 +272,13 @@ struct Forward {
         const V own = finite_or_nan(load<V>(task.most + column), broadcast(Limits<T>::highest));
         V again{};
         const int64_t exist = task.columns - column < n ? task.columns - column : n;
-        for (int64_t row = 0; row < task.rows; ++row)
-            again += exp_of<T>(rounded(scale * load_some(task.distance + row * task.columns + column, exist)) - own);
+        for (int64_t row = 0; row < task.rows; ++row) {
+            const V e = exp_of<T>(rounded(scale * load_some(task.distance + row * task.columns + column, exist)) - own);
+            if constexpr (has_places)
+                again += left_out_of(row).at_some(column, exist) ? V{} : e;
+            else
+                again += e;
+        }
         store(task.shift + column, is_fine ? broadcast(highest) : own);
         store(task.sum + column, is_fine ? sum : again);
     }
@@ -289,7 +331,7 @@ struct ForwardMemory {
     }
 };
 
-template <class T, PairKind kind, bool has_after>
+template <class T, PairKind kind, bool has_after, bool has_places>
 void forward(const PairLossForward<T>& call, int threads) {
     void* workspace = call.scratch;
     T *loss = call.loss, *stats = call.stats, *row_sums = call.row_sums, *column_sums = call.column_sums;
@@ -308,6 +350,7 @@ void forward(const PairLossForward<T>& call, int threads) {
         const ForwardTask<T> task{distance + at,
                                   has_after ? after + at : nullptr,
                                   log_discounts ? log_discounts + first : nullptr,
+                                  has_places ? call.places + sample * shape.columns : nullptr,
                                   over_rows(kind) ? row_sums + first : nullptr,
                                   over_rows(kind) ? row_sums + all_rows + first : nullptr,
                                   lines,
@@ -318,7 +361,7 @@ void forward(const PairLossForward<T>& call, int threads) {
                                   shape.columns,
                                   shape.rows};
         PairSums<double> sums{};
-        Forward<T, kind, has_after>(settings, task, sums).run();
+        Forward<T, kind, has_after, has_places>(settings, task, sums).run();
         memory.sums[index] = sums;
     });
     if constexpr (over_columns(kind))

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdlib>
 
 #include "../math/elementary.h"
 #include "lanes.h"
@@ -31,6 +32,38 @@ template <class T>
 QMK_INLINE T exp_of(T x) {
     return std::exp(x);
 }
+
+// The lanes' own numbers: 0, 1, 2, ...
+template <class T>
+QMK_INLINE IndexLanes<T> lane_numbers() {
+    IndexLanes<T> numbers{};
+    for (int lane = 0; lane < num_lanes<T>; ++lane) numbers[lane] = lane;
+    return numbers;
+}
+
+// Which columns the softmaxes of a row, and the row's part of the columns', leave out: those near its match.
+template <class T>
+struct LeftOut {
+    const int32_t* places;  // of all columns
+    int32_t place, window;  // place: of the match
+    int64_t match;
+
+    QMK_INLINE IndexLanes<T> of(IndexLanes<T> others, int64_t column) const {
+        const IndexLanes<T> gap = others - place;
+        return (gap <= window) & (gap >= -window) & (lane_numbers<T>() != int32_t(match - column));
+    }
+    // For the vector of columns that begins here.
+    QMK_INLINE IndexLanes<T> at(int64_t column) const { return of(load_indices<T>(places + column), column); }
+    // Of which only `count` exist.
+    QMK_INLINE IndexLanes<T> at_some(int64_t column, int64_t count) const {
+        IndexLanes<T> others{};
+        for (int lane = 0; lane < count; ++lane) others[lane] = places[column + lane];
+        return of(others, column);
+    }
+    QMK_INLINE bool alone(int64_t column) const {
+        return std::abs(places[column] - place) <= window && column != match;
+    }
+};
 
 // The exponential of numbers that are at most 0, up to rounding.
 template <class T>

@@ -2,11 +2,14 @@
 //
 // Only x decides the order of a component's intervals, so each row of x is sorted once. Then a thread scans the sorted
 // x for 16 bytes of neighbouring y (4 float, 2 double), which are adjacent because y is transposed first; x and the
-// position of its y are the same for the whole warp.
+// position of its y are the same for the whole warp. While a block scans a chunk of components, it copies the next one
+// to shared memory.
 //
 // Memory: the sorted rows, their positions and the transposed rows, D values each; nothing of size N * M * D.
 // Precision: all arithmetic in T. The order of every sum is fixed, without atomics: the same input gives the same bits.
 #pragma once
+
+#include <cuda_pipeline_primitives.h>
 
 #include "../math/iqe.h"
 #include "../ops/iqe.h"
@@ -23,35 +26,60 @@ using namespace QMK_TARGET;
 
 constexpr int warps_per_block = 8, pair_block_threads = 32 * warps_per_block;
 
-// Columns (rows of y) of one tile: one pack per thread of a warp.
-template <class T>
-constexpr int tile_columns = 32 * Pack<T>::size;
+// Columns (rows of y) of one tile: `packs` per thread of a warp.
+template <class T, int packs = 1>
+constexpr int tile_columns = packs * 32 * Pack<T>::size;
 
 // Lines of the transposed y hold whole tiles of either type, so that they are read without a test.
 constexpr int64_t padded(int64_t count) {
-    return (count + 127) / 128 * 128;
+    return count <= 128 ? 128 : (count + 255) / 256 * 256;
 }
 
-// One interval of a sorted row: where it begins, and the line of the component's transposed y with its ends.
+// One interval of a sorted row: where it begins, and where the line of the transposed y with its ends is among its
+// chunk's lines, in steps of the line's width in shared memory.
 template <class T>
 struct alignas(2 * sizeof(T)) Begin {
     T x;
-    int32_t line;
+    int32_t line_at;
 };
+
+// Bytes of a line in shared memory: `packs` of 16 bytes for each thread of a warp.
+constexpr int line_bytes(int packs) {
+    return 512 * packs;
+}
+
+// A component's intervals are filled up with empty ones, which begin at the largest number and change no length.
+constexpr int64_t padded_size(int64_t size) {
+    return (size + 7) / 8 * 8;
+}
+
+// What is staged at a time: components of 32 coordinates together, or a single one. Chunks are counted from the first
+// component of a row.
+struct PairChunk {
+    int components, lines, begins;  // begins of each row
+};
+
+inline PairChunk pair_chunk(int64_t size) {
+    const int components = int(std::max<int64_t>(32 / padded_size(size), 1));
+    return {components, components * int(size), components * int(padded_size(size))};
+}
 
 // Both sides of the problem, prepared.
 template <class T>
 struct Prepared {
-    const T* sorted_x;        // (batch, num_x, C, K), ascending in K
-    const int32_t* position;  // (batch, num_x, C, K): the index of each before sorting
-    const T* lines;           // (batch, C, K, padded_y): y, transposed
+    const Begin<T>* begins;  // (batch, num_x, C, padded_size), ascending
+    const T* lines;          // (batch, C, K, padded_y): y, transposed
     int batch, num_x, num_y, padded_y;
-    int num_components, dim_per_component;
+    int num_components, dim_per_component, padded_size;
+    PairChunk chunk;
 
-    // For a row past the last, that of the last.
-    __device__ __forceinline__ int64_t first_in_row(int sample, int row, int component) const {
+    // The first of a row's components, in rows of `size` values each; for a row past the last, that of the last.
+    __device__ __forceinline__ int64_t first_in_row(int sample, int row, int component, int size) const {
         const int clamped = row < num_x ? row : num_x - 1;
-        return ((int64_t(sample) * num_x + clamped) * num_components + component) * dim_per_component;
+        return ((int64_t(sample) * num_x + clamped) * num_components + component) * size;
+    }
+    __device__ __forceinline__ const Begin<T>* begins_in_row(int sample, int row, int component) const {
+        return begins + first_in_row(sample, row, component, padded_size);
     }
     __device__ __forceinline__ const T* component_lines(int sample, int component) const {
         return lines + (int64_t(sample) * num_components + component) * dim_per_component * padded_y;
@@ -62,22 +90,23 @@ struct Prepared {
 // One warp sorts one component at a time, in shared memory: `size` values and positions per warp.
 template <class T>
 __global__ void __launch_bounds__(128)
-    sort_components_kernel(const T* rows, T sign, int64_t num_components, int size, T* sorted, int32_t* position) {
+    sort_components_kernel(const T* rows, T sign, int64_t count, int num_components, int size, int in_chunk,
+                           int line_width, Begin<T>* begins) {
     extern __shared__ int4 dynamic_shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     T* keys = reinterpret_cast<T*>(dynamic_shared) + warp * size;
     int32_t* places = reinterpret_cast<int32_t*>(reinterpret_cast<T*>(dynamic_shared) + warps * size) + warp * size;
-    for (int64_t c = int64_t(blockIdx.x) * warps + warp; c < num_components; c += int64_t(gridDim.x) * warps) {
+    for (int64_t c = int64_t(blockIdx.x) * warps + warp; c < count; c += int64_t(gridDim.x) * warps) {
         for (int k = lane; k < size; k += 32) {
             keys[k] = finite_or_nan(sign * rows[c * size + k], Limits<T>::highest);
             places[k] = k;
         }
         __syncwarp();
         sort_by_warp(size, lane, keys, places);
-        for (int k = lane; k < size; k += 32) {
-            sorted[c * size + k] = keys[k];
-            position[c * size + k] = places[k];
-        }
+        const int padded = int(padded_size(size)), first_line = int(c % num_components) % in_chunk * size;
+        for (int k = lane; k < padded; k += 32)
+            begins[c * padded + k] = {k < size ? keys[k] : Limits<T>::highest,
+                                      (first_line + (k < size ? places[k] : 0)) * line_width};
         __syncwarp();
     }
 }
@@ -106,51 +135,79 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// Copies `num_lines` lines, columns first .. first + tile_columns, to shared memory.
-template <class T>
-__device__ __forceinline__ void stage_lines(const T* lines, int padded_y, int first_column, int num_lines,
-                                            int4* staged) {
-    for (int pack = threadIdx.x; pack < 32 * num_lines; pack += pair_block_threads)
-        staged[pack] = *reinterpret_cast<const int4*>(lines + int64_t(pack / 32) * padded_y + first_column +
-                                                      pack % 32 * Pack<T>::size);
-}
+// Copies lines to shared memory, some columns of each: `packs` per thread of a warp. Without registers in between,
+// while the block computes.
+template <class T, int packs>
+struct LineCopy {
+    static constexpr int in_line = 32 * packs, at_once = pair_block_threads / in_line;
+    const int line = threadIdx.x / in_line;
+    const T* from;  // this thread's first pack
 
-// Copies the begins of `count` components of `num_rows` rows to shared memory, row by row. The lines of each further
-// component follow after `staged` lines.
-template <class T>
-__device__ __forceinline__ void stage_begins(const Prepared<T>& sides, int sample, int first_row, int num_rows,
-                                             int component, int count, Begin<T>* begins) {
-    const int size = sides.dim_per_component, values = count * size;
-    const int exist = sides.num_components - component < count ? sides.num_components - component : count;
-    for (int n = threadIdx.x; n < num_rows * values; n += pair_block_threads) {
-        const int value = n % values;
-        if (value >= exist * size) continue;
-        const int64_t at = sides.first_in_row(sample, first_row + n / values, component) + value;
-        begins[n] = {sides.sorted_x[at], sides.position[at] + value / size * size};
+    __device__ __forceinline__ LineCopy(const T* lines, int padded_y, int first_column)
+        : from(lines + int64_t(line) * padded_y + first_column + threadIdx.x % in_line * Pack<T>::size) {}
+
+    __device__ __forceinline__ void start(int num_lines, int padded_y, int4* staged) const {
+        const T* next = from;
+        int4* to = staged + threadIdx.x;
+#pragma unroll 1
+        for (int left = num_lines - line; left > 0; left -= 4 * at_once) {
+#pragma unroll
+            for (int n = 0; n < 4; ++n) {
+                if (n == 0 || left > n * at_once) __pipeline_memcpy_async(to + n * pair_block_threads, next, 16);
+                next += int64_t(at_once) * padded_y;
+            }
+            to += 4 * pair_block_threads;
+        }
     }
-}
+};
+
+// Copies begins of `num_rows` rows to shared memory, `stride` from one row to the next there.
+template <class T, int num_rows>
+struct BeginCopy {
+    static constexpr int in_pack = Pack<Begin<T>>::size, threads_per_row = pair_block_threads / num_rows;
+    const int first = threadIdx.x % threads_per_row * in_pack;
+    const Begin<T>* from;  // this thread's first pack
+    const int to;
+
+    __device__ __forceinline__ BeginCopy(const Prepared<T>& sides, int sample, int component, int first_row, int stride)
+        : from(sides.begins_in_row(sample, first_row + threadIdx.x / threads_per_row, component) + first),
+          to(threadIdx.x / threads_per_row * stride + first) {}
+
+    __device__ __forceinline__ void start(int count, int4* staged) const {
+#pragma unroll 1
+        for (int n = 0; n < count - first; n += threads_per_row * in_pack)
+            __pipeline_memcpy_async(reinterpret_cast<Begin<T>*>(staged) + to + n, from + n, 16);
+    }
+};
 
 // Where the intervals of one row begin and end: in shared memory, or in global memory if a component is too large.
-template <class T, bool staged>
+template <class T, bool staged, int packs>
 struct Intervals;
-template <class T>
-struct Intervals<T, true> {
+template <class T, int packs>
+struct Intervals<T, true, packs> {
     const Begin<T>* begins;
     const int4* ends;
 
-    __device__ __forceinline__ Begin<T> begin(int k) const { return begins[k]; }
-    __device__ __forceinline__ Pack<T> end(int line) const { return load_pack<T>(ends + 32 * line); }
+    __device__ __forceinline__ Pack<T> end(int line_at, int pack) const {
+        return load_pack<T>(reinterpret_cast<const char*>(ends + 32 * pack) + line_at);
+    }
 };
-template <class T>
-struct Intervals<T, false> {
-    const T* sorted_x;
-    const int32_t* position;
+template <class T, int packs>
+struct Intervals<T, false, packs> {
+    const Begin<T>* begins;
     const T* ends;
     int padded_y;
 
-    __device__ __forceinline__ Begin<T> begin(int k) const { return {sorted_x[k], position[k]}; }
-    __device__ __forceinline__ Pack<T> end(int line) const { return load_pack<T>(ends + int64_t(line) * padded_y); }
+    __device__ __forceinline__ Pack<T> end(int line, int pack) const {  // lines have width 1
+        return load_pack<T>(ends + int64_t(line) * padded_y + pack * tile_columns<T>);
+    }
 };
+
+// Shared memory of a chunk, with the begins of some rows.
+template <class T>
+__host__ __device__ constexpr int packs_of_chunk(const PairChunk& chunk, int rows, int packs) {
+    return 32 * packs * chunk.lines + rows * chunk.begins / Pack<Begin<T>>::size;
+}
 
 // Hands out memory piece by piece, each aligned to 16 bytes; without memory behind it, it only counts.
 struct Workspace {
@@ -173,40 +230,45 @@ inline void check_sizes(const char* op, int64_t batch, int64_t num_x, int64_t nu
                                  " and " + std::to_string(num_y) + " in " + std::to_string(batch) + " matrices");
 }
 
-// Memory of the prepared sides: both hold rows of dim = num_components * dim_per_component values.
+// Memory of the prepared sides: both hold rows of num_components components of `size` values.
 template <class T>
 struct SidesMemory {
-    T* sorted;
-    int32_t* position;
+    Begin<T>* begins;
     T* lines;
 };
 
 template <class T>
-SidesMemory<T> take_sides(Workspace& workspace, int64_t batch, int64_t num_x, int64_t num_y, int64_t dim) {
-    auto* sorted = static_cast<T*>(workspace.take(batch * num_x * dim * sizeof(T)));
-    auto* position = static_cast<int32_t*>(workspace.take(batch * num_x * dim * sizeof(int32_t)));
-    return {sorted, position, static_cast<T*>(workspace.take(batch * padded(num_y) * dim * sizeof(T)))};
+SidesMemory<T> take_sides(Workspace& workspace, int64_t batch, int64_t num_x, int64_t num_y, int64_t num_components,
+                          int64_t size) {
+    const int64_t begins = batch * num_x * num_components * padded_size(size);
+    const int64_t ends = batch * padded(num_y) * num_components * size;
+    auto* memory = static_cast<Begin<T>*>(workspace.take(begins * sizeof(Begin<T>)));
+    return {memory, static_cast<T*>(workspace.take(ends * sizeof(T)))};
 }
 
 template <class T>
 Prepared<T> prepare(const char* op, Workspace& workspace, const T* x, const T* y, T sign, int64_t batch, int64_t num_x,
-                    int64_t num_y, int64_t num_components, int64_t size, Context context) {
+                    int64_t num_y, int64_t num_components, int64_t size, int line_width, Context context) {
     const int64_t dim = num_components * size, components = batch * num_x * num_components;
-    const auto [sorted, position, lines] = take_sides<T>(workspace, batch, num_x, num_y, dim);
+    const PairChunk chunk = pair_chunk(size);
+    const auto [begins, lines] = take_sides<T>(workspace, batch, num_x, num_y, num_components, size);
     const int64_t bytes = size * int64_t(sizeof(T) + sizeof(int32_t));
     int warps = 4;
     while (warps > 1 && warps * bytes > shared_bytes_without_asking) warps /= 2;
     launch(op, sort_components_kernel<T>, divide_up(components, warps), warps * 32, warps * bytes, context, x, sign,
-           components, int(size), sorted, position);
+           components, int(num_components), int(size), chunk.components, line_width, begins);
     launch(op, transpose_kernel<T>, batch * (padded(num_y) / 32) * divide_up(dim, 32), 256, 0, context, y, sign, batch,
            num_y, dim, lines);
-    return {sorted,   position, lines, int(batch), int(num_x), int(num_y), int(padded(num_y)), int(num_components),
-            int(size)};
-}
-
-template <class T>
-int64_t staged_bytes(int64_t size, int rows) {
-    return size * (tile_columns<T> * int64_t(sizeof(T)) + rows * int64_t(sizeof(Begin<T>)));
+    return {begins,
+            lines,
+            int(batch),
+            int(num_x),
+            int(num_y),
+            int(padded(num_y)),
+            int(num_components),
+            int(size),
+            int(padded_size(size)),
+            chunk};
 }
 
 }  // namespace

@@ -18,9 +18,11 @@ struct PairwiseBackward {
     const ReductionWeights<T>* weights;  // (batch)
     T* grad;                             // (batch, num_x, C, K)
     T* partial_spread;                   // null or (batch, C, num_x): parts of the gradient of the weights
-    T sign;
-    int stride_x, stride_y;  // pairs from one row to the next in grad_out and largest
+    T sign, share;                       // share: of one component in the mean
+    int stride_x, stride_y;              // pairs from one row to the next in grad_out and largest
     Reduction reduction;
+    int64_t tiles;  // of 8 rows of x and a chunk of components
+    int tiles_x, groups;
 };
 
 // What the upstream gradient is of: every length (reduction none), or the distance of a pair; and whether the gradient
@@ -30,135 +32,189 @@ enum class Given { length_gradients, pair_gradients, pair_gradients_and_weight }
 template <Given given>
 constexpr bool with_weight = given == Given::pair_gradients_and_weight;
 
-// The pairs of one row of x and a thread's columns: the gradient and the longest component of each.
-template <class T, Given given>
+// The pairs of one row of x and a thread's columns: the gradient, which component is the longest, and, if several
+// components need them, the gradients by the length of one that is the longest and of another.
+template <class T, Given given, bool several>
 struct PairGradients {
     static constexpr int V = Pack<T>::size;
-    int64_t pair;
-    T grad[V];
+    const T* from;                // of the first pair
+    const int32_t* largest_from;  // null if no component is the longest
+    T grad[V], of_other[V], of_largest[V];
     int32_t largest[V];
 
-    __device__ __forceinline__ void load(const PairwiseBackward<T>& task, int sample, int i, int j) {
+    // Starts with the first columns.
+    __device__ __forceinline__ PairGradients(const PairwiseBackward<T>& task, int sample, int i) {
         const auto& sides = task.sides;
-        pair = int64_t(sample) * sides.num_x * sides.num_y + int64_t(i) * task.stride_x + int64_t(j) * task.stride_y;
+        const int64_t pair = int64_t(sample) * sides.num_x * sides.num_y + int64_t(i) * task.stride_x +
+                             int64_t(threadIdx.x % 32 * V) * task.stride_y;
+        from = task.grad_out + pair * (given == Given::length_gradients ? sides.num_components : 1);
+        largest_from = task.largest ? task.largest + pair : nullptr;
+    }
+
+    __device__ __forceinline__ void next_tile(const PairwiseBackward<T>& task) {
+        const int64_t pairs = int64_t(tile_columns<T>) * task.stride_y;
+        from += pairs * (given == Given::length_gradients ? task.sides.num_components : 1);
+        if (largest_from) largest_from += pairs;
+    }
+
+    // Loads `columns` pairs, if there are as many.
+    __device__ __forceinline__ void load(const PairwiseBackward<T>& task, ReductionWeights<T> weights, int columns) {
         if constexpr (given != Given::length_gradients) {
+            const T* next = from;
 #pragma unroll
             for (int v = 0; v < V; ++v) {
-                const bool exists = i < sides.num_x && j + v < sides.num_y;
-                grad[v] = exists ? task.grad_out[pair + int64_t(v) * task.stride_y] : T(0);
-                largest[v] = exists && task.largest ? task.largest[pair + int64_t(v) * task.stride_y] : -1;
+                grad[v] = v < columns ? *next : T(0);
+                next += task.stride_y;
+                largest[v] = -1;
+            }
+            if constexpr (several) {
+                multiply(weights.every, of_other);
+                multiply(weights.every + weights.largest, of_largest);
+            }
+            if (const int32_t* next_largest = largest_from) {
+#pragma unroll
+                for (int v = 0; v < V; ++v) {
+                    if (v < columns) largest[v] = *next_largest;
+                    next_largest += task.stride_y;
+                }
             }
         }
     }
 
-    // The gradient by the length of one component.
-    __device__ __forceinline__ void weigh(const PairwiseBackward<T>& task, ReductionWeights<T> weights, int i, int j,
-                                          int component, T (&by_length)[V]) const {
-        const auto& sides = task.sides;
-        if constexpr (given == Given::length_gradients) {
+    __device__ __forceinline__ void multiply(T weight, T (&products)[V]) const {
 #pragma unroll
-            for (int v = 0; v < V; ++v)
-                by_length[v] =
-                    i < sides.num_x && j + v < sides.num_y
-                        ? task.grad_out[(pair + int64_t(v) * task.stride_y) * sides.num_components + component]
-                        : T(0);
-        } else {
+        for (int v = 0; v < V; ++v) products[v] = grad[v] * weight;
+        if (weight == T(0))
 #pragma unroll
-            for (int v = 0; v < V; ++v)
-                by_length[v] =
-                    weighted(grad[v], largest[v] == component ? weights.every + weights.largest : weights.every);
-        }
+            for (int v = 0; v < V; ++v) products[v] = T(0);
     }
 
-    // This thread's share of sum_j grad_j * d spread_j / d length_j * length_j.
-    __device__ __forceinline__ T spread(const IqeLength<T> (&scans)[V], int num_components, int component,
-                                        int columns) const {
-        const T share = T(1) / T(num_components);
-        T sum = T(0);
+    // The gradient by the length of one component, and with the gradient of max_weight that of the spread by it.
+    __device__ __forceinline__ void weigh(const PairwiseBackward<T>& task, ReductionWeights<T> weights, int component,
+                                          int columns, T (&by_length)[V], T (&of_spread)[V]) const {
 #pragma unroll
-        for (int v = 0; v < V; ++v)
-            if (v < columns) sum += grad[v] * ((largest[v] == component ? T(1) : T(0)) - share) * scans[v].length;
-        return sum;
+        for (int v = 0; v < V; ++v) {
+            const bool is_largest = largest[v] == component;
+            if constexpr (given == Given::length_gradients) {
+                by_length[v] =
+                    v < columns ? from[int64_t(v) * task.stride_y * task.sides.num_components + component] : T(0);
+            } else if constexpr (several) {
+                by_length[v] = is_largest ? of_largest[v] : of_other[v];
+            } else {
+                by_length[v] = weighted(grad[v], is_largest ? weights.every + weights.largest : weights.every);
+            }
+            if constexpr (with_weight<given>)
+                of_spread[v] = v < columns ? grad[v] * ((is_largest ? T(1) : T(0)) - task.share) : T(0);
+        }
     }
 };
 
-// One interval of V pairs: the sum of the gradients where x starts a piece. With `lengths`, also adds to the scan.
-template <class T, bool lengths>
-__device__ __forceinline__ T add_starts(T x, const Pack<T>& ends, const T (&by_length)[Pack<T>::size], T sum,
-                                        IqeLength<T> (&scans)[Pack<T>::size]) {
+// Adds up to `count` intervals of V pairs to their scans, of those left: to each sum the gradients of the pairs in
+// which x starts a piece. Empty intervals fill up the last eight. Without `lengths`, only finds the starts. `starts`:
+// these are the scans' first.
+template <class T, bool lengths, bool starts, int count, class OfRow>
+__device__ __forceinline__ void add_intervals(const OfRow& intervals, int first, int left,
+                                              const T (&by_length)[Pack<T>::size], IqeLength<T> (&scans)[Pack<T>::size],
+                                              T* sums) {
+    constexpr int in_pack = Pack<Begin<T>>::size;
 #pragma unroll
-    for (int v = 0; v < Pack<T>::size; ++v) {
-        IqeLeftEnds<T> left{scans[v].furthest};
-        sum += left.add(x, ends.values[v]) ? by_length[v] : T(0);
-        if constexpr (lengths)
-            scans[v].add(x, ends.values[v]);
-        else
-            scans[v].furthest = left.furthest;
+    for (int eight = 0; eight < count; eight += 8) {
+        if (eight > 0 && eight >= left) break;
+#pragma unroll
+        for (int k = eight; k < eight + 8; k += in_pack) {
+            const auto begins = load_pack<Begin<T>>(intervals.begins + first + k);
+#pragma unroll
+            for (int b = 0; b < in_pack; ++b) {
+                const bool is_first = starts && k + b == 0;
+                const T x = begins.values[b].x;
+                const Pack<T> ends = intervals.end(begins.values[b].line_at, 0);
+#pragma unroll
+                for (int v = 0; v < Pack<T>::size; ++v) {
+                    const T y = ends.values[v];
+                    IqeLeftEnds<T> left_ends{scans[v].furthest};
+                    if (is_first ? left_ends.start(x, y) : left_ends.add(x, y)) sums[k + b] += by_length[v];
+                    if constexpr (lengths) {
+                        if (is_first)
+                            scans[v].start(x, y);
+                        else
+                            scans[v].add(x, y);
+                    } else {
+                        scans[v].furthest = left_ends.furthest;
+                    }
+                }
+            }
+        }
     }
-    return sum;
 }
 
-constexpr int values_at_once = 32;  // coordinates whose gradients a warp sums at once: one per thread at the end
+constexpr int largest_in_registers = 64;  // values of a component whose gradients a warp sums up in registers
 
-// K = 8, 16, 32. A warp handles one row of x and 32 / K components, and walks over all of y: the sums of 32 coordinates
-// stay in registers until the end.
+// Components of up to K = 8, 16, 32 or 64 values. A warp handles one row of x and a chunk of components, and walks over
+// all of y: the sums of the chunk's coordinates stay in registers until the end.
 template <class T, int K, Given given>
 __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
     iqe_pairwise_backward_kernel(PairwiseBackward<T> task) {
-    constexpr int V = Pack<T>::size, G = values_at_once / K;
-    __shared__ int4 staged_ends[32 * values_at_once];
-    __shared__ Begin<T> staged_begins[warps_per_block * values_at_once];
+    constexpr int V = Pack<T>::size, G = K < 32 ? 32 / K : 1;
+    extern __shared__ int4 dynamic_shared[];
     const auto& sides = task.sides;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
-    const int groups = (sides.num_components + G - 1) / G;
-    const Intervals<T, true> intervals{staged_begins + warp * values_at_once, staged_ends + lane};
-    for (int64_t tile = blockIdx.x; tile < int64_t(sides.batch) * groups * tiles_x; tile += gridDim.x) {
-        const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
-        const int first = int(tile / tiles_x % groups) * G, sample = int(tile / tiles_x / groups);
+    const int size = sides.dim_per_component, lane = threadIdx.x % 32;
+    const int warp = __shfl_sync(whole_warp, threadIdx.x / 32, 0);  // so that the compiler sees one for the whole warp
+    const auto* begins = reinterpret_cast<const Begin<T>*>(dynamic_shared) + warp * G * K;
+    int4* const staged_lines = dynamic_shared + warps_per_block * G * K / Pack<Begin<T>>::size;
+    for (int64_t tile = blockIdx.x; tile < task.tiles; tile += gridDim.x) {
+        const int first_row = int(tile % task.tiles_x) * warps_per_block, i = first_row + warp;
+        const int first = int(tile / task.tiles_x % task.groups) * G, sample = int(tile / task.tiles_x / task.groups);
         const int count = sides.num_components - first < G ? sides.num_components - first : G;
-        __syncthreads();
         const auto weights = task.weights[sample];
-        stage_begins(sides, sample, first_row, warps_per_block, first, G, staged_begins);
-        T sums[values_at_once], spreads[G];
+        LineCopy<T, 1> lines(sides.component_lines(sample, first), sides.padded_y, 0);
+        int4 *here = staged_lines, *next = staged_lines + 32 * sides.chunk.lines;
+        const auto start_copy = [&](int4* to) {
+            lines.start(count * size, sides.padded_y, to);
+            __pipeline_commit();
+            lines.from += tile_columns<T>;
+        };
+        __syncthreads();
+        BeginCopy<T, warps_per_block>(sides, sample, first, first_row, G * K)
+            .start(count * sides.padded_size, dynamic_shared);
+        start_copy(here);
+        T sums[G * K], spreads[G];
 #pragma unroll
-        for (int n = 0; n < values_at_once; ++n) sums[n] = T(0);
+        for (int n = 0; n < G * K; ++n) sums[n] = T(0);
 #pragma unroll
         for (int g = 0; g < G; ++g) spreads[g] = T(0);
+        // With the gradient of max_weight there are no registers for the products.
+        PairGradients<T, given, (G > 1 && !with_weight<given>)> gradients(task, sample, i);
+        int columns = i < sides.num_x ? sides.num_y - lane * V : 0;  // left for this thread
         for (int first_column = 0; first_column < sides.num_y; first_column += tile_columns<T>) {
+            __pipeline_wait_prior(0);
             __syncthreads();
-            stage_lines(sides.component_lines(sample, first), sides.padded_y, first_column, count * K, staged_ends);
-            __syncthreads();
-            const int j = first_column + lane * V;
-            const int columns = sides.num_y - j;  // that exist; none where below 1
-            PairGradients<T, given> gradients;
-            gradients.load(task, sample, i, j);
+            if (first_column + tile_columns<T> < sides.num_y) start_copy(next);
+            gradients.load(task, weights, columns);
+            const Intervals<T, true, 1> intervals{begins, here + lane};
 #pragma unroll
             for (int g = 0; g < G; ++g) {
                 if (g >= count) continue;
-                T by_length[V];
-                gradients.weigh(task, weights, i, j, first + g, by_length);
-                IqeLength<T> scans[V];
-#pragma unroll
-                for (int v = 0; v < V; ++v) scans[v] = {-Limits<T>::highest, T(0)};
-#pragma unroll
-                for (int k = 0; k < K; ++k) {
-                    const Begin<T> begin = intervals.begin(g * K + k);
-                    sums[g * K + k] = add_starts<T, with_weight<given>>(begin.x, intervals.end(begin.line), by_length,
-                                                                        sums[g * K + k], scans);
-                }
+                T by_length[V], of_spread[V];
+                gradients.weigh(task, weights, first + g, columns, by_length, of_spread);
+                IqeLength<T> scans[V] = {};
+                add_intervals<T, with_weight<given>, true, K>(intervals, g * K, size, by_length, scans, sums + g * K);
                 if constexpr (with_weight<given>)
-                    spreads[g] += gradients.spread(scans, sides.num_components, first + g, columns);
-            }
-        }
-        T mine = T(0);  // thread n keeps the sum of coordinate n
 #pragma unroll
-        for (int n = 0; n < values_at_once; ++n) {
-            const T sum = sum_of_threads(sums[n]);
-            mine = lane == n ? sum : mine;
+                    for (int v = 0; v < V; ++v) spreads[g] += of_spread[v] * scans[v].length;
+            }
+            gradients.next_tile(task);
+            columns -= tile_columns<T>;
+            int4* const copied = next;
+            next = here;
+            here = copied;
         }
-        if (i < sides.num_x && lane < count * K)
-            task.grad[sides.first_in_row(sample, i, first) + intervals.begin(lane).line] = task.sign * mine;
+#pragma unroll
+        for (int n = 0; n < G * K; n += 32) {
+            const T mine = sums_of_threads(sums + n);
+            if (i < sides.num_x && (n + lane) / K < count && (n + lane) % K < size)
+                task.grad[sides.first_in_row(sample, i, first, size) + begins[n + lane].line_at / line_bytes(1)] =
+                    task.sign * mine;
+        }
         if constexpr (with_weight<given>) {
 #pragma unroll
             for (int g = 0; g < G; ++g) {
@@ -171,63 +227,47 @@ __global__ void __launch_bounds__(pair_block_threads, sizeof(T) == 4 ? 2 : 1)
     }
 }
 
-// Any K: a warp handles one row of x and one component, and sums 32 coordinates at a time, tile by tile of y, in the
-// gradient itself. The same thread always writes the same coordinate.
-template <class T, bool staged, Given given>
-__global__ void __launch_bounds__(pair_block_threads, 2) iqe_pairwise_backward_any_kernel(PairwiseBackward<T> task) {
+// Larger components: a warp handles one row of x and one component, and sums 32 coordinates at a time, tile by tile of
+// y, in the gradient itself. The same thread always writes the same coordinate.
+template <class T, Given given>
+__global__ void __launch_bounds__(pair_block_threads, 1) iqe_pairwise_backward_large_kernel(PairwiseBackward<T> task) {
     constexpr int V = Pack<T>::size;
-    extern __shared__ int4 dynamic_shared[];
     const auto& sides = task.sides;
     const int size = sides.dim_per_component, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    auto* staged_begins = reinterpret_cast<Begin<T>*>(dynamic_shared + 32 * size);
-    const int tiles_x = (sides.num_x + warps_per_block - 1) / warps_per_block;
-    for (int64_t tile = blockIdx.x; tile < int64_t(sides.batch) * sides.num_components * tiles_x; tile += gridDim.x) {
-        const int first_row = int(tile % tiles_x) * warps_per_block, i = first_row + warp;
-        const int component = int(tile / tiles_x % sides.num_components);
-        const int sample = int(tile / tiles_x / sides.num_components);
+    for (int64_t tile = blockIdx.x; tile < task.tiles; tile += gridDim.x) {
+        const int i = int(tile % task.tiles_x) * warps_per_block + warp;
+        const int component = int(tile / task.tiles_x % task.groups);
+        const int sample = int(tile / task.tiles_x / task.groups);
         const auto weights = task.weights[sample];
-        const T* lines = sides.component_lines(sample, component);
-        const int64_t row = sides.first_in_row(sample, i, component);
-        if constexpr (staged) {
-            __syncthreads();
-            stage_begins(sides, sample, first_row, warps_per_block, component, 1, staged_begins);
-        }
+        const Begin<T>* begins = sides.begins_in_row(sample, i, component);
+        T* const grads = task.grad + sides.first_in_row(sample, i, component, size);
+        const T* ends = sides.component_lines(sample, component) + lane * V;
         T spread = T(0);
+        PairGradients<T, given, false> gradients(task, sample, i);
         for (int first_column = 0; first_column < sides.num_y; first_column += tile_columns<T>) {
-            const int j = first_column + lane * V;
-            Intervals<T, staged> intervals;
-            if constexpr (staged) {
-                __syncthreads();
-                stage_lines(lines, sides.padded_y, first_column, size, dynamic_shared);
-                __syncthreads();
-                intervals = {staged_begins + warp * size, dynamic_shared + lane};
-            } else {
-                intervals = {sides.sorted_x + row, sides.position + row, lines + j, sides.padded_y};
-            }
-            const int columns = sides.num_y - j;  // that exist; none where below 1
-            PairGradients<T, given> gradients;
-            gradients.load(task, sample, i, j);
-            T by_length[V];
-            gradients.weigh(task, weights, i, j, component, by_length);
+            const int columns = i < sides.num_x ? sides.num_y - first_column - lane * V : 0;  // that exist
+            gradients.load(task, weights, columns);
+            T by_length[V], of_spread[V];
+            gradients.weigh(task, weights, component, columns, by_length, of_spread);
             IqeLength<T> scans[V];
 #pragma unroll
             for (int v = 0; v < V; ++v) scans[v] = {-Limits<T>::highest, T(0)};
+            const Intervals<T, false, 1> intervals{begins, ends + first_column, sides.padded_y};
             for (int start = 0; start < size; start += 32) {
-                const int some = size - start < 32 ? size - start : 32;
-                T mine = T(0);
-                for (int k = 0; k < some; ++k) {
-                    const Begin<T> begin = intervals.begin(start + k);
-                    const T sum = sum_of_threads(
-                        add_starts<T, with_weight<given>>(begin.x, intervals.end(begin.line), by_length, T(0), scans));
-                    mine = lane == k ? sum : mine;
-                }
-                if (i < sides.num_x && lane < some) {
-                    T& grad = task.grad[row + sides.position[row + start + lane]];
+                T sums[32];
+#pragma unroll
+                for (int n = 0; n < 32; ++n) sums[n] = T(0);
+                add_intervals<T, with_weight<given>, false, 32>(intervals, start, size - start, by_length, scans, sums);
+                const T mine = sums_of_threads(sums);
+                if (i < sides.num_x && lane < size - start) {
+                    T& grad = grads[begins[start + lane].line_at];
                     grad = (first_column == 0 ? T(0) : grad) + task.sign * mine;
                 }
             }
             if constexpr (with_weight<given>)
-                spread += gradients.spread(scans, sides.num_components, component, columns);
+#pragma unroll
+                for (int v = 0; v < V; ++v) spread += of_spread[v] * scans[v].length;
+            gradients.next_tile(task);
         }
         if constexpr (with_weight<given>) {
             spread = sum_of_threads(spread);
@@ -287,36 +327,34 @@ __global__ void __launch_bounds__(pair_block_threads) iqe_pairwise_nan_kernel(Na
 
 template <class T, int K>
 void launch_pairwise_backward(const PairwiseBackward<T>& task, Context context) {
-    const auto& sides = task.sides;
     const auto kernel = task.reduction == Reduction::none ? iqe_pairwise_backward_kernel<T, K, Given::length_gradients>
                         : task.partial_spread ? iqe_pairwise_backward_kernel<T, K, Given::pair_gradients_and_weight>
                                               : iqe_pairwise_backward_kernel<T, K, Given::pair_gradients>;
-    const int64_t groups = divide_up(sides.num_components, values_at_once / K);
-    launch("iqe_pairwise_backward", kernel, int64_t(sides.batch) * groups * divide_up(sides.num_x, warps_per_block),
-           pair_block_threads, 0, context, task);
-}
-
-template <class T, bool staged>
-void launch_pairwise_backward_any(const PairwiseBackward<T>& task, Context context) {
-    const auto& sides = task.sides;
-    const auto kernel =
-        task.reduction == Reduction::none ? iqe_pairwise_backward_any_kernel<T, staged, Given::length_gradients>
-        : task.partial_spread ? iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients_and_weight>
-                              : iqe_pairwise_backward_any_kernel<T, staged, Given::pair_gradients>;
-    launch("iqe_pairwise_backward", kernel,
-           int64_t(sides.batch) * sides.num_components * divide_up(sides.num_x, warps_per_block), pair_block_threads,
-           staged ? staged_bytes<T>(sides.dim_per_component, warps_per_block) : 0, context, task);
+    const PairChunk& chunk = task.sides.chunk;
+    const int64_t packs = 2 * 32 * chunk.lines + warps_per_block * std::max(K, 32) / Pack<Begin<T>>::size;
+    launch("iqe_pairwise_backward", kernel, task.tiles, pair_block_threads, 16 * packs, context, task);
 }
 
 template <class T>
-void launch_gradient(const PairwiseBackward<T>& task, Context context) {
-    const int64_t size = task.sides.dim_per_component;
-    if (size == 8) return launch_pairwise_backward<T, 8>(task, context);
-    if (size == 16) return launch_pairwise_backward<T, 16>(task, context);
-    if (size == 32) return launch_pairwise_backward<T, 32>(task, context);
-    if (staged_bytes<T>(size, warps_per_block) <= shared_bytes_without_asking)
-        return launch_pairwise_backward_any<T, true>(task, context);
-    launch_pairwise_backward_any<T, false>(task, context);
+void launch_pairwise_backward_large(const PairwiseBackward<T>& task, Context context) {
+    const auto kernel = task.reduction == Reduction::none
+                            ? iqe_pairwise_backward_large_kernel<T, Given::length_gradients>
+                        : task.partial_spread ? iqe_pairwise_backward_large_kernel<T, Given::pair_gradients_and_weight>
+                                              : iqe_pairwise_backward_large_kernel<T, Given::pair_gradients>;
+    launch("iqe_pairwise_backward", kernel, task.tiles, pair_block_threads, 0, context, task);
+}
+
+template <class T>
+void launch_gradient(PairwiseBackward<T> task, Context context) {
+    const int64_t size = task.sides.padded_size;
+    task.tiles_x = int(divide_up(task.sides.num_x, warps_per_block));
+    task.groups = int(divide_up(task.sides.num_components, task.sides.chunk.components));
+    task.tiles = int64_t(task.sides.batch) * task.groups * task.tiles_x;
+    if (size <= 8) return launch_pairwise_backward<T, 8>(task, context);
+    if (size <= 16) return launch_pairwise_backward<T, 16>(task, context);
+    if (size <= 32) return launch_pairwise_backward<T, 32>(task, context);
+    if (size <= largest_in_registers) return launch_pairwise_backward<T, largest_in_registers>(task, context);
+    launch_pairwise_backward_large<T>(task, context);
 }
 
 // Shared by both gradients: the weights of every matrix and, if needed, room for parts of their gradient.
@@ -344,8 +382,8 @@ int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
     Workspace for_x{nullptr}, for_y{nullptr};
     take_both_sides(for_x, call);
     take_both_sides(for_y, call);
-    take_sides<T>(for_x, batch, num_x, num_y, num_components * size);
-    take_sides<T>(for_y, batch, num_y, num_x, num_components * size);
+    take_sides<T>(for_x, batch, num_x, num_y, num_components, size);
+    take_sides<T>(for_y, batch, num_y, num_x, num_components, size);
     return std::max(for_x.used, for_y.used);
 }
 
@@ -367,13 +405,17 @@ void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, Context context) 
     take_both_sides(for_y, call);
     launch(op, matrix_weights_kernel<T>, divide_up(batch, 256), 256, 0, context, call.max, reduction,
            int(num_components), int(batch), both.weights);
-    launch_gradient<T>({prepare(op, for_x, x, y, T(1), batch, num_x, num_y, num_components, size, context), grad_out,
-                        largest, both.weights, grad_x, both.partial_spread, T(-1), int(num_y), 1, reduction},
-                       context);
+    const T share = T(1) / T(num_components);
+    const int width = size <= largest_in_registers ? line_bytes(1) : 1;
+    launch_gradient<T>(
+        {prepare(op, for_x, x, y, T(1), batch, num_x, num_y, num_components, size, width, context), grad_out, largest,
+         both.weights, grad_x, both.partial_spread, T(-1), share, int(num_y), 1, reduction, 0, 0, 0},
+        context);
     // The mirrored problem, in the same memory: launches on a stream run one after another.
-    launch_gradient<T>({prepare(op, for_y, y, x, T(-1), batch, num_y, num_x, num_components, size, context), grad_out,
-                        largest, both.weights, grad_y, nullptr, T(1), 1, int(num_y), reduction},
-                       context);
+    launch_gradient<T>(
+        {prepare(op, for_y, y, x, T(-1), batch, num_y, num_x, num_components, size, width, context), grad_out, largest,
+         both.weights, grad_y, nullptr, T(1), share, 1, int(num_y), reduction, 0, 0, 0},
+        context);
     const NanInputs<T> inputs{x, y, grad_x, grad_y, int(batch), int(num_x), int(num_y), int(num_components), int(size)};
     launch(op, iqe_pairwise_nan_kernel<T>, batch * num_components, pair_block_threads, 0, context, inputs);
     launch_weight_gradient<T>(

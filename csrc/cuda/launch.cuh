@@ -41,6 +41,8 @@ class DeviceGuard {
 // requested, and the device may refuse.
 constexpr int64_t static_shared_bytes = 2 * 1024;
 constexpr int64_t shared_bytes_without_asking = 48 * 1024 - static_shared_bytes;
+// What every device gives at request: 99 kB, from compute capability 8.0 on.
+constexpr int64_t shared_bytes_of_any_device = 99 * 1024 - static_shared_bytes;
 
 // Kernels walk over their work in steps of the grid, so a grid may be smaller than the work; this is its limit. Tests
 // lower it, so that small work takes several steps.

@@ -97,9 +97,18 @@ inline void check_sizes(const char* op, const PairLossShape& shape) {
 template <class T>
 struct Problem {
     const T *distance, *after, *log_discounts;
+    const int32_t* places;
     PairLossShape shape;
     PairLossSettings settings;
 
+    // Whether softmaxes leave a pair out.
+    __device__ __forceinline__ bool leaves_out(int64_t sample, int64_t i, int64_t j) const {
+        if (!places) return false;
+        const int32_t* of_columns = places + sample * shape.columns;
+        const int64_t match = i + settings.offset;
+        const int32_t gap = of_columns[j] - of_columns[match];
+        return j != match && gap <= settings.window && -gap <= settings.window;
+    }
     __device__ __forceinline__ T log_discount(int64_t row) const {
         return log_discounts ? log_discounts[row] : T(settings.log_discount);
     }
@@ -167,14 +176,21 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
                 logits[r][c] = T(-INFINITY);
                 if (!exists) continue;
                 const bool is_match = j == i + problem.settings.offset;
+                const int64_t match = j - problem.settings.offset;
+                const bool is_outside = match < 0 || match >= shape.rows;
+                if constexpr (is_softmax(kind)) {
+                    if (problem.leaves_out(place.sample, i, j)) {
+                        sums.left_out += T(1);
+                        if (is_outside) sums.left_out_outside += T(1);
+                        continue;
+                    }
+                }
                 const T distance = problem.distance[at];
                 sums.distance += distance;
                 if (is_match) sums.match_distance += distance;
                 if constexpr (has_logits) logits[r][c] = product(scale, distance);
-                if constexpr (over_columns(kind)) {
-                    const int64_t match = j - problem.settings.offset;
-                    if (match < 0 || match >= shape.rows) sums.outside += distance;
-                }
+                if constexpr (over_columns(kind))
+                    if (is_outside) sums.outside += distance;
                 if constexpr (kind == PairKind::sigmoid) {
                     const T logit = logits[r][c];
                     sums.terms += (logit < T(0) ? T(0) : logit) + T(log1p(exp(logit < T(0) ? logit : -logit)));
@@ -185,6 +201,8 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
                     const T beyond = distance - T(problem.settings.step);
                     if (is_match) sums.match_terms += value, sums.match_steps += beyond * beyond;
                 }
+                if constexpr (kind == PairKind::coulomb)
+                    if (!is_match) sums.terms += T(1) / (distance + T(problem.settings.eps));
                 if (problem.after) {
                     const T after = problem.after[at];
                     const T divergence = problem.linex(distance, after, problem.log_discount(row)).value;
@@ -236,7 +254,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
                 most[at] = column.most, sum[at] = column.sum;
             }
         }
-        constexpr int over_pairs = 9;  // from `distance` to `match_divergence`
+        constexpr int over_pairs = 11;  // from `distance` to `match_divergence`
         sum_over_block<over_pairs>(&sums.distance);
         if (threadIdx.x == 0) task.parts.sums[tile] = sums;
     }
@@ -318,6 +336,8 @@ __global__ void __launch_bounds__(block_threads) pair_loss_finish_kernel(PairFin
         const PairSums<T>& part = task.sums[n];
         add(all.distance, part.distance);
         add(all.outside, part.outside);
+        add(all.left_out, part.left_out);
+        add(all.left_out_outside, part.left_out_outside);
         add(all.terms, part.terms);
         add(all.divergence, part.divergence);
         add(all.difference, part.difference);
@@ -381,6 +401,12 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
             for (int c = 0; c < columns_per_thread; ++c) {
                 const int64_t j = place.first_column + 32 * c, at = row * shape.columns + j;
                 if (j >= shape.columns) break;
+                if constexpr (is_softmax(kind)) {
+                    if (problem.leaves_out(place.sample, i, j)) {
+                        task.grad_distance[at] = T(0);
+                        continue;
+                    }
+                }
                 const bool is_match = j == i + problem.settings.offset;
                 const T distance = problem.distance[at], logit = product(scale, distance);
                 T grad = is_match ? weights.match : T(0);
@@ -393,6 +419,10 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
                 if constexpr (kind == PairKind::repulsion)
                     grad = is_match ? weights.steps * (distance - T(problem.settings.step))
                                     : weights.repulsion / (distance + T(pair_eps));
+                if constexpr (kind == PairKind::coulomb) {
+                    const T inverse = T(1) / (distance + T(problem.settings.eps));
+                    grad = is_match ? T(0) : weights.repulsion * inverse * inverse;
+                }
                 if (problem.after) {
                     const T slope = problem.linex(distance, problem.after[at], log_discount).slope;
                     grad += (weights.everywhere + (is_match ? weights.diagonal : T(0))) * slope;
@@ -409,6 +439,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_backward_kernel(Pa
         constexpr decltype(&name<T, PairKind::none>) kernels[] = {                                   \
             name<T, PairKind::none>,      name<T, PairKind::backward>, name<T, PairKind::forward>,   \
             name<T, PairKind::symmetric>, name<T, PairKind::sigmoid>,  name<T, PairKind::repulsion>, \
+            name<T, PairKind::coulomb>,                                                              \
         };                                                                                           \
         return kernels[int(kind)];                                                                   \
     }
@@ -435,7 +466,7 @@ void pair_loss_forward(const PairLossForward<T>& call, Context context) {
     const DeviceGuard guard(context.device, op);
     const Tiles tiles(shape);
     const Parts<T> parts(workspace, shape, settings.kind);
-    const PairForwardTask<T> task{{distance, after, log_discounts, shape, settings}, parts};
+    const PairForwardTask<T> task{{distance, after, log_discounts, call.places, shape, settings}, parts};
     launch(op, pair_loss_forward_kernel_of<T>(settings.kind), parts.num_tiles, block_threads, 0, context, task);
     const int64_t all_rows = shape.batch * shape.rows, chunks = divide_up(all_rows, block_threads);
     PairSums<T>* of_softmaxes = parts.of_softmaxes;
@@ -476,7 +507,7 @@ void pair_loss_backward(const PairLossBackward<T>& call, Context context) {
     check_sizes("pair_loss_backward", shape);
     const DeviceGuard guard(context.device, "pair_loss_backward");
     const Tiles tiles(shape);
-    const PairBackwardTask<T> task{{distance, after, log_discounts, shape, settings},
+    const PairBackwardTask<T> task{{distance, after, log_discounts, call.places, shape, settings},
                                    grad_loss,
                                    row_sums,
                                    column_sums,

@@ -14,6 +14,22 @@ __device__ __forceinline__ T sum_of_threads(T value, int width = 32) {
     return value;
 }
 
+// The sums of 32 numbers over the warp, added in the same order: thread n gets that of the n-th. A fifth of the work of
+// 32 sums, as every exchange leaves half of the numbers.
+template <int distance = 16, class T>
+__device__ __forceinline__ T sums_of_threads(T* numbers) {
+    const bool upper = threadIdx.x & distance;
+#pragma unroll
+    for (int n = 0; n < distance; ++n) {
+        const T others = upper ? numbers[n] : numbers[n + distance];
+        numbers[n] = (upper ? numbers[n + distance] : numbers[n]) + __shfl_xor_sync(whole_warp, others, distance);
+    }
+    if constexpr (distance > 1)
+        return sums_of_threads<distance / 2>(numbers);
+    else
+        return numbers[0];
+}
+
 // Sum, maximum and the first component of the maximum. Lengths are at least 0; NaN is only in the sum.
 template <class T>
 struct RowSummary {

@@ -52,12 +52,16 @@ struct AddDifference {
 };
 
 // The union of the intervals added so far, in ascending order of x.
-// Start: furthest = the lowest finite number, length = 0.
+// Start: furthest = the lowest finite number, length = 0; or with the first interval.
 template <class V, class Addition = AddDifference>
 struct IqeLength {
     V furthest;
     V length;
 
+    QMK_INLINE void start(V x, V y) {
+        furthest = maximum(x, y);
+        length = furthest - x;
+    }
     QMK_INLINE void add(V x, V y) {
         const V begin = maximum(furthest, x);
         furthest = maximum(begin, y);
@@ -104,11 +108,15 @@ QMK_INLINE bool marks_nan(const uint8_t* ends, int64_t size) {
 }
 
 // Only left ends: whether x is the left end of a piece. Right ends are the left ends of the mirrored intervals (-y,
-// -x). Start: furthest = the lowest finite number.
+// -x). Start: furthest = the lowest finite number; or with the first interval.
 template <class V>
 struct IqeLeftEnds {
     V furthest;
 
+    QMK_INLINE auto start(V x, V y) {
+        furthest = y;
+        return y > x;
+    }
     QMK_INLINE auto add(V x, V y) {
         const auto starts = (x >= furthest) & (y > x);
         furthest = maximum(furthest, y);

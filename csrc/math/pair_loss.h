@@ -9,7 +9,7 @@
 
 namespace qmk {
 
-QMK_ENUM(PairKind, none, backward, forward, symmetric, sigmoid, repulsion)
+QMK_ENUM(PairKind, none, backward, forward, symmetric, sigmoid, repulsion, coulomb)
 
 constexpr bool over_rows(PairKind kind) {
     return kind == PairKind::forward || kind == PairKind::symmetric;
@@ -25,8 +25,10 @@ struct PairLossSettings {
     PairKind kind;
     double scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step, repulsion_weight;
     int64_t offset;
+    double eps;
+    int64_t window;
     QMK_SETTINGS(kind, scale, logsumexp_weight, linex_weight, clip, diagonal_weight, log_discount, step,
-                 repulsion_weight, offset)
+                 repulsion_weight, offset, eps, window)
 };
 
 struct PairLossShape {
@@ -36,18 +38,21 @@ struct PairLossShape {
 };
 
 constexpr double pair_eps = 1e-6;  // added to distances before their logarithm
-constexpr int num_pair_stats = 12;
+constexpr int num_pair_stats = 13;
 
 // Sums over all pairs, over matches, over rows (index 0) and over matching columns (1).
 template <class T>
 struct PairSums {
-    T distance, outside, terms, divergence, difference;  // outside: to columns without a match
+    T distance, outside;           // of pairs that are not left out; outside: to columns without a match
+    T left_out, left_out_outside;  // how many pairs are left out
+    T terms, divergence, difference;
     T match_distance, match_steps, match_terms, match_divergence;
     T logsumexp[2], squares[2], hits[2];
     T excess[2];  // of a log-sum-exp over its match's logit
 };
 
-// The terms are sums of softplus, or of logarithms for `repulsion`.
+// The terms are sums of softplus, for `repulsion` of logarithms, for `coulomb` of 1 / (distance + eps), without
+// matches.
 template <class T>
 constexpr int num_pair_sums = int(sizeof(PairSums<T>) / sizeof(T));
 
@@ -86,8 +91,9 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
     const S rows = S(shape.batch) * S(shape.rows), columns = S(shape.columns), pairs = rows * columns;
     const S scale = S(settings.scale), length = sums.match_distance / rows, positive = -scale * length;
     S total = S(0), contrastive = S(0), logsumexp = S(0), negative = S(0), accuracy = S(0);
-    S steps = S(0), repulsion = S(0);
-    const S others = columns > 1 ? columns - 1 : S(1);
+    S steps = S(0), repulsion = S(0), apart = S(0);
+    const auto at_least_one = [](S count) { return count > S(0) ? count : S(1); };
+    const S others = at_least_one(columns - 1 - sums.left_out / rows);
     const S all = -scale * sums.distance / rows;
     for (int side = 0; side < 2; ++side) {
         if (side == 0 ? !over_rows(settings.kind) : !over_columns(settings.kind)) continue;
@@ -98,8 +104,8 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
         logsumexp += share * (sums.logsumexp[side] / rows);
         accuracy += share * (sums.hits[side] / rows);
         const S inside = shape.rows == shape.columns ? all : -scale * (sums.distance - sums.outside) / rows;
-        negative += share * (side == 0 ? (all - positive) / others
-                                       : (inside - positive) / (shape.rows > 1 ? S(shape.rows - 1) : S(1)));
+        const S others_inside = S(shape.rows) - 1 - (sums.left_out - sums.left_out_outside) / rows;
+        negative += share * (side == 0 ? (all - positive) / others : (inside - positive) / at_least_one(others_inside));
     }
     if (settings.kind == PairKind::sigmoid) {
         contrastive = (sums.terms / rows - positive) / columns;
@@ -111,6 +117,10 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
         steps = sums.match_steps / rows;
         repulsion = -(sums.terms - sums.match_terms) / rows / others;
         total = steps + S(settings.repulsion_weight) * repulsion;
+    }
+    if (settings.kind == PairKind::coulomb) {
+        total = repulsion = sums.terms / rows / others;
+        apart = (sums.distance - sums.match_distance) / rows / others;
     }
     const bool is_contrast = is_softmax(settings.kind) || settings.kind == PairKind::sigmoid;
     const S everywhere = sums.divergence / pairs, diagonal = sums.match_divergence / rows;
@@ -129,6 +139,7 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
     stats[9] = T(steps);
     stats[10] = T(repulsion);
     stats[11] = T(length);
+    stats[12] = T(apart);
 }
 
 // The factors of the terms' derivatives by a distance.
@@ -141,7 +152,7 @@ struct PairWeights {
     T everywhere;  // of a divergence's slope
     T diagonal;    // of a match's, in addition
     T steps;       // of a match's distance - step
-    T repulsion;   // of 1 / (distance + eps)
+    T repulsion;   // of 1 / (distance + eps); for `coulomb` of its square
 
     QMK_INLINE PairWeights(const PairLossSettings& settings, const PairLossShape& shape, T grad) {
         const T rows = T(shape.batch) * T(shape.rows), pairs = rows * T(shape.columns);
@@ -155,7 +166,7 @@ struct PairWeights {
         everywhere = grad * T(settings.linex_weight * (1 - settings.diagonal_weight)) / pairs;
         diagonal = grad * T(settings.linex_weight * settings.diagonal_weight) / rows;
         steps = 2 * grad / rows;
-        repulsion = -grad * T(settings.repulsion_weight) / (rows * others);
+        repulsion = -grad * T(settings.kind == PairKind::coulomb ? 1 : settings.repulsion_weight) / (rows * others);
     }
 };
 

@@ -1,6 +1,6 @@
 // Losses over a matrix of distances: their kernels' arguments. Their contents:
-// qmkernels/backends/reference/pair_loss.py. Null if absent: after, log_discounts, and the sums of softmaxes that the
-// settings' kind does not have.
+// qmkernels/backends/reference/pair_loss.py. Null if absent: after, log_discounts, places, and the sums of softmaxes
+// that the settings' kind does not have.
 #pragma once
 
 #include "../math/pair_loss.h"
@@ -24,32 +24,42 @@ inline int64_t count_of_column_sums(const PairLossSettings& settings, const Pair
 template <class T>
 struct PairLossForward {
     const T *distance, *after, *log_discounts;
+    const int32_t* places;
     T *loss, *stats, *row_sums, *column_sums;
     void* scratch;
     PairLossShape shape;
     PairLossSettings settings;
-    QMK_FIELDS(distance, after, log_discounts, loss, stats, row_sums, column_sums, shape, settings)
+    QMK_FIELDS(distance, after, log_discounts, places, loss, stats, row_sums, column_sums, shape, settings)
     Sizes sizes() const {
         if (!fits(settings, shape)) return {};
-        return {shape.pairs(),  or_absent(shape.pairs()),           or_absent(shape.batch * shape.rows),  1,
-                num_pair_stats, count_of_row_sums(settings, shape), count_of_column_sums(settings, shape)};
+        return {shape.pairs(),
+                or_absent(shape.pairs()),
+                or_absent(shape.batch * shape.rows),
+                or_absent(shape.batch * shape.columns),
+                1,
+                num_pair_stats,
+                count_of_row_sums(settings, shape),
+                count_of_column_sums(settings, shape)};
     }
 };
 
 template <class T>
 struct PairLossBackward {
-    const T *grad_loss, *distance, *after, *log_discounts, *row_sums, *column_sums;
+    const T *grad_loss, *distance, *after, *log_discounts;
+    const int32_t* places;
+    const T *row_sums, *column_sums;
     T* grad_distance;
     void* scratch;
     PairLossShape shape;
     PairLossSettings settings;
-    QMK_FIELDS(grad_loss, distance, after, log_discounts, row_sums, column_sums, grad_distance, shape, settings)
+    QMK_FIELDS(grad_loss, distance, after, log_discounts, places, row_sums, column_sums, grad_distance, shape, settings)
     Sizes sizes() const {
         if (!fits(settings, shape)) return {};
         return {1,
                 shape.pairs(),
                 or_absent(shape.pairs()),
                 or_absent(shape.batch * shape.rows),
+                or_absent(shape.batch * shape.columns),
                 count_of_row_sums(settings, shape),
                 count_of_column_sums(settings, shape),
                 shape.pairs()};

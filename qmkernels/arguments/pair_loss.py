@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 # What the contrastive term's softmaxes normalise: "backward" the states for each matching goal, "forward" all goals for
-# each state, "symmetric" both; "sigmoid" and "repulsion" (`metric_contrastive`) have no softmax.
-KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion")
+# each state, "symmetric" both; "sigmoid", "repulsion" (`metric_contrastive`) and "coulomb" (`coulomb_repulsion`) have
+# no softmax.
+KINDS = ("none", "backward", "forward", "symmetric", "sigmoid", "repulsion", "coulomb")
 SOFTMAXES = ("backward", "forward", "symmetric")
 
 
@@ -23,6 +24,8 @@ class PairLossSettings(NamedTuple):
     step: float = 1.0
     repulsion_weight: float = 1.0
     offset: int = 0
+    eps: float = 1e-6  # of "coulomb"
+    window: int = 0  # of what definitions.pair_loss.left_out leaves out
 
 
 class PairLossStats(NamedTuple):
@@ -40,3 +43,4 @@ class PairLossStats(NamedTuple):
     steps: Any
     repulsion: Any
     length: Any
+    apart: Any

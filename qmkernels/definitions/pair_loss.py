@@ -1,8 +1,8 @@
 """The pairwise losses as functions of a matrix of distances, in plain PyTorch: the definition of the op ``pair_loss``.
 
 d (..., N, M) are distances from states i to goals j; j = i + offset is the match of i. Leading dimensions are an
-ensemble, over which everything is averaged. The formulas are in losses/: contrastive.py, linex.py, tmd_critic.py and
-metric_contrastive.py.
+ensemble, over which everything is averaged. The formulas are in losses/: contrastive.py, linex.py, tmd_critic.py,
+metric_contrastive.py and coulomb_repulsion.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EPS = 1e-6
 
 class Softmaxes(NamedTuple):
     """Per softmax, (..., S): the matching logit, the largest logit, the log of the sum of exponentials relative to the
-    largest, the sum of the logits and their number.
+    largest, the sum of the logits that are not left out, and their number.
 
     The log-sum-exp is largest + log_sum. They stay separate because float32 keeps no digit of log_sum next to 1e9; a
     logit is compared with the largest first.
@@ -33,7 +33,7 @@ class Softmaxes(NamedTuple):
     largest: Tensor
     log_sum: Tensor
     total: Tensor
-    count: int
+    count: Tensor | int  # one number for all, or each softmax's
 
 
 class Contrast(NamedTuple):
@@ -57,11 +57,28 @@ def matching(matrix: Tensor, first: int, dim: int) -> Tensor:
     return torch.where(exists, entries, 0.0)
 
 
-def over(logits: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns largest, log_sum and total of the softmaxes along ``dim``; largest is not differentiable."""
+def left_out(of_rows: Tensor, of_columns: Tensor, window: int, offset: int) -> Tensor:
+    """Returns which pairs, (..., N, M), softmaxes leave out: those of places that differ by at most ``window``, given
+    the places of each row's match, (..., N), and of the columns, (..., M), but not the matches, row + offset."""
+    near = (of_rows.unsqueeze(-1) - of_columns.unsqueeze(-2)).abs() <= window
+    near.diagonal(offset=offset, dim1=-2, dim2=-1).fill_(False)
+    return near
+
+
+def over(logits: Tensor, dim: int, near: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns largest, log_sum and total of the softmaxes along ``dim``, without the pairs ``near``; largest is not
+    differentiable."""
+    total = (logits if near is None else logits.masked_fill(near, 0.0)).sum(dim=dim)
+    if near is not None:
+        logits = logits.masked_fill(near, -torch.inf)
     largest = logits.detach().amax(dim=dim)
     log_sum = (logits - _finite(largest).unsqueeze(dim)).logsumexp(dim=dim)
-    return largest, log_sum, logits.sum(dim=dim)
+    return largest, log_sum, total
+
+
+def counts(near: Tensor | None, dim: int, size: int) -> Tensor | int:
+    """Returns how many of ``size`` logits along ``dim`` are not left out."""
+    return size if near is None else size - near.sum(dim=dim)
 
 
 def together(largest: Tensor, log_sum: Tensor, total: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,18 +112,24 @@ def contrast(softmaxes: Softmaxes, logsumexp_weight: float, smoothing: float = 0
     return _with_diagnostics(loss, softmaxes, logsumexp)
 
 
-def lead(positive: Tensor, total: Tensor, count: int) -> Tensor:
-    """Returns by how much the softmaxes' matching logits exceed the mean of their others; 0 if there are no others.
+def lead(positive: Tensor, total: Tensor, count: Tensor | int) -> Tensor:
+    """Returns by how much the softmaxes' matching logits exceed the mean of their others, 0 where there are no others.
 
     That, times the smoothing, is what smoothed targets add to a cross-entropy.
     """
+    if isinstance(count, Tensor):
+        exceeds = positive - (total - positive) / (count - 1).clamp(min=1)
+        return torch.where(count > 1, exceeds, 0.0).mean()
     return (positive - (total - positive) / (count - 1)).mean() if count > 1 else positive.new_zeros(())
 
 
 def _with_diagnostics(loss: Tensor, softmaxes: Softmaxes, logsumexp: Tensor) -> Contrast:
     positive, largest, _, total, count = softmaxes
     with torch.no_grad():
-        negative = (total - positive).mean() / max(1, count - 1)
+        if isinstance(count, Tensor):
+            negative = (total - positive).sum() / (count - 1).sum().clamp(min=1)
+        else:
+            negative = (total - positive).mean() / max(1, count - 1)
         accuracy = (positive >= largest).to(loss.dtype).mean()
         return Contrast(loss, positive.mean(), negative, logsumexp.mean(), accuracy)
 
@@ -136,13 +159,28 @@ def log_distance(distance: Tensor) -> Tensor:
     return (distance + EPS).log()
 
 
+def energy(distance: Tensor, eps: float, offset: int) -> tuple[Tensor, Tensor]:
+    """Returns, for each row of a matrix (..., N, M), the means of 1 / (distance + eps) and of the distance over the
+    pairs that do not match; 0 if there are none."""
+    count, columns = distance.shape[-2:]
+    is_match = torch.ones(count, columns, dtype=torch.bool, device=distance.device).tril(offset).triu(offset)
+    others = max(1, columns - 1)
+    inverse = (distance.masked_fill(is_match, 1.0) + eps).reciprocal().masked_fill(is_match, 0.0)
+    return inverse.sum(dim=-1) / others, distance.detach().masked_fill(is_match, 0.0).sum(dim=-1) / others
+
+
 def pair_loss(
-    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, settings: PairLossSettings
+    distance: Tensor,
+    after: Tensor | None,
+    log_discounts: Tensor | None,
+    settings: PairLossSettings,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, PairLossStats, Tensor, Tensor]:
     """Returns the loss, its diagnostics, and largest and log_sum of the softmaxes over rows (2, ..., N) and over
     matching columns (2, ..., N), empty without such softmaxes.
 
     ``after`` are distances (..., N, M) after a step, without gradient; ``log_discounts`` are one per row, (..., N).
+    ``places`` are whole numbers, one per column, (..., M), for softmaxes: see `left_out`.
     """
     *_, count, columns = distance.shape
     length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
@@ -152,15 +190,18 @@ def pair_loss(
     loss = zero
     if settings.kind in (*SOFTMAXES, "sigmoid"):
         logits, positive, sides = -settings.scale * distance, -settings.scale * length, []
+        matched = slice(settings.offset, settings.offset + count)
+        near = None if places is None else left_out(places[..., matched], places, settings.window, settings.offset)
         if settings.kind == "sigmoid":
             term = contrast_of_sigmoids(Softmaxes(positive, *softplus_over_goals(logits), columns))
         else:
             if settings.kind != "backward":
-                sides.append(Softmaxes(positive, *over(logits, -1), columns))
+                sides.append(Softmaxes(positive, *over(logits, -1, near), counts(near, -1, columns)))
                 row_sums = torch.stack(sides[-1][1:3])
             if settings.kind != "forward":
-                matched = logits[..., settings.offset : settings.offset + count]
-                sides.append(Softmaxes(positive, *over(matched, -2), count))
+                of_matches = None if near is None else near[..., matched]
+                of_column = over(logits[..., matched], -2, of_matches)
+                sides.append(Softmaxes(positive, *of_column, counts(of_matches, -2, count)))
                 column_sums = torch.stack(sides[-1][1:3])
             term = contrast_of_sides(sides, settings.logsumexp_weight)
         loss = term.loss
@@ -174,6 +215,9 @@ def pair_loss(
         steps, repulsion = (length - settings.step).square().mean(), -others.mean() / max(1, columns - 1)
         loss = steps + settings.repulsion_weight * repulsion
         stats = stats._replace(steps=steps.detach(), repulsion=repulsion.detach())
+    elif settings.kind == "coulomb":
+        loss, apart = (value.mean() for value in energy(distance, settings.eps, settings.offset))
+        stats = stats._replace(repulsion=loss.detach(), apart=apart)
     if after is not None:
         log_discount = settings.log_discount if log_discounts is None else log_discounts.unsqueeze(-1)
         terms = divergence(distance, after.detach(), log_discount, settings.clip)
@@ -195,6 +239,7 @@ def gradient(
     row_sums: Tensor,
     column_sums: Tensor,
     settings: PairLossSettings,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Returns grad_loss times the derivative of the loss by ``distance``, given `pair_loss`'s sums of the softmaxes."""
     *_, count, columns = distance.shape
@@ -202,17 +247,16 @@ def gradient(
     grad = torch.zeros_like(distance)
     grad_of_matches = grad.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
     if settings.kind in SOFTMAXES:
-        logits, share = (
-            -settings.scale * distance,
-            -settings.scale / num_rows / (2 if settings.kind == "symmetric" else 1),
-        )
+        logits, matched = -settings.scale * distance, slice(settings.offset, settings.offset + count)
+        share = -settings.scale / num_rows / (2 if settings.kind == "symmetric" else 1)
         if settings.kind != "backward":
             grad += share * _softmax_slope(logits, row_sums.unsqueeze(-1), settings)
             grad_of_matches -= share
         if settings.kind != "forward":
-            matched = slice(settings.offset, settings.offset + count)
             grad[..., matched] += share * _softmax_slope(logits[..., matched], column_sums.unsqueeze(-2), settings)
             grad_of_matches -= share
+        if places is not None:
+            grad.masked_fill_(left_out(places[..., matched], places, settings.window, settings.offset), 0.0)
     elif settings.kind == "sigmoid":
         share = -settings.scale / (num_rows * columns)
         grad += share * torch.sigmoid(-settings.scale * distance)
@@ -221,6 +265,9 @@ def gradient(
         length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
         grad -= settings.repulsion_weight / (num_rows * max(1, columns - 1)) / (distance + EPS)
         grad_of_matches.copy_(2 / num_rows * (length - settings.step))
+    elif settings.kind == "coulomb":
+        grad -= (distance + settings.eps).reciprocal().square() / (num_rows * max(1, columns - 1))
+        grad_of_matches.zero_()
     if after is not None:
         log_discount = settings.log_discount if log_discounts is None else log_discounts.unsqueeze(-1)
         delta = distance - after
@@ -238,7 +285,7 @@ def _softmax_slope(logits: Tensor, sums: Tensor, settings: PairLossSettings) -> 
 
 
 def pair_loss_forward_outputs(
-    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, *settings
+    distance: Tensor, after: Tensor | None, log_discounts: Tensor | None, places: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kind, sums = settings[0], (2, *distance.shape[:2])
     return (

@@ -15,13 +15,11 @@ A target below 0 counts as NaN, and so does a target of 0 in the form "relative"
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..arguments.mrn import MrnSettings
 from .iqe import iqe_backward_outputs, kept_of_reduction
 
 
@@ -124,9 +122,6 @@ def _sum(values: Tensor, mask: Tensor | None) -> Tensor:
     return values.sum() if mask is None else torch.where(mask != 0, values, 0.0).sum()
 
 
-# --- The kernels' results on a backend without kernels for this op, from its functions for a head, ``head``.
-
-
 def loss_and_slopes(
     distance: Tensor, target: Tensor, weight: Tensor | None, mask: Tensor | None, settings: RowLossSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,35 +134,6 @@ def loss_and_slopes(
     if mask is not None:
         slopes = torch.where(mask != 0, slopes, 0.0)
     return loss, torch.stack(stats), slopes
-
-
-def iqe_forward_with(
-    head: ModuleType, x: Tensor, y: Tensor, max_weight: Tensor | None, target: Tensor, weight: Tensor | None,
-    mask: Tensor | None, *settings,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    distance, *kept = head.iqe_forward(x, y, max_weight, *settings[:3], True)
-    return *loss_and_slopes(distance, target, weight, mask, RowLossSettings(*settings[3:])), *kept
-
-
-def iqe_backward_with(
-    head: ModuleType, grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
-    max_weight: Tensor | None, *iqe,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    return head.iqe_backward(grad_loss * slopes, ends, largest, spread, max_weight, *iqe, max_weight is not None)
-
-
-def mrn_forward_with(
-    head: ModuleType, x: Tensor, y: Tensor, target: Tensor, weight: Tensor | None, mask: Tensor | None, *settings
-) -> tuple[Tensor, Tensor, Tensor]:
-    fields = len(MrnSettings._fields)
-    distance = head.mrn_forward(x, y, *settings[:fields])
-    return loss_and_slopes(distance, target, weight, mask, RowLossSettings(*settings[fields:]))
-
-
-def mrn_backward_with(
-    head: ModuleType, grad_loss: Tensor, slopes: Tensor, x: Tensor, y: Tensor, *mrn
-) -> tuple[Tensor, Tensor]:
-    return head.mrn_backward(grad_loss * slopes, x, y, *mrn)
 
 
 # --- The kernels' outputs: empty tensors of the right shapes.

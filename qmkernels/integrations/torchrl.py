@@ -7,100 +7,24 @@ Needs ``pip install qmkernels[torchrl]``. A head needs no class of its own to be
 
 from __future__ import annotations
 
-import abc
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams, unravel_key
-from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor, nn
-from torch.distributions import Distribution
-from torchrl.objectives import AUTO_LOSS_MASK_KEYS, LossModule
 
 from ..losses import latent_dynamics, qrl_critic, tmd_critic
 from ..losses.qrl_critic import QRLCritic
 from ..losses.tmd_critic import TMDCritic
+from .torchrl_goal_reaching import GoalReachingLoss
 
 __all__ = ["QRLLoss", "TMDLoss"]
 
 
-class _GoalReachingLoss(LossModule):
-    """A critic of networks and a head, and an actor that learns from the critic; a subclass has their two losses."""
-
-    critic: nn.ModuleDict
-    critic_params: TensorDictParams
-    target_critic_params: TensorDictParams
-    actor_network: ProbabilisticTensorDictSequential | None
-    actor_network_params: TensorDictParams | None
-    target_actor_network_params: TensorDictParams | None
-
-    def __init__(self, actor_network: ProbabilisticTensorDictSequential | None, **critic: nn.Module) -> None:
-        super().__init__()
-        self.convert_to_functional(nn.ModuleDict(critic), "critic")
-        if actor_network is None:
-            self.actor_network = None
-            self.out_keys = [key for key in self.out_keys if "actor" not in key]
-        else:
-            self.convert_to_functional(actor_network, "actor_network")
-        self.set_keys()
-
-    def _forward_value_estimator_keys(self, **keys) -> None:
-        """There is no value estimator."""
-
-    def set_keys(self, **keys: NestedKey) -> None:
-        super().set_keys(**keys)
-        in_keys = [self._next_observation, *self._keys_read()]
-        if self.actor_network is not None:
-            in_keys += self.actor_network.in_keys
-        self.in_keys = sorted({unravel_key(key) for key in in_keys}, key=str)
-
-    @property
-    def _next_observation(self) -> NestedKey:
-        return unravel_key(("next", self.tensor_keys.observation))
-
-    @abc.abstractmethod
-    def _keys_read(self) -> list[NestedKey]:
-        """The keys that the losses read, other than the next observation and the actor's."""
-
-    @abc.abstractmethod
-    def _critic_results(self, rows: TensorDictBase) -> dict[str, Tensor]:
-        """The critic's losses and diagnostics."""
-
-    @abc.abstractmethod
-    def _actor_results(self, rows: TensorDictBase) -> dict[str, Tensor]:
-        """The actor's loss and diagnostics, without a gradient for the critic."""
-
-    @dispatch
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        rows = self._rows(tensordict)
-        results = self._critic_results(rows)
-        if self.actor_network is not None:
-            results |= self._actor_results(rows)
-        return TensorDict(results, [])
-
-    def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """One row per transition, without those that ``loss_mask_key`` marks as padding."""
-        rows = tensordict.reshape(-1)
-        key = self.loss_mask_key
-        for name in AUTO_LOSS_MASK_KEYS if key == "auto" else () if key is None else (key,):
-            mask = rows.get(name, None)
-            if mask is not None:
-                rows = rows[mask.reshape(len(rows), -1).all(dim=-1)]
-        return rows
-
-    def _with_critic(self, frozen: bool = False) -> AbstractContextManager:
-        """Puts this loss's parameters into the critic's networks; ``frozen``: they get no gradients."""
-        parameters = self.critic_params.data if frozen else self.critic_params
-        return parameters.to_module(self.critic, preserve_module_state=False)
-
-    def _policy(self, rows: TensorDictBase) -> Distribution:
-        with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
-            return self.actor_network.get_dist(rows)
-
-
-class QRLLoss(_GoalReachingLoss):
+class QRLLoss(GoalReachingLoss):
     r"""QRL's losses: `qmkernels.losses.qrl_critic`, `qmkernels.losses.latent_dynamics`, and those of an actor.
 
     .. math:: \mathrm{actor} = \overline{d(T(z, a), z_g)} - w\, \overline{\log \pi(a_{data} \mid s, g)},\quad
@@ -111,7 +35,8 @@ class QRLLoss(_GoalReachingLoss):
     Args:
         encoder: maps observations, and goals, which are observations too, to latents z, ``(N, ...)`` to ``(N, L)``.
         dynamics: maps latents and actions to the predicted next latents, ``(N, L)`` and ``(N, A)`` to ``(N, L)``.
-        head: the quasimetric.
+        head: the quasimetric. For an ensemble of critics give as many encoders, dynamics, heads and projectors, each a
+            list; their losses are summed, and the actor follows the largest of their distances.
         actor_network: a policy with ``get_dist`` whose distribution has ``rsample`` and ``log_prob``; it reads its own
             in_keys. None: no actor loss.
 
@@ -120,7 +45,7 @@ class QRLLoss(_GoalReachingLoss):
         cost: of a transition; None: minus its reward. Default 1.
         epsilon, softplus_beta, softplus_offset, multiplier, threshold: of `qmkernels.losses.qrl_critic`.
         initial_multiplier: of the constraint, above 0; it is learned with the networks as ``raw_multiplier``, mostly at
-            a higher learning rate. Default 0.01.
+            a higher learning rate. Each critic has its own, ``(E,)``. Default 0.01.
         dynamics_weight: of the latent dynamics' loss. Default 0.1.
         behaviour_cloning_weight: w. Default 0.05.
 
@@ -128,11 +53,13 @@ class QRLLoss(_GoalReachingLoss):
     Networks are called with tensors, which a TensorDictModule with as many in_keys allows too.
 
     Returns 0-d ``loss_critic``, ``loss_dynamics``, ``loss_actor``, already weighted, to be summed; and detached the
-    other fields of `QRLCritic`. The actor's loss gives the critic's parameters no gradient. Batch dimensions are
-    flattened, and ``loss_mask_key`` drops rows. Losses are means: there is no ``reduction``.
+    other fields of `QRLCritic`, means over an ensemble. The actor's loss gives the critic's parameters no gradient.
+    Batch dimensions are flattened, and ``loss_mask_key`` drops rows. Losses are means: there is no ``reduction``. No
+    target comes from a delayed network, so there are no target parameters; random layers of an ensemble follow
+    ``vmap_randomness``.
 
     Raises ValueError, TypeError and RuntimeError as the two losses do, and ValueError for an initial_multiplier of 0 or
-    less.
+    less, or lists of networks that differ in length.
 
     Source: Wang et al. 2023, arXiv 2304.01203, with the code's offline actor (`qmkernels.agents.QRL` with one critic,
     without the adaptive entropy of its online one).
@@ -162,12 +89,12 @@ class QRLLoss(_GoalReachingLoss):
 
     def __init__(
         self,
-        encoder: nn.Module,
-        dynamics: nn.Module,
-        head: nn.Module,
+        encoder: nn.Module | Sequence[nn.Module],
+        dynamics: nn.Module | Sequence[nn.Module],
+        head: nn.Module | Sequence[nn.Module],
         actor_network: ProbabilisticTensorDictSequential | None = None,
         *,
-        projector: nn.Module | None = None,
+        projector: nn.Module | Sequence[nn.Module] | None = None,
         cost: float | None = 1.0,
         epsilon: float = 0.25,
         softplus_beta: float = 0.1,
@@ -181,8 +108,7 @@ class QRLLoss(_GoalReachingLoss):
         if not initial_multiplier > 0:
             raise ValueError(f"QRLLoss: initial_multiplier must be above 0, got {initial_multiplier}.")
         self.cost = cost
-        projector = nn.Identity() if projector is None else projector
-        super().__init__(actor_network, encoder=encoder, dynamics=dynamics, projector=projector, head=head)
+        super().__init__(actor_network, _members(encoder=encoder, dynamics=dynamics, projector=projector, head=head))
         self._lagrangian = dict(
             epsilon=epsilon, softplus_beta=softplus_beta, softplus_offset=softplus_offset, multiplier=multiplier,
             threshold=threshold,
@@ -191,7 +117,7 @@ class QRLLoss(_GoalReachingLoss):
         # The inverse of softplus, log(e^m - 1), without overflow.
         inverse = initial_multiplier + math.log(-math.expm1(-initial_multiplier))
         raw = math.log(initial_multiplier) if multiplier == "exp" else inverse
-        self.raw_multiplier = nn.Parameter(torch.tensor(raw))
+        self.raw_multiplier = nn.Parameter(torch.full((self.num_critics,) if self.num_critics > 1 else (), raw))
 
     def _keys_read(self) -> list[NestedKey]:
         keys = self.tensor_keys
@@ -203,26 +129,34 @@ class QRLLoss(_GoalReachingLoss):
     def _critic_results(self, rows: TensorDictBase) -> dict[str, Tensor]:
         keys, critic, size = self.tensor_keys, self.critic, len(rows)
         cost = -rows["next", keys.reward].reshape(size) if self.cost is None else self.cost
-        with self._with_critic():
-            encoded = critic.encoder(torch.cat([rows[keys.observation], rows[self._next_observation]]))
-            predicted = critic.dynamics(encoded[:size], rows[keys.action])
+        states, action = torch.cat([rows[keys.observation], rows[self._next_observation]]), rows[keys.action]
+
+        def of_one(raw_multiplier):
+            encoded = critic.encoder(states)
+            predicted = critic.dynamics(encoded[:size], action)
             x, y, predicted = critic.projector(torch.cat([encoded, predicted])).split(size)
-            result = qrl_critic(critic.head, x, y, self.raw_multiplier, cost=cost, **self._lagrangian)
-            dynamics = latent_dynamics(critic.head, predicted, y)
-        losses = {"loss_critic": result.loss, "loss_dynamics": self.dynamics_weight * dynamics.loss}
-        return losses | dict(zip(QRLCritic._fields[1:], result[1:], strict=True))
+            result = qrl_critic(critic.head, x, y, raw_multiplier, cost=cost, **self._lagrangian)
+            return latent_dynamics(critic.head, predicted, y).loss, *result
+
+        dynamics, loss, *others = self._of_critics(of_one, self.raw_multiplier)
+        losses = {"loss_critic": loss.sum(), "loss_dynamics": self.dynamics_weight * dynamics.sum()}
+        return losses | {name: each.mean() for name, each in zip(QRLCritic._fields[1:], others, strict=True)}
 
     def _actor_results(self, rows: TensorDictBase) -> dict[str, Tensor]:
         keys, critic, policy = self.tensor_keys, self.critic, self._policy(rows)
-        with self._with_critic(frozen=True):
+        observation, goals, action = rows[keys.observation], rows[keys.goal], policy.rsample()
+
+        def of_one():
             with torch.no_grad():
-                state, goal = critic.encoder(rows[keys.observation]), critic.projector(critic.encoder(rows[keys.goal]))
-            distance = critic.head(critic.projector(critic.dynamics(state, policy.rsample())), goal).mean()
+                state, goal = critic.encoder(observation), critic.projector(critic.encoder(goals))
+            return critic.head(critic.projector(critic.dynamics(state, action)), goal)
+
+        distance = self._of_critics(of_one, frozen=True).amax(dim=0).mean()
         cloning = -policy.log_prob(rows[keys.action]).mean()
         return {"loss_actor": distance + self.behaviour_cloning_weight * cloning, "actor_distance": distance.detach()}
 
 
-class TMDLoss(_GoalReachingLoss):
+class TMDLoss(GoalReachingLoss):
     r"""TMD's losses: `qmkernels.losses.tmd_critic`, and that of an actor that follows the learned distance.
 
     .. math:: \mathrm{actor} = \frac{\overline{d}}{\overline{d}_{detached}} - w\, \overline{\log \pi(a_{data} \mid s,
@@ -287,7 +221,7 @@ class TMDLoss(_GoalReachingLoss):
         diagonal_weight: float = 0.5,
         behaviour_cloning_weight: float = 0.1,
     ) -> None:
-        super().__init__(actor_network, phi=phi, psi=psi, head=head)
+        super().__init__(actor_network, [nn.ModuleDict(dict(phi=phi, psi=psi, head=head))])
         self._settings = dict(discount=discount, zeta=zeta, clip=clip, diagonal_weight=diagonal_weight)
         self.behaviour_cloning_weight = behaviour_cloning_weight
 
@@ -299,7 +233,7 @@ class TMDLoss(_GoalReachingLoss):
     def _critic_results(self, rows: TensorDictBase) -> dict[str, Tensor]:
         keys, critic, size = self.tensor_keys, self.critic, len(rows)
         state = rows[keys.observation]
-        with self._with_critic():
+        with self._with_critic(self.critic_params):
             phi = _members_first(critic.phi(state, rows[keys.action]))
             compared = critic.psi(torch.cat([state, rows[self._next_observation], rows[keys.goal]]))
             psi, psi_next, psi_goal = map(_members_first, compared.split(size))
@@ -308,7 +242,7 @@ class TMDLoss(_GoalReachingLoss):
 
     def _actor_results(self, rows: TensorDictBase) -> dict[str, Tensor]:
         keys, critic, policy = self.tensor_keys, self.critic, self._policy(rows)
-        with self._with_critic(frozen=True):
+        with self._with_critic(self.critic_params.data):
             with torch.no_grad():
                 goal = _members_first(critic.psi(rows[keys.actor_goal]))
             phi = _members_first(critic.phi(rows[keys.observation], policy.deterministic_sample))
@@ -317,6 +251,22 @@ class TMDLoss(_GoalReachingLoss):
         cloning = -policy.log_prob(rows[keys.action]).mean()
         loss = mean / (mean.detach() + 1e-6) + self.behaviour_cloning_weight * cloning
         return {"loss_actor": loss, "actor_distance": mean.detach()}
+
+
+def _members(**networks: nn.Module | Sequence[nn.Module] | None) -> list[nn.ModuleDict]:
+    """Returns the networks of each critic, given those of one, or lists of as many; None is the identity."""
+    counts = {name: len(given) for name, given in networks.items() if isinstance(given, Sequence)}
+    if len({*counts.values()}) > 1:
+        raise ValueError(f"QRLLoss: lists of networks must be of one length, got {counts}.")
+    count = max(counts.values(), default=1)
+    for name, given in networks.items():
+        if count > 1 and given is not None and name not in counts:
+            raise ValueError(f"QRLLoss: {name} must be a list of {count}, like {', '.join(counts)}.")
+    lists = {name: given if name in counts else [given] * count for name, given in networks.items()}
+    return [
+        nn.ModuleDict({name: nn.Identity() if members[i] is None else members[i] for name, members in lists.items()})
+        for i in range(count)
+    ]
 
 
 def _members_first(embedding: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .kernel_call import Op, Result
 _EPS = 1e-6
 
 
-def _results(distance: Any, after: Any, log_discounts: Any, settings: PairLossSettings) -> list[Result]:
+def _results(distance: Any, after: Any, log_discounts: Any, places: Any, settings: PairLossSettings) -> list[Result]:
     sums = (2, *distance.shape[:2])
     return [
         Result((), distance.dtype), Result((len(PairLossStats._fields),), distance.dtype),
@@ -25,7 +25,9 @@ def _results(distance: Any, after: Any, log_discounts: Any, settings: PairLossSe
     ]  # fmt: skip
 
 
-def _attributes(distance: Array, after: Array, log_discounts: Array, settings: PairLossSettings) -> dict[str, Any]:
+def _attributes(
+    distance: Array, after: Array, log_discounts: Array, places: Array, settings: PairLossSettings
+) -> dict[str, Any]:
     batch, rows, columns = distance.shape
     return dict(batch=batch, rows=rows, columns=columns, **settings._asdict())
 
@@ -44,7 +46,9 @@ def _softmax_terms(
     return loss, positive.mean(), negative, logsumexp.mean(), accuracy
 
 
-def _definition(distance: Array, after: Array, log_discounts: Array, settings: PairLossSettings) -> tuple[Array, Array]:
+def _definition(
+    distance: Array, after: Array, log_discounts: Array, places: Array, settings: PairLossSettings
+) -> tuple[Array, Array]:
     rows, columns = distance.shape[-2:]
     matches = slice(settings.offset, settings.offset + rows)
     length = jnp.diagonal(distance[..., matches], axis1=-2, axis2=-1)
@@ -79,11 +83,12 @@ def _definition(distance: Array, after: Array, log_discounts: Array, settings: P
         both = everywhere + settings.diagonal_weight * (diagonal - everywhere)
         loss = loss + settings.linex_weight * both
         linex = both, everywhere, diagonal, delta.mean()
-    return loss, jnp.stack([*terms, *linex, *repelled, length.mean()])
+    return loss, jnp.stack([*terms, *linex, *repelled, length.mean(), zero])
 
 
 # Maps distances (B, N, M), those after a step (B, N, M) and log_discounts (B, N) to loss and stats, PyTorch's
-# `PairLossStats`. The last two may be without elements, and have no gradient.
+# `PairLossStats`. The last two may be without elements, and have no gradient; ``places``, of the pairs that are left
+# out, are without elements: no loss here leaves pairs out, or has the form "coulomb".
 pair_loss = Op(
     "pair_loss", num_wrt=1, num_results=4, num_outputs=2,
     results=_results,

@@ -1,6 +1,7 @@
 """The losses of quasimetric methods: they take a head and embeddings, and return a named tuple with ``loss``."""
 
 from .contrastive import contrastive
+from .coulomb_repulsion import coulomb_repulsion
 from .eikonal import eikonal
 from .expectile_backup import expectile_backup
 from .latent_dynamics import latent_dynamics
@@ -14,6 +15,7 @@ from .tmd_critic import tmd_critic
 
 __all__ = [
     "contrastive",
+    "coulomb_repulsion",
     "eikonal",
     "expectile_backup",
     "latent_dynamics",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..nn.iqe import FusedIqe
-from ..ops.torch_internals import in_function_transform
 from . import checks
 
 
 def fused_iqe(head: checks.Head, x: Tensor) -> FusedIqe | None:
     """Returns the head as an IQE that a loss's kernel computes for rows of x's size, or None if the loss must call the
-    head, as under torch.func's transforms, which the losses' kernels do not support."""
+    head."""
     find = getattr(head, "fused_iqe", None)
-    return None if find is None or in_function_transform() else find(x)
+    return None if find is None else find(x)

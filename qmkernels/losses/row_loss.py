@@ -25,6 +25,7 @@ def row_loss(
     per_row = [value for value in (target, weight) if isinstance(value, Tensor)]
     find = getattr(head, "fused_rows", None)
     fused = None
+    # Under vmap the head's own kernel takes all samples at once, that of the loss one after the other.
     if find is not None and not in_function_transform() and not any(value.requires_grad for value in per_row):
         fused = find(x, y)
     if fused is None:

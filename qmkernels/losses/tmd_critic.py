@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..arguments.pair_loss import PairLossSettings
 from ..definitions.pair_loss import Softmaxes, contrast, divergence, matching, over
+from ..distributed import is_alone
 from ..ops.pair_loss import pair_loss
 from . import checks, tiles
 from .contrastive import check_pairs, matches_of, over_processes
 from .linex import distances
+from .ring import agree, around, side_by_side
 
 # What the action invariance makes of d(psi, phi).
 INVARIANCES = {"distance": lambda distance: distance, "exp_squared": lambda distance: torch.expm1(-distance).square()}
@@ -52,6 +54,7 @@ def tmd_critic(
     invariance: str = "distance",
     offset: int = 0,
     group: torch.distributed.ProcessGroup | None = None,
+    ring: bool = False,
     streaming: bool | None = None,
 ) -> TMDCritic:
     r"""Computes contrastive loss + action invariance + zeta * temporal invariance, visiting each pair only once.
@@ -72,7 +75,7 @@ def tmd_critic(
         clip, diagonal_weight: of `linex`. Defaults 3 and 0.5.
         scale: of the logits; None: ``1 / sqrt(D)``.
         invariance: the action invariance, the mean "distance" (TMD) or "exp_squared", (exp(-d) - 1)^2 (MQE).
-        offset, group, streaming: as for `contrastive`.
+        offset, group, ring, streaming: as for `contrastive`.
 
     Returns:
         `TMDCritic`, in float32 for half embeddings, else in their dtype.
@@ -100,9 +103,17 @@ def tmd_critic(
         True
         >>> result.loss.backward()
     """
-    checks.check_head("tmd_critic", head)
-    check_pairs("tmd_critic", offset, phi=phi, psi_goal=psi_goal)
-    checks.check_rows("tmd_critic", phi=phi, psi=psi, psi_next=psi_next)
+
+    def check() -> None:
+        checks.check_head("tmd_critic", head)
+        check_pairs("tmd_critic", offset, phi=phi, psi_goal=psi_goal)
+        checks.check_rows("tmd_critic", phi=phi, psi=psi, psi_next=psi_next)
+
+    ring = ring and not is_alone(group)
+    if ring:
+        group = agree("tmd_critic", head, check, phi, psi_goal, group)
+    else:
+        check()
     if not 0 < discount <= 1:
         raise ValueError(f"tmd_critic: discount must be in (0, 1], got {discount}.")
     if invariance not in INVARIANCES:
@@ -124,17 +135,25 @@ def tmd_critic(
             stats.accuracy, stats.difference,
         )  # fmt: skip
 
-    def part(begin, goals, phi, psi_next):
-        distance, after = distances(head, phi, goals, psi_next)
-        terms = divergence(distance, after, log_discount, clip)
-        difference = (distance - after).detach().mean(dim=-2)
-        logits = -scale * distance
-        matches = (matching(matrix, begin - offset, -2) for matrix in (logits, terms))
-        return *matches, *over(logits, -2), terms.mean(dim=-2), difference
+    if ring:
+        offset = torch.distributed.get_rank(group) * count
 
-    positive, diagonal, *sums, everywhere, difference = tiles.by_tiles(
-        part, (psi_goal,), (phi, psi_next), count, streaming
-    )
+    def of_goals(first, goals, phi, psi_next):
+        def part(begin, goals, phi, psi_next):
+            distance, after = distances(head, phi, goals, psi_next)
+            terms = divergence(distance, after, log_discount, clip)
+            difference = (distance - after).detach().mean(dim=-2)
+            logits = -scale * distance
+            matches = (matching(matrix, first + begin - offset, -2) for matrix in (logits, terms))
+            return *matches, *over(logits, -2), terms.mean(dim=-2), difference
+
+        return tiles.by_tiles(part, (goals,), (phi, psi_next), count, streaming)
+
+    if ring:
+        results = map(side_by_side, around(of_goals, head, psi_goal, (phi, psi_next), group))
+    else:
+        results = of_goals(0, psi_goal, phi, psi_next)
+    positive, diagonal, *sums, everywhere, difference = results
     # In a global batch only this process's goals have their match here.
     positive, diagonal = (values[..., offset : offset + count] for values in (positive, diagonal))
     softmaxes = Softmaxes(positive, *sums, count)

@@ -3,10 +3,10 @@
 An op takes tensors, of which the first decides dtype and device, and settings, a tuple of numbers and strings. Its
 kernels do forward and backward. Everything rarer comes from plain PyTorch, against which the kernels are tested:
 
-* With ``gradient``, the gradient's formula in terms of what backward has, the op supports forward mode, derivatives of
-  the gradient to any order, and torch.func's transforms, in which the kernels still do forward and backward.
-* With only ``plain``, which computes the op's results, transforms and higher derivatives are those of plain PyTorch.
-  So they are for every op that has it where torch.compile traces a torch.func.grad.
+* Forward mode and derivatives of the gradient, to any order, come from ``gradient``, the gradient's formula in terms of
+  what backward has, or without one, for losses, from ``plain``, which computes the op's results. Kernels do forward and
+  backward in torch.func's transforms too; under vmap those of a loss run once per sample.
+* Where torch.compile traces a torch.func.grad, or a vmap with gradients, everything comes from ``plain``.
 
 There are two Functions. `_recorded` has only forward and backward, for eager autograd and torch.compile, and keeps what
 backward needs in its context. `_transformed` has all that torch.func and forward mode need, and costs more than a small
@@ -26,6 +26,7 @@ from torch.compiler import is_compiling
 from ..backends import dispatch
 from .registration import Kernel
 from .torch_internals import (
+    apply_here,
     direct_apply,
     in_compiled_derivative,
     in_function_transform,
@@ -59,8 +60,8 @@ class Op:
     name               of the Functions, in graphs and profiles.
     forward_kernel, backward_kernel   do the work.
     gradient           maps ``(grad, *saved, *settings)`` to one gradient per tensor, in plain PyTorch; None for a
-    tensor
-                       that is None. Linear in ``grad``.
+                       tensor that is None. Linear in ``grad``. Without it the op is a loss: its first result is a
+                       scalar of all rows, and ``saved`` begins with the tensors.
     plain              maps ``(*tensors, *settings)`` to the results, in plain PyTorch.
     keeps              whether the forward kernel has a last argument ``keep``, which asks for the outputs that backward
                        needs, after the results. The first result is differentiable.
@@ -71,6 +72,8 @@ class Op:
                        rows; its index in ``saved`` is the same. It may be None.
     parameter_dims     number of dimensions of one parameter.
     pairwise           whether the first two tensors are (B, N, ...) and (B, M, ...), and outputs (B, N, M, ...).
+    fixed              indices of the tensors of a loss by which the backward kernel has no derivative; callers compute
+                       by ``plain`` where one requires a gradient, which in torch.func's transforms is seen only here.
     kept_derivative    index of the kept output that is the derivative of the result by the parameter, if there is one.
                        It is differentiable too, for derivatives of the parameter's gradient.
     kept_gradient      maps ``(grad, *saved, *settings)`` to the gradients of that output, in plain PyTorch.
@@ -88,20 +91,21 @@ class Op:
     parameter: int | None = None
     parameter_dims: int = 0
     pairwise: bool = False
+    fixed: tuple[int, ...] = ()
     kept_derivative: int | None = None
     kept_gradient: Callable | None = None
     _names: tuple[str, str] = field(init=False)
     _recorded: type[Function] = field(init=False)
     _apply_recorded: Callable = field(init=False)
-    _transformed: type[Function] | None = field(init=False)
+    _transformed: type[Function] = field(init=False)
 
     def __post_init__(self) -> None:
-        backward = None if self.gradient is None else _backward_function(self)
+        backward = _backward_function(self)
         recorded = _recorded_function(self, backward)
         object.__setattr__(self, "_names", (self.forward_kernel.name, self.backward_kernel.name))
         object.__setattr__(self, "_recorded", recorded)
         object.__setattr__(self, "_apply_recorded", direct_apply(recorded))
-        object.__setattr__(self, "_transformed", None if backward is None else _transformed_function(self, backward))
+        object.__setattr__(self, "_transformed", _transformed_function(self, backward))
 
     def __call__(self, tensors: Tensors, settings: tuple, backend: str):
         functions, apply = None, self._apply_recorded
@@ -112,8 +116,6 @@ class Op:
         elif is_ordinary(tensors):
             functions = dispatch.functions(self.forward_kernel.op, self._names, tensors[0].device, backend)
         elif in_function_transform():
-            if self._transformed is None:
-                return self.plain(*tensors, *settings)
             return self._results(self._transformed.apply((self, None, settings, backend), *tensors))
         call = self, functions, settings, backend
         if torch.is_grad_enabled():
@@ -126,8 +128,8 @@ class Op:
     def _in_plain_torch(self, tensors: Tensors, settings: tuple) -> Tensor | tuple[Tensor, ...]:
         if self.plain is None:
             raise RuntimeError(
-                f"{self.forward_kernel.op}: torch.compile does not trace it within torch.func.grad; call it outside of "
-                "the compiled function."
+                f"{self.forward_kernel.op}: torch.compile does not trace it within torch.func.grad or vmap; call it "
+                "outside of the compiled function."
             )
         return self.plain(*tensors, *settings)
 
@@ -147,7 +149,7 @@ def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
-def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -> type[Function]:
+def _recorded_function(op: Op, differentiable_backward: type[Function]) -> type[Function]:
     """Makes the Function for eager autograd and torch.compile."""
 
     class Recorded(Function):
@@ -179,33 +181,32 @@ def _recorded_function(op: Op, differentiable_backward: type[Function] | None) -
             saved, needs = ctx.saved_tensors, ctx.needs_input_grad[1:]
             of_kept = op.kept_derivative is not None and grads_of_others and grads_of_others[-1] is not None
             if of_kept or torch.is_grad_enabled():
-                return None, *differentiated(call, saved, needs, grad, *grads_of_others)
+                return None, *_of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
             if functions is not None and grad is not None and is_ordinary_gradient(grad):
                 return None, *op.backward(functions[1], grad, saved, settings, needs)
             if in_function_transform():
-                return None, *differentiated(call, saved, needs, grad, *grads_of_others)
+                return None, *_of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
             if grad is None:
                 return None, *(None,) * len(needs)
             return None, *op.backward(op.backward_kernel.through_torch(backend), grad, saved, settings, needs)
 
-    def differentiated(call, saved, needs, grad, *grads_of_others):
-        """Returns gradients that can themselves be differentiated."""
-        if op.gradient is None:
-            return _of_plain(op, call[2], saved, needs, grad)
-        return _of_formula(op, differentiable_backward, call, saved, needs, grad, *grads_of_others)
-
     return type(op.name, (Recorded,), {})
 
 
-def _of_plain(op: Op, settings: tuple, saved: Tensors, needs: tuple[bool, ...], grad: Tensor | None) -> list:
-    tensors = saved[: len(needs)]
-    if grad is None:
-        return [None] * len(needs)
-    inputs = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
-    result = op.plain(*tensors, *settings)
-    result = result if isinstance(result, Tensor) else result[0]
-    grads = iter(torch.autograd.grad(result, inputs, grad, create_graph=True))
-    return [next(grads) if need else None for need in needs]
+def _gradient(op: Op, grad: Tensor, saved: Sequence[Tensor | None], settings: tuple, count: int) -> Tensors:
+    """Returns the gradients by the ``count`` tensors in plain PyTorch; those by tensors that are None are None."""
+    if op.gradient is not None:
+        return op.gradient(grad, *saved, *settings)
+    tensors = saved[:count]
+    places = [i for i, tensor in enumerate(tensors) if tensor is not None]
+
+    def loss(*given):
+        given = dict(zip(places, given, strict=True))
+        return op.plain(*(given.get(i) for i in range(count)), *settings)[0]
+
+    _, transposed = torch.func.vjp(loss, *(tensors[i] for i in places))
+    grads = dict(zip(places, transposed(grad), strict=True))
+    return tuple(grads.get(i) for i in range(count))
 
 
 def _of_formula(
@@ -213,9 +214,12 @@ def _of_formula(
 ) -> list[Tensor | None]:
     """Returns the gradients, given the result's and, last in others, a differentiable kept output's."""
     _, _, settings, backend_name = call
-    grads: list[Tensor | None] = [None] * len(needs)
-    if grad is not None:
-        grads = list(backward.apply((op, None, settings, backend_name), needs, grad, *saved))
+    grads: Sequence[Tensor | None] = [None] * len(needs)
+    if grad is not None and any(needs[i] for i in op.fixed):
+        grads = _gradient(op, grad, saved, settings, len(needs))
+    elif grad is not None:
+        grads = apply_here(backward)((op, None, settings, backend_name), needs, grad, *saved)
+    grads = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
     if op.kept_derivative is not None and others and others[-1] is not None:
         more = op.kept_gradient(others[-1], *saved, *settings)
         grads = [b if a is None else a if b is None else a + b for a, b in zip(grads, more, strict=True)]
@@ -237,7 +241,7 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
             ctx.kept = op.kept_derivative if op.parameter is None or tensors[op.parameter] is not None else None
             ctx.mark_non_differentiable(*(out for i, out in enumerate(outputs) if i not in (0, ctx.kept)))
             ctx.set_materialize_grads(False)
-            ctx.num_outputs = len(outputs)
+            ctx.num_outputs, ctx.given = len(outputs), [tensor is not None for tensor in tensors]
             saved = op.saved(tuple(tensors), outputs)
             ctx.save_for_backward(*saved)
             ctx.save_for_forward(*saved)
@@ -250,32 +254,39 @@ def _transformed_function(op: Op, backward_function: type[Function]) -> type[Fun
 
         @staticmethod
         def jvp(ctx, _, *tangents):
-            settings, parameter = ctx.call[2], op.parameter
+            settings = ctx.call[2]
 
             def tangent_of(gradient, block):
                 saved = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(ctx.saved_tensors)]
-                parts = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(tangents)]
-                parts = [tangent for i, tangent in enumerate(parts) if i != parameter or saved[i] is not None]
+                parts = [_rows_of(op, i, tensor, block) for i, tensor in enumerate(tangents) if ctx.given[i]]
                 like = next(tensor for tensor in saved if tensor is not None and tensor.is_floating_point())
                 shape = ctx.shape if block is None else (ctx.shape[0], saved[0].shape[1], *ctx.shape[2:])
 
                 # A gradient is linear in the output's gradient; its transpose maps tangents to the output's tangent.
                 def formula(grad):
-                    return tuple(value for value in gradient(grad, *saved, *settings) if value is not None)
+                    return tuple(value for value in gradient(grad, saved) if value is not None)
 
                 grads, transposed = torch.func.vjp(formula, like.new_zeros(shape))
                 return transposed(tuple(map(_or_zeros, parts, grads)))[0]
 
+            def of_result(grad, saved):
+                return _gradient(op, grad, saved, settings, len(tangents))
+
+            def of_kept(grad, saved):
+                return op.kept_gradient(grad, *saved, *settings)
+
             outputs, blocks = [None] * ctx.num_outputs, _row_blocks(op, ctx.saved_tensors)
-            outputs[0] = _joined(op, 0, [tangent_of(op.gradient, block) for block in blocks])
+            outputs[0] = _joined(op, 0, [tangent_of(of_result, block) for block in blocks])
             if ctx.kept is not None:
-                outputs[ctx.kept] = _joined(op, 0, [tangent_of(op.kept_gradient, block) for block in blocks])
+                outputs[ctx.kept] = _joined(op, 0, [tangent_of(of_kept, block) for block in blocks])
             return tuple(outputs)
 
         @staticmethod
         def vmap(info, in_dims, call, *tensors):
             _, *dims = in_dims
-            size, run = info.batch_size, Transformed.apply
+            size, run = info.batch_size, apply_here(Transformed)
+            if op.gradient is None:
+                return _one_by_one(lambda *sample: run(call, *sample), tensors, dims, size)
             tensors, one_each = _one_parameter_each(op, tensors, dims, size)
             if not op.pairwise:
                 outputs = run(call, *_batch_first(op, tensors, dims, size))
@@ -309,8 +320,7 @@ def _backward_function(op: Op) -> type[Function]:
         def forward(call, needs, grad, *saved):
             _, _, settings, backend = call
             run = op.backward_kernel.through_torch(backend)
-            grads = _as_tuple(op.backward(run, grad, saved, settings, needs))
-            return tuple(grad.new_zeros(0) if value is None else value for value in grads)
+            return _needed(_as_tuple(op.backward(run, grad, saved, settings, needs)), needs)
 
         @staticmethod
         def setup_context(ctx, inputs, outputs):
@@ -346,7 +356,9 @@ def _backward_function(op: Op) -> type[Function]:
 
         @staticmethod
         def vmap(info, in_dims, call, needs, grad, *saved):
-            size, dims, place, run = info.batch_size, in_dims[2:], op.parameter, Backward.apply
+            size, dims, place, run = info.batch_size, in_dims[2:], op.parameter, apply_here(Backward)
+            if op.gradient is None:
+                return _one_by_one(lambda *sample: run(call, needs, *sample), (grad, *saved), dims, size)
             needs_parameter = place is not None and needs[place]
             parameter = None if place is None else saved[place]
             saved, _ = _one_parameter_each(op, saved, dims[1:], size, always=needs_parameter)
@@ -383,14 +395,19 @@ def _formula(op: Op, ctx, block: slice | None) -> tuple[Callable, list[int], lis
         filled = list(tensors)
         for place, value in zip(places, floats, strict=True):
             filled[place] = value
-        grads = op.gradient(*filled, *settings)
-        is_needed = (i != op.parameter or needs[i] for i in range(len(grads)))
-        return tuple(
-            floats[0].new_zeros(0) if value is None or not need else value
-            for value, need in zip(grads, is_needed, strict=True)
-        )
+        grad, *saved = filled
+        grads = _gradient(op, grad, saved, settings, len(needs))
+        return _needed(grads, needs)
 
     return formula, places, [tensors[place] for place in places]
+
+
+def _needed(grads: Tensors, needs: tuple[bool, ...]) -> tuple[Tensor, ...]:
+    """Returns the gradients, with (0,) in place of those that are None or not needed."""
+    like = next(grad for grad in grads if grad is not None)
+    return tuple(
+        like.new_zeros(0) if grad is None or not need else grad for grad, need in zip(grads, needs, strict=True)
+    )
 
 
 def _row_blocks(op: Op, saved: Tensors) -> list[slice | None]:
@@ -425,6 +442,18 @@ def _joined(op: Op, place: int, parts: Sequence[Tensor]) -> Tensor:
 
 def _or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if tangent is None else tangent
+
+
+def _one_by_one(run: Callable, tensors: Tensors, dims: tuple, size: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Runs each sample of the vmapped dimension and stacks the results; also returns their vmapped dimensions."""
+    # unbind, not select: the gradient of a selection is as large as the whole tensor.
+    samples = [
+        (tensor,) * size if tensor is None or dim is None else tensor.unbind(dim)
+        for tensor, dim in zip(tensors, dims, strict=True)
+    ]
+    results = [run(*sample) for sample in zip(*samples, strict=True)]
+    outputs = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return outputs, (0,) * len(outputs)
 
 
 def _batch_first(op: Op, tensors: Tensors, dims: list, size: int, offset: int = 0) -> list[Tensor | None]:

@@ -53,4 +53,5 @@ qrl_critic = Op(
     backward=_backward,
     num_results=2,
     parameter=3,
+    fixed=(5,),
 )

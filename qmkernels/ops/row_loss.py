@@ -69,6 +69,7 @@ row_loss = {
         backward=_iqe_backward,
         num_results=2,
         parameter=2,
+        fixed=(3, 4, 5),
     ),
     "mrn": Op(
         "RowLossMrn",
@@ -88,5 +89,6 @@ row_loss = {
         saved=lambda tensors, outputs: (*tensors, outputs[2]),
         backward=_mrn_backward,
         num_results=2,
+        fixed=(2, 3, 4),
     ),
 }

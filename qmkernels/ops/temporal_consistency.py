@@ -39,6 +39,7 @@ _temporal_consistency = Op(
     saved=lambda tensors, outputs: (*tensors, outputs[2]),
     backward=_backward,
     num_results=2,
+    fixed=(1, 2),
 )
 
 

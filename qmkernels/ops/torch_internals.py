@@ -42,13 +42,16 @@ def in_function_transform() -> bool:
 
 
 def in_compiled_derivative() -> bool:
-    """Returns whether torch.compile traces the function of a torch.func.grad, vjp or jvp.
+    """Returns whether torch.compile traces the function of a torch.func.grad, vjp or jvp, or of a vmap that may be
+    differentiated.
 
-    There torch does not differentiate the backward pass of an autograd.Function again, and says nothing (2.6 to 2.13).
+    There torch does not differentiate the backward pass of an autograd.Function again, or under vmap the Function
+    itself, and says nothing (2.6 to 2.13).
     """
     if _transforms is None:
         return False
-    return any(transform.key().name in ("Grad", "Jvp") for transform in _transforms() or ())
+    kinds = ("Grad", "Jvp", "Vmap") if torch.is_grad_enabled() else ("Grad", "Jvp")
+    return any(transform.key().name in kinds for transform in _transforms() or ())
 
 
 # As torch.compiler.assume_constant_result does, which imports the whole compiler first: most of the time that
@@ -97,12 +100,17 @@ def is_ordinary_gradient(grad: Tensor) -> bool:
 
 
 def records_derivative(*tensors: Tensor | None) -> bool:
-    """Returns whether any of the tensors takes part in backward, forward mode or a torch.func transform."""
+    """Returns whether any of the tensors takes part, or may, in backward, forward mode or a torch.func transform."""
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
                 return True
-    return in_function_transform()
+    return in_function_transform() or in_compiled_derivative()
+
+
+def apply_here(function: type[Function]) -> Callable:
+    """Returns ``function.apply`` for calls in the transforms that are running now, if any."""
+    return function.apply if is_compiling() or in_function_transform() else direct_apply(function)
 
 
 def direct_apply(function: type[Function]) -> Callable:

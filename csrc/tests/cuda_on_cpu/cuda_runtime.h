@@ -49,6 +49,12 @@ struct Barrier {
     unsigned generation = 0;
 };
 
+struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+};
+
 struct Fiber {
     ucontext_t context;  // to start it; later switches are jumps, which save two system calls each
     jmp_buf resume;
@@ -58,6 +64,7 @@ struct Fiber {
     Barrier* waits_for = nullptr;
     unsigned waits_since = 0;
     bool done = false;
+    std::vector<Copy> copies;  // begun and not waited for (cuda_pipeline_primitives.h)
 };
 
 struct Block {
@@ -253,6 +260,7 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 size
             one.index.y = one.index.z = 0;
             one.done = one.started = false;
             one.waits_for = nullptr;
+            one.copies.clear();
             one.stack.resize(stack_bytes);
             getcontext(&one.context);
             one.context.uc_stack.ss_sp = one.stack.data();

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...arguments.mrn import MrnSettings
 from ...definitions import row_loss as definition
+from ...definitions.row_loss import RowLossSettings
 from . import iqe, mrn
 
 
@@ -25,7 +27,8 @@ def row_loss_iqe_forward(
     *settings,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Returns ``loss, stats, slopes, ends, largest, spread``."""
-    return definition.iqe_forward_with(iqe, x, y, max_weight, target, weight, mask, *settings)
+    distance, *kept = iqe.iqe_forward(x, y, max_weight, *settings[:3], True)
+    return *definition.loss_and_slopes(distance, target, weight, mask, RowLossSettings(*settings[3:])), *kept
 
 
 def row_loss_iqe_backward(
@@ -34,16 +37,19 @@ def row_loss_iqe_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Returns ``grad_x``, ``grad_y`` (B, D) and ``grad_max_weight``, 0-d, None without a weight; takes the settings of
     IQE."""
-    return definition.iqe_backward_with(iqe, grad_loss, slopes, ends, largest, spread, max_weight, *settings)
+    need_weight = max_weight is not None
+    return iqe.iqe_backward(grad_loss * slopes, ends, largest, spread, max_weight, *settings, need_weight)
 
 
 def row_loss_mrn_forward(
     x: Tensor, y: Tensor, target: Tensor, weight: Tensor | None, mask: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns ``loss, stats, slopes``."""
-    return definition.mrn_forward_with(mrn, x, y, target, weight, mask, *settings)
+    fields = len(MrnSettings._fields)
+    distance = mrn.mrn_forward(x, y, *settings[:fields])
+    return definition.loss_and_slopes(distance, target, weight, mask, RowLossSettings(*settings[fields:]))
 
 
 def row_loss_mrn_backward(grad_loss: Tensor, slopes: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     """Returns ``grad_x`` and ``grad_y`` (B, D); takes the settings of MRN."""
-    return definition.mrn_backward_with(mrn, grad_loss, slopes, x, y, *settings)
+    return mrn.mrn_backward(grad_loss * slopes, x, y, *settings)

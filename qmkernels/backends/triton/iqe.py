@@ -22,7 +22,7 @@ from torch import Tensor
 from ...definitions import iqe as definition
 from .iqe_components import reduced, sharing, weighted, weights_of
 from .iqe_pairwise import iqe_pairwise_backward, iqe_pairwise_forward
-from .iqe_rows import compared, coordinate_of, coordinates_of, end_gradients, lengths_of, longest, row_tile
+from .iqe_rows import end_gradients, over_components, row_tile
 
 __all__ = ["iqe_backward", "iqe_forward", "iqe_pairwise_backward", "iqe_pairwise_forward"]
 
@@ -48,37 +48,12 @@ def iqe_forward_kernel(
     BLOCK_C: tl.constexpr,  # components at a time
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
-    dtype: tl.constexpr = x_ptr.dtype.element_ty
-    NUM_BYTES: tl.constexpr = (2 * K + 7) // 8
-    highest = tl.full((), HIGHEST, dtype)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_exists = row < num_rows
-
-    total = tl.zeros((ROWS,), dtype)
-    greatest = tl.full((ROWS,), -1, dtype)
-    largest = tl.zeros((ROWS,), tl.int32)
-    for first_component in range(0, num_components, BLOCK_C):
-        component = first_component + tl.arange(0, BLOCK_C)
-        exists = row_exists[:, None] & (component < num_components)[None, :]
-        at = row[:, None] * num_components + component[None, :]
-        start = at * K
-        x = coordinates_of(x_ptr, start, exists, highest, K, BLOCK_K)
-        y = coordinates_of(y_ptr, start, exists, highest, K, BLOCK_K)
-        furthest = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) - highest
-        nearest = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) + highest
-        for j in range(K):
-            x_j = coordinate_of(x_ptr, start + j, exists, highest)
-            y_j = coordinate_of(y_ptr, start + j, exists, highest)
-            furthest, nearest = compared(x, y, x_j, y_j, j, furthest, nearest, BLOCK_K, KEEP)
-        ends = ends_ptr + at * NUM_BYTES if KEEP else None
-        length = lengths_of(x, y, furthest, nearest, ends, exists, K, KEEP, ROWS, BLOCK_C, BLOCK_K)
-        if REDUCTION == "none":
-            tl.store(out_ptr + at, length, mask=exists)
-        else:
-            total += tl.sum(length, axis=1)
-        if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
-            greatest, largest = longest(length, exists, first_component, greatest, largest)
-
+    total, greatest, largest = over_components(
+        x_ptr, y_ptr, out_ptr, ends_ptr, row, num_rows, num_components, HIGHEST, K, REDUCTION, KEEP, ROWS, BLOCK_C,
+        BLOCK_K,
+    )  # fmt: skip
     if REDUCTION != "none":
         place = tl.minimum(row, num_rows - 1) // rows_per_weight
         out = reduced(total, greatest, max_weight_ptr, place, num_components, REDUCTION, LINK)

@@ -1,5 +1,5 @@
-"""IQE's components in rows, shared by the kernels of iqe.py and two_distances.py: from intervals to lengths and ends,
-and from ends to gradients. Tiles are (ROWS, BLOCK_C, BLOCK_K): rows, components, intervals.
+"""IQE's components in rows, shared by the kernels of iqe.py, row_loss.py and two_distances.py: from intervals to
+lengths and ends, and from ends to gradients. Tiles are (ROWS, BLOCK_C, BLOCK_K): rows, components, intervals.
 """
 
 from __future__ import annotations
@@ -155,6 +155,55 @@ def end_gradients(
         tl.where((left != 0) | has_nan, -by_length, 0.0),
         tl.where((right != 0) | has_nan, by_length, 0.0),
     )
+
+
+@triton.jit
+def over_components(
+    x_ptr,  # (num_rows, C * K)
+    y_ptr,  # (num_rows, C * K)
+    lengths_ptr,  # (num_rows, C), for reduction "none"
+    ends_ptr,  # uint8 (num_rows, C, ceil(2K / 8)), with KEEP
+    row,  # int64 (ROWS)
+    num_rows,
+    num_components,
+    HIGHEST: tl.constexpr,  # largest finite number of the dtype
+    K: tl.constexpr,
+    REDUCTION: tl.constexpr,
+    KEEP: tl.constexpr,
+    ROWS: tl.constexpr,  # rows per program
+    BLOCK_C: tl.constexpr,  # components at a time
+    BLOCK_K: tl.constexpr,  # K or the next power of two
+):
+    """Returns each row's sum of lengths, its greatest length and the first component that has it, for reductions by the
+    maximum; stores the ends with KEEP, and the lengths for reduction "none"."""
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    NUM_BYTES: tl.constexpr = (2 * K + 7) // 8
+    highest = tl.full((), HIGHEST, dtype)
+    total = tl.zeros((ROWS,), dtype)
+    greatest = tl.full((ROWS,), -1, dtype)
+    largest = tl.zeros((ROWS,), tl.int32)
+    for first_component in range(0, num_components, BLOCK_C):
+        component = first_component + tl.arange(0, BLOCK_C)
+        exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
+        at = row[:, None] * num_components + component[None, :]
+        start = at * K
+        x = coordinates_of(x_ptr, start, exists, highest, K, BLOCK_K)
+        y = coordinates_of(y_ptr, start, exists, highest, K, BLOCK_K)
+        furthest = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) - highest
+        nearest = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) + highest
+        for j in range(K):
+            x_j = coordinate_of(x_ptr, start + j, exists, highest)
+            y_j = coordinate_of(y_ptr, start + j, exists, highest)
+            furthest, nearest = compared(x, y, x_j, y_j, j, furthest, nearest, BLOCK_K, KEEP)
+        ends = ends_ptr + at * NUM_BYTES if KEEP else None
+        length = lengths_of(x, y, furthest, nearest, ends, exists, K, KEEP, ROWS, BLOCK_C, BLOCK_K)
+        if REDUCTION == "none":
+            tl.store(lengths_ptr + at, length, mask=exists)
+        else:
+            total += tl.sum(length, axis=1)
+        if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
+            greatest, largest = longest(length, exists, first_component, greatest, largest)
+    return total, greatest, largest
 
 
 def row_tile(num_components: int, dim_per_component: int) -> dict[str, int]:

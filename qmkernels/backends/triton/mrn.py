@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...arguments.mrn import MrnSettings
 from ...definitions import mrn as definition
-from .mrn_components import COMPILED, constants, gradient_by_x, split_sums, symmetric_part
+from .mrn_components import COMPILED, constants, row_distance, store_row_gradients
 from .mrn_pairwise import mrn_pairwise_backward, mrn_pairwise_forward
-from .tiles import component_offsets, component_tile
+from .tiles import component_tile
 
 __all__ = ["mrn_backward", "mrn_forward", "mrn_pairwise_backward", "mrn_pairwise_forward"]
 
@@ -47,24 +47,12 @@ def mrn_forward_kernel(
     BLOCK_S: tl.constexpr,  # S or the next power of two
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    total = tl.zeros((ROWS,), x_ptr.dtype.element_ty)
-    for first_component in range(0, num_components, BLOCK_C):
-        component = first_component + tl.arange(0, BLOCK_C)
-        exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
-        here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
-        mask = exists[:, :, None] & is_value
-        difference = tl.load(x_ptr + here, mask=mask, other=0) - tl.load(y_ptr + here, mask=mask, other=0)
-        # max_A relu(x - y) + (sum_B (x - y)^2) ** (p / 2)
-        largest, _, unordered, _, squares = split_sums(difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM)
-        part = largest + unordered
-        if FIRST_B != END_B:
-            part += symmetric_part(squares, COUNT, EPS, EPS_FORM, EXPONENT)
-        if BY_COMPONENT:
-            tl.store(out_ptr + row[:, None] * num_components + component[None, :], part * WEIGHT, mask=exists)
-        else:
-            total += tl.sum(tl.where(exists, part, 0.0), axis=1)
+    distance = row_distance(
+        x_ptr, y_ptr, out_ptr, row, num_rows, num_components, WEIGHT, S, FIRST_A, END_A, FIRST_B, END_B, COUNT, EPS,
+        EPS_FORM, EXPONENT, BY_COMPONENT, ROWS, BLOCK_C, BLOCK_S,
+    )  # fmt: skip
     if not BY_COMPONENT:
-        tl.store(out_ptr + row, total * WEIGHT, mask=row < num_rows)
+        tl.store(out_ptr + row, distance, mask=row < num_rows)
 
 
 @triton.jit
@@ -93,17 +81,15 @@ def mrn_backward_kernel(
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     component = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
-    here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
-    mask = exists[:, :, None] & is_value
-    difference = tl.load(x_ptr + here, mask=mask, other=0) - tl.load(y_ptr + here, mask=mask, other=0)
     if BY_COMPONENT:
+        exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
         weight = tl.load(grad_out_ptr + row[:, None] * num_components + component[None, :], mask=exists, other=0)
     else:
         weight = tl.load(grad_out_ptr + row, mask=row < num_rows, other=0)[:, None]
-    grad = gradient_by_x(weight * WEIGHT, difference, FIRST_A, END_A, FIRST_B, END_B, COUNT, EPS, EPS_FORM, EXPONENT)
-    tl.store(grad_x_ptr + here, grad, mask=mask)
-    tl.store(grad_y_ptr + here, -grad, mask=mask)
+    store_row_gradients(
+        weight * WEIGHT, x_ptr, y_ptr, grad_x_ptr, grad_y_ptr, row, component, num_rows, num_components, S, FIRST_A,
+        END_A, FIRST_B, END_B, COUNT, EPS, EPS_FORM, EXPONENT, BLOCK_S,
+    )  # fmt: skip
 
 
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:

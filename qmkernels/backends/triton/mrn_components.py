@@ -6,10 +6,11 @@ import triton
 import triton.language as tl
 
 from ...arguments.mrn import MrnSettings
+from .tiles import component_offsets
 
 
 @triton.jit
-def _power(value, POWER: tl.constexpr):
+def power_of(value, POWER: tl.constexpr):
     """Returns value ** POWER for positive values."""
     dtype: tl.constexpr = value.dtype
     result = value
@@ -43,7 +44,7 @@ def symmetric_part(
         value = tl.where(value < eps, eps, value)
     if EXPONENT != 2.0:
         is_zero = value == 0
-        value = tl.where(is_zero, 0.0, _power(tl.where(is_zero, 1.0, value), EXPONENT / 2))
+        value = tl.where(is_zero, 0.0, power_of(tl.where(is_zero, 1.0, value), EXPONENT / 2))
     return value
 
 
@@ -98,7 +99,7 @@ def gradient_by_x(
     elif EPS_FORM == "max":
         moves = value > eps
     moves = moves | (value != value)
-    slope = _power(tl.where(moves, value, 1.0), EXPONENT / 2 - 1) * (EXPONENT / COUNT)
+    slope = power_of(tl.where(moves, value, 1.0), EXPONENT / 2 - 1) * (EXPONENT / COUNT)
     grad = (weight * tl.where(moves, slope, 0.0))[:, :, None] * shifted
     if FIRST_A != END_A:
         s = tl.arange(0, difference.shape[2])[None, None, :]
@@ -107,6 +108,80 @@ def gradient_by_x(
         of_one_way = (s == place[:, :, None]).to(difference.dtype) * push[:, :, None]
         grad = tl.where((s >= FIRST_A) & (s < END_A), of_one_way, grad)
     return grad
+
+
+@triton.jit
+def row_distance(
+    x_ptr,  # (num_rows, C, S)
+    y_ptr,  # (num_rows, C, S)
+    components_ptr,  # (num_rows, C), with BY_COMPONENT
+    row,  # int64 (ROWS)
+    num_rows,
+    num_components,
+    WEIGHT: tl.constexpr,
+    S: tl.constexpr,
+    FIRST_A: tl.constexpr,
+    END_A: tl.constexpr,
+    FIRST_B: tl.constexpr,
+    END_B: tl.constexpr,
+    COUNT: tl.constexpr,
+    EPS: tl.constexpr,
+    EPS_FORM: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    BY_COMPONENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """Returns the rows' distances, or with BY_COMPONENT stores their components."""
+    total = tl.zeros((ROWS,), x_ptr.dtype.element_ty)
+    for first_component in range(0, num_components, BLOCK_C):
+        component = first_component + tl.arange(0, BLOCK_C)
+        exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
+        here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
+        mask = exists[:, :, None] & is_value
+        difference = tl.load(x_ptr + here, mask=mask, other=0) - tl.load(y_ptr + here, mask=mask, other=0)
+        # max_A relu(x - y) + (sum_B (x - y)^2) ** (p / 2)
+        largest, _, unordered, _, squares = split_sums(difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM)
+        part = largest + unordered
+        if FIRST_B != END_B:
+            part += symmetric_part(squares, COUNT, EPS, EPS_FORM, EXPONENT)
+        if BY_COMPONENT:
+            tl.store(components_ptr + row[:, None] * num_components + component[None, :], part * WEIGHT, mask=exists)
+        else:
+            total += tl.sum(tl.where(exists, part, 0.0), axis=1)
+    return total * WEIGHT
+
+
+@triton.jit
+def store_row_gradients(
+    weight,  # (ROWS, BLOCK_C) or (ROWS, 1): grad_out times the reduction's weight
+    x_ptr,  # (num_rows, C, S)
+    y_ptr,  # (num_rows, C, S)
+    grad_x_ptr,  # (num_rows, C, S)
+    grad_y_ptr,  # (num_rows, C, S)
+    row,  # int64 (ROWS)
+    component,  # (BLOCK_C)
+    num_rows,
+    num_components,
+    S: tl.constexpr,
+    FIRST_A: tl.constexpr,
+    END_A: tl.constexpr,
+    FIRST_B: tl.constexpr,
+    END_B: tl.constexpr,
+    COUNT: tl.constexpr,
+    EPS: tl.constexpr,
+    EPS_FORM: tl.constexpr,
+    EXPONENT: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
+    here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
+    mask = exists[:, :, None] & is_value
+    difference = tl.load(x_ptr + here, mask=mask, other=0) - tl.load(y_ptr + here, mask=mask, other=0)
+    grad = gradient_by_x(weight, difference, FIRST_A, END_A, FIRST_B, END_B, COUNT, EPS, EPS_FORM, EXPONENT)
+    tl.store(grad_x_ptr + here, grad, mask=mask)
+    tl.store(grad_y_ptr + here, -grad, mask=mask)
 
 
 def constants(settings: MrnSettings, size: int) -> dict[str, int | float | str]:

@@ -1,5 +1,5 @@
 """Two IQE distances per row in one kernel, shared by qrl_critic.py and latent_dynamics.py: from x_0 to y_0 and from x_1
-to y_1, where the pairs have tensors in common, and sums over all rows.
+to y_1, where the pairs have tensors in common. Sums over all rows and a pair's gradients serve row_loss.py too.
 
 Both pairs are compared in one loop, where the compiler merges what they have in common: the loads of a tensor that is
 in both, and some comparisons of its coordinates. Sums over rows are in double, in a fixed order: each program's, then

@@ -15,7 +15,8 @@ def pair_loss(distance: Array, after: Array | None, settings: PairLossSettings) 
     """Returns the loss and its diagnostics of distances (..., N, M); ``after``, of their shape, gets no gradient."""
     matrices = distance.reshape(-1, *distance.shape[-2:])
     after = absent(distance) if after is None else stop_gradient(after).reshape(matrices.shape)
-    loss, stats = by_kernel(matrices, after, absent(distance), settings=settings)
+    no_places = jnp.zeros((0,), jnp.int32)
+    loss, stats = by_kernel(matrices, after, absent(distance), no_places, settings=settings)
     return loss, PairLossStats(*stop_gradient(stats))
 
 
