@@ -134,6 +134,11 @@ def test_the_core_includes_no_torch_header():
             assert not re.search(r"#include\s*[<\"](torch|ATen|c10)/", path.read_text()), path
 
 
+def test_one_loop_alone_runs_on_several_threads():
+    files = [path for path in (ROOT / "csrc").rglob("*.[hc]*") if "#pragma omp" in path.read_text()]
+    assert files == [ROOT / "csrc" / "cpu" / "parallel.h"]
+
+
 # In the recipe `foo` stands for an op: each path exists for the distance or the loss that one copies.
 COPIED = ("mrn", "metra")
 

@@ -49,8 +49,7 @@ bool all_finite(const T* values, int64_t count, int threads) {
     constexpr int64_t per_task = 1 << 15;
     bool finite = true;
     const int64_t tasks = (count + per_task - 1) / per_task;
-#pragma omp parallel for reduction(&& : finite) num_threads(threads) if (threads > 1 && tasks > 1)
-    for (int64_t task = 0; task < tasks; ++task) {
+    parallel_for(tasks, threads, [&](int64_t task) {
         const int64_t end = (task + 1) * per_task < count ? (task + 1) * per_task : count;
         constexpr int n = num_lanes<T>;
         Lanes<T> sums{};  // zeros, or NaN
@@ -61,8 +60,8 @@ bool all_finite(const T* values, int64_t count, int threads) {
         }
         T sum = sum_of_lanes<T>(sums);
         for (; i < end; ++i) sum += values[i] - values[i];
-        finite = finite && sum == T(0);
-    }
+        if (sum != T(0)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+    });
     return finite;
 }
 
