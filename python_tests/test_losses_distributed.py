@@ -35,8 +35,8 @@ class Encoders(torch.nn.Module):
         if not self.ring:
             return sum(losses_of(self.head, phi, psi, psi_next, everywhere, offset, group=dist.group.WORLD))
         results = list(losses_of(self.head, phi, psi, psi_next, psi_goal, ring=True, streaming=True))
-        linex = list(losses_of(self.head, phi, psi, psi_next, everywhere, offset))[-1]
-        return sum(results[:-1]) + linex
+        gathered = list(losses_of(self.head, phi, psi, psi_next, everywhere, offset, group=dist.group.WORLD))
+        return sum(results[:-1]) + sum(gathered[-2:])  # those that do not come around a ring
 
 
 def losses_of(head, phi, psi, psi_next, goals, offset=0, **how):

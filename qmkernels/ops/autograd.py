@@ -194,15 +194,15 @@ def _recorded_function(op: Op, differentiable_backward: type[Function]) -> type[
 
 
 def _gradient(op: Op, grad: Tensor, saved: Sequence[Tensor | None], settings: tuple, count: int) -> Tensors:
-    """Returns the gradients by the ``count`` tensors in plain PyTorch; those by tensors that are None are None."""
+    """Returns the gradients by the ``count`` tensors in plain PyTorch; None by those that are None or whole numbers."""
     if op.gradient is not None:
         return op.gradient(grad, *saved, *settings)
     tensors = saved[:count]
-    places = [i for i, tensor in enumerate(tensors) if tensor is not None]
+    places = [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()]
 
     def loss(*given):
         given = dict(zip(places, given, strict=True))
-        return op.plain(*(given.get(i) for i in range(count)), *settings)[0]
+        return op.plain(*(given.get(i, tensors[i]) for i in range(count)), *settings)[0]
 
     _, transposed = torch.func.vjp(loss, *(tensors[i] for i in places))
     grads = dict(zip(places, transposed(grad), strict=True))
