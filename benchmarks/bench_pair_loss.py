@@ -38,8 +38,9 @@ def _linex(distance: Tensor, after: Tensor) -> Tensor:
 
 
 def _energy(distance: Tensor) -> Tensor:
-    others = ~torch.eye(distance.shape[1], dtype=torch.bool, device=distance.device)
-    return (1 / (distance[:, others] + EPS)).mean()
+    batch, count = distance.shape[:2]
+    is_match = torch.eye(count, dtype=torch.bool, device=distance.device)
+    return (1 / (distance + EPS)).masked_fill(is_match, 0.0).sum() / (batch * count * (count - 1))
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -9,8 +9,9 @@ last, which is what the data hold without generalising. These goals are hard: a 
 away from it.
 
 By the column ``objective``: ``qrl`` is the demo's critic without its abstract goal, from the observed transitions;
-``landmarks`` is not learned: an IQE of a quarter of the critic's size whose embeddings hold the true steps to and from
-random states. It says whether an IQE can hold these distances at all.
+``qrl_near`` is the same with most of the pushed pairs near each other on the grid; ``landmarks`` is not learned: an IQE
+of a quarter of the critic's size whose embeddings hold the true steps to and from random states. It says whether an IQE
+can hold these distances at all.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -25,6 +27,7 @@ from comparison import HERE, append_rows
 from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
+from torch import Tensor
 
 from qmkernels.demo.correlation import spearman
 from qmkernels.demo.mountaincar import NUM_ACTIONS, Dynamics, FloatArray, Grid, IntArray, random_actor_transitions
@@ -32,6 +35,7 @@ from qmkernels.demo.settings import Settings
 from qmkernels.demo.train import Data, Learner
 from qmkernels.nn import IQE
 
+OBJECTIVES = ["qrl", "qrl_near", "landmarks"]
 NUM_GOALS, EVALUATIONS = 40, 4
 # A goal that fewer states reach says little.
 FEWEST_STATES = 1000
@@ -41,6 +45,8 @@ QRL = dict(
     steps=2400, abstract_goal_share=0.0, link_batch_size=0, softplus_offset=500.0, softplus_beta=0.01, epsilon=0.25,
     learning_rate=1e-3, dim_per_component=8, embedding_size=512, initial_multiplier=1.0, multiplier_learning_rate=0.1,
 )  # fmt: skip
+# Of qrl_near: the share of the pushed pairs that are near, and how far apart they are at most, in points of the grid.
+NEAR_SHARE, NEAREST_POINTS = 0.8, 20
 NUM_LANDMARKS = 64
 # What the landmarks' embeddings say where no way leads, in steps.
 UNREACHABLE = 150.0
@@ -55,6 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trajectories", type=int, nargs="+", default=[3000, 20_000])
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "mountaincar" / "state_goals.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -62,16 +69,20 @@ def main() -> int:
     for trajectories in options.trajectories:
         for seed in options.seeds:
             problem = Problem(grid, Settings(seed=seed, trajectories=trajectories, **QRL))
-            rows, learned = train(problem)
-            landmarks = steps_by_landmarks(problem)
-            rows.append({"objective": "landmarks", **quality(problem, landmarks)})
+            rows, shown = [], {"true": problem.true}
+            for objective in options.objectives:
+                if objective == "landmarks":
+                    shown[objective] = steps_by_landmarks(problem)
+                    rows.append({"objective": objective, **quality(problem, shown[objective])})
+                else:
+                    points, shown[objective] = train(problem, objective)
+                    rows += points
             rows = [{"trajectories": trajectories, "seed": seed, **row} for row in rows]
             append_rows(options.out, COLUMNS, "cpu", rows)
             for row in rows:
                 print({name: row.get(name) for name in COLUMNS[-10:]}, flush=True)
-    figure(problem, {"true": problem.true, "qrl": learned, "landmarks": landmarks}).savefig(
-        options.out.with_suffix(".png")
-    )
+    if set(options.objectives) == set(OBJECTIVES):
+        figure(problem, shown).savefig(options.out.with_suffix(".png"))
     return 0
 
 
@@ -98,16 +109,54 @@ class Problem:
         return numpy.repeat(numpy.arange(self.grid.num_states), NUM_ACTIONS), self.grid.next_states.reshape(-1)
 
 
-def train(problem: Problem) -> tuple[list[dict[str, object]], FloatArray]:
+class NearBatch(NamedTuple):
+    """A `Batch` with the inputs of the pushed goals."""
+
+    x: Tensor
+    y: Tensor
+    cost: Tensor
+    goal: Tensor
+
+
+class NearData(Data):
+    """Pushes most states from visited ones that are near on the grid, before and behind them."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.grid, problem.settings, torch.device("cpu"))
+        self._size = problem.grid.size
+        self._visited = torch.zeros(problem.grid.num_states, dtype=torch.bool)
+        self._visited[torch.as_tensor(problem.visited)] = True
+
+    def draw(self, generator: torch.Generator) -> NearBatch:
+        steps = torch.randint(len(self._sources), (self._settings.batch_size,), generator=generator)
+        state, goal = self._sources[steps], self._targets[steps].roll(1)
+        moved = torch.randint(-NEAREST_POINTS, NEAREST_POINTS + 1, (2, len(state)), generator=generator)
+        position, velocity = (torch.stack([state // self._size, state % self._size]) + moved).clamp(0, self._size - 1)
+        near = position * self._size + velocity
+        is_near = self._visited[near] & (torch.arange(len(near)) < NEAR_SHARE * len(near))
+        rows = state, self._targets[steps], torch.where(is_near, near, goal)
+        x, y, goal = (self.inputs[each] for each in rows)
+        return NearBatch(x, y, self._cost, goal)
+
+
+class NearLearner(Learner):
+    def embeddings(self, batch: NearBatch) -> tuple[Tensor, Tensor, Tensor]:
+        return self.critic.embed(torch.cat([batch.x, batch.y, batch.goal])).split(len(batch.x))
+
+
+def train(problem: Problem, objective: str) -> tuple[list[dict[str, object]], FloatArray]:
     """A row for each of some points of one training run of QRL's critic, and the steps to the goals at its end."""
     settings = problem.settings
-    learner = Learner(data := Data(problem.grid, settings, torch.device("cpu")), settings)
+    if objective == "qrl_near":
+        learner = NearLearner(data := NearData(problem), settings)
+    else:
+        learner = Learner(data := Data(problem.grid, settings, torch.device("cpu")), settings)
     generator, rows = torch.Generator().manual_seed(settings.seed), []
     for step in range(1, settings.steps + 1):
         learner.step(data.draw(generator))
         if step % (settings.steps // EVALUATIONS) == 0:
             found = learned(learner, data, problem.goals)
-            rows.append({"objective": "qrl", "step": step, **quality(problem, found)})
+            rows.append({"objective": objective, "step": step, **quality(problem, found)})
     return rows, found
 
 

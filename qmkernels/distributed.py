@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from .arguments.nearest import check_size
+from .arguments.nearest import check, check_size
 from .definitions.nearest import smallest
 from .ops import arguments
 from .ops import nearest as local
@@ -186,12 +186,12 @@ def _agreed_sizes(queries: Tensor, shard: Tensor, k: int, metric: Callable, grou
     """Checks the arguments of all processes together."""
     said = {}
 
-    def check() -> None:
+    def check_own() -> None:
         arguments.embeddings("nearest", queries, shard)
         check(shard.shape, k, metric)
         said.update(k=k, D=queries.shape[-1], dtype=queries.dtype, rows=queries.shape[:-1].numel(), shard=len(shard))
 
-    every = together(check, said, group)
+    every = together(check_own, said, group)
     for name, kind in (("k", ValueError), ("D", ValueError), ("dtype", TypeError)):
         for rank, other in enumerate(every):
             if other[name] != every[0][name]:
