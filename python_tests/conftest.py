@@ -15,6 +15,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 
+# Each takes a minute or more. xdist would begin with the files of the most tests, and one worker would end alone.
+FIRST = (
+    "test_cuda_build.py", "test_triton.py", "test_compile_triton.py", "test_op_contract.py", "test_cuda_on_cpu_iqe.py",
+    "test_train_resume.py", "test_agents.py", "test_heads.py", "test_examples.py", "test_sweep.py",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 @pytest.fixture(params=["cpu", "reference"])
 def backend(request):
     """Runs the test on the compiled kernels, and again on the reference."""
