@@ -167,7 +167,7 @@ struct Forward {
                     }
                     if constexpr (has_places)
                         distances += is_left_out ? V{} : distance;
-                    else
+                    else if constexpr (kind != PairKind::coulomb)
                         distances += distance;
                     if constexpr (is_softmax(kind)) {
                         const V below = rounded(scale * distance) - shift[r];
@@ -193,8 +193,10 @@ struct Forward {
                             terms += logarithm_of_any(value);
                     }
                     if constexpr (kind == PairKind::coulomb) {
+                        const auto is_match = lane_numbers<T>() == int32_t(match_of(row + r) - j);
                         const V inverse = kept(1 / (distance + T(settings.eps)));
-                        positives += lane_numbers<T>() == int32_t(match_of(row + r) - j) ? V{} : inverse;
+                        positives += is_match ? V{} : inverse;
+                        distances += is_match ? V{} : distance;
                     }
                     if constexpr (has_after) {
                         const V delta = distance - at<is_tail.value>(task.after, row + r, j);

@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(block_threads, 2) pair_loss_forward_kernel(Pai
                     }
                 }
                 const T distance = problem.distance[at];
-                sums.distance += distance;
+                if (kind != PairKind::coulomb || !is_match) sums.distance += distance;
                 if (is_match) sums.match_distance += distance;
                 if constexpr (has_logits) logits[r][c] = product(scale, distance);
                 if constexpr (over_columns(kind))

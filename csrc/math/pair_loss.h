@@ -43,7 +43,7 @@ constexpr int num_pair_stats = 13;
 // Sums over all pairs, over matches, over rows (index 0) and over matching columns (1).
 template <class T>
 struct PairSums {
-    T distance, outside;           // of pairs that are not left out; outside: to columns without a match
+    T distance, outside;           // of pairs that are not left out (`coulomb`: but matches); of columns without one
     T left_out, left_out_outside;  // how many pairs are left out
     T terms, divergence, difference;
     T match_distance, match_steps, match_terms, match_divergence;
@@ -120,7 +120,7 @@ QMK_INLINE void finish_pair_loss(const PairSums<S>& sums, const PairLossSettings
     }
     if (settings.kind == PairKind::coulomb) {
         total = repulsion = sums.terms / rows / others;
-        apart = (sums.distance - sums.match_distance) / rows / others;
+        apart = sums.distance / rows / others;
     }
     const bool is_contrast = is_softmax(settings.kind) || settings.kind == PairKind::sigmoid;
     const S everywhere = sums.divergence / pairs, diagonal = sums.match_divergence / rows;
