@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qmkernels.arguments.pair_loss import PairLossSettings
+from qmkernels.arguments.pair_loss import SOFTMAXES, PairLossSettings
 from qmkernels.definitions import pair_loss as definition
-from qmkernels.definitions.pair_loss import SOFTMAXES
 
 # From 1e9 on all logits of the far softmaxes are the same number, even where the product with the scale is rounded.
 CASES = [

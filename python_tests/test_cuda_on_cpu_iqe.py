@@ -8,6 +8,7 @@ import torch
 from backend_comparison import assert_alike, pair_points, points
 from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
 
+from qmkernels.arguments.iqe import REDUCTIONS
 from qmkernels.backends.native import iqe as native
 from qmkernels.backends.reference import iqe as reference
 from qmkernels.definitions import iqe as definition
@@ -18,7 +19,7 @@ iqe_kernels = kernels("iqe")
 # 8, 16, 32, and elementwise 4, have their own kernels; 24 and 33 are filled up; 83 exceeds the shared memory of pairs.
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 24, 32, 33, 64, 83)
 # Every reduction in one dtype; in the other, the three that the kernels distinguish.
-CASES = [(reduction, torch.float32) for reduction in definition.REDUCTIONS]
+CASES = [(reduction, torch.float32) for reduction in REDUCTIONS]
 CASES += [(reduction, torch.float64) for reduction in ("none", "sum", "maxmean")]
 # The gradients of pairs take the longest here: every case for one size, and for the others one of each kind.
 PAIRS_BACKWARD = [(8, *case) for case in CASES] + [

@@ -8,10 +8,9 @@ import torch
 from backend_comparison import DTYPES, assert_alike
 from cuda_on_cpu import kernels, needs_compiler
 
-from qmkernels.arguments.pair_loss import PairLossSettings
+from qmkernels.arguments.pair_loss import KINDS, SOFTMAXES, PairLossSettings
 from qmkernels.backends.native import pair_loss as native
 from qmkernels.backends.reference import pair_loss as reference
-from qmkernels.definitions.pair_loss import KINDS, SOFTMAXES
 
 pytestmark = needs_compiler
 pair_loss_kernels = kernels("pair_loss")

@@ -9,9 +9,9 @@ from cuda_on_cpu import kernels, needs_compiler
 
 from qmkernels.arguments.iqe import IqeSettings
 from qmkernels.arguments.mrn import MrnSettings
+from qmkernels.arguments.row_loss import RowLossSettings
 from qmkernels.backends.native import row_loss as native
 from qmkernels.backends.reference import row_loss as reference
-from qmkernels.definitions.row_loss import RowLossSettings
 
 pytestmark = needs_compiler
 row_loss_kernels = kernels("row_loss", "iqe", "mrn")

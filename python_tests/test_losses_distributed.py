@@ -11,7 +11,7 @@ import torch.distributed as dist
 from processes import run_group
 
 import qmkernels as qm
-from qmkernels.definitions.pair_loss import SOFTMAXES
+from qmkernels.arguments.pair_loss import SOFTMAXES
 from qmkernels.losses import tiles
 
 STEPS, BATCH, DIM = 4, 12, 16

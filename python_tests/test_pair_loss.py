@@ -6,9 +6,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.arguments.pair_loss import PairLossSettings
+from qmkernels.arguments.pair_loss import KINDS, SOFTMAXES, PairLossSettings
 from qmkernels.definitions import pair_loss as definition
-from qmkernels.definitions.pair_loss import KINDS, SOFTMAXES
 from qmkernels.losses import tiles
 from qmkernels.ops.pair_loss import pair_loss
 

@@ -8,6 +8,7 @@ import torch
 from backend_comparison import DTYPES, assert_alike
 from triton_testing import DEVICE, import_kernels, interpreted, pair_points, points
 
+from qmkernels.arguments.iqe import REDUCTIONS
 from qmkernels.backends.reference import iqe as reference
 from qmkernels.definitions import iqe as definition
 
@@ -24,7 +25,7 @@ def _max_weight(dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("keep", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
     x, y = points(7, size=3 * dim_per_component, dtype=dtype)
@@ -33,7 +34,7 @@ def test_forward_returns_what_the_reference_returns(dim_per_component, reduction
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = points(8, size=3 * dim_per_component, dtype=dtype)
@@ -42,7 +43,7 @@ def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction
 
 @pytest.mark.parametrize("keep", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
     x, y = pair_points(5, 7, 3 * dim_per_component, dtype)
@@ -51,7 +52,7 @@ def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
 def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = pair_points(5, 7, 3 * dim_per_component, dtype)
@@ -153,7 +154,7 @@ def test_infinity_counts_as_the_largest_finite_number(dtype, side, infinity):
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
-@pytest.mark.parametrize("reduction", definition.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("shape", ((0, 8), (3, 0, 8)))
 def test_empty_batch_returns_empty_tensors_of_the_right_shape(shape, reduction):
     x = torch.zeros(shape, dtype=torch.float64, device=DEVICE)

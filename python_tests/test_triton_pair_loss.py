@@ -9,9 +9,8 @@ from backend_comparison import DTYPES, assert_alike
 from triton_testing import DEVICE, import_kernels, interpreted
 
 import qmkernels as qm
-from qmkernels.arguments.pair_loss import PairLossSettings
+from qmkernels.arguments.pair_loss import KINDS, SOFTMAXES, PairLossSettings
 from qmkernels.backends.reference import pair_loss as reference
-from qmkernels.definitions.pair_loss import KINDS, SOFTMAXES
 
 kernels = import_kernels("pair_loss")
 pytestmark = interpreted

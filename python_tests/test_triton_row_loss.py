@@ -8,10 +8,10 @@ from backend_comparison import assert_alike
 from triton_testing import DEVICE, import_kernels, interpreted, points
 
 import qmkernels as qm
+from qmkernels.arguments.iqe import IqeSettings
 from qmkernels.arguments.mrn import MrnSettings
+from qmkernels.arguments.row_loss import RowLossSettings
 from qmkernels.backends.reference import row_loss as reference
-from qmkernels.definitions.iqe import IqeSettings
-from qmkernels.definitions.row_loss import RowLossSettings
 
 kernels = import_kernels("row_loss")
 pytestmark = interpreted

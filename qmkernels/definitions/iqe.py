@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..arguments.iqe import REDUCTIONS as REDUCTIONS
-from ..arguments.iqe import IqeSettings as IqeSettings
 from .shapes import empty, of_rows
 
 

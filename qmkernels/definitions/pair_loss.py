@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..arguments.pair_loss import KINDS as KINDS
 from ..arguments.pair_loss import SOFTMAXES, PairLossSettings, PairLossStats
 from .shapes import empty
 

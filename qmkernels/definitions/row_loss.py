@@ -20,17 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments.row_loss import RowLossSettings
 from .iqe import iqe_backward_outputs, kept_of_reduction
-
-
-class RowLossSettings(NamedTuple):
-    """The form, one of those above, and its numbers, in the order in which ops and backends take them."""
-
-    form: str = "smooth_l1"
-    beta: float = 1.0
-    power: float = 1.0
-    expectile: float = 0.5
-    huber_delta: float = 0.0
 
 
 class RowLossStats(NamedTuple):

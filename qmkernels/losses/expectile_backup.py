@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..definitions.row_loss import RowLossSettings
-from ..ops.arguments import check_choice, constant
+from ..arguments.checks import check_choice
+from ..arguments.row_loss import RowLossSettings
+from ..ops.arguments import constant
 from . import checks
 from .row_loss import at_least, check_flags, row_loss, weight_per_row
 

@@ -7,9 +7,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from ..arguments.row_loss import RowLossSettings
 from ..backends import dispatch
 from ..definitions import row_loss as definition
-from ..definitions.row_loss import RowLossSettings, RowLossStats
+from ..definitions.row_loss import RowLossStats
 from ..ops.arguments import check_float, constant
 from ..ops.row_loss import row_loss as by_kernel
 from ..ops.torch_internals import in_function_transform

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..definitions.row_loss import RowLossSettings
-from ..ops.arguments import check_choice
+from ..arguments.checks import check_choice
+from ..arguments.row_loss import RowLossSettings
 from . import checks
 from .row_loss import at_least, check_flags, row_loss, weight_per_row
 

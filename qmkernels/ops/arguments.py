@@ -7,10 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..arguments.checks import check_choice as check_choice
-from ..arguments.checks import check_count as check_count
 from ..arguments.checks import check_embedding_sizes, different_dtypes, wrong_dtype
-from ..arguments.checks import check_metric as check_metric
 from ..backends.native import core
 from .torch_internals import has_plain_tensors, is_plain
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..arguments.checks import check_choice, check_count
 from ..backends import dispatch
 from ..definitions import pqe as definition
 from . import arguments, broadcasting
@@ -64,8 +65,8 @@ def _prepared(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Returns the checked arguments in the compute dtype; weights for every reduction but "none"."""
     x, y = arguments.embeddings(op, x, y)
-    arguments.check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
-    arguments.check_choice(op, "reduction", reduction, _REDUCTIONS)
+    check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
+    check_choice(op, "reduction", reduction, _REDUCTIONS)
     num_components = x.shape[-1] // dim_per_component
     if weights is None:
         if reduction == "none":

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ..arguments.iqe import IqeSettings
 from ..arguments.mrn import MrnSettings
+from ..arguments.row_loss import RowLossSettings
 from ..definitions import row_loss as definition
 from ..definitions.iqe import iqe, weights_of_rows
 from ..definitions.mrn import mrn
-from ..definitions.row_loss import RowLossSettings
 from .autograd import Op
 from .registration import Kernel, schema_of
 

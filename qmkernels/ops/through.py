@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments.broadcasting import broadcast_sizes
+from ..arguments.checks import check_metric
 from . import arguments, broadcasting
 from .shortest_paths import shortest_paths
 
@@ -80,7 +81,7 @@ def through(
     """
     arguments.embeddings("through", x, y)
     arguments.embeddings("through", x, landmarks)
-    arguments.check_metric("through", metric)
+    check_metric("through", metric)
     _check(landmarks, longest, between)
     shape = broadcast_sizes("through", x.shape, y.shape)
 

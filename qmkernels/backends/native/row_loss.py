@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ...arguments.iqe import IqeSettings
 from ...arguments.mrn import MrnSettings
+from ...arguments.row_loss import RowLossSettings
 from ...definitions import row_loss as definition
-from ...definitions.row_loss import RowLossSettings
 from . import core
 
 

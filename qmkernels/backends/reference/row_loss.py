@@ -17,8 +17,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...arguments.mrn import MrnSettings
+from ...arguments.row_loss import RowLossSettings
 from ...definitions import row_loss as definition
-from ...definitions.row_loss import RowLossSettings
 from . import iqe, mrn
 
 

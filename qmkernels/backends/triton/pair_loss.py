@@ -14,11 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...arguments.pair_loss import PairLossSettings, PairLossStats
+from ...arguments.pair_loss import KINDS, PairLossSettings, PairLossStats
 from ...definitions import pair_loss as definition
 from ...definitions.pair_loss import (
     EPS,
-    KINDS,
     Softmaxes,
     contrast_of_sides,
     contrast_of_sigmoids,

@@ -19,10 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...arguments.iqe import IqeSettings
 from ...arguments.mrn import MrnSettings
+from ...arguments.row_loss import RowLossSettings
 from ...definitions import row_loss as definition
-from ...definitions.iqe import IqeSettings, keeps_largest
-from ...definitions.row_loss import RowLossSettings
+from ...definitions.iqe import keeps_largest
 from . import mrn_components
 from .iqe_components import reduced
 from .iqe_rows import over_components, row_tile
