@@ -316,9 +316,10 @@ def test_a_program_for_another_platform_calls_its_kernels_or_the_definitions(has
 import warnings
 import jax.export
 from qmkernels import compiled
-if {has_cuda}:  # as a core with CUDA kernels says
-    targets = {{name: dict(found, CUDA=found["cpu"]) for name, found in compiled.core.xla_targets().items()}}
-    compiled.core = type("Core", (), dict(xla_targets=lambda: targets))
+cpu = {{name: found["cpu"] for name, found in compiled.core.xla_targets().items()}}
+platforms = {["cpu", "CUDA"] if has_cuda else ["cpu"]}  # as a core with, or without, CUDA kernels says
+targets = {{name: dict.fromkeys(platforms, handler) for name, handler in cpu.items()}}
+compiled.core = type("Core", (), dict(xla_targets=lambda: targets))
 import qmkernels.jax
 x = jax.ShapeDtypeStruct((5, 8), "float32")
 names = ["qmkernels_mrn_pairwise_" + kind for kind in ("forward", "backward")]
