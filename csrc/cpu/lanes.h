@@ -91,6 +91,14 @@ QMK_INLINE V in_register(V vector) {
     return vector;
 }
 
+// 0, 1, 2, ...
+template <class T>
+QMK_INLINE IndexLanes<T> lane_indices() {
+    IndexLanes<T> indices{};
+    for (int lane = 0; lane < num_lanes<T>; ++lane) indices[lane] = lane;
+    return indices;
+}
+
 template <class Vector, class T>
 QMK_INLINE Vector load(const T* from) {
     Vector vector;
@@ -174,28 +182,27 @@ QMK_INLINE V rotated(V v, Sequence<lanes...>) {
     return __builtin_shufflevector(v, v, ((lanes + distance) % int(sizeof...(lanes)))...);
 }
 
-// Lane l: a[l] + a[l ^ distance] where bit `distance` of l is clear, else the same of b.
-template <int distance, int... lanes, class V>
-QMK_INLINE V interleaved_sums(V a, V b, Sequence<lanes...>) {
+// Lane l: combine(a[l], a[l ^ distance]) where bit `distance` of l is clear, else the same of b.
+template <int distance, int... lanes, class V, class Combine>
+QMK_INLINE V interleaved(V a, V b, Combine combine, Sequence<lanes...>) {
     constexpr int n = sizeof...(lanes);
-    return __builtin_shufflevector(a, b, (lanes & distance ? lanes + n : lanes)...) +
-           __builtin_shufflevector(a, b, (lanes & distance ? (lanes ^ distance) + n : lanes ^ distance)...);
+    return combine(V(__builtin_shufflevector(a, b, (lanes & distance ? lanes + n : lanes)...)),
+                   V(__builtin_shufflevector(a, b, (lanes & distance ? (lanes ^ distance) + n : lanes ^ distance)...)));
 }
 
-template <int distance, class T>
-QMK_INLINE void halve_vectors(Lanes<T>* v) {
-    constexpr int n = num_lanes<T>;
+template <int distance, int n, class V, class Combine>
+QMK_INLINE void halve_vectors(V* v, Combine combine) {
     if constexpr (distance < n) {
         for (int i = 0; i < n / distance / 2; ++i)
-            v[i] = interleaved_sums<distance>(v[2 * i], v[2 * i + 1], typename MakeSequence<n>::type{});
-        halve_vectors<2 * distance, T>(v);
+            v[i] = interleaved<distance>(v[2 * i], v[2 * i + 1], combine, typename MakeSequence<n>::type{});
+        halve_vectors<2 * distance, n>(v, combine);
     }
 }
 
-// Lane l of the result: the sum of the lanes of v[l]. Three operations per vector; v is overwritten.
-template <class T>
-QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
-    halve_vectors<1, T>(v);
+// Lane l of the result: the lanes of v[l] combined. Three operations per vector; v is overwritten.
+template <class T, class V, class Combine>
+QMK_INLINE V combined_vectors(V* v, Combine combine) {
+    halve_vectors<1, num_lanes<T>>(v, combine);
     return v[0];
 }
 
@@ -241,13 +248,31 @@ QMK_INLINE T sum_of_lanes(Lanes<T> v) {
     for (int lane = 0; lane < num_lanes<T>; ++lane) sum += v[lane];
     return sum;
 }
-template <class T>
-QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
-    Lanes<T> sums;
-    for (int i = 0; i < num_lanes<T>; ++i) sums[i] = sum_of_lanes<T>(v[i]);
-    return sums;
+template <class T, class V, class Combine>
+QMK_INLINE V combined_vectors(V* v, Combine combine) {
+    V result;
+    for (int i = 0; i < num_lanes<T>; ++i) {
+        auto all = v[i][0];
+        for (int lane = 1; lane < num_lanes<T>; ++lane) all = combine(all, v[i][lane]);
+        result[i] = all;
+    }
+    return result;
 }
 #endif
+
+// Lane l: the sum of the lanes of v[l], the largest and the smallest of them. v is overwritten.
+template <class T>
+QMK_INLINE Lanes<T> sums_of_vectors(Lanes<T>* v) {
+    return combined_vectors<T>(v, [](auto a, auto b) { return a + b; });
+}
+template <class T, class V>
+QMK_INLINE V maxima_of_vectors(V* v) {
+    return combined_vectors<T>(v, [](auto a, auto b) { return a > b ? a : b; });
+}
+template <class T, class V>
+QMK_INLINE V minima_of_vectors(V* v) {
+    return combined_vectors<T>(v, [](auto a, auto b) { return a < b ? a : b; });
+}
 
 // A vector in double: one vector, or two of half as many lanes.
 template <class T>

@@ -408,10 +408,11 @@ void backward_of_one_row(const MrnPairwiseBackward<T>& call, int threads) {
     const auto sides = many_and_one(call.shape, call.shape.dim, call.x, call.y);
     Workspace workspace{static_cast<char*>(call.scratch)};
     double* parts = take_parts(workspace, sides);
-    one_row_backward(sides, call.grad_x, call.grad_y, parts, threads, [&](const Piece<T>& piece, T* grad_x, T* grad_y) {
+    const auto run = [&](const Piece<T>& piece, T* grad_x, T* grad_y) {
         const T* grad_out = call.grad_out + piece.first * items;
         mrn_backward<T>({grad_out, piece.x, piece.y, grad_x, grad_y, piece.rows, sides.dim, call.settings}, 1);
-    });
+    };
+    one_row_backward<OneGradient::opposite>(sides, call.grad_x, call.grad_y, parts, threads, run);
 }
 
 }  // namespace

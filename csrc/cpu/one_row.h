@@ -40,14 +40,14 @@ struct Piece {
     int64_t matrix, first, rows;
 };
 
-// A task goes through pieces of one matrix with the same copies; a piece and the copies fit the second-level cache.
+// A task goes through pieces of one matrix with the same copies; a piece and the copies fit the first-level cache.
 struct PiecesOfTasks {
     int64_t rows_per_piece, rows_per_task, tasks_per_matrix;
 
     template <class T>
     explicit PiecesOfTasks(const ManyAndOne<T>& sides) {
-        constexpr int64_t values_per_piece = 1 << 13, pieces_per_task = 8;
-        const int64_t most = values_per_piece / sides.dim + 1;
+        constexpr int64_t values_per_piece = 1 << 12, pieces_per_task = 16;
+        const int64_t most = sides.dim < values_per_piece ? values_per_piece / sides.dim : 1;
         rows_per_piece = most < sides.count ? most : sides.count;
         rows_per_task = pieces_per_task * rows_per_piece;
         tasks_per_matrix = (sides.count + rows_per_task - 1) / rows_per_task;
@@ -87,47 +87,54 @@ double* take_parts(Workspace& workspace, const ManyAndOne<T>& sides) {
     return workspace.take<double>(sides.batch * PiecesOfTasks(sides).tasks_per_matrix * sides.dim);
 }
 
-// Adds the sum of `count` rows to `to`; a piece's sum is in T, that of pieces in double.
+// Adds the sum of `count` rows, times sign, to `to`; a piece's sum is in T, that of pieces in double.
 template <class T>
-void add_rows(const T* rows, int64_t count, int64_t dim, double* to) {
-    constexpr int n = num_lanes<T>;
+void add_rows(const T* rows, int64_t count, int64_t dim, T sign, double* to) {
+    constexpr int n = num_lanes<T>, part_lanes = num_lanes<double>;
     int64_t d = 0;
     for (; d + n <= dim; d += n) {
         Lanes<T> sums{};
         for (int64_t row = 0; row < count; ++row) sums += load<Lanes<T>>(rows + row * dim + d);
-        for (int lane = 0; lane < n; ++lane) to[d + lane] += double(sums[lane]);
+        for (int part = 0; part < num_parts<T>; ++part) {
+            double* at = to + d + part * part_lanes;
+            store(at, load<Lanes<double>>(at) + part_in_double<T>(sign * sums, part));
+        }
     }
     for (; d < dim; ++d) {
         T sum = T(0);
         for (int64_t row = 0; row < count; ++row) sum += rows[row * dim + d];
-        to[d] += double(sum);
+        to[d] += double(sign * sum);
     }
 }
 
-// A task's memory: copies of the one row, and their gradients.
+// The gradient of the one row: from those of its copies, which `run` writes too, or the opposite of the many's.
+enum class OneGradient { of_copies, opposite };
+
+// A task's memory: copies of the one row, and their gradients or null.
 template <class T>
 struct Copies {
     T *values, *grads;
 };
 
-// run(piece, grad_x, grad_y) writes the gradients of a piece's rows.
-template <class T, class Run>
+// run(piece, grad_x, grad_y) writes the gradients of a piece's rows; that of copies is null if it is not needed.
+template <OneGradient one_gradient = OneGradient::of_copies, class T, class Run>
 void one_row_backward(const ManyAndOne<T>& sides, T* grad_x, T* grad_y, double* parts, int threads, Run&& run) {
     const PiecesOfTasks pieces(sides);
+    constexpr bool writes_copies = one_gradient == OneGradient::of_copies;
     const int64_t dim = sides.dim, tasks = pieces.tasks_per_matrix, values = pieces.rows_per_piece * dim;
     T *grad_many = sides.one_is_x ? grad_y : grad_x, *grad_one = sides.one_is_x ? grad_x : grad_y;
     const int wanted_threads = threads_for(sides.batch * sides.count * dim, 1 << 15, threads);
     parallel_for(sides.batch * tasks, wanted_threads, [&](int64_t task) {
         const auto memory = scratch([&](Workspace& workspace) {
             T* copies = workspace.take<T>(values);
-            return Copies<T>{copies, workspace.take<T>(values)};
+            return Copies<T>{copies, writes_copies ? workspace.take<T>(values) : nullptr};
         });
         double* part = parts + task * dim;
         for (int64_t d = 0; d < dim; ++d) part[d] = 0;
         for_each_piece(sides, pieces, task, memory.pieces.values, [&](const Piece<T>& piece) {
             T *of_many = grad_many + piece.first * dim, *of_copies = memory.pieces.grads;
             run(piece, sides.one_is_x ? of_copies : of_many, sides.one_is_x ? of_many : of_copies);
-            add_rows(of_copies, piece.rows, dim, part);
+            add_rows(writes_copies ? of_copies : of_many, piece.rows, dim, T(writes_copies ? 1 : -1), part);
         });
     });
     for (int64_t matrix = 0; matrix < sides.batch; ++matrix)

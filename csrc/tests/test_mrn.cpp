@@ -99,12 +99,15 @@ static void kernels_equal_the_formula(const MrnSettings& settings, int64_t num_x
             diagonal_out[i] = out[i * num_y + i];
         }
         of_x.resize(matching * dim);
+        of_y.resize(matching * dim);
         mrn_forward<T>(MrnForward<T>{x.data(), y.data(), rows.data(), matching, dim, settings}, threads);
         mrn_backward<T>(
             MrnBackward<T>{diagonal.data(), x.data(), y.data(), of_x.data(), of_y.data(), matching, dim, settings},
             threads);
         near(rows, diagonal_out, "forward");
         near(of_x, row_grad_x, "gradient of x");
+        for (T& grad : of_y) grad = -grad;
+        near(of_y, row_grad_x, "gradient of y");
     }
 }
 
@@ -129,13 +132,15 @@ int main(int, char** arguments) {
             both(settings, 100, 130, size);
         }
         both(settings, 107, 109, 12);
-        both(settings, 50, 53, 101);  // more rows than the largest panel
-        both(settings, 9, 800, 5);    // more lanes than a strip
-        both(settings, 130, 7, 13);   // x is laid out as lanes
+        both(settings, 50, 53, 101);   // more rows than the largest panel
+        both(settings, 133, 140, 16);  // several tasks of matching rows, whose components fit a register
+        both(settings, 9, 800, 5);     // more lanes than a strip
+        both(settings, 130, 7, 13);    // x is laid out as lanes
         // A single row, with more of the others than a piece and than a task.
         both(settings, 1, 1, 7);
         both(settings, 1, 530, 45);
         both(settings, 530, 1, 45);
+        both(settings, 2600, 1, 7);
     }
     return report();
 }
