@@ -9,7 +9,9 @@ last, which is what the data hold without generalising. These goals are hard: a 
 away from it.
 
 By the column ``objective``: ``qrl`` is the demo's critic without its abstract goal, from the observed transitions;
-``qrl_near`` is the same with most of the pushed pairs near each other on the grid. Two more say what bounds these:
+``qrl_near`` is the same with most of the pushed pairs near each other on the grid; ``qrl_closure`` holds random pairs
+at the fewest steps within the observed transitions, not single transitions at one step: these constraints follow from
+those, but bind at every range. Two more say what bounds these:
 ``regression`` fits the same critic, in as many updates, to the true steps to other goals by the mean absolute error, so
 that neither data nor objective are in its way (``transition_mean``, the mean learned distance of an observed step,
 is 1 in truth); ``landmarks`` is not learned: an IQE of a quarter of the critic's size
@@ -19,6 +21,7 @@ whose embeddings hold the true steps to and from random states, so that no netwo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +40,7 @@ from qmkernels.demo.settings import Settings
 from qmkernels.demo.train import Data, Learner
 from qmkernels.nn import IQE
 
-OBJECTIVES = ["qrl", "qrl_near", "regression", "landmarks"]
+OBJECTIVES = ["qrl", "qrl_near", "qrl_closure", "regression", "landmarks"]
 NUM_GOALS, EVALUATIONS = 40, 4
 # A goal that fewer states reach says little.
 FEWEST_STATES = 1000
@@ -49,8 +52,10 @@ QRL = dict(
 )  # fmt: skip
 # Of qrl_near: the share of the pushed pairs that are near, and how far apart they are at most, in points of the grid.
 NEAR_SHARE, NEAREST_POINTS = 0.8, 20
-# Of regression: the goals that it is fitted to.
-NUM_FITTED_GOALS = 1500
+# Of qrl_closure, beside QRL's: constraints of tens of steps may be broken by more than those of one.
+CLOSURE = dict(steps=5000, epsilon=3.0)
+# Of qrl_closure and regression: the goals whose steps are known.
+NUM_KNOWN_GOALS = 1500
 # Observed steps whose learned distance is taken.
 NUM_TRANSITIONS = 10_000
 NUM_LANDMARKS = 64
@@ -116,7 +121,7 @@ class Problem:
         return numpy.repeat(numpy.arange(self.grid.num_states), NUM_ACTIONS), self.grid.next_states.reshape(-1)
 
 
-class NearBatch(NamedTuple):
+class PushedBatch(NamedTuple):
     """A `Batch` with the inputs of the pushed goals."""
 
     x: Tensor
@@ -134,7 +139,7 @@ class NearData(Data):
         self._visited = torch.zeros(problem.grid.num_states, dtype=torch.bool)
         self._visited[torch.as_tensor(problem.visited)] = True
 
-    def draw(self, generator: torch.Generator) -> NearBatch:
+    def draw(self, generator: torch.Generator) -> PushedBatch:
         steps = torch.randint(len(self._sources), (self._settings.batch_size,), generator=generator)
         state, goal = self._sources[steps], self._targets[steps].roll(1)
         moved = torch.randint(-NEAREST_POINTS, NEAREST_POINTS + 1, (2, len(state)), generator=generator)
@@ -143,19 +148,43 @@ class NearData(Data):
         is_near = self._visited[near] & (torch.arange(len(near)) < NEAR_SHARE * len(near))
         rows = state, self._targets[steps], torch.where(is_near, near, goal)
         x, y, goal = (self.inputs[each] for each in rows)
-        return NearBatch(x, y, self._cost, goal)
+        return PushedBatch(x, y, self._cost, goal)
 
 
-class NearLearner(Learner):
-    def embeddings(self, batch: NearBatch) -> tuple[Tensor, Tensor, Tensor]:
+class ClosureData(Data):
+    """Holds random pairs at the fewest steps within the data."""
+
+    def __init__(self, problem: Problem, settings: Settings) -> None:
+        super().__init__(problem.grid, settings, torch.device("cpu"))
+        generator = torch.Generator().manual_seed(settings.seed)
+        self._size = settings.batch_size
+        self._visited = torch.as_tensor(problem.visited)
+        self._goals = known_goals(problem, generator)
+        self._steps = torch.as_tensor(steps_to(self._goals.numpy(), *problem.transitions, problem.grid.num_states))
+
+    def draw(self, generator: torch.Generator) -> PushedBatch:
+        row = torch.randint(len(self._goals), (4 * self._size,), generator=generator)
+        state = self._visited[torch.randint(len(self._visited), row.shape, generator=generator)]
+        connected = self._steps[row, state].isfinite().nonzero().flatten()[: self._size]
+        row, state = row[connected], state[connected]
+        cost = self._steps[row, state].float()
+        x, y = self.inputs[state], self.inputs[self._goals[row]]
+        return PushedBatch(x, y, cost, y.roll(1, dims=0))
+
+
+class PushedLearner(Learner):
+    def embeddings(self, batch: PushedBatch) -> tuple[Tensor, Tensor, Tensor]:
         return self.critic.embed(torch.cat([batch.x, batch.y, batch.goal])).split(len(batch.x))
 
 
 def train(problem: Problem, objective: str) -> tuple[list[dict[str, object]], FloatArray]:
     """A row for each of some points of one training run of QRL's critic, and the steps to the goals at its end."""
     settings = problem.settings
-    if objective == "qrl_near":
-        learner = NearLearner(data := NearData(problem), settings)
+    if objective == "qrl_closure":
+        settings = dataclasses.replace(settings, **CLOSURE)
+        learner = PushedLearner(data := ClosureData(problem, settings), settings)
+    elif objective == "qrl_near":
+        learner = PushedLearner(data := NearData(problem), settings)
     else:
         learner = Learner(data := Data(problem.grid, settings, torch.device("cpu")), settings)
     generator, rows = torch.Generator().manual_seed(settings.seed), []
@@ -173,8 +202,7 @@ def fit(problem: Problem) -> tuple[list[dict[str, object]], FloatArray]:
     data = Data(problem.grid, settings, torch.device("cpu"))
     learner = Learner(data, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    visited = torch.as_tensor(problem.visited)
-    goals = visited[torch.randint(len(visited), (NUM_FITTED_GOALS,), generator=generator)]
+    visited, goals = torch.as_tensor(problem.visited), known_goals(problem, generator)
     true = torch.as_tensor(steps_to(goals.numpy(), *problem.every_step, problem.grid.num_states)).float()
     optimiser = torch.optim.AdamW(learner.critic.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
@@ -192,6 +220,13 @@ def fit(problem: Problem) -> tuple[list[dict[str, object]], FloatArray]:
             columns, found = evaluate(learner, data, problem)
             rows.append({"objective": "regression", "step": step, **columns})
     return rows, found
+
+
+def known_goals(problem: Problem, generator: torch.Generator) -> Tensor:
+    """Random visited states, (NUM_KNOWN_GOALS,)."""
+    return torch.as_tensor(problem.visited)[
+        torch.randint(len(problem.visited), (NUM_KNOWN_GOALS,), generator=generator)
+    ]
 
 
 def quality(problem: Problem, found: FloatArray) -> dict[str, object]:

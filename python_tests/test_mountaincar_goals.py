@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 
 for needed in ("gymnasium", "matplotlib", "scipy"):
     pytest.importorskip(needed, reason="the measurement needs qmkernels[agents]")
@@ -33,3 +34,16 @@ def test_landmarks_never_exceed_the_true_steps_and_are_exact_where_every_state_i
     assert (some[near] < problem.true[near]).any()
     monkeypatch.setattr(goals, "NUM_LANDMARKS", len(problem.visited))
     numpy.testing.assert_array_equal(goals.steps_by_landmarks(problem)[near], problem.true[near])
+
+
+def test_the_closure_of_the_data_is_never_below_the_true_steps(goals, monkeypatch) -> None:
+    monkeypatch.setattr(goals, "FEWEST_STATES", 100)
+    problem = goals.Problem(Grid(Dynamics.of_gymnasium(), 33), Settings(trajectories=900, **goals.QRL))
+    data = goals.ClosureData(problem, problem.settings)
+    true = goals.steps_to(data._goals.numpy(), *problem.every_step, problem.grid.num_states)
+    known = numpy.isfinite(data._steps.numpy())
+    assert (data._steps.numpy()[known] >= true[known]).all()
+    assert (data._steps.numpy()[known] > 1).mean() > 0.5
+    batch = data.draw(torch.Generator().manual_seed(0))
+    assert batch.x.shape == batch.y.shape == batch.goal.shape == (problem.settings.batch_size, data.inputs.shape[1])
+    assert batch.cost.isfinite().all()
