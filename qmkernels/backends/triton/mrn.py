@@ -1,7 +1,7 @@
 """MRN in Triton: the functions of backends/reference/mrn.py, in the same order.
 
-Precision: all arithmetic in the input's dtype, except that powers other than squares and roots are taken in double; no
-atomics, so the same input gives the same bits.
+Precision: all arithmetic in the input's dtype, float32 for half precision, except that powers other than squares and
+roots are taken in double; no atomics, so the same input gives the same bits.
 
 Cost: forward reads x and y once and writes one number per row; backward reads both once and writes both gradients.
 """
