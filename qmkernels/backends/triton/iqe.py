@@ -201,3 +201,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
             arguments["max_weight_ptr"] = dtype if reduction == "maxmean" else None
             yield iqe_backward_kernel, arguments
             yield iqe_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "KEEP": reduction == "maxmean"}
+    if dtype is torch.float32:
+        arguments |= dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
+        yield iqe_backward_kernel, arguments
+        yield iqe_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "KEEP": True}

@@ -144,3 +144,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         arguments = constants(settings, size) | tile.constants("BLOCK_S")
         yield mrn_forward_kernel, arguments
         yield mrn_backward_kernel, arguments
+    if dtype is torch.float32:
+        arguments |= dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
+        yield mrn_forward_kernel, arguments
+        yield mrn_backward_kernel, arguments
