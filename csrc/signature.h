@@ -102,8 +102,8 @@ struct Stored {
     T* address;
     Storage storage;
 
-    Stored(T* address = nullptr, Storage storage = Storage::own) : address(address), storage(storage) {}
-    operator T*() const { return address; }
+    constexpr Stored(T* address = nullptr, Storage storage = Storage::own) : address(address), storage(storage) {}
+    constexpr operator T*() const { return address; }
 };
 
 // The number of items behind an address of a call.
