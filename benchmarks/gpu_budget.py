@@ -107,9 +107,14 @@ def iqe_pairwise_backward(size: int) -> Kernel:
     )
 
 
-def iqe_forward(size: int) -> Kernel:
+# The dtypes in which kernels for matching rows load and store, as parts of their mangled names: bytes of a number.
+STORED = {"float": ("f", 4), "bfloat16": ("8Bfloat16E", 2)}
+
+
+def iqe_forward(size: int, stored: str = "float") -> Kernel:
     """csrc/cuda/iqe.cu with iqe_rows.cuh: a step is a chunk of 128 components, one per thread."""
-    packs = 2 * size // 4  # of x and y
+    type_name, bytes_of_one = STORED[stored]
+    packs = 2 * size * bytes_of_one // 16  # of x and y
     step = {"LDG.E.128": packs, "STS.128": packs, "BAR": 6}
     # A row's lengths go through shared memory to `width` threads, which merge sum, maximum and its index. With K = 8 a
     # chunk has two rows for four warps.
@@ -119,31 +124,36 @@ def iqe_forward(size: int) -> Kernel:
     results = {**step, "LDS": packs + num_components // width, "STG": 1 + 3}  # ends; distance, longest, spread
     no_row = {**step, "LDS": packs, "STG": 1}
     return Kernel(
-        f"IQE forward, K={size}",
+        f"IQE forward, K={size}{'' if stored == 'float' else f', {stored}'}",
         "iqe",
-        (f"iqe_forward_kernelIfLi{size}ELb1E",),
+        ("iqe_forward_kernelIf", f"{type_name}Li{size}ELb1E"),
         "FMNMX",
         size,
         [results, no_row] if size == 8 else [results],
         0,
         "bytes",
         more_wavefronts=3 * 2 * packs,
-        bytes=8.25,  # x and y, and two bits of ends
+        bytes=2 * bytes_of_one + 0.25,  # x and y, and two bits of ends
         threads=128,
     )
 
 
-IQE_BACKWARD = Kernel(
-    "IQE backward",
-    "iqe",
-    ("iqe_backward_kernelIfLi4E",),
-    "STG.E.128",
-    4,
-    [{"STG.E.128": 2, "LDG": 4}],  # two bytes of ends, the upstream gradient and the longest component
-    0,
-    "bytes",
-    bytes=8.25,
-)
+def iqe_backward(stored: str = "float") -> Kernel:
+    """csrc/cuda/iqe.cu: a step is 16 bytes of each gradient."""
+    type_name, bytes_of_one = STORED[stored]
+    return Kernel(
+        f"IQE backward{'' if stored == 'float' else f', {stored}'}",
+        "iqe",
+        ("iqe_backward_kernelIf", f"{type_name}Li{16 // bytes_of_one}E"),
+        "STG.E.128",
+        16 // bytes_of_one,
+        [{"STG.E.128": 2, "LDG": 4}],  # two bytes of ends, the upstream gradient and the longest component
+        0,
+        "bytes",
+        bytes=2 * bytes_of_one + 0.25,
+    )
+
+
 # csrc/cuda/pairs_forward.cuh: a step is a component of 64 values, in two slices; a thread has 4 x 4 pairs. A slice
 # stages 32 + 64 rows of 8 packs with 128 threads, and each of its packs loads 4 rows of each side.
 MRN_PAIRWISE_FORWARD = Kernel(
@@ -188,8 +198,8 @@ PAIR_LOSS_BACKWARD = Kernel(
 KERNELS = [
     *(iqe_pairwise_forward(size) for size in (8, 16, 32, 64)),
     *(iqe_pairwise_backward(size) for size in (8, 16, 32, 64)),
-    *(iqe_forward(size) for size in (8, 16, 32)),
-    IQE_BACKWARD,
+    *(iqe_forward(size, stored) for stored in STORED for size in (8, 16, 32)),
+    *(iqe_backward(stored) for stored in STORED),
     MRN_PAIRWISE_FORWARD,
     PAIR_LOSS_FORWARD,
     PAIR_LOSS_BACKWARD,

@@ -26,6 +26,9 @@
 // `sizes` says how many items each address points to, in the order of the fields, for callers that know the sizes of
 // what they pass (csrc/xla).
 //
+// A field `Stored<const T> x` is a tensor that Python may give in half precision where T is float and the kernel runs
+// on a GPU; all such fields of a call have one dtype. To a CPU kernel it is a `const T*`.
+//
 // From Python: `kernels.foo_forward(x=x, y=y, out=out, rows=3, dim=8, settings=settings)`. An argument that is missing,
 // unknown, or of another dtype is a TypeError.
 #pragma once
@@ -89,6 +92,19 @@
     template int64_t function##_scratch(const Call<double>&);
 
 namespace qmk {
+
+// How the numbers behind an address are stored: in the call's T, or in half precision.
+enum class Storage : int { own, bfloat16, float16 };
+
+// An address whose numbers may be stored in half precision (cuda/half.cuh).
+template <class T>
+struct Stored {
+    T* address;
+    Storage storage;
+
+    constexpr Stored(T* address = nullptr, Storage storage = Storage::own) : address(address), storage(storage) {}
+    constexpr operator T*() const { return address; }
+};
 
 // The number of items behind an address of a call.
 struct Items {

@@ -9,7 +9,8 @@
 
 namespace qmk {
 
-enum class Dtype : int { float32, float64, uint8, int32, int64 };
+enum class Dtype : int { float32, float64, uint8, int32, int64, bfloat16, float16 };
+constexpr int num_dtypes = 7;
 enum class Kind : int { address, whole, number, boolean, choice, wholes };
 
 // One field of a call: its kind and its location.
@@ -21,6 +22,7 @@ struct Slot {
     int size;           // of a whole number: its bytes; of wholes: their largest count
     const char* names;  // of a choice
     void* field;
+    Storage* storage = nullptr;  // of an address that may be of numbers in half precision
 };
 
 template <class T>
@@ -37,6 +39,12 @@ constexpr Dtype dtype_of() {
 template <class Item>
 Slot slot_of(Item*& field) {
     return {Kind::address, dtype_of<Item>(), std::is_floating_point_v<Item>, std::is_const_v<Item>, 0, nullptr, &field};
+}
+template <class Item>
+Slot slot_of(Stored<Item>& field) {
+    Slot slot = slot_of(field.address);
+    slot.storage = &field.storage;
+    return slot;
 }
 inline Slot slot_of(int64_t& field) {
     return {Kind::whole, {}, false, false, sizeof(int64_t), nullptr, &field};

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 DTYPES = (torch.float32, torch.float64)
+HALF = (torch.bfloat16, torch.float16)
 # float32: sums over components and over the other side are in another order than the reference's.
 TOLERANCE = {torch.float32: {"rtol": 3e-6, "atol": 1e-5}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
 
@@ -21,6 +22,18 @@ def pair_points(num_x: int, num_y: int, size: int, dtype: torch.dtype, *, batch:
     """Returns x (batch, num_x, size) and y (batch, num_y, size)."""
     x, y = points(batch, max(num_x, num_y), size=size, dtype=dtype, device=device)
     return x[:, :num_x].contiguous(), y[:, :num_y].contiguous()
+
+
+def assert_same(actual: tuple[torch.Tensor | None, ...], expected: tuple[torch.Tensor | None, ...]) -> None:
+    """Asserts equal dtypes and bits, except that any NaN equals any other."""
+    torch.testing.assert_close(tuple(actual), tuple(expected), rtol=0, atol=0, equal_nan=True)
+
+
+def with_special_values(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Puts NaN and infinities into rows of their own, of at least seven."""
+    x[3, 0], y[4, -1] = torch.nan, torch.nan
+    x[5, -1], y[6, 0] = torch.inf, -torch.inf
+    return x, y
 
 
 def assert_alike(actual: tuple[torch.Tensor | None, ...], expected: tuple[torch.Tensor | None, ...]) -> None:

@@ -15,7 +15,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
-TYPES = {torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64"} | {dtype: name for name, dtype in DTYPES.items()}
+TYPES = {torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64", torch.bfloat16: "bf16"}
+TYPES |= {dtype: name for name, dtype in DTYPES.items()}
 
 
 def compile_kernel(kernel: triton.JITFunction, arguments: dict, target: GPUTarget, dtype: torch.dtype) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +76,7 @@ def kernels(op: str, *heads: str) -> Callable:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(core, "kernels", module.kernels)
             patch.setattr(core, "replayed", lambda function: function)
+            patch.setattr(core, "in_loaded_dtype", lambda tensor: tensor)
             dispatch.functions.cache_clear()
             yield
         dispatch.functions.cache_clear()
@@ -89,3 +90,15 @@ def off_a_boundary(tensor: torch.Tensor) -> torch.Tensor:
     moved = torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
     assert moved.data_ptr() % 16 != 0
     return moved
+
+
+def recorded_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Returns a list to which every later call of a kernel adds its arguments by name."""
+    calls, real = [], core.kernels
+
+    def recording(name: str) -> Callable:
+        return lambda **arguments: (calls.append(arguments), getattr(real, name)(**arguments))
+
+    names = [name for name in dir(real) if not name.startswith("_")]
+    monkeypatch.setattr(core, "kernels", SimpleNamespace(**{name: recording(name) for name in names}))
+    return calls

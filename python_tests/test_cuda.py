@@ -68,6 +68,26 @@ def test_half_inputs_compute_and_return_float32_and_their_gradients_come_back_ha
     op_checks.check_half_inputs_are_computed_in_float32(case, backend, "cuda", dtype, size=8, rows=33)
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("distance", (qm.iqe, qm.mrn))
+def test_matching_rows_in_half_precision_give_the_numbers_of_float32_without_a_copy(distance, dtype, backend):
+    x, y = (tensor.requires_grad_() for tensor in torch.randn(2, 4096, 512, device="cuda").to(dtype).unbind())
+
+    def run(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = distance(*rows, backend=backend)
+        return out, *torch.autograd.grad(out.sum(), rows)
+
+    expected = [value.to(dtype) if value.dim() == 2 else value for value in run(x.float(), y.float())]
+    run(x, y)  # Triton compiles
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    actual = run(x, y)
+    # Both gradients, the ends, and numbers of rows.
+    assert torch.cuda.max_memory_allocated() - before < 1.25 * 2 * x.numel() * x.element_size()
+    assert all(map(torch.equal, actual, expected))
+
+
 @every()
 def test_strided_and_offset_tensors_give_the_numbers_of_contiguous_ones(case, backend):
     op_checks.check_views_give_the_numbers_of_contiguous_tensors(case, backend, "cuda", size=8, rows=33)

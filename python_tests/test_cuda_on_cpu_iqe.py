@@ -5,9 +5,10 @@ from __future__ import annotations
 import iqe_gradients
 import pytest
 import torch
-from backend_comparison import assert_alike, pair_points, points
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
+from backend_comparison import HALF, assert_alike, assert_same, pair_points, points, with_special_values
+from cuda_on_cpu import kernels, needs_compiler, off_a_boundary, recorded_calls
 
+import qmkernels as qm
 from qmkernels.arguments.iqe import REDUCTIONS
 from qmkernels.backends.native import iqe as native
 from qmkernels.backends.reference import iqe as reference
@@ -185,3 +186,37 @@ def test_an_infinite_gradient_of_a_maximum_reaches_only_its_component(dim_per_co
     iqe_gradients.check_infinite_upstream(
         native, *pair_points(5, 5, 3 * dim_per_component, torch.float32), dim_per_component
     )
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dim_per_component", (4, 5, 8, 16, 24, 32))
+def test_rows_in_half_precision_give_the_numbers_of_float32(dim_per_component, dtype):
+    x, y = with_special_values(*points(8, size=7 * dim_per_component, dtype=dtype))
+    arguments = torch.tensor([0.3, -0.9]), dim_per_component, "maxmean", "sigmoid"
+    out, *kept = native.iqe_forward(x, y, *arguments, True)
+    assert_same((out, *kept), native.iqe_forward(x.float(), y.float(), *arguments, True))
+    assert_same(native.iqe_forward(x, y, *arguments, False)[:1], (out,))
+    grad_out = torch.randn_like(out)
+    *grads, grad_weight = native.iqe_backward(grad_out, *kept, *arguments, True, x.new_empty(1))
+    *expected, of_weight = native.iqe_backward(grad_out, *kept, *arguments, True)
+    assert_same((*grads, grad_weight), (*(grad.to(dtype) for grad in expected), of_weight))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dim_per_component", (4, 8))
+def test_half_precision_off_a_boundary_is_taken_too(dim_per_component, dtype):
+    x, y = (off_a_boundary(tensor) for tensor in points(9, size=3 * dim_per_component, dtype=dtype))
+    arguments = x, y, None, dim_per_component, "none", "identity", True
+    assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+
+
+@pytest.mark.parametrize("head", (qm.iqe, qm.nn.IQE(32, 16)), ids=("function", "module"))
+def test_half_precision_reaches_the_kernels_without_a_copy(head, monkeypatch):
+    calls = recorded_calls(monkeypatch)
+    x, y = (tensor.requires_grad_() for tensor in points(5, size=32, dtype=torch.bfloat16))
+    grads = torch.autograd.grad(head(x, y).sum(), (x, y))
+    forward, backward = calls
+    assert forward["x"].data_ptr() == x.data_ptr() and forward["y"].data_ptr() == y.data_ptr()
+    assert forward["out"].dtype == forward["spread"].dtype == torch.float32
+    for name, grad in zip(("grad_x", "grad_y"), grads, strict=True):
+        assert grad.dtype == torch.bfloat16 and grad.data_ptr() == backward[name].data_ptr()

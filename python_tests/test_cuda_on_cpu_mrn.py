@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike, pair_points, points
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, pair_points, points, with_special_values
+from cuda_on_cpu import kernels, needs_compiler, off_a_boundary, recorded_calls
 
+import qmkernels as qm
 from qmkernels.arguments.mrn import ASYMMETRIC, EPS_FORMS, PRESETS, SQUARES, MrnSettings
 from qmkernels.backends.native import mrn as native
 from qmkernels.backends.reference import mrn as reference
@@ -131,3 +132,67 @@ def test_two_runs_give_the_same_bits():
     grad_out = torch.randn(2, 33, 65)
     runs = [native.mrn_pairwise_backward(grad_out, x, y, *SUM) for _ in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("form", (SUM, COMPONENTS), ids=("sum", "components"))
+@pytest.mark.parametrize("size", (1, 5, 8, 12, 33, 150))
+def test_rows_in_half_precision_give_the_numbers_of_float32(size, form, dtype):
+    x, y = with_special_values(*points(13, size=3 * size, dtype=dtype))
+    out = native.mrn_forward(x, y, *form)
+    assert_same((out,), (native.mrn_forward(x.float(), y.float(), *form),))
+    grad_out = torch.randn_like(out)
+    expected = native.mrn_backward(grad_out, x.float(), y.float(), *form)
+    assert_same(native.mrn_backward(grad_out, x, y, *form), (grad.to(dtype) for grad in expected))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_every_number_in_half_precision_is_loaded_and_rounded_as_torch_does(dtype):
+    # The largest difference of a component is that of its first place.
+    form = MrnSettings(64, "first", reduction="none")
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    rows = torch.zeros(1024, 64, 4, dtype=dtype)
+    rows[..., 0] = numbers.view(1024, 64)
+    others, rows = torch.zeros(1024, 256, dtype=dtype), rows.flatten(1)
+    for x, y, sign in ((rows, others, 1), (others, rows, -1)):
+        positive = (sign * numbers.float()).relu().view(1024, 64)
+        assert_same((native.mrn_forward(x, y, *form),), (positive,))
+    # Halfway between neighbours, where ties are to even, and a little beyond.
+    halfway = (numbers.float() + (numbers.view(torch.int16) + 1).view(dtype).float()) / 2
+    upstream = torch.where(torch.arange(2**16) % 3 == 0, halfway, halfway * (1 + 2**-20)).view(1024, 64)
+    ones = (rows == rows).to(dtype)
+    grad_x, grad_y = native.mrn_backward(upstream, ones, others, *form)
+    rounded = upstream.to(dtype)
+    assert_same((grad_x.view(1024, 64, 4)[..., 0], grad_y.view(1024, 64, 4)[..., 0]), (rounded, -rounded))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("size", (8, 72))
+def test_half_precision_off_a_boundary_is_taken_too(size, dtype):
+    x, y = (off_a_boundary(tensor) for tensor in points(5, size=3 * size, dtype=dtype))
+    out = reference.mrn_forward(x, y, *SUM)
+    assert_alike((native.mrn_forward(x, y, *SUM),), (out,))
+    assert_same(native.mrn_backward(0 * out, x, y, *SUM), (torch.zeros_like(x), torch.zeros_like(y)))
+
+
+def test_tensors_of_one_call_have_one_dtype_which_is_half_only_where_a_kernel_loads_it():
+    x, y = pair_points(5, 5, 6, torch.bfloat16)
+    with pytest.raises(TypeError, match="y must be a tensor of bfloat16, got one of torch.float32"):
+        native.mrn_forward(x, y.float(), *SUM)
+    with pytest.raises(TypeError, match="y must be a tensor of float32, got one of torch.bfloat16"):
+        native.mrn_forward(x.float(), y, *SUM)
+    with pytest.raises(TypeError, match="x must be a tensor of float32, got one of torch.bfloat16"):
+        native.mrn_pairwise_forward(x, y, *SUM)
+
+
+@pytest.mark.parametrize("head", (qm.mrn, qm.nn.LatentMRN(24)), ids=("function", "module"))
+def test_half_precision_reaches_the_kernels_without_a_copy(head, monkeypatch):
+    calls = recorded_calls(monkeypatch)
+    x, y = (tensor.requires_grad_() for tensor in points(5, size=24, dtype=torch.bfloat16))
+    grads = torch.autograd.grad(head(x, y).sum(), (x, y))
+    forward, backward = calls
+    for call in calls:
+        assert call["x"].data_ptr() == x.data_ptr() and call["y"].data_ptr() == y.data_ptr()
+    assert forward["out"].dtype == torch.float32
+    for name, grad in zip(("grad_x", "grad_y"), grads, strict=True):
+        assert grad.dtype == torch.bfloat16 and grad.data_ptr() == backward[name].data_ptr()

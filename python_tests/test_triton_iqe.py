@@ -5,8 +5,8 @@ from __future__ import annotations
 import iqe_gradients
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted, pair_points, points
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, with_special_values
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted, pair_points, points
 
 from qmkernels.arguments.iqe import REDUCTIONS
 from qmkernels.backends.reference import iqe as reference
@@ -39,6 +39,18 @@ def test_forward_returns_what_the_reference_returns(dim_per_component, reduction
 def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = points(8, size=3 * dim_per_component, dtype=dtype)
     iqe_gradients.check_rows(kernels, x, y, dim_per_component, reduction)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dim_per_component", (1, 5, 8, 33))
+def test_rows_in_half_precision_give_the_numbers_of_float32(dim_per_component, dtype):
+    x, y = with_special_values(*points(8, size=3 * dim_per_component, dtype=dtype))
+    arguments = _max_weight(torch.float32), dim_per_component, "maxmean", "sigmoid"
+    out, *kept = kernels.iqe_forward(x, y, *arguments, True)
+    assert_same((out, *kept), kernels.iqe_forward(x.float(), y.float(), *arguments, True))
+    grad_out = torch.randn_like(out)
+    grads = kernels.iqe_backward(grad_out, *kept, *arguments, False, x.new_empty(1))[:2]
+    assert_rounded(grads, kernels.iqe_backward(grad_out, *kept, *arguments, False)[:2], dtype)
 
 
 @pytest.mark.parametrize("keep", (False, True))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted, pair_points, points
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, with_special_values
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted, pair_points, points
 
 import qmkernels as qm
 from qmkernels.arguments.mrn import ASYMMETRIC, EPS_FORMS, PRESETS, REDUCTIONS, SQUARES, MrnSettings
@@ -54,6 +54,19 @@ def test_rows_are_those_of_the_reference(name, size, dtype):
 def test_pairs_are_those_of_the_reference(name, size, dtype):
     form = FORMS[name]
     _pairs_agree(*pair_points(3, 5, form.num_components * size, dtype), form)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("size", (1, 5, 16))
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_rows_in_half_precision_give_the_numbers_of_float32(reduction, size, dtype):
+    form = MrnSettings(3, reduction=reduction)
+    x, y = with_special_values(*points(8, size=3 * size, dtype=dtype))
+    out = kernels.mrn_forward(x, y, *form)
+    assert_same((out,), (kernels.mrn_forward(x.float(), y.float(), *form),))
+    grad_out = torch.randn_like(out)
+    expected = kernels.mrn_backward(grad_out, x.float(), y.float(), *form)
+    assert_rounded(kernels.mrn_backward(grad_out, x, y, *form), expected, dtype)
 
 
 @pytest.mark.parametrize("num_components, size", ((1, 1), (1, 1500), (129, 3), (1100, 1), (3, 507)))

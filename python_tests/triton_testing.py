@@ -59,3 +59,10 @@ def environment(interpret: bool) -> dict[str, str]:
     """Returns the environment of a separate process that imports these files."""
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return variables | {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"TRITON_INTERPRET": "1"} if interpret else {})
+
+
+def assert_rounded(actual: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...], dtype: torch.dtype) -> None:
+    """Asserts float32 numbers rounded to half precision, by the interpreter to bfloat16 towards zero."""
+    rounding = 0.0 if ON_GPU or dtype is torch.float16 else torch.finfo(dtype).eps
+    for ours, number in zip(actual, exact, strict=True):
+        torch.testing.assert_close(ours, number.to(dtype), rtol=rounding, atol=0, equal_nan=True)

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from .arguments.nearest import check, check_size
+from .definitions.dtypes import in_compute_dtype
 from .definitions.nearest import smallest
 from .ops import arguments
 from .ops import nearest as local
@@ -187,7 +188,7 @@ def _agreed_sizes(queries: Tensor, shard: Tensor, k: int, metric: Callable, grou
     said = {}
 
     def check_own() -> None:
-        arguments.embeddings("nearest", queries, shard)
+        arguments.check_embeddings("nearest", queries, shard)
         check(shard.shape, k, metric)
         said.update(k=k, D=queries.shape[-1], dtype=queries.dtype, rows=queries.shape[:-1].numel(), shard=len(shard))
 
@@ -240,7 +241,7 @@ def _search(
     every = torch.cat([of_rank[:count] for of_rank, count in zip(every, counts, strict=True)])
 
     kept = [min(k, size) for size in sizes.shards]  # of each rank's shard
-    values = arguments.in_compute_dtype(every).new_empty(len(every), kept[rank])
+    values = in_compute_dtype(every).new_empty(len(every), kept[rank])
     indices = torch.empty_like(values, dtype=torch.int64)
 
     def search_shard() -> None:

@@ -48,7 +48,19 @@ std::string type_of(PyObject* object) {
     return type_name.get() ? text_of(type_name.get()) : "?";
 }
 
-const char* dtype_names[] = {"float32", "float64", "uint8", "int32", "int64"};
+const char* dtype_names[] = {"float32", "float64", "uint8", "int32", "int64", "bfloat16", "float16"};
+
+Dtype half_dtype(Storage storage) {
+    return storage == Storage::bfloat16 ? Dtype::bfloat16 : Dtype::float16;
+}
+
+// How the numbers of a tensor are stored, where it may be in half precision: on a GPU, in a call of float.
+Storage storage_of(PyObject* tensor, Dtype own) {
+    if (own != Dtype::float32) return Storage::own;
+    for (const Storage half : {Storage::bfloat16, Storage::float16})
+        if (dtype_of_tensor(tensor) == int(half_dtype(half)) && runs_on_gpu(tensor)) return half;
+    return Storage::own;
+}
 
 int64_t whole(PyObject* value) {
     const long long number = PyLong_AsLongLong(value);
@@ -163,14 +175,14 @@ void Signature::wrong(int field, const std::string& wanted, PyObject* value) con
          std::string(function_) + ": " + fields_[field].name + " must be " + wanted + ", got " + type_of(value) + ".");
 }
 
-void* Signature::address(int field, PyObject* value, const Slot& slot, std::vector<Object>& kept) const {
+void* Signature::address(int field, PyObject* value, Dtype wanted, std::vector<Object>& kept) const {
     if (value == Py_None) return nullptr;
     const Object dtype = attribute(value, "dtype", name_of_dtype);
-    const std::string wanted = dtype.get() == python.dtypes[int(slot.dtype)] ? "" : dtype_names[int(slot.dtype)];
-    if (dtype.get() == nullptr) wrong(field, "a tensor of " + wanted + " or None", value);
-    if (!wanted.empty() && whole(called(value, "numel", name_of_numel).get()) == 0) return nullptr;
-    if (!wanted.empty())
-        fail(PyExc_TypeError, std::string(function_) + ": " + fields_[field].name + " must be a tensor of " + wanted +
+    const std::string missed = dtype.get() == python.dtypes[int(wanted)] ? "" : dtype_names[int(wanted)];
+    if (dtype.get() == nullptr) wrong(field, "a tensor of " + missed + " or None", value);
+    if (!missed.empty() && whole(called(value, "numel", name_of_numel).get()) == 0) return nullptr;
+    if (!missed.empty())
+        fail(PyExc_TypeError, std::string(function_) + ": " + fields_[field].name + " must be a tensor of " + missed +
                                   ", got one of " + text_of(dtype.get()) + ".");
     void* address = address_of(value);
     if (address != nullptr || whole(called(value, "numel", name_of_numel).get()) == 0) return address;
@@ -194,13 +206,23 @@ int Signature::choice(int field, PyObject* value) const {
 }
 
 void Signature::read(PyObject* const* matched, const Slots& slots, std::vector<Object>& kept) const {
+    Storage storage = Storage::own;
+    bool is_storage_known = false;
     for (int field = 0; field < slots.count; ++field) {
         const Slot& slot = slots.slots[field];
         PyObject* value = matched[field];
         switch (slot.kind) {
-            case Kind::address:
-                *static_cast<void**>(slot.field) = address(field, value, slot, kept);
+            case Kind::address: {
+                Dtype wanted = slot.dtype;
+                if (slot.storage && value != Py_None) {
+                    if (!is_storage_known) storage = storage_of(value, slot.dtype);
+                    is_storage_known = true;
+                    *slot.storage = storage;
+                    if (storage != Storage::own) wanted = half_dtype(storage);
+                }
+                *static_cast<void**>(slot.field) = address(field, value, wanted, kept);
                 break;
+            }
             case Kind::whole:
                 if (!PyLong_Check(value)) wrong(field, "an int", value);
                 if (slot.size == sizeof(int64_t))
@@ -240,9 +262,17 @@ void Signature::read(PyObject* const* matched, const Slots& slots, std::vector<O
 int dtype_of_tensor(PyObject* tensor) {
     const Object dtype = attribute(tensor, "dtype", name_of_dtype);
     if (dtype.get() == nullptr) PyErr_Clear();
-    for (int i = 0; i < 5; ++i)
+    for (int i = 0; i < num_dtypes; ++i)
         if (dtype.get() && dtype.get() == python.dtypes[i]) return i;
     return -1;
+}
+
+bool runs_on_gpu(PyObject* tensor) {
+#if defined(QMK_CUDA_ON_CPU)
+    return true;
+#else
+    return is_on_gpu(tensor);
+#endif
 }
 
 bool is_on_gpu(PyObject* tensor) {

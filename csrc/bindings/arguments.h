@@ -42,7 +42,7 @@ class Object {
 
 // What the core needs from Python; set once, by `connect`.
 struct Python {
-    PyObject* dtypes[5];                               // torch's, in the order of Dtype
+    PyObject* dtypes[num_dtypes];                      // torch's, in the order of Dtype
     PyObject* num_threads = nullptr;                   // () -> number of threads of a CPU kernel
     PyObject* stream = nullptr;                        // (device) -> address of its current stream
     PyObject* scratch = nullptr;                       // (bytes, device) -> tensor of that size
@@ -88,7 +88,7 @@ class Signature {
     void add(const char* name, const Slot& slot, const char* tuple);
     void find_order(PyObject* keywords);
     void check_tuple(Argument& argument, PyObject* value) const;
-    void* address(int field, PyObject* value, const Slot& slot, std::vector<Object>& kept) const;
+    void* address(int field, PyObject* value, Dtype wanted, std::vector<Object>& kept) const;
     int choice(int field, PyObject* value) const;
     [[noreturn]] void wrong(int field, const std::string& wanted, PyObject* value) const;
 
@@ -101,6 +101,8 @@ class Signature {
 
 // The dtype of a tensor, or -1 if Dtype lacks it.
 int dtype_of_tensor(PyObject* tensor);
+// Whether a kernel for a GPU takes the tensor.
+bool runs_on_gpu(PyObject* tensor);
 bool is_on_gpu(PyObject* tensor);
 int device_index(PyObject* tensor);
 int num_threads();

@@ -10,7 +10,7 @@ struct TensorView {
     void* data;
     int32_t device_type, device_id;
     int32_t ndim;
-    uint8_t code, bits;  // of the dtype: code 2 is floating point
+    uint8_t code, bits;  // of the dtype: code 2 is floating point, 4 bfloat
     uint16_t lanes;
     int64_t *shape, *strides;
     uint64_t byte_offset;
@@ -35,8 +35,8 @@ bool is_contiguous(const TensorView& view);
 // tensors cannot be read.
 bool is_small_call(const Slots& slots, PyObject* const* values);
 
-// Takes any objects (x, y) or (x, y, size). Whether x and y are dense tensors of one dtype, float32 or float64, on one
-// device, with the same last size, at least 1, or ``size``. False if tensors cannot be read.
+// Takes any objects (x, y) or (x, y, size). Whether x and y are dense tensors of one float dtype and device, with the
+// same last size, at least 1, or ``size``. False if tensors cannot be read.
 PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count);
 // Takes any objects (x, ...). Whether they are dense tensors of one dtype, float32 or float64, on one device, of one
 // shape (..., B, D) with at least one value. False if tensors cannot be read.

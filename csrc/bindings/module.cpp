@@ -77,6 +77,8 @@ PyObject* function(PyObject*, PyObject* const* values, Py_ssize_t num_positional
         PyObject* tensor = matched[field];
         switch (dtype_of_tensor(tensor)) {
             case int(Dtype::float32):
+            case int(Dtype::bfloat16):
+            case int(Dtype::float16):
                 run<Kernel, float>(signature, matched, tensor);
                 break;
             case int(Dtype::float64):
@@ -106,14 +108,14 @@ PyMethodDef* methods_of(Kernels<Kernel...>) {
 }
 
 PyObject* connect(PyObject*, PyObject* arguments) {
-    PyObject* dtypes[5];
+    PyObject* dtypes[num_dtypes];
     PyObject *num_threads, *stream, *scratch, *materialised, *exchange, *tensor, *parameter, *prototype, *empty;
-    if (!PyArg_ParseTuple(arguments, "(OOOOO)OOOO(OOOOO)", &dtypes[0], &dtypes[1], &dtypes[2], &dtypes[3], &dtypes[4],
-                          &num_threads, &stream, &scratch, &materialised, &exchange, &tensor, &parameter, &prototype,
-                          &empty) ||
+    if (!PyArg_ParseTuple(arguments, "(OOOOOOO)OOOO(OOOOO)", &dtypes[0], &dtypes[1], &dtypes[2], &dtypes[3], &dtypes[4],
+                          &dtypes[5], &dtypes[6], &num_threads, &stream, &scratch, &materialised, &exchange, &tensor,
+                          &parameter, &prototype, &empty) ||
         !connect_exchange(exchange))
         return nullptr;
-    for (int i = 0; i < 5; ++i) python.dtypes[i] = Py_NewRef(dtypes[i]);
+    for (int i = 0; i < num_dtypes; ++i) python.dtypes[i] = Py_NewRef(dtypes[i]);
     python.num_threads = Py_NewRef(num_threads);
     python.stream = Py_NewRef(stream);
     python.scratch = Py_NewRef(scratch);
@@ -180,7 +182,7 @@ PyObject* xla_targets(PyObject*, PyObject*) {
 
 PyMethodDef module_methods[] = {
     {"connect", connect, METH_VARARGS,
-     "(float32, float64, uint8, int32, int64), num_threads, stream, scratch, materialised, "
+     "(float32, float64, uint8, int32, int64, bfloat16, float16), num_threads, stream, scratch, materialised, "
      "(exchange API, Tensor, Parameter, prototype, empty)"},
     {"are_embeddings", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(are_embeddings)), METH_FASTCALL,
      "Whether x and y are float tensors that a kernel compares."},

@@ -6,8 +6,10 @@
 // the block. Backward: one thread for 16 bytes of each gradient. Reads x and y once, or D / 4 bytes of ends; writes
 // once.
 //
-// Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
+// Precision: all arithmetic in T; x, y and their gradients may be stored in half precision. The order of every sum is
+// fixed, so the same input gives the same bits.
 #include "../ops/iqe.h"
+#include "half.cuh"
 #include "iqe_rows.cuh"
 #include "max_weight.cuh"
 
@@ -15,10 +17,10 @@ namespace qmk::cuda {
 
 namespace {
 
-// The arguments of a forward launch.
-template <class T>
+// The arguments of a forward launch; x and y are stored as numbers of type S.
+template <class T, class S>
 struct Forward {
-    const T *x, *y;
+    const S *x, *y;
     MaxWeight<T> max;
     T* out;
     uint8_t* ends;
@@ -31,8 +33,8 @@ struct Forward {
 
 // Calls `measure(component, count)` for every group of up to 128 neighbouring components; it fills `lengths`, which is
 // then reduced.
-template <class T, class Measure>
-__device__ __forceinline__ void reduce_all(const Forward<T>& task, const T* lengths, Measure&& measure) {
+template <class T, class S, class Measure>
+__device__ __forceinline__ void reduce_all(const Forward<T, S>& task, const T* lengths, Measure&& measure) {
     const int num_components = task.tiles.num_components;
     for_each_chunk<RowSummary<T>>(task.tiles, measure, [&](const Chunk& chunk, RowSummary<T>& row) {
         if (task.reduction == Reduction::none) {
@@ -50,9 +52,10 @@ __device__ __forceinline__ void reduce_all(const Forward<T>& task, const T* leng
     });
 }
 
-template <class T, int K, bool keep>
-__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T))) iqe_forward_kernel(Forward<T> task) {
-    __shared__ int4 staged[staged_packs<T, K>];
+template <class T, class S, int K, bool keep>
+__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
+    iqe_forward_kernel(Forward<T, S> task) {
+    __shared__ typename ComponentPacks<S, K>::Bits staged[ComponentPacks<S, K>::staged];
     __shared__ T lengths[block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K];
@@ -74,8 +77,8 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     });
 }
 
-template <class T, bool keep>
-__global__ void __launch_bounds__(block_threads) iqe_forward_any_kernel(Forward<T> task) {
+template <class T, class S, bool keep>
+__global__ void __launch_bounds__(block_threads) iqe_forward_any_kernel(Forward<T, S> task) {
     extern __shared__ int4 dynamic_shared[];
     __shared__ T lengths[block_threads];
     const int size = task.dim_per_component, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -92,21 +95,21 @@ __global__ void __launch_bounds__(block_threads) iqe_forward_any_kernel(Forward<
     });
 }
 
-template <class T>
+template <class T, class S>
 struct Backward {
     const T* grad_out;
     const uint8_t* ends;
     const int32_t* largest;
     MaxWeight<T> max;
-    T *grad_x, *grad_y;
+    S *grad_x, *grad_y;
     int64_t rows, tiles;
     int num_components, dim_per_component, rows_per_tile;
     Reduction reduction;
 };
 
 // `width` neighbouring coordinates per thread: 16 bytes, or one coordinate if K or a pointer does not allow more.
-template <class T, int width>
-__global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
+template <class T, class S, int width>
+__global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T, S> task) {
     const unsigned size = task.dim_per_component, groups = size / width;  // groups of coordinates per component
     const unsigned groups_in_row = groups * task.num_components, num_bytes = (2 * size + 7) / 8;
     const bool by_component = task.reduction == Reduction::none;
@@ -130,14 +133,14 @@ __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
             const auto [left, right, worth] = end_bits<width>(task.ends + component * num_bytes, size, k, grad);
             const int64_t at = component * size + k;
             if constexpr (width == 1) {
-                task.grad_x[at] = left & 1 ? -worth : T(0);
-                task.grad_y[at] = right & 1 ? worth : T(0);
+                task.grad_x[at] = S(left & 1 ? -worth : T(0));
+                task.grad_y[at] = S(right & 1 ? worth : T(0));
             } else {
-                Pack<T> grad_x, grad_y;
+                Pack<S> grad_x, grad_y;
 #pragma unroll
                 for (int v = 0; v < width; ++v) {
-                    grad_x.values[v] = left >> v & 1 ? -worth : T(0);
-                    grad_y.values[v] = right >> v & 1 ? worth : T(0);
+                    grad_x.values[v] = S(left >> v & 1 ? -worth : T(0));
+                    grad_y.values[v] = S(right >> v & 1 ? worth : T(0));
                 }
                 store_pack(task.grad_x + at, grad_x);
                 store_pack(task.grad_y + at, grad_y);
@@ -146,88 +149,88 @@ __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T> task) {
     }
 }
 
-template <class T, int K>
-void launch_forward(const Forward<T>& task, Context context) {
-    if (task.ends)
-        launch("iqe_forward", iqe_forward_kernel<T, K, true>, task.tiles.tiles, block_threads, 0, context, task);
-    else
-        launch("iqe_forward", iqe_forward_kernel<T, K, false>, task.tiles.tiles, block_threads, 0, context, task);
+template <int K, class T, class S>
+void launch_forward(const Forward<T, S>& task, Context context) {
+    launch("iqe_forward", task.ends ? iqe_forward_kernel<T, S, K, true> : iqe_forward_kernel<T, S, K, false>,
+           task.tiles.tiles, block_threads, 0, context, task);
+}
+
+template <class S, class T>
+void forward(const IqeForward<T>& call, Context context) {
+    const int64_t num_components = call.shape.num_components, dim_per_component = call.shape.dim_per_component;
+    const S *x = numbers_of<S>(call.x), *y = numbers_of<S>(call.y);
+    const bool in_registers =
+        (dim_per_component == 4 || dim_per_component == 8 || dim_per_component == 16 || dim_per_component == 32) &&
+        is_aligned_to_16(x) && is_aligned_to_16(y) && (!call.ends || is_aligned_to_16(call.ends));
+    const Forward<T, S> task{x,
+                             y,
+                             call.max,
+                             call.out,
+                             call.ends,
+                             call.largest,
+                             call.spread,
+                             forward_tiles(call.shape.rows, num_components, in_registers),
+                             int(dim_per_component),
+                             call.reduction};
+    if (!in_registers)
+        return launch_by_warp<T>("iqe_forward",
+                                 call.ends ? iqe_forward_any_kernel<T, S, true> : iqe_forward_any_kernel<T, S, false>,
+                                 task.tiles.tiles, dim_per_component, context, task);
+    switch (dim_per_component) {
+        case 4:
+            return launch_forward<4>(task, context);
+        case 8:
+            return launch_forward<8>(task, context);
+        case 16:
+            return launch_forward<16>(task, context);
+        default:
+            return launch_forward<32>(task, context);
+    }
+}
+
+template <class S, class T>
+void backward(const IqeBackward<T>& call, Context context) {
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
+                  dim_per_component = call.shape.dim_per_component;
+    S *grad_x = numbers_of<S>(call.grad_x), *grad_y = numbers_of<S>(call.grad_y);
+    constexpr int pack = Pack<S>::size;
+    const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y);
+    const int64_t groups = num_components * dim_per_component / (by_pack ? pack : 1);
+    const int64_t rows_per_tile = std::max<int64_t>(1024 / groups, 1);
+    const Backward<T, S> task{call.grad_out,
+                              call.ends,
+                              call.largest,
+                              call.max,
+                              grad_x,
+                              grad_y,
+                              rows,
+                              divide_up(rows, rows_per_tile),
+                              int(num_components),
+                              int(dim_per_component),
+                              int(rows_per_tile),
+                              call.reduction};
+    launch("iqe_backward", by_pack ? iqe_backward_kernel<T, S, pack> : iqe_backward_kernel<T, S, 1>, task.tiles, 256, 0,
+           context, task);
 }
 
 }  // namespace
 
 template <class T>
 void iqe_forward(const IqeForward<T>& call, Context context) {
-    const Reduction reduction = call.reduction;
-    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
-                  dim_per_component = call.shape.dim_per_component;
-    int32_t* largest = call.largest;
-    uint8_t* ends = call.ends;
-    T *out = call.out, *spread = call.spread;
-    const T *x = call.x, *y = call.y;
-    check_row_size("iqe_forward", num_components, dim_per_component);
-    if (rows == 0 || num_components == 0) return;
+    check_row_size("iqe_forward", call.shape.num_components, call.shape.dim_per_component);
+    if (call.shape.rows == 0 || call.shape.num_components == 0) return;
     const DeviceGuard guard(context.device, "iqe_forward");
-    const bool in_registers =
-        (dim_per_component == 4 || dim_per_component == 8 || dim_per_component == 16 || dim_per_component == 32) &&
-        is_aligned_to_16(x) && is_aligned_to_16(y) && (!ends || is_aligned_to_16(ends));
-    const Forward<T> task{x,
-                          y,
-                          call.max,
-                          out,
-                          ends,
-                          largest,
-                          spread,
-                          forward_tiles(rows, num_components, in_registers),
-                          int(dim_per_component),
-                          reduction};
-    if (!in_registers)
-        return launch_by_warp<T>("iqe_forward",
-                                 ends ? iqe_forward_any_kernel<T, true> : iqe_forward_any_kernel<T, false>,
-                                 task.tiles.tiles, dim_per_component, context, task);
-    switch (dim_per_component) {
-        case 4:
-            return launch_forward<T, 4>(task, context);
-        case 8:
-            return launch_forward<T, 8>(task, context);
-        case 16:
-            return launch_forward<T, 16>(task, context);
-        default:
-            return launch_forward<T, 32>(task, context);
-    }
+    with_storage<T>(call.x.storage, [&](auto number) { forward<decltype(number)>(call, context); });
 }
 
 template <class T>
 void iqe_backward(const IqeBackward<T>& call, Context context) {
-    const Reduction reduction = call.reduction;
-    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
-                  dim_per_component = call.shape.dim_per_component;
-    T *grad_x = call.grad_x, *grad_y = call.grad_y;
-    const int32_t* largest = call.largest;
-    const uint8_t* ends = call.ends;
-    const T* grad_out = call.grad_out;
-    check_row_size("iqe_backward", num_components, dim_per_component);
-    if (rows == 0 || num_components == 0) return;
+    check_row_size("iqe_backward", call.shape.num_components, call.shape.dim_per_component);
+    if (call.shape.rows == 0 || call.shape.num_components == 0) return;
     const DeviceGuard guard(context.device, "iqe_backward");
-    constexpr int pack = Pack<T>::size;
-    const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y);
-    const int64_t groups = num_components * dim_per_component / (by_pack ? pack : 1);
-    const int64_t rows_per_tile = std::max<int64_t>(1024 / groups, 1);
-    const Backward<T> task{grad_out,
-                           ends,
-                           largest,
-                           call.max,
-                           grad_x,
-                           grad_y,
-                           rows,
-                           divide_up(rows, rows_per_tile),
-                           int(num_components),
-                           int(dim_per_component),
-                           int(rows_per_tile),
-                           reduction};
-    launch("iqe_backward", by_pack ? iqe_backward_kernel<T, pack> : iqe_backward_kernel<T, 1>, task.tiles, 256, 0,
-           context, task);
-    launch_weight_gradient<T>("iqe_backward", {call.max, nullptr, grad_out, call.spread, call.grad_max_weight, rows},
+    with_storage<T>(call.grad_x.storage, [&](auto number) { backward<decltype(number)>(call, context); });
+    launch_weight_gradient<T>("iqe_backward",
+                              {call.max, nullptr, call.grad_out, call.spread, call.grad_max_weight, call.shape.rows},
                               context);
 }
 

@@ -85,38 +85,45 @@ __device__ __forceinline__ void for_each_chunk(const RowTiles& tiles, Measure&& 
     }
 }
 
+// K numbers of type S in packs, of 16 bytes or, where a component is not longer, of 8.
+template <class S, int K>
+struct ComponentPacks {
+    static constexpr int size = K < Pack<S>::size ? K : Pack<S>::size, count = K / size;
+    using Bits = typename Pack<S, size>::Bits;
+    // Components are an odd number of packs apart in shared memory, so that 8 threads reading one each touch all banks.
+    static constexpr int stride = count | 1, staged = block_threads * stride;
+};
+
 // Loads K numbers per thread, of `count` neighbouring components, through shared memory: `source(i)` is the address of
-// their i-th 16-byte pack. Components are an odd number of packs apart, so that 8 threads reading one each touch all
-// banks.
-template <class T, int K, class Source>
-__device__ __forceinline__ void load_packs(Source&& source, int count, int4* staged, T (&to)[K]) {
-    constexpr int packs = K * sizeof(T) / 16, stride = packs | 1;
+// their i-th pack of numbers of type S.
+template <class S, class T, int K, class Source>
+__device__ __forceinline__ void load_packs(Source&& source, int count, typename ComponentPacks<S, K>::Bits* staged,
+                                           T (&to)[K]) {
+    using Packs = ComponentPacks<S, K>;
 #pragma unroll
-    for (int step = 0; step < packs; ++step) {
+    for (int step = 0; step < Packs::count; ++step) {
         const int pack = step * block_threads + threadIdx.x;
-        if (pack < count * packs) staged[pack / packs * stride + pack % packs] = *source(pack);
+        if (pack < count * Packs::count)
+            staged[pack / Packs::count * Packs::stride + pack % Packs::count] = *source(pack);
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < packs; ++i) {
-        const Pack<T> pack = load_pack<T>(staged + threadIdx.x * stride + i);
+    for (int i = 0; i < Packs::count; ++i) {
+        const auto pack = load_pack<S, Packs::size>(staged + threadIdx.x * Packs::stride + i);
 #pragma unroll
-        for (int v = 0; v < Pack<T>::size; ++v)
-            to[i * Pack<T>::size + v] = finite_or_nan(pack.values[v], Limits<T>::highest);
+        for (int v = 0; v < Packs::size; ++v)
+            to[i * Packs::size + v] = finite_or_nan(T(pack.values[v]), Limits<T>::highest);
     }
     __syncthreads();
 }
 
 // The same for components that are adjacent in memory.
-template <class T, int K>
-__device__ __forceinline__ void load_components(const T* from, int count, int4* staged, T (&to)[K]) {
-    const int4* packs_from = reinterpret_cast<const int4*>(from);
-    load_packs([&](int pack) { return packs_from + pack; }, count, staged, to);
+template <class S, class T, int K>
+__device__ __forceinline__ void load_components(const S* from, int count, typename ComponentPacks<S, K>::Bits* staged,
+                                                T (&to)[K]) {
+    const auto* packs_from = reinterpret_cast<const typename ComponentPacks<S, K>::Bits*>(from);
+    load_packs<S>([&](int pack) { return packs_from + pack; }, count, staged, to);
 }
-
-// Shared memory of both, in packs.
-template <class T, int K>
-constexpr int staged_packs = block_threads * (int(K * sizeof(T) / 16) | 1);
 
 // The minimum number of blocks per multiprocessor for kernels with `bytes` of intervals in a thread's registers: two
 // leave 255 registers per thread, four leave 128.
@@ -232,12 +239,12 @@ __device__ __forceinline__ T scan_by_warp(const WarpIntervals<T>& intervals, int
 }
 
 // The length of one component's union, and with `keep` its ends, for all threads of a warp.
-template <class T, bool keep>
-__device__ __forceinline__ T measure_by_warp(const WarpIntervals<T>& intervals, const T* x, const T* y, int size,
+template <class T, bool keep, class S>
+__device__ __forceinline__ T measure_by_warp(const WarpIntervals<T>& intervals, const S* x, const S* y, int size,
                                              int lane, uint8_t* ends) {
     for (int k = lane; k < size; k += 32) {
-        intervals.x[k] = finite_or_nan(x[k], Limits<T>::highest);
-        intervals.y[k] = finite_or_nan(y[k], Limits<T>::highest);
+        intervals.x[k] = finite_or_nan(T(x[k]), Limits<T>::highest);
+        intervals.y[k] = finite_or_nan(T(y[k]), Limits<T>::highest);
         intervals.position[k] = k;
     }
     __syncwarp();

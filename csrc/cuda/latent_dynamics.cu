@@ -42,7 +42,7 @@ __device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T>& t
 template <class T, int K>
 __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     latent_dynamics_forward_kernel(LatentDynamicsForwardTask<T> task) {
-    __shared__ int4 staged[staged_packs<T, K>];
+    __shared__ int4 staged[ComponentPacks<T, K>::staged];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T begins[K], ends[K];

@@ -72,8 +72,12 @@ void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int t
 }
 
 template <class T>
+bool is_aligned(const T* pointer, int bytes) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
+}
+template <class T>
 bool is_aligned_to_16(const T* pointer) {
-    return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
+    return is_aligned(pointer, 16);
 }
 
 // Offsets within a row have 32 bits.

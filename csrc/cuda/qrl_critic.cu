@@ -55,15 +55,15 @@ template <class T, int K>
 __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     qrl_critic_forward_kernel(QrlCriticForwardTask<T> task) {
     constexpr int packs = K * sizeof(T) / 16;
-    __shared__ int4 staged[staged_packs<T, K>];
+    __shared__ int4 staged[ComponentPacks<T, K>::staged];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K], goal[K];
         load_components(task.x + component * K, count, staged, x);
         load_components(task.y + component * K, count, staged, y);
         const int4* goals = reinterpret_cast<const int4*>(task.goal);
-        load_packs([&](int pack) { return goals + task.goal_of(component + pack / packs) * packs + pack % packs; },
-                   count, staged, goal);
+        load_packs<T>([&](int pack) { return goals + task.goal_of(component + pack / packs) * packs + pack % packs; },
+                      count, staged, goal);
         if (threadIdx.x >= count) return;
         uint32_t marks[K];
         mark_intervals(marks);

@@ -1,6 +1,7 @@
-// Matching rows for heads of component.cuh. `width` neighbouring threads share a component, so that a warp reads
-// neighbouring packs of 16 bytes and sums by shuffles in a fixed order. Forward reads x and y once and writes once;
-// backward reads them once, and again from the cache if a component is longer than one pack per thread.
+// Matching rows for heads of component.cuh, stored as numbers of type S. `width` neighbouring threads share a
+// component, so that a warp reads neighbouring packs of 16 bytes and sums by shuffles in a fixed order. Forward reads x
+// and y once and writes once; backward reads them once, and again from the cache if a component is longer than one pack
+// per thread.
 #pragma once
 
 #include "component.cuh"
@@ -11,26 +12,29 @@ namespace {
 
 constexpr int rows_threads = 128;
 
-template <class T, int V>
-__device__ __forceinline__ void load_values(const T* from, T (&to)[V]) {
+template <class T, int V, class S>
+__device__ __forceinline__ void load_values(const S* from, T (&to)[V]) {
     if constexpr (V == 1) {
-        to[0] = *from;
+        to[0] = T(*from);
     } else {
-        const Pack<T> pack = load_pack<T>(from);
+        const auto pack = load_pack<S, V>(from);
 #pragma unroll
-        for (int v = 0; v < V; ++v) to[v] = pack.values[v];
+        for (int v = 0; v < V; ++v) to[v] = T(pack.values[v]);
     }
 }
 
-template <class T, int V>
-__device__ __forceinline__ void store_values(T* to, const T (&from)[V]) {
+template <class T, int V, class S>
+__device__ __forceinline__ void store_values(S* to, const T (&from)[V]) {
     if constexpr (V == 1) {
-        *to = from[0];
+        *to = S(from[0]);
     } else {
-        Pack<T> pack;
+        Pack<S, V> pack;
 #pragma unroll
-        for (int v = 0; v < V; ++v) pack.values[v] = from[v];
-        store_pack(to, pack);
+        for (int v = 0; v < V; ++v) pack.values[v] = S(from[v]);
+        typename Pack<S, V>::Bits bits;
+        __builtin_memcpy(&bits, &pack, sizeof bits);
+        // By name, because after branches the compiler stores the numbers one by one.
+        __stwb(reinterpret_cast<typename Pack<S, V>::Bits*>(to), bits);
     }
 }
 
@@ -40,11 +44,11 @@ __device__ __forceinline__ void merge_threads(Sums& sums, int width) {
     for (int distance = width / 2; distance > 0; distance /= 2) sums.merge_thread(distance);
 }
 
-template <class T, class Head>
+template <class T, class S, class Head>
 struct ForwardRows {
     Head head;
     Segments segments;
-    const T *x, *y;
+    const S *x, *y;
     T* out;
     int64_t rows;
     int num_components;
@@ -52,8 +56,8 @@ struct ForwardRows {
     bool by_component;
 };
 
-template <class T, int V, class Head>
-__global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRows<T, Head> task) {
+template <class T, class S, int V, class Head>
+__global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRows<T, S, Head> task) {
     const int size = task.segments.total(), member = threadIdx.x % task.width;
     const int slots = task.row_width / task.width, slot = threadIdx.x % task.row_width / task.width;
     const int rows_at_once = rows_threads / task.row_width;
@@ -91,12 +95,13 @@ __global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRo
     }
 }
 
-template <class T, class Head>
+template <class T, class S, class Head>
 struct BackwardRows {
     Head head;
     Segments segments;
-    const T *grad_out, *x, *y;
-    T *grad_x, *grad_y;
+    const T* grad_out;
+    const S *x, *y;
+    S *grad_x, *grad_y;
     T* partial;  // null or (groups, num_components): sums of grad_out times the component over a group of rows
     int64_t rows_per_run, groups_per_run, groups;  // a group's rows belong to one run
     int num_components, rows_per_group, width;
@@ -104,9 +109,9 @@ struct BackwardRows {
 };
 
 // `width` threads handle one component of a group of rows.
-template <class T, int V, class Head>
+template <class T, class S, int V, class Head>
 __global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
-    backward_rows_kernel(BackwardRows<T, Head> task) {
+    backward_rows_kernel(BackwardRows<T, S, Head> task) {
     const int size = task.segments.total(), member = threadIdx.x % task.width;
     const int at_once = rows_threads / task.width, step = task.width * V;
     const int64_t slots = task.groups * task.num_components;
@@ -161,47 +166,47 @@ inline int power_of_two_up_to_32(int64_t least) {
     return power;
 }
 
-template <class T, class Head>
-void launch_forward_rows(const char* op, Head head, Segments segments, const T* x, const T* y, T* out, int64_t rows,
+template <class T, class S, class Head>
+void launch_forward_rows(const char* op, Head head, Segments segments, const S* x, const S* y, T* out, int64_t rows,
                          int64_t num_components, bool by_component, Context context) {
-    constexpr int pack = Pack<T>::size;
+    constexpr int pack = Pack<T>::size, bytes = pack * sizeof(S);
     const int size = segments.total();
-    const bool by_pack = size % pack == 0 && is_aligned_to_16(x) && is_aligned_to_16(y);
+    const bool by_pack = size % pack == 0 && is_aligned(x, bytes) && is_aligned(y, bytes);
     const int width = power_of_two_up_to_32(divide_up(size, by_pack ? pack : 1));
     const int row_width = power_of_two_up_to_32(width * num_components);
-    const ForwardRows<T, Head> task{head,  segments,  x,           y, out, rows, int(num_components),
-                                    width, row_width, by_component};
-    launch(op, by_pack ? forward_rows_kernel<T, pack, Head> : forward_rows_kernel<T, 1, Head>,
+    const ForwardRows<T, S, Head> task{head,  segments,  x,           y, out, rows, int(num_components),
+                                       width, row_width, by_component};
+    launch(op, by_pack ? forward_rows_kernel<T, S, pack, Head> : forward_rows_kernel<T, S, 1, Head>,
            divide_up(rows, rows_threads / row_width), rows_threads, 0, context, task);
 }
 
-template <class T, class Head>
-void launch_backward_rows(const char* op, Head head, Segments segments, const T* grad_out, const T* x, const T* y,
-                          T* grad_x, T* grad_y, T* partial, int64_t rows, int64_t runs, int64_t rows_per_group,
+template <class T, class S, class Head>
+void launch_backward_rows(const char* op, Head head, Segments segments, const T* grad_out, const S* x, const S* y,
+                          S* grad_x, S* grad_y, T* partial, int64_t rows, int64_t runs, int64_t rows_per_group,
                           int64_t num_components, bool by_component, Context context) {
-    constexpr int pack = Pack<T>::size;
+    constexpr int pack = Pack<T>::size, bytes = pack * sizeof(S);
     const int size = segments.total();
-    const bool by_pack = size % pack == 0 && is_aligned_to_16(x) && is_aligned_to_16(y) && is_aligned_to_16(grad_x) &&
-                         is_aligned_to_16(grad_y);
+    const bool by_pack = size % pack == 0 && is_aligned(x, bytes) && is_aligned(y, bytes) &&
+                         is_aligned(grad_x, bytes) && is_aligned(grad_y, bytes);
     const int width = power_of_two_up_to_32(divide_up(size, by_pack ? pack : 1));
     const int64_t rows_per_run = rows / runs, groups_per_run = divide_up(rows_per_run, rows_per_group);
     const int64_t groups = runs * groups_per_run;
-    const BackwardRows<T, Head> task{head,
-                                     segments,
-                                     grad_out,
-                                     x,
-                                     y,
-                                     grad_x,
-                                     grad_y,
-                                     partial,
-                                     rows_per_run,
-                                     groups_per_run,
-                                     groups,
-                                     int(num_components),
-                                     int(rows_per_group),
-                                     width,
-                                     by_component};
-    launch(op, by_pack ? backward_rows_kernel<T, pack, Head> : backward_rows_kernel<T, 1, Head>,
+    const BackwardRows<T, S, Head> task{head,
+                                        segments,
+                                        grad_out,
+                                        x,
+                                        y,
+                                        grad_x,
+                                        grad_y,
+                                        partial,
+                                        rows_per_run,
+                                        groups_per_run,
+                                        groups,
+                                        int(num_components),
+                                        int(rows_per_group),
+                                        width,
+                                        by_component};
+    launch(op, by_pack ? backward_rows_kernel<T, S, pack, Head> : backward_rows_kernel<T, S, 1, Head>,
            divide_up(groups * num_components, rows_threads / width), rows_threads, 0, context, task);
 }
 

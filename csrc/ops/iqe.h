@@ -31,7 +31,7 @@ struct IqePairwiseShape {
 
 template <class T>
 struct IqeForward {
-    const T *x, *y;
+    Stored<const T> x, y;
     MaxWeight<T> max;
     T* out;
     uint8_t* ends;
@@ -59,7 +59,8 @@ struct IqeBackward {
     const int32_t* largest;
     const T* spread;
     MaxWeight<T> max;
-    T *grad_x, *grad_y, *grad_max_weight;
+    Stored<T> grad_x, grad_y;
+    T* grad_max_weight;
     IqeShape shape;
     Reduction reduction;
     QMK_FIELDS(grad_out, ends, largest, spread, max, grad_x, grad_y, grad_max_weight, shape, reduction)

@@ -21,7 +21,7 @@ inline int64_t count_of_distances(const MrnSettings& settings, int64_t rows) {
 
 template <class T>
 struct MrnForward {
-    const T *x, *y;
+    Stored<const T> x, y;
     T* out;
     int64_t rows, dim;
     MrnSettings settings;
@@ -34,8 +34,9 @@ struct MrnForward {
 
 template <class T>
 struct MrnBackward {
-    const T *grad_out, *x, *y;
-    T *grad_x, *grad_y;
+    const T* grad_out;
+    Stored<const T> x, y;
+    Stored<T> grad_x, grad_y;
     int64_t rows, dim;
     MrnSettings settings;
     QMK_FIELDS(grad_out, x, y, grad_x, grad_y, rows, dim, settings)

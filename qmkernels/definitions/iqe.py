@@ -197,7 +197,7 @@ def iqe_forward_outputs(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     *rows, size = x.shape
     num_components = size // dim_per_component
-    out = x.new_empty(*rows, num_components) if reduction == "none" else empty(x, *rows)
+    out = empty(x, *rows, num_components) if reduction == "none" else empty(x, *rows)
     if not keep:
         return out, None, None, None
     ends = x.new_empty(*rows, num_components, (2 * dim_per_component + 7) // 8, dtype=torch.uint8)
@@ -213,10 +213,10 @@ def kept_of_reduction(out: Tensor, reduction: str) -> tuple[Tensor | None, Tenso
 
 def iqe_backward_outputs(
     grad_out: Tensor, ends: Tensor, largest: Tensor | None, spread: Tensor | None, max_weight: Tensor | None,
-    dim_per_component: int, reduction: str, weight_link: str, need_weight: bool,
+    dim_per_component: int, reduction: str, weight_link: str, need_weight: bool, like: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     *rows, num_components, _ = ends.shape
-    grad_x = grad_out.new_empty(*rows, num_components * dim_per_component)
+    grad_x = (grad_out if like is None else like).new_empty(*rows, num_components * dim_per_component)
     return grad_x, torch.empty_like(grad_x), torch.empty_like(max_weight) if need_weight else None
 
 

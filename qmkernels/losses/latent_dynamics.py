@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..backends import dispatch
+from ..definitions.dtypes import in_compute_dtype
 from ..definitions.latent_dynamics import loss_of
-from ..ops.arguments import in_compute_dtype, tensor_like
+from ..ops.arguments import tensor_like
 from ..ops.latent_dynamics import latent_dynamics as by_kernel
 from . import checks
 from .fused_head import fused_iqe

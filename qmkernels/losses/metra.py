@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..arguments.metra import MetraSettings
 from ..backends import dispatch
+from ..definitions.dtypes import in_compute_dtype
 from ..definitions.metra import NORMS, loss_of, terms
-from ..ops.arguments import in_compute_dtype
 from ..ops.metra import metra as by_kernel
 from . import checks
 

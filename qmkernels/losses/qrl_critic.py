@@ -9,9 +9,10 @@ from torch import Tensor
 from ..arguments.checks import check_choice
 from ..arguments.qrl_critic import QrlCriticSettings
 from ..backends import dispatch
+from ..definitions.dtypes import in_compute_dtype
 from ..definitions.qrl_critic import MULTIPLIERS, loss_of, terms
 from ..nn.iqe import FusedIqe
-from ..ops.arguments import constant, in_compute_dtype, tensor_like
+from ..ops.arguments import constant, tensor_like
 from ..ops.qrl_critic import qrl_critic as by_kernel
 from . import checks
 from .fused_head import fused_iqe

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..backends import dispatch
-from ..ops.arguments import in_compute_dtype
+from ..definitions.dtypes import in_compute_dtype
 from ..ops.temporal_consistency import composed
 from ..ops.temporal_consistency import temporal_consistency as fused
 from . import checks

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..backends import dispatch
 from ..backends.native import core
+from ..definitions.dtypes import in_compute_dtype
 from ..ops import arguments, broadcasting
 from ..ops.broadcasting import BothWays, DistanceForms, Distances
 from ..ops.torch_internals import has_plain_tensors
@@ -61,8 +62,8 @@ class EmbeddingHead(QuasimetricBase):
         raise NotImplementedError
 
     def _fused(self, x: Tensor) -> FusedDistance | None:
-        """Returns the kernel from embedded rows, in x's dtype and device, to distances; None if no kernel has these
-        transforms and this reduction."""
+        """Returns the kernel from embedded rows, in x's compute dtype and device, to distances; None if no kernel has
+        these transforms and this reduction."""
         return None
 
     def fused_rows(self, x: Tensor, y: Tensor) -> FusedRows | None:
@@ -71,7 +72,7 @@ class EmbeddingHead(QuasimetricBase):
         if self._fused_op is None or self._own_components or self._own_forward or self.discount is not None:
             return None
         self._check_sizes(x, y)
-        x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+        x, y = in_compute_dtype(x), in_compute_dtype(y)
         fused = self._fused(x)
         if fused is None:
             return None
@@ -80,7 +81,7 @@ class EmbeddingHead(QuasimetricBase):
             if parameter is not None and parameter.dim():
                 return None
         if self._embeds:
-            x, y = map(arguments.in_compute_dtype, self._embedded(x, y))
+            x, y = map(in_compute_dtype, self._embedded(x, y))
         return self._fused_op, x, y, parameters, settings
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:
@@ -149,11 +150,11 @@ class EmbeddingHead(QuasimetricBase):
         if not (has_plain_tensors() and core.are_embeddings(x, y, self.input_size)):
             self._check_sizes(x, y)
             arguments.check_floats(name, x=x, y=y)
-            x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
         if self._embeds:
-            x, y = self._embedded(x, y)
-            x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+            x, y = self._embedded(in_compute_dtype(x), in_compute_dtype(y))
         fused = self._fused(x)
+        if fused is None or not fused[0].rows_take_half:
+            x, y = in_compute_dtype(x), in_compute_dtype(y)
         if fused is None:
             composed = DistanceForms(lambda rows, *_: self._rows(*rows), lambda rows, *_: self._blocks(*rows))
             return pairing(name, composed, x, y, (), (), "", bidirectional)

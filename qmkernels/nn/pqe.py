@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..definitions.dtypes import compute_dtype
 from ..ops.pqe import FORMS, equal_weights, pqe
 from .embedding_head import EmbeddingHead, FusedDistance, Pairs
 from .pqe_measures import GaussianBasedMeasure, LebesgueMeasure, MeasureBase
@@ -157,7 +158,7 @@ class PQE(EmbeddingHead):
         num_components, size = self.latent_2d_shape
         name, weights, _, finish = fused
         weights = equal_weights(x, num_components, name) if weights is None else weights
-        return FORMS, (weights.to(x.dtype),), (size,), finish
+        return FORMS, (weights.to(compute_dtype(x)),), (size,), finish
 
 
 class PQELH(PQE):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..arguments.checks import check_embedding_sizes, different_dtypes, wrong_dtype
 from ..backends.native import core
+from ..definitions.dtypes import HALF, compute_dtype
 from .torch_internals import has_plain_tensors, is_plain
 
-_COMPUTE_DTYPES = (torch.float32, torch.float64)
-_FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FLOAT_DTYPES = (torch.float32, torch.float64, *HALF)
 _DENSE = torch.strided
 
 
@@ -59,44 +59,39 @@ def _are_alike(x: object, y: object) -> bool:
     return x.layout is _DENSE and y.layout is _DENSE and not (x.is_nested or y.is_nested)
 
 
-def embeddings(op: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns x and y in the compute dtype; raises unless they are float tensors of one dtype and device with the same
-    last size, at least 1."""
+def check_embeddings(op: str, x: Tensor, y: Tensor) -> None:
+    """Raises unless x and y are float tensors of one dtype and device with the same last size, at least 1."""
     if has_plain_tensors() and core.are_embeddings(x, y):
-        return x, y
+        return
     if not (_are_alike(x, y) and x.dim() and y.dim() and x.shape[-1] == y.shape[-1] != 0):
         check_floats(op, x=x, y=y)
         check_embedding_sizes(op, x.shape, y.shape)
-    return (x, y) if x.dtype in _COMPUTE_DTYPES else (x.to(torch.float32), y.to(torch.float32))
 
 
 def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """Returns a number or tensor as a tensor of like's dtype; a tensor keeps its gradient, and must be on like's
-    device.
+    """Returns a number or tensor as a tensor of like's compute dtype; a tensor keeps its gradient, and must be on
+    like's device.
     """
     if not isinstance(value, Tensor):
         return constant(float(value), like)
-    if value.dtype is like.dtype and value.device == like.device:
+    dtype = compute_dtype(like)
+    if value.dtype is dtype and value.device == like.device:
         return value
     if value.device != like.device:
         raise RuntimeError(f"{op}: {name} must be on {like.device}, like x, got {value.device}.")
-    return value.to(like.dtype)
+    return value.to(dtype)
 
 
 def constant(value: float, like: Tensor, *shape: int) -> Tensor:
-    """Returns a number as a tensor of like's dtype and device; on a CPU it is cached, because making it costs as much
-    as a small kernel."""
+    """Returns a number as a tensor of like's compute dtype and its device; on a CPU it is cached, because making it
+    costs as much as a small kernel."""
+    dtype = compute_dtype(like)
     if not like.is_cpu or not is_plain(like) or torch.compiler.is_compiling():
-        return like.new_full(shape, value)
-    return _constant(value, like.dtype, shape)
+        return like.new_full(shape, value, dtype=dtype)
+    return _constant(value, dtype, shape)
 
 
 @lru_cache(maxsize=64)
 def _constant(value: float, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     with torch.inference_mode(False):
         return torch.full(shape, value, dtype=dtype, device="cpu")
-
-
-def in_compute_dtype(x: Tensor) -> Tensor:
-    """Converts half inputs to float32, so that gradients come back in the input's dtype; returns others unchanged."""
-    return x if x.dtype in _COMPUTE_DTYPES else x.to(torch.float32)

@@ -24,6 +24,7 @@ from torch.autograd import Function
 from torch.compiler import is_compiling
 
 from ..backends import dispatch
+from ..definitions.dtypes import in_compute_dtype
 from .registration import Kernel
 from .torch_internals import (
     apply_here,
@@ -111,11 +112,12 @@ class Op:
         functions, apply = None, self._apply_recorded
         if is_compiling():
             if in_compiled_derivative():
-                return self._in_plain_torch(tensors, settings)
+                return self._in_plain_torch(_in_compute_dtype(tensors), settings)
             apply = self._recorded.apply
         elif is_ordinary(tensors):
             functions = dispatch.functions(self.forward_kernel.op, self._names, tensors[0].device, backend)
         elif in_function_transform():
+            tensors = _in_compute_dtype(tensors)
             return self._results(self._transformed.apply((self, None, settings, backend), *tensors))
         call = self, functions, settings, backend
         if torch.is_grad_enabled():
@@ -143,6 +145,11 @@ def _run_forward(call: Call, tensors: Tensors, keep: bool) -> Tensor | tuple[Ten
     op, functions, settings, backend = call
     run = op.forward_kernel.through_torch(backend) if functions is None else functions[0]
     return run(*tensors, *settings, keep) if op.keeps else run(*tensors, *settings)
+
+
+def _in_compute_dtype(tensors: Tensors) -> Tensors:
+    """Converts tensors in half precision, by which only kernels differentiate without conversion."""
+    return tuple(None if tensor is None else in_compute_dtype(tensor) for tensor in tensors)
 
 
 def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -212,8 +219,10 @@ def _gradient(op: Op, grad: Tensor, saved: Sequence[Tensor | None], settings: tu
 def _of_formula(
     op: Op, backward: type[Function], call: Call, saved: Tensors, needs: tuple[bool, ...], grad: Tensor | None, *others
 ) -> list[Tensor | None]:
-    """Returns the gradients, given the result's and, last in others, a differentiable kept output's."""
+    """Returns the gradients, given the result's and, last in others, a differentiable kept output's; by tensors in half
+    precision in float32, which autograd converts."""
     _, _, settings, backend_name = call
+    saved = _in_compute_dtype(saved)
     grads: Sequence[Tensor | None] = [None] * len(needs)
     if grad is not None and any(needs[i] for i in op.fixed):
         grads = _gradient(op, grad, saved, settings, len(needs))

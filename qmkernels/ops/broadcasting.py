@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments.broadcasting import broadcast_sizes, matrix_plan
 from ..arguments.checks import check_pairwise_sizes
+from ..definitions.dtypes import in_compute_dtype
 
 # From this many values on, copying x and y for one call in both directions takes longer than a second call.
 _LARGEST_STACK = 2**15
@@ -32,6 +33,9 @@ class DistanceForms(NamedTuple):
     """A distance's two forms, called with ``(tensors, settings, backend)``, such as two `autograd.Op`: on matching
     rows, x and y of one shape (..., D), and on every pair of rows, (B, N, D) and (B, M, D) to (B, N, M).
 
+    With ``rows_take_half`` the first takes x and y in half precision, as users give them, and all other uses of x and y
+    convert them before; otherwise users give them in the compute dtype.
+
     The tensors are x, y and, with ``parameter_dims``, a parameter or None. A parameter's further dimensions broadcast
     against the distances; the forms receive it as one per equal run of rows, or of matrices.
     """
@@ -39,6 +43,7 @@ class DistanceForms(NamedTuple):
     rows: Callable[[tuple[Tensor | None, ...], tuple, str], Tensor]
     pairs: Callable[[tuple[Tensor | None, ...], tuple, str], Tensor]
     parameter_dims: int | None = None
+    rows_take_half: bool = False
 
     def backwards(self) -> DistanceForms:
         """Returns the forms of the distance from y to x."""
@@ -51,7 +56,11 @@ class DistanceForms(NamedTuple):
             lambda tensors, settings, backend: self.rows(exchanged(tensors), settings, backend),
             lambda tensors, settings, backend: self.pairs(exchanged(tensors), settings, backend).transpose(1, 2),
             self.parameter_dims,
+            self.rows_take_half,
         )
+
+    def in_compute_dtype(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return (in_compute_dtype(x), in_compute_dtype(y)) if self.rows_take_half else (x, y)
 
     def in_runs(
         self, op: str, parameters: tuple[Tensor | None, ...], shape: tuple[int, ...], order: Sequence[int]
@@ -93,6 +102,8 @@ def elementwise(
     bidirectional: bool = False,
 ) -> Distances:
     """Runs a distance on x and y, whose leading dimensions broadcast, in the form that the broadcast calls for."""
+    if bidirectional or x.shape != y.shape:
+        x, y = forms.in_compute_dtype(x, y)
     if x.shape == y.shape:
         stacks = bidirectional and x.numel() < _LARGEST_STACK
         if parameters and parameters[0] is not None and parameters[0].dim() != forms.parameter_dims:
@@ -130,6 +141,7 @@ def pairwise(
 ) -> Distances:
     """Runs a distance on every pair of x (*b, N, D) and y (*b, M, D)."""
     check_pairwise_sizes(op, x.shape, y.shape)
+    x, y = forms.in_compute_dtype(x, y)
     batch = broadcast_sizes(op, x.shape, y.shape, trailing=2)
     parameters = forms.in_runs(op, parameters, (*batch, x.shape[-2], y.shape[-2]), range(len(batch)))
     x = x.expand(*batch, *x.shape[-2:]).reshape(math.prod(batch), *x.shape[-2:])

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..arguments.iqe import INITIAL_MAX_WEIGHT, IqeSettings, check_settings
 from ..backends import dispatch
 from ..definitions import iqe as definition
+from ..definitions.dtypes import HALF
 from . import arguments, broadcasting
 from .autograd import Op, every_pair_gradient, every_pair_plain
 from .registration import Kernel, schema_of
@@ -19,16 +20,23 @@ _SETTINGS = schema_of(IqeSettings)
 _FORWARD = f"(Tensor x, Tensor y, Tensor? max_weight, {_SETTINGS}, bool keep, str backend)"
 
 
-# For matching rows backward keeps the ends, two bits per value, and never x and y.
+# For matching rows backward keeps the ends, two bits per value, and never x and y: of these, if they are in half
+# precision, one number of their dtype.
+
+
+def _saved(tensors, outputs):
+    x, _, max_weight = tensors
+    _, ends, largest, spread = outputs
+    return ends, largest, max_weight, spread, x.new_empty(1) if x.dtype in HALF else None
 
 
 def _backward(run, grad_out, saved, settings, needs):
-    ends, largest, max_weight, spread = saved
-    grad_x, grad_y, grad_max_weight = run(grad_out, ends, largest, spread, max_weight, *settings, needs[2])
+    ends, largest, max_weight, spread, like = saved
+    grad_x, grad_y, grad_max_weight = run(grad_out, ends, largest, spread, max_weight, *settings, needs[2], like)
     return grad_x, grad_y, grad_max_weight if needs[2] else None
 
 
-def _gradient(grad_out, ends, largest, max_weight, spread, dim_per_component, reduction, weight_link):
+def _gradient(grad_out, ends, largest, max_weight, spread, _, dim_per_component, reduction, weight_link):
     left, right = definition.unpack_ends(ends, dim_per_component)
     weights = definition.weights_of_rows(max_weight, weight_link, ends.shape[:-2])
     grad_x, grad_y = definition.gradient(grad_out, left, right, largest, weights, reduction)
@@ -44,7 +52,7 @@ def _plain(x, y, max_weight, dim_per_component, reduction, weight_link):
     )
 
 
-def _spread_gradient(grad_spread, ends, largest, max_weight, spread, dim_per_component, reduction, weight_link):
+def _spread_gradient(grad_spread, ends, largest, max_weight, spread, _, dim_per_component, reduction, weight_link):
     left, right = definition.unpack_ends(ends, dim_per_component)
     grad_x, grad_y = definition.gradient(grad_spread, left, right, largest, None, "spread")
     return grad_x, grad_y, None
@@ -56,13 +64,13 @@ _ROWS = Op(
     Kernel(
         "iqe",
         "iqe_backward(Tensor grad_out, Tensor ends, Tensor largest, Tensor spread, Tensor? max_weight,"
-        f" {_SETTINGS}, bool need_weight, str backend) -> (Tensor, Tensor, Tensor)",
+        f" {_SETTINGS}, bool need_weight, Tensor? like, str backend) -> (Tensor, Tensor, Tensor)",
         definition.iqe_backward_outputs,
     ),
     gradient=_gradient,
     plain=_plain,
     keeps=True,
-    saved=lambda tensors, outputs: (outputs[1], outputs[2], tensors[2], outputs[3]),
+    saved=_saved,
     backward=_backward,
     parameter=2,
     kept_derivative=3,
@@ -105,22 +113,22 @@ _PAIRS = Op(
     parameter=2,
     pairwise=True,
 )
-# They take embeddings and max_weight in the compute dtype.
-FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=0)
+# They take max_weight in the compute dtype.
+FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=0, rows_take_half=True)
 
 # --- The public functions.
 
 
 def _prepared(
     op: str, x: Tensor, y: Tensor, dim_per_component: int, reduction: str, max_weight: Tensor | float | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns the checked arguments in the compute dtype; max_weight only if the reduction has one."""
-    x, y = arguments.embeddings(op, x, y)
+) -> Tensor | None:
+    """Checks the arguments; returns max_weight in the compute dtype if the reduction has one."""
+    arguments.check_embeddings(op, x, y)
     check_settings(op, x.shape[-1], dim_per_component, reduction, max_weight)
     if reduction != "maxmean":
-        return x, y, None
+        return None
     weight = INITIAL_MAX_WEIGHT if max_weight is None else max_weight
-    return x, y, arguments.tensor_like(op, "max_weight", weight, x)
+    return arguments.tensor_like(op, "max_weight", weight, x)
 
 
 def iqe(
@@ -177,7 +185,7 @@ def iqe(
         >>> qm.iqe(x, y, dim_per_component=2, reduction="none")
         tensor([3., 1.])
     """
-    x, y, max_weight = _prepared("iqe", x, y, dim_per_component, reduction, max_weight)
+    max_weight = _prepared("iqe", x, y, dim_per_component, reduction, max_weight)
     settings, backend = IqeSettings(dim_per_component, reduction), dispatch.requested(backend)
     return broadcasting.elementwise("iqe", FORMS, x, y, (max_weight,), settings, backend, bidirectional)
 
@@ -218,6 +226,6 @@ def iqe_pairwise(
         tensor([[2.],
                 [1.]])
     """
-    x, y, max_weight = _prepared("iqe_pairwise", x, y, dim_per_component, reduction, max_weight)
+    max_weight = _prepared("iqe_pairwise", x, y, dim_per_component, reduction, max_weight)
     settings, backend = IqeSettings(dim_per_component, reduction), dispatch.requested(backend)
     return broadcasting.pairwise("iqe_pairwise", FORMS, x, y, (max_weight,), settings, backend, bidirectional)

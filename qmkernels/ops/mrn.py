@@ -7,6 +7,7 @@ from torch import Tensor
 from ..arguments.mrn import MrnSettings, resolved_settings
 from ..backends import dispatch
 from ..definitions import mrn as definition
+from ..definitions.dtypes import in_compute_dtype
 from ..definitions.mrn import Parts
 from . import arguments, broadcasting
 from .autograd import Op, every_pair_gradient, every_pair_plain
@@ -43,8 +44,7 @@ _PAIRS = Op(
     plain=every_pair_plain(_plain),
     pairwise=True,
 )
-# They take embeddings in the compute dtype.
-FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS)
+FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, rows_take_half=True)
 # The same with the differences y - x.
 TO_MINUS_FROM = FORMS.backwards()
 
@@ -147,7 +147,7 @@ def mrn(
         num_components=num_components, asymmetric=asymmetric, squares=squares, exponent=exponent, eps=eps,
         eps_form=eps_form, reduction=reduction, scale=scale,
     )  # fmt: skip
-    x, y = arguments.embeddings("mrn", x, y)
+    arguments.check_embeddings("mrn", x, y)
     settings = resolved_settings("mrn", x.shape[-1], preset, settings)
     backend = dispatch.requested(backend)
     return broadcasting.elementwise("mrn", forms(to_minus_from), x, y, (), settings, backend, bidirectional)
@@ -199,7 +199,7 @@ def mrn_pairwise(
         num_components=num_components, asymmetric=asymmetric, squares=squares, exponent=exponent, eps=eps,
         eps_form=eps_form, reduction=reduction, scale=scale,
     )  # fmt: skip
-    x, y = arguments.embeddings("mrn_pairwise", x, y)
+    arguments.check_embeddings("mrn_pairwise", x, y)
     settings = resolved_settings("mrn_pairwise", x.shape[-1], preset, settings)
     backend = dispatch.requested(backend)
     return broadcasting.pairwise("mrn_pairwise", forms(to_minus_from), x, y, (), settings, backend, bidirectional)
@@ -227,18 +227,17 @@ def euclidean_pairwise(x: Tensor, y: Tensor, *, backend: str | None = None) -> T
         tensor([[0.],
                 [5.]])
     """
-    x, y = arguments.embeddings("euclidean_pairwise", x, y)
+    arguments.check_embeddings("euclidean_pairwise", x, y)
     settings = MrnSettings(asymmetric="none")
     return broadcasting.pairwise("euclidean_pairwise", FORMS, x, y, (), settings, dispatch.requested(backend))
 
 
 def parts(x: Tensor, y: Tensor, settings: MrnSettings, to_minus_from: bool = False) -> Parts:
     """Computes the two parts of `mrn` with resolved settings, for heads, in plain PyTorch."""
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
+    x, y = in_compute_dtype(x), in_compute_dtype(y)
     return definition.parts(y, x, settings) if to_minus_from else definition.parts(x, y, settings)
 
 
 def with_settings(x: Tensor, y: Tensor, settings: MrnSettings, to_minus_from: bool = False) -> Tensor:
     """Computes `mrn` with resolved settings, for heads."""
-    x, y = arguments.in_compute_dtype(x), arguments.in_compute_dtype(y)
     return broadcasting.elementwise("mrn", forms(to_minus_from), x, y, (), settings, dispatch.requested(None))

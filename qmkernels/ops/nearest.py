@@ -11,6 +11,7 @@ from torch import Tensor
 from ..arguments.nearest import check, check_distances, check_size
 from ..backends import dispatch
 from ..definitions import nearest as definition
+from ..definitions.dtypes import in_compute_dtype
 from . import arguments, broadcasting
 from .registration import Kernel
 from .torch_internals import records_derivative
@@ -71,7 +72,7 @@ def nearest(
         >>> qm.nearest(torch.zeros(1, 2), bank, 3, metric=head)
         Nearest(values=tensor([[1., 1., 2.]]), indices=tensor([[1, 3, 2]]))
     """
-    arguments.embeddings("nearest", x, y)
+    arguments.check_embeddings("nearest", x, y)
     check(y.shape, k, metric)
     check_size(k, y.shape[0])
     backend = dispatch.requested(backend)
@@ -90,7 +91,7 @@ def nearest(
 
 def _nearest_of(x: Tensor, y: Tensor, k: int, metric: Callable, backend: str) -> Nearest:
     """Runs `nearest` for one tile of queries (R, D)."""
-    values = arguments.in_compute_dtype(x).new_full((x.shape[0], k), torch.inf)
+    values = in_compute_dtype(x).new_full((x.shape[0], k), torch.inf)
     indices = torch.full((x.shape[0], k), -1, dtype=torch.int64, device=x.device)
     first = 0
     for tile in y.split(_TILE_ROWS.get(x.device.type, 4096)):

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..arguments.pair_loss import PairLossSettings, PairLossStats
 from ..backends import dispatch
 from ..definitions import pair_loss as definition
-from .arguments import in_compute_dtype
+from ..definitions.dtypes import in_compute_dtype
 from .autograd import Op
 from .registration import Kernel, schema_of
 

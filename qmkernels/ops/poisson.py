@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..backends import dispatch
 from ..definitions import poisson as definition
+from ..definitions.dtypes import in_compute_dtype
 from . import arguments
 from .autograd import Op
 from .registration import Kernel
@@ -29,7 +30,7 @@ _poisson = Op(
 
 def _run(op: str, a: Tensor, b: Tensor, comparison: str, backend: str | None) -> Tensor:
     arguments.check_floats(op, a=a, b=b)
-    a, b = arguments.in_compute_dtype(a), arguments.in_compute_dtype(b)
+    a, b = in_compute_dtype(a), in_compute_dtype(b)
     try:
         a, b = torch.broadcast_tensors(a, b)
     except RuntimeError:

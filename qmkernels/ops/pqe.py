@@ -7,6 +7,7 @@ from torch import Tensor
 from ..arguments.checks import check_choice, check_count
 from ..backends import dispatch
 from ..definitions import pqe as definition
+from ..definitions.dtypes import in_compute_dtype
 from . import arguments, broadcasting
 from .autograd import Op, every_pair_gradient, every_pair_plain
 from .registration import Kernel
@@ -64,7 +65,8 @@ def _prepared(
     op: str, x: Tensor, y: Tensor, dim_per_component: int, weights: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Returns the checked arguments in the compute dtype; weights for every reduction but "none"."""
-    x, y = arguments.embeddings(op, x, y)
+    arguments.check_embeddings(op, x, y)
+    x, y = in_compute_dtype(x), in_compute_dtype(y)
     check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
     check_choice(op, "reduction", reduction, _REDUCTIONS)
     num_components = x.shape[-1] // dim_per_component

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..backends import dispatch
 from ..definitions import shortest_paths as definition
+from ..definitions.dtypes import in_compute_dtype
 from . import arguments
 from .registration import Kernel
 from .torch_internals import has_plain_tensors, records_derivative
@@ -79,7 +80,7 @@ def shortest_paths(lengths: Tensor, *, return_next: bool = False, backend: str |
             f"shortest_paths: lengths must be at least 0, got {lengths.min().item()}; "
             "clamp what rounding made negative, for example lengths.clamp(min=0)."
         )
-    graphs = arguments.in_compute_dtype(lengths).reshape(math.prod(lengths.shape[:-2]), *lengths.shape[-2:])
+    graphs = in_compute_dtype(lengths).reshape(math.prod(lengths.shape[:-2]), *lengths.shape[-2:])
     differentiates = records_derivative(graphs)
     with torch.no_grad():
         steps = graphs.detach()

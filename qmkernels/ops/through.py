@@ -79,8 +79,8 @@ def through(
         >>> qm.through(torch.tensor([0.0, 0.0]), landmarks, torch.tensor([0.0, 4.0]), metric=head, longest=1.0)
         Through(distances=tensor(4.), first=tensor(0), last=tensor(2))
     """
-    arguments.embeddings("through", x, y)
-    arguments.embeddings("through", x, landmarks)
+    arguments.check_embeddings("through", x, y)
+    arguments.check_embeddings("through", x, landmarks)
     check_metric("through", metric)
     _check(landmarks, longest, between)
     shape = broadcast_sizes("through", x.shape, y.shape)

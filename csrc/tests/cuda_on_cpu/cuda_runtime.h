@@ -34,6 +34,9 @@ struct dim3 {
 struct alignas(16) int4 {
     int x, y, z, w;
 };
+struct alignas(8) int2 {
+    int x, y;
+};
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaDevAttrMaxSharedMemoryPerBlockOptin };
@@ -169,6 +172,10 @@ inline void __syncthreads() {
 }
 inline void __syncwarp() {
     cuda_on_cpu::wait_for(cuda_on_cpu::block->warps[threadIdx.x / 32], 32);
+}
+template <class T>
+void __stwb(T* to, T value) {
+    *to = value;
 }
 inline int __ffs(unsigned bits) {
     return __builtin_ffs(int(bits));

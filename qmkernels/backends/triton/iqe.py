@@ -1,7 +1,7 @@
 """IQE in Triton: the functions of backends/reference/iqe.py, in the same order.
 
-Precision: all arithmetic, including sums over components, is in the input's dtype (float32 or float64); no atomics, so
-the same input gives the same bits.
+Precision: all arithmetic, including sums over components, is in the input's dtype, float32 for half precision; no
+atomics, so the same input gives the same bits.
 
 Cost, for D = C * K values per row:
 
@@ -39,7 +39,7 @@ def iqe_forward_kernel(
     num_rows,
     rows_per_weight,
     num_components,
-    HIGHEST: tl.constexpr,  # largest finite number of the dtype
+    HIGHEST: tl.constexpr,  # largest finite number of the dtype that is computed
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
     LINK: tl.constexpr,  # one of definitions.iqe.WEIGHT_LINKS
@@ -145,7 +145,7 @@ def iqe_forward(
             num_rows,
             rows_per_weight,
             num_components,
-            HIGHEST=torch.finfo(x.dtype).max,
+            HIGHEST=torch.finfo(out.dtype).max,
             KEEP=keep,
             **constants,
         )
@@ -162,11 +162,12 @@ def iqe_backward(
     reduction: str,
     weight_link: str,
     need_weight: bool,
+    like: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, num_components = ends.shape[:-2], ends.shape[-2]
     num_rows, size = rows.numel(), num_components * dim_per_component
     grad_x, grad_y, grad_max_weight = definition.iqe_backward_outputs(
-        grad_out, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link, need_weight
+        grad_out, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link, need_weight, like
     )
     if num_rows * size == 0:
         return grad_x, grad_y, grad_max_weight.zero_() if need_weight else None
@@ -200,3 +201,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
             arguments["max_weight_ptr"] = dtype if reduction == "maxmean" else None
             yield iqe_backward_kernel, arguments
             yield iqe_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "KEEP": reduction == "maxmean"}
+    if dtype is torch.float32:
+        arguments |= dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
+        yield iqe_backward_kernel, arguments
+        yield iqe_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "KEEP": True}

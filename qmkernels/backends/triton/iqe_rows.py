@@ -16,20 +16,20 @@ def coordinates_of(
     ptr,
     start,  # (ROWS, BLOCK_C): where components begin
     exists,  # (ROWS, BLOCK_C)
-    highest,  # largest finite number of the dtype
+    highest,  # largest finite number of the dtype that is computed
     K: tl.constexpr,
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
     """Loads whole components. Beyond K the coordinates are 0: an interval between two of them is empty."""
     k = tl.arange(0, BLOCK_K)[None, None, :]
     mask = exists[:, :, None] & (k < K)
-    return finite_or_nan(tl.load(ptr + (start[:, :, None] + k), mask=mask, other=0), highest)
+    return finite_or_nan(tl.load(ptr + (start[:, :, None] + k), mask=mask, other=0).to(highest.dtype), highest)
 
 
 @triton.jit
 def coordinate_of(ptr, start, exists, highest):
     """Loads one coordinate of each component, (ROWS, BLOCK_C, 1)."""
-    return finite_or_nan(tl.load(ptr + start, mask=exists, other=0), highest)[:, :, None]
+    return finite_or_nan(tl.load(ptr + start, mask=exists, other=0).to(highest.dtype), highest)[:, :, None]
 
 
 @triton.jit
@@ -166,7 +166,7 @@ def over_components(
     row,  # int64 (ROWS)
     num_rows,
     num_components,
-    HIGHEST: tl.constexpr,  # largest finite number of the dtype
+    HIGHEST: tl.constexpr,  # largest finite number of the dtype that is computed
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
     KEEP: tl.constexpr,
@@ -176,7 +176,7 @@ def over_components(
 ):
     """Returns each row's sum of lengths, its greatest length and the first component that has it, for reductions by the
     maximum; stores the ends with KEEP, and the lengths for reduction "none"."""
-    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    dtype: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     NUM_BYTES: tl.constexpr = (2 * K + 7) // 8
     highest = tl.full((), HIGHEST, dtype)
     total = tl.zeros((ROWS,), dtype)

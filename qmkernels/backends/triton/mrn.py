@@ -1,7 +1,7 @@
 """MRN in Triton: the functions of backends/reference/mrn.py, in the same order.
 
-Precision: all arithmetic in the input's dtype, except that powers other than squares and roots are taken in double; no
-atomics, so the same input gives the same bits.
+Precision: all arithmetic in the input's dtype, float32 for half precision, except that powers other than squares and
+roots are taken in double; no atomics, so the same input gives the same bits.
 
 Cost: forward reads x and y once and writes one number per row; backward reads both once and writes both gradients.
 """
@@ -142,5 +142,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
     for settings, size in COMPILED:
         tile = component_tile(settings.num_components, size)
         arguments = constants(settings, size) | tile.constants("BLOCK_S")
+        yield mrn_forward_kernel, arguments
+        yield mrn_backward_kernel, arguments
+    if dtype is torch.float32:
+        arguments |= dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
         yield mrn_forward_kernel, arguments
         yield mrn_backward_kernel, arguments

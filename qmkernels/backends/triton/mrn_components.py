@@ -134,13 +134,15 @@ def row_distance(
     BLOCK_S: tl.constexpr,
 ):
     """Returns the rows' distances, or with BY_COMPONENT stores their components."""
-    total = tl.zeros((ROWS,), x_ptr.dtype.element_ty)
+    dtype: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    total = tl.zeros((ROWS,), dtype)
     for first_component in range(0, num_components, BLOCK_C):
         component = first_component + tl.arange(0, BLOCK_C)
         exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
         here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
         mask = exists[:, :, None] & is_value
-        difference = tl.load(x_ptr + here, mask=mask, other=0) - tl.load(y_ptr + here, mask=mask, other=0)
+        x = tl.load(x_ptr + here, mask=mask, other=0).to(dtype)
+        difference = x - tl.load(y_ptr + here, mask=mask, other=0).to(dtype)
         # max_A relu(x - y) + (sum_B (x - y)^2) ** (p / 2)
         largest, _, unordered, _, squares = split_sums(difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM)
         part = largest + unordered
@@ -178,7 +180,8 @@ def store_row_gradients(
     exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
     here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
     mask = exists[:, :, None] & is_value
-    difference = tl.load(x_ptr + here, mask=mask, other=0) - tl.load(y_ptr + here, mask=mask, other=0)
+    x = tl.load(x_ptr + here, mask=mask, other=0).to(weight.dtype)
+    difference = x - tl.load(y_ptr + here, mask=mask, other=0).to(weight.dtype)
     grad = gradient_by_x(weight, difference, FIRST_A, END_A, FIRST_B, END_B, COUNT, EPS, EPS_FORM, EXPONENT)
     tl.store(grad_x_ptr + here, grad, mask=mask)
     tl.store(grad_y_ptr + here, -grad, mask=mask)
