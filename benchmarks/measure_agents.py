@@ -30,8 +30,6 @@ TELEPORT = (
     f"--env pointmaze-teleport-v0 --dataset {NAVIGATE_DATA} --action-repeat 1 --evaluation-interval 20000 "
     "--evaluation-episodes 10 --agent.fourier-features 32 --agent.actor-learning-rate 1e-3"
 )
-# Goals some hundred steps ahead, as the tasks' are.
-FAR_GOALS = "--actor-goals.geometric 1 --actor-goals.uniform 0 --actor-goals.discount 0.995"
 # Name of the folder to the method and the command's options.
 EXPERIMENTS = {
     "umaze_qrl": "qrl --env PointMaze_UMaze-v3 --steps 1500",
@@ -46,11 +44,12 @@ EXPERIMENTS = {
     "umaze_crl": "crl --env PointMaze_UMaze-v3",
     "umaze_ddpg_her": "ddpg_her --env PointMaze_UMaze-v3",
     "umaze_ddpg_her_iqe": "ddpg_her --env PointMaze_UMaze-v3 --agent.critic iqe",
-    "teleport_tmd": f"tmd {TELEPORT} {FAR_GOALS} --steps 5000 --agent.num-critics 1 --agent.critic-sizes 256 "
+    "teleport_tmd": f"tmd {TELEPORT} --steps 5000 --agent.num-critics 1 --agent.critic-sizes 256 "
     "--agent.latent-size 64 --agent.critic-learning-rate 1e-3 --agent.behaviour-cloning-weight 0.01",
     "teleport_qrl": f"qrl {TELEPORT} --preset maze --steps 3800 --agent.num-critics 1 --agent.softplus-beta 0.02 "
     "--agent.softplus-offset 250 --agent.critic-learning-rate 1e-3",
-    "teleport_gcbc": f"gcbc {TELEPORT} {FAR_GOALS} --steps 8000 --batch-size 1024",
+    "teleport_gcbc": f"gcbc {TELEPORT} --steps 8000 --batch-size 1024 --actor-goals.geometric 1 "
+    "--actor-goals.uniform 0",
     "arena_metra": "metra --env qmkernels/PointArena-v0",
     "arena_metra_mrn": "metra --env qmkernels/PointArena-v0 --head mrn",
     "arena_metra_iqe": "metra --env qmkernels/PointArena-v0 --head iqe",
