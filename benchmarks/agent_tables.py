@@ -78,12 +78,14 @@ def seeds_of(folder: Path) -> list[dict]:
 def experiment_row(seeds: list[dict], shown: list[str]) -> str:
     first = seeds[0]
     method, _, env, *options = re.sub(r" --seed \d+", "", first["command"]).split()[2:]
-    # A dataset is collected before the first update; online the buffer's steps are counted.
+    # A dataset is collected before the first update, or given; online the buffer's steps are counted.
     collected = first["settings"]["collect_steps"] * first["settings"]["action_repeat"]
-    steps = collected if first["settings"]["offline"] else first["environment_steps"]
+    steps = f"{collected if first['settings']['offline'] else first['environment_steps']:,}"
+    if first["settings"].get("dataset"):
+        steps = "those of the dataset"
     cells = [
         env, f"`{' '.join([method, *options])}`", *(result(seeds, key) for key in shown), f"{first['step']:,}",
-        f"{steps:,}", f"{statistics.mean(seed['seconds'] for seed in seeds) / 60:.1f}",
+        steps, f"{statistics.mean(seed['seconds'] for seed in seeds) / 60:.1f}",
         ", ".join(str(seed["settings"]["seed"]) for seed in seeds), first["commit"],
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

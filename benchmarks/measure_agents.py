@@ -4,7 +4,8 @@
 
 Needs ``pip install ".[robotics,dm_control,minigrid]"``. Every run is a command that anyone can give; its metrics.json
 is kept with that command and the commit, and the first seed's figure beside it. A killed measurement resumes where
-it was. benchmarks/tables.py makes the tables of the results.
+it was. benchmarks/tables.py makes the tables of the results. The teleport maze's agents share one dataset, which
+benchmarks/make_navigate_data.py makes before their first run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from comparison import HERE, commit
 
 from qmkernels.info import cpu_model
 
+# Agents in OGBench's teleport maze learn from one dataset, whatever their seed, as in OGBench: only agents differ.
+NAVIGATE_DATA = Path("runs/pointmaze-teleport-navigate.npz")
+# Updates below are what a core does in the same time, about 100 seconds where nothing else runs on it.
+TELEPORT = (
+    f"--env pointmaze-teleport-v0 --dataset {NAVIGATE_DATA} --action-repeat 1 --evaluation-interval 20000 "
+    "--evaluation-episodes 10 --agent.fourier-features 32 --agent.actor-learning-rate 1e-3"
+)
 # Name of the folder to the method and the command's options.
 EXPERIMENTS = {
     "umaze_qrl": "qrl --env PointMaze_UMaze-v3 --steps 1500",
@@ -36,9 +44,12 @@ EXPERIMENTS = {
     "umaze_crl": "crl --env PointMaze_UMaze-v3",
     "umaze_ddpg_her": "ddpg_her --env PointMaze_UMaze-v3",
     "umaze_ddpg_her_iqe": "ddpg_her --env PointMaze_UMaze-v3 --agent.critic iqe",
-    "teleport_tmd": "tmd --env pointmaze-teleport-v0 --steps 5000 --evaluation-episodes 20",
-    "teleport_qrl": "qrl --env pointmaze-teleport-v0 --steps 5000 --evaluation-episodes 20",
-    "teleport_gcbc": "gcbc --env pointmaze-teleport-v0 --steps 5000 --evaluation-episodes 20",
+    "teleport_tmd": f"tmd {TELEPORT} --steps 5000 --agent.num-critics 1 --agent.critic-sizes 256 "
+    "--agent.latent-size 64 --agent.critic-learning-rate 1e-3 --agent.behaviour-cloning-weight 0.01",
+    "teleport_qrl": f"qrl {TELEPORT} --preset maze --steps 3800 --agent.num-critics 1 --agent.softplus-beta 0.02 "
+    "--agent.softplus-offset 250 --agent.critic-learning-rate 1e-3",
+    "teleport_gcbc": f"gcbc {TELEPORT} --steps 8000 --batch-size 1024 --actor-goals.geometric 1 "
+    "--actor-goals.uniform 0",
     "arena_metra": "metra --env qmkernels/PointArena-v0",
     "arena_metra_mrn": "metra --env qmkernels/PointArena-v0 --head mrn",
     "arena_metra_iqe": "metra --env qmkernels/PointArena-v0 --head iqe",
@@ -65,7 +76,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "agents", help="folder of what is kept")
     options = parser.parse_args()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for name in (name for name in EXPERIMENTS if options.only in name):
+    names = [name for name in EXPERIMENTS if options.only in name]
+    if any(TELEPORT in EXPERIMENTS[name] for name in names) and not NAVIGATE_DATA.exists():
+        subprocess.run([sys.executable, HERE / "make_navigate_data.py", "--out", NAVIGATE_DATA], check=True)
+    for name in names:
         for seed in options.seeds:
             arguments = ["train", *shlex.split(EXPERIMENTS[name]), "--seed", str(seed)]
             folder = options.runs / f"{name}_{seed}"

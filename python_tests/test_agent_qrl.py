@@ -186,19 +186,3 @@ def test_fourier_features_are_sines_and_cosines_of_each_place():
     drawn = FourierFeatures((0,), 2, 999, (1.0, 100.0)).directions
     slow, fast = drawn[:, :333].std().item(), drawn[:, -333:].std().item()
     assert fast / slow == pytest.approx(100 ** (2 / 3), rel=0.2)
-
-
-@pytest.mark.parametrize("goal_size", [None, 2])
-def test_fourier_features_tell_near_places_apart(goal_size):
-    near = torch.zeros(5, 4), torch.full((5, 4), 0.05)[:, :goal_size]
-    smooth, sharp = (
-        agent_of(QRLConfig.online(**SMALL, fourier_features=16, fourier_frequencies=frequencies), goal_size=goal_size)
-        for frequencies in ((1e-3, 1e-3), (40.0, 40.0))
-    )
-    changes = [
-        (agent.distance(near[0] + 0.05, near[1]) - agent.distance(near[0], near[1])).abs().mean()
-        for agent in (smooth, sharp)
-    ]
-    assert changes[1] > 3 * changes[0]
-    with pytest.raises(ValueError, match="fourier_inputs must be at most"):
-        agent_of(QRLConfig.online(**SMALL, fourier_features=16, fourier_inputs=5), goal_size=goal_size)

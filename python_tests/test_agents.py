@@ -265,3 +265,28 @@ def wrong_values(case: Case) -> list[Any]:
 def test_a_wrong_setting_is_named(config, name, value):
     with pytest.raises(ValueError, match=f"{config.__name__}: {name} must be "):
         config(**{name: value})
+
+
+@pytest.mark.parametrize("goal_size", [None, 2])
+@pytest.mark.parametrize("method", ["gcbc", "qrl", "tmd"])
+def test_fourier_features_tell_near_places_apart(method, goal_size):
+    case = next(case for case in CASES if case.name == method)
+    goal = torch.full((5, OBSERVATION_SIZE), 0.05)[:, :goal_size]
+
+    def change(agent: Any) -> list[torch.Tensor]:
+        """How much the actor's first layer, and the distance, change by a small step in every coordinate."""
+        states = torch.zeros(5, OBSERVATION_SIZE), torch.full((5, OBSERVATION_SIZE), 0.05)
+        here, there = ([agent.actor.network[:2](torch.cat([state, goal], dim=1))] for state in states)
+        if hasattr(agent, "distance"):
+            here, there = (
+                [*seen, agent.distance(state, goal)] for seen, state in zip((here, there), states, strict=True)
+            )
+        return [(after - before).abs().mean() for before, after in zip(here, there, strict=True)]
+
+    smooth, sharp = (
+        change(case.make(changes={"fourier_features": 16, "fourier_frequencies": both}, goal_size=goal_size))
+        for both in ((1e-3, 1e-3), (40.0, 40.0))
+    )
+    assert all(after > 3 * before for before, after in zip(smooth, sharp, strict=True))
+    with pytest.raises(ValueError, match="fourier_inputs must be at most"):
+        case.make(changes={"fourier_features": 16, "fourier_inputs": 5}, goal_size=goal_size)

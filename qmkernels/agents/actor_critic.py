@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import optimisation
 from .goal_agent import GoalAgent
-from .networks import multilayer_perceptron
+from .networks import FourierFeatures, multilayer_perceptron
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -48,23 +48,35 @@ class ActorCritic(GoalAgent):
 class Embeddings(nn.Module):
     """Ensembles of phi(state, action) and psi(goal), and the head that compares them.
 
-    ``sizes``: the hidden layers (GELU, then a layer norm), and last the size of the embeddings.
+    ``sizes``: the hidden layers (GELU, then a layer norm), and last the size of the embeddings. ``features``: of the
+    places in states and goals, for all members.
     """
 
     def __init__(
-        self, state_size: int, action_size: int, goal_size: int, sizes: Iterable[int], num: int, head: nn.Module
+        self,
+        state_size: int,
+        action_size: int,
+        goal_size: int,
+        sizes: Iterable[int],
+        num: int,
+        head: nn.Module,
+        features: FourierFeatures | None = None,
     ) -> None:
         super().__init__()
         sizes, layers = tuple(sizes), dict(activation=nn.GELU, normalise=True)
+        self.features = features if features and features.count else nn.Identity()
+        added = features.added if features else 0
+        state_size, goal_size = state_size + added, goal_size + added
         self.phis = nn.ModuleList(multilayer_perceptron(state_size + action_size, *sizes, **layers) for _ in range(num))
         self.psis = nn.ModuleList(multilayer_perceptron(goal_size, *sizes, **layers) for _ in range(num))
         self.head = head
 
     def phi(self, state: Tensor, action: Tensor) -> Tensor:
         """Embeds (..., state_size) and (..., action_size), with equal leading sizes, as (num, ..., sizes[-1])."""
-        rows = torch.cat([state, action.to(state.dtype)], dim=-1)
+        rows = torch.cat([self.features(state), action.to(state.dtype)], dim=-1)
         return torch.stack([member(rows) for member in self.phis])
 
     def psi(self, goal: Tensor) -> Tensor:
         """Embeds (..., goal_size) as (num, ..., sizes[-1])."""
-        return torch.stack([member(goal) for member in self.psis])
+        rows = self.features(goal)
+        return torch.stack([member(rows) for member in self.psis])

@@ -23,10 +23,13 @@ class GCBCConfig:
     """The defaults are `published`, in OGBench's numbers."""
 
     actor_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of the actor: GELU
+    fourier_features: int = 0  # sines, and as many cosines, of each place; the paper has none
+    fourier_inputs: int = 2  # leading values of an observation, and of a goal, that are its place
+    fourier_frequencies: tuple[float, float] = (0.5, 12.0)  # lowest and highest, in radians per standardised unit
     actor_learning_rate: float = 3e-4  # Adam's, without weight decay
 
     def __post_init__(self) -> None:
-        checks.check_config(self)
+        checks.check_config(self, at_least_zero=("fourier_features",))
 
     @classmethod
     def published(cls, **changes: Any) -> GCBCConfig:
@@ -65,7 +68,7 @@ class GCBC(GoalAgent):
     config_class: ClassVar = GCBCConfig
 
     def make_networks(self) -> None:
-        self.actor = self.make_actor(activation=nn.GELU)
+        self.actor = self.make_actor(features=self.actor_features(), activation=nn.GELU)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Returns minus the mean log-density of the data's actions, and the mean absolute error of the mode."""

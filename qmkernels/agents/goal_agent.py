@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from . import checks, optimisation
 from .goal_actor import Actor, Policy
-from .networks import Standardise
+from .networks import FourierFeatures, Standardise
 from .trained import TrainedAgent
 
 
@@ -50,6 +50,21 @@ class GoalAgent(TrainedAgent):
     def make_actor(self, **options: Any) -> Actor:
         """Makes an actor with the configuration's ``actor_sizes``; ``options``: arguments of `Actor`."""
         return Actor(self.actor_input_size, self.action_low, self.action_high, self.config.actor_sizes, **options)
+
+    def critic_features(self) -> FourierFeatures:
+        """Draws the features of the places in a critic's input row, by the configuration's ``fourier_...``."""
+        return self._features((0,) if self.goal_size is None else (0, self.observation_size))
+
+    def actor_features(self) -> FourierFeatures:
+        """Draws the features of the two places in the actor's input row."""
+        return self._features((0, self.observation_size))
+
+    def _features(self, starts: tuple[int, ...]) -> FourierFeatures:
+        config, sizes = self.config, (self.observation_size, self.goal_size or self.observation_size)
+        if config.fourier_features and config.fourier_inputs > min(sizes):
+            name = type(self).__name__
+            raise ValueError(f"{name}: fourier_inputs must be at most {min(sizes)}, got {config.fourier_inputs}.")
+        return FourierFeatures(starts, config.fourier_inputs, config.fourier_features, config.fourier_frequencies)
 
     def standardise(self, observation: Tensor, goal: Tensor | None = None) -> None:
         """Standardises the networks' observations and goals by the mean and deviation of these rows.

@@ -158,23 +158,16 @@ class QRL(GoalAgent):
     def make_networks(self, head: Callable[[int], nn.Module] | None = None, compile: bool = False) -> None:
         config = self.config
         make_head = head or (lambda size: IQE(size, config.dim_per_component))
-        places = (0,) if self.goal_size is None else (0, self.observation_size)
         self.critics = nn.ModuleList(
-            Critic(self.input_size, self.action_size, config, make_head(config.embedding_size), self._features(places))
+            Critic(self.input_size, self.action_size, config, make_head(config.embedding_size), self.critic_features())
             for _ in range(config.num_critics)
         )
         if not self.discrete:
-            self.actor = self.make_actor(features=self._features((0, self.observation_size)))
+            self.actor = self.make_actor(features=self.actor_features())
             self.actor.raw_entropy_weight = nn.Parameter(torch.zeros(()))
             self.target_entropy = -float((self.action_high - self.action_low).sum()) / 2
         through = torch.compile if compile else lambda loss: loss
         self._critic_loss, self._actor_loss = through(self.critic_loss), through(self.actor_loss)
-
-    def _features(self, starts: tuple[int, ...]) -> FourierFeatures:
-        config, sizes = self.config, (self.observation_size, self.goal_size or self.observation_size)
-        if config.fourier_features and config.fourier_inputs > min(sizes):
-            raise ValueError(f"QRL: fourier_inputs must be at most {min(sizes)}, got {config.fourier_inputs}.")
-        return FourierFeatures(starts, config.fourier_inputs, config.fourier_features, config.fourier_frequencies)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         config, multipliers = self.config, [critic.raw_multiplier for critic in self.critics]

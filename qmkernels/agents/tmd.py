@@ -30,6 +30,9 @@ class TMDConfig:
     critic_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of phi and psi: GELU, then a layer norm
     actor_sizes: tuple[int, ...] = (512, 512, 512)  # hidden layers of the actor: GELU
     latent_size: int = 512  # of phi and psi, which the head compares
+    fourier_features: int = 0  # sines, and as many cosines, of each place, for phi, psi, actor; not the paper's
+    fourier_inputs: int = 2  # leading values of an observation, and of a goal, that are its place
+    fourier_frequencies: tuple[float, float] = (0.5, 12.0)  # lowest and highest, in radians per standardised unit
     num_components: int = 8  # of the metric residual network; unused by other heads
     num_critics: int = 2  # members of the ensembles; the actor follows their largest distance
 
@@ -44,7 +47,7 @@ class TMDConfig:
     actor_learning_rate: float = 3e-4  # of the actor
 
     def __post_init__(self) -> None:
-        free = ("zeta", "diagonal_weight", "behaviour_cloning_weight")
+        free = ("zeta", "diagonal_weight", "behaviour_cloning_weight", "fourier_features")
         checks.check_config(self, at_least_zero=free)
         if self.discount > 1:
             raise ValueError(f"TMDConfig: discount must be at most 1, got {self.discount}.")
@@ -102,9 +105,9 @@ class TMD(ActorCritic):
         make_head = head or (lambda size: LatentMRN(size, config.num_components, preset="tmd"))
         self.critic = Embeddings(
             self.input_size, self.action_size, self.input_size, (*config.critic_sizes, config.latent_size),
-            config.num_critics, make_head(config.latent_size),
+            config.num_critics, make_head(config.latent_size), self.critic_features(),
         )  # fmt: skip
-        self.actor = self.make_actor(unit=True, activation=nn.GELU)
+        self.actor = self.make_actor(unit=True, features=self.actor_features(), activation=nn.GELU)
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Returns the mean of the members' losses and `tmd_critic`'s other fields."""
