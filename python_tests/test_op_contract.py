@@ -13,7 +13,7 @@ from op_cases import CASES, every
 from torch.autograd import gradcheck, gradgradcheck
 
 from qmkernels.backends import dispatch
-from qmkernels.ops import autograd
+from qmkernels.ops import row_blocks
 
 # Small enough for numerical derivatives by every value, and for a loop over samples.
 SMALL = {"rows": 3, "size": 3}
@@ -103,7 +103,7 @@ def test_derivatives_of_pairs_are_the_same_by_blocks_of_rows(case, monkeypatch):
         return tangent, *second, *mixed
 
     at_once = derivatives()
-    monkeypatch.setattr(autograd, "_VALUES_AT_ONCE", 1)
+    monkeypatch.setattr(row_blocks, "VALUES_AT_ONCE", 1)
     torch.testing.assert_close(derivatives(), at_once)
 
 
