@@ -148,12 +148,13 @@ def check_compiled(case, compiler, all_rows):
         )
 
 
-# Rows of one op and kind differ in settings, constants of a graph; losses and ensembles have code of their own.
+# Rows of one op and kind differ in settings, constants of a graph; losses, ensembles and results that are not reduced
+# have code of their own.
 OF_OTHER_CODE = [
     case
     for case in CASES
     if case.kind == "loss"
-    or "ensemble" in case.name
+    or case.name.endswith(("-ensemble", "-none"))
     or case is next(each for each in CASES if (each.op, each.kind) == (case.op, case.kind))
 ]
 
