@@ -1,7 +1,7 @@
-"""Compiles files of Triton kernels for one target, without a GPU: python compile_triton.py cuda:90:32 fp32 iqe mrn.
+"""Compiles files of Triton kernels for one target, without a GPU: python compile_triton.py cuda:90:32 fp32 all iqe mrn.
 
 It is a separate program because triton must not run under its interpreter here. It compiles each file's ``launches``,
-which cover every kernel at least once, and prints one line per kernel.
+which cover every kernel at least once, all of them or the first of each kernel, and prints one line per launch.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ def compile_kernel(kernel: triton.JITFunction, arguments: dict, target: GPUTarge
     triton.compile(ASTSource(kernel, types, constants, multiples), target=target, options=options)
 
 
-def compile_file(file: str, target: GPUTarget, dtype: torch.dtype) -> None:
+def compile_file(file: str, target: GPUTarget, dtype: torch.dtype, which: str) -> None:
     module = importlib.import_module(f"qmkernels.backends.triton.{file}")
     missing = {value for name, value in vars(module).items() if name.endswith("_kernel")}
     for kernel, arguments in module.launches(dtype):
+        if which == "first" and kernel not in missing:
+            continue
         compile_kernel(kernel, arguments, target, dtype)
         print(f"{file}: compiled {kernel.__name__}", flush=True)
         missing.discard(kernel)
@@ -46,11 +48,11 @@ def compile_file(file: str, target: GPUTarget, dtype: torch.dtype) -> None:
         sys.exit(f"{file}.launches leaves out {', '.join(kernel.__name__ for kernel in missing)}")
 
 
-def main(target: str, dtype: str, *files: str) -> None:
+def main(target: str, dtype: str, which: str, *files: str) -> None:
     backend, arch, warp_size = target.split(":")
     gpu = GPUTarget(backend, int(arch) if arch.isdigit() else arch, int(warp_size))
     for file in files:
-        compile_file(file, gpu, DTYPES[dtype])
+        compile_file(file, gpu, DTYPES[dtype], which)
 
 
 if __name__ == "__main__":

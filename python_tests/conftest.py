@@ -15,10 +15,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 
-# Each takes a minute or more. xdist would begin with the files of the most tests, and one worker would end alone.
+# Each takes a minute or nearly so. xdist would begin with the files of the most tests, and one worker would end alone.
 FIRST = (
-    "test_cuda_build.py", "test_triton.py", "test_compile_triton.py", "test_op_contract.py", "test_cuda_on_cpu_iqe.py",
-    "test_train_resume.py", "test_agents.py", "test_heads.py", "test_examples.py", "test_sweep.py",
+    "test_triton.py", "test_op_contract.py", "test_triton_iqe.py", "test_cuda_build.py", "test_train_resume.py",
+    "test_agents.py", "test_compile_triton.py", "test_triton_mrn.py", "test_examples.py", "test_fuzz.py",
 )  # fmt: skip
 
 

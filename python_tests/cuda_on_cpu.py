@@ -10,9 +10,12 @@ import importlib.util
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +30,27 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="g++ was not found"
 
 def _scratch(num_bytes: int, device: torch.device) -> torch.Tensor:
     return torch.full((num_bytes,), 0xFF, dtype=torch.uint8, device=device)
+
+
+def _compile(arguments: list[str | Path], **options: Any) -> None:
+    command = [COMPILER, "-std=c++17", "-O1", "-fPIC", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
+    # At most three blocks, so that a block handles several tiles.
+    command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3", "-DQMK_CUDA_ON_CPU"]
+    command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
+    command += [f"-I{CSRC / 'tests' / 'cuda_on_cpu'}", f"-I{sysconfig.get_paths()['include']}"]
+    subprocess.run([*command, *arguments], check=True, **options)
+
+
+_BINDINGS = tempfile.TemporaryDirectory()
+
+
+@cache
+def _bindings_of_any_op() -> list[Path]:
+    """Compiles what knows no op, once for all test files of a process."""
+    folder = Path(_BINDINGS.name)
+    sources = [path for path in (CSRC / "bindings").glob("*.cpp") if path.name != "module.cpp"]
+    _compile(["-c", *sources, CSRC / "call_memory.cpp"], cwd=folder)
+    return list(folder.glob("*.o"))
 
 
 def _build(op: str, heads: tuple[str, ...], folder: Path) -> ModuleType:
@@ -46,13 +70,8 @@ def _build(op: str, heads: tuple[str, ...], folder: Path) -> ModuleType:
             "".join(f'#include "{source}"\n' for source in sources)
             + "namespace qmk::cuda { namespace { CUDA_ON_CPU_DYNAMIC_SHARED } }\n"
         )
-    command = [COMPILER, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
-    # At most three blocks, so that a block handles several tiles.
-    command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3", "-DQMK_CUDA_ON_CPU"]
-    command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
-    command += [f"-I{CSRC / 'tests' / 'cuda_on_cpu'}", f"-I{folder}", f"-I{sysconfig.get_paths()['include']}"]
-    files = [*folder.glob("*.cpp"), *(CSRC / "bindings").glob("*.cpp"), CSRC / "call_memory.cpp"]
-    subprocess.run([*command, *files, "-o", folder / "_core.so"], check=True)
+    sources = [*folder.glob("*.cpp"), CSRC / "bindings" / "module.cpp"]
+    _compile(["-shared", f"-I{folder}", "-o", folder / "_core.so", *sources, *_bindings_of_any_op()])
     spec = importlib.util.spec_from_file_location("_core", folder / "_core.so")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

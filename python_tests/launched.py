@@ -4,8 +4,7 @@
     python python_tests/launched.py accelerate 4
     python python_tests/launched.py fabric 2
 
-Holds what they learn and find to what one process does, and fails where they differ. Without a GPU ``accelerate
-launch`` starts one process; several come from accelerate's launcher for functions.
+Holds what they learn and find to what one process does, and fails where they differ.
 """
 
 import os
@@ -48,26 +47,30 @@ def check(alone: dict[str, torch.Tensor], wrap) -> None:
     print(f"rank {rank} of {count}: equal to one process", flush=True)
 
 
-def accelerated(alone: dict[str, torch.Tensor]) -> None:
-    from accelerate import Accelerator
-
-    check(alone, Accelerator(cpu=True).prepare)
+# What starts a command's processes, this script in each of them.
+COMMANDS = {
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node"),
+    # Without a GPU too: the name means several processes, and Accelerator(cpu=True) connects them by gloo.
+    "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0", "--num_processes"),
+}
 
 
 def main(launcher: str, count: int) -> None:
     torch.set_num_threads(1)
-    if launcher == "torchrun" and "WORLD_SIZE" not in os.environ:
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), __file__]
-        sys.exit(subprocess.run([sys.executable, *command, launcher, str(count)], check=False).returncode)
+    if launcher in COMMANDS and "WORLD_SIZE" not in os.environ:
+        command = [sys.executable, "-m", *COMMANDS[launcher], str(count), __file__, launcher, str(count)]
+        sys.exit(subprocess.run(command, check=False).returncode)
     alone = learned(ring=False)
     if launcher == "torchrun":
         dist.init_process_group("gloo")
         check(alone, torch.nn.parallel.DistributedDataParallel)
         dist.destroy_process_group()
     elif launcher == "accelerate":
-        from accelerate import debug_launcher
+        from accelerate import Accelerator
 
-        debug_launcher(accelerated, args=(alone,), num_processes=count)
+        accelerator = Accelerator(cpu=True)
+        check(alone, accelerator.prepare)
+        accelerator.end_training()
     else:
         from lightning_fabric import Fabric
 

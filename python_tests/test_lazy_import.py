@@ -75,6 +75,22 @@ def test_a_core_loads_where_torch_cannot_be_imported():
     assert done.returncode == 0 and done.stdout == "True\n", done.stderr
 
 
+def test_a_core_without_its_openmp_library_says_what_brings_it():
+    done = run_python(
+        """
+import importlib
+
+def fail(name):
+    raise ImportError("libgomp.so.1: cannot open shared object file: No such file or directory")
+
+importlib.import_module = fail
+from qmkernels import compiled
+"""
+    )
+    assert done.returncode == 0
+    assert "libgomp.so.1: cannot open shared object file" in done.stderr and "Debian's libgomp1" in done.stderr
+
+
 def test_jax_works_where_torch_cannot_be_imported():
     pytest.importorskip("jax", reason="jax is not installed")
     done = run_python(

@@ -1,219 +1,22 @@
-"""The losses: against their formulas written out, fused against composed, streaming against matrix, under torch."""
+"""The losses: against their formulas written out, streaming against matrix, over steps of training."""
 
 import copy
 import math
 
 import pytest
 import torch
+from loss_formulas import BATCH, DIM, LOSSES, SIZE, gradients, head_of, leaves_of, plain_linex, rows, scalar
 from torch.nn import functional
 
 import qmkernels as qm
-from qmkernels.backends import dispatch
 from qmkernels.losses import tiles
 
-BATCH, DIM, SIZE = 6, 12, 4
-
-
-def head_of(kind="iqe", dtype=torch.float64):
-    torch.manual_seed(0)
-    if kind == "iqe":
-        return qm.nn.IQE(DIM, SIZE).to(dtype)
-    if kind == "mrn":
-        return qm.nn.LatentMRN(DIM, preset="tmd", num_components=2).to(dtype)
-    return lambda x, y: qm.iqe(x, y, SIZE, reduction="sum")
-
-
-def rows(count, *shape, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_() for _ in range(count)]
-
-
-def scalar(value=0.3, dtype=torch.float64):
-    return torch.tensor(value, dtype=dtype, requires_grad=True)
-
-
-def clipped_divergence(distance, following, log_discount, clip=3.0):
-    delta = distance - following
-    return torch.where(delta > clip, delta, torch.exp(delta.clamp(max=clip) + log_discount) - distance)
-
-
-# Every loss as a function of leaves: ours, and its formula with a matrix of distances.
-def _qrl_critic(head, x, y, raw, **options):
-    return qm.losses.qrl_critic(head, x, y, raw, **options)
-
-
-def _plain_qrl_critic(head, x, y, raw):
-    to_goal = torch.stack([head(x[i], y[i - 1]) for i in range(len(x))])
-    local = torch.stack([head(x[i], y[i]) for i in range(len(x))])
-    push = torch.log1p(torch.exp(0.1 * (15 - to_goal))).mean() / 0.1
-    excess = (local - 1).clamp(min=0).square().mean() - 0.25**2
-    return push + torch.log1p(raw.exp()) * excess
-
-
-def _matrix(head, x, y):
-    return torch.stack([torch.stack([head(a, b) for b in y]) for a in x])
-
-
-def _plain_contrastive(
-    head, x, y, direction="backward", form="softmax", logsumexp_weight=0.0, smoothing=0.0, near=None, potential=0.0
-):
-    logits = (potential - _matrix(head, x, y)) / math.sqrt(DIM)
-    is_match = torch.eye(*logits.shape, dtype=logits.dtype)
-    if form == "sigmoid":
-        return functional.binary_cross_entropy_with_logits(logits, is_match)
-    left_out = torch.zeros_like(is_match, dtype=torch.bool) if near is None else near & (is_match == 0)
-    others = (~left_out & (is_match == 0)).to(logits.dtype)
-
-    def of_side(logits, is_match, others, left_out):
-        targets = (1 - smoothing) * is_match + smoothing / others.sum(dim=1, keepdim=True).clamp(min=1) * others
-        logits = logits.masked_fill(left_out, -torch.inf)
-        cross_entropy = -(targets * logits.log_softmax(dim=1).masked_fill(left_out, 0.0)).sum(dim=1).mean()
-        return cross_entropy + logsumexp_weight * logits.logsumexp(dim=1).square().mean()
-
-    of_states = logits, is_match, others, left_out
-    of_goals = [matrix[:, : len(x)].T for matrix in of_states]
-    sides = {"backward": [of_goals], "forward": [of_states], "symmetric": [of_states, of_goals]}[direction]
-    return sum(of_side(*side) for side in sides) / len(sides)
-
-
-# Goals 0, 1 and 5, and 3 and 4, are near: of one clip, and within a step.
-CLIP, TIME = torch.tensor([2**40, 2**40, 2**40, -7, -7, 2**40]), torch.tensor([3, 4, 9, 4, 5, 2])
-NEAR = (CLIP[:, None] == CLIP) & ((TIME[:, None] - TIME).abs() <= 1)
-
-
-LOG_DISCOUNT = math.log(0.99)
-
-
-def _plain_linex(head, x, y, following, log_discount=LOG_DISCOUNT):
-    divergence = clipped_divergence(_matrix(head, x, y), _matrix(head, following, y).detach(), log_discount)
-    return 0.5 * divergence.mean() + 0.5 * divergence.diagonal().mean()
-
-
-def _plain_tmd(head, phi, psi, psi_next, psi_goal):
-    action = torch.stack([head(a, b) for a, b in zip(psi, phi, strict=True)]).mean()
-    temporal = _plain_linex(head, phi, psi_goal, psi_next)
-    return _plain_contrastive(head, phi, psi_goal) + action + 0.05 * temporal
-
-
-def _euclidean(x, y):
-    return (x - y).square().sum(dim=-1).sqrt()
-
-
-def _plain_metric(z, z_next, head=_euclidean):
-    distance = _matrix(head, z, z_next)
-    others = ~torch.eye(len(z), dtype=torch.bool)
-    return (distance.diagonal() - 1).square().mean() - torch.log(distance[others] + 1e-6).mean()
-
-
-LOSSES = {
-    "qrl_critic": (2, True, _qrl_critic, _plain_qrl_critic),
-    "dynamics": (
-        2, False,
-        lambda head, x, y: qm.losses.latent_dynamics(head, x, y),
-        lambda head, x, y: 0.5 * (head(x, y).square() + head(y, x).square()).mean(),
-    ),
-    "dynamics, power 1": (
-        2, False,
-        lambda head, x, y: qm.losses.latent_dynamics(head, x, y, power=1),
-        lambda head, x, y: 0.5 * (head(x, y) + head(y, x)).mean(),
-    ),
-    **{
-        f"contrastive {direction}": (
-            2, False,
-            lambda head, x, y, d=direction: qm.losses.contrastive(head, x, y, direction=d, logsumexp_weight=0.1),
-            lambda head, x, y, d=direction: _plain_contrastive(head, x, y, d, logsumexp_weight=0.1),
-        )
-        for direction in ("backward", "forward", "symmetric")
-    },
-    "contrastive smoothed": (
-        2, False,
-        lambda head, x, y: qm.losses.contrastive(head, x, y, direction="symmetric", label_smoothing=0.1),
-        lambda head, x, y: _plain_contrastive(head, x, y, "symmetric", smoothing=0.1),
-    ),
-    **{
-        f"contrastive {direction} without near goals": (
-            2, False,
-            lambda head, x, y, d=direction: qm.losses.contrastive(
-                head, x, y, direction=d, label_smoothing=0.1, logsumexp_weight=0.1, exclude=(CLIP, TIME, 1)
-            ),
-            lambda head, x, y, d=direction: _plain_contrastive(head, x, y, d, "softmax", 0.1, 0.1, NEAR),
-        )
-        for direction in ("backward", "symmetric")
-    },
-    "contrastive with CMD's potential": (
-        2, False,
-        lambda head, x, y: qm.losses.contrastive(
-            head, x, y, direction="forward", logsumexp_weight=0.01, potential=y.square().sum(dim=-1)
-        ),
-        lambda head, x, y: _plain_contrastive(head, x, y, "forward", "softmax", 0.01, potential=y.square().sum(dim=-1)),
-    ),
-    "contrastive sigmoid": (
-        2, False,
-        lambda head, x, y: qm.losses.contrastive(head, x, y, form="sigmoid"),
-        lambda head, x, y: _plain_contrastive(head, x, y, form="sigmoid"),
-    ),
-    "linex": (
-        3, False,
-        lambda head, x, y, n: qm.losses.linex(head, x, y, n, log_discount=LOG_DISCOUNT),
-        _plain_linex,
-    ),
-    "tmd": (4, False, qm.losses.tmd_critic, _plain_tmd),
-    "tmd, MQE's invariance": (
-        4, False,
-        lambda head, *embeddings: qm.losses.tmd_critic(head, *embeddings, invariance="exp_squared"),
-        lambda head, phi, psi, *others: _plain_tmd(head, phi, psi, *others)
-        + ((-head(psi, phi)).exp() - 1).square().mean() - head(psi, phi).mean(),
-    ),
-    "metra": (
-        3, True,
-        lambda head, x, y, z, raw: qm.losses.metra(x, y, z, raw),
-        lambda head, x, y, z, raw: (
-            -((y - x) * z).sum(dim=-1).mean()
-            - raw.detach().exp() * (1 - (y - x).square().sum(dim=-1)).clamp(max=1e-3).mean()
-            + raw * (1 - (y - x).square().sum(dim=-1)).clamp(max=1e-3).mean().detach()
-        ),
-    ),
-    "metra with a head": (
-        3, True,
-        lambda head, x, y, z, raw: qm.losses.metra(x, y, z, raw, head=head),
-        lambda head, x, y, z, raw: (
-            -((y - x) * z).sum(dim=-1).mean()
-            - raw.detach().exp() * (1 - head(x, y).square()).clamp(max=1e-3).mean()
-            + raw * (1 - head(x, y).square()).clamp(max=1e-3).mean().detach()
-        ),
-    ),
-    "metric": (
-        2, False, lambda head, x, y: qm.losses.metric_contrastive(x, y), lambda head, x, y: _plain_metric(x, y)
-    ),
-    "coulomb": (
-        1, False,
-        lambda head, z: qm.losses.coulomb_repulsion(head, z, eps=0.2),
-        lambda head, z: (1 / (_matrix(head, z, z)[~torch.eye(len(z), dtype=torch.bool)] + 0.2)).mean(),
-    ),
-    "metric with a head": (
-        2, False,
-        lambda head, x, y: qm.losses.metric_contrastive(x, y, head=head),
-        lambda head, x, y: _plain_metric(x, y, head),
-    ),
-}  # fmt: skip
 STREAMED = ("contrastive", "linex", "tmd", "metric", "metric with a head", "coulomb")
-
-
-def leaves_of(name, dtype=torch.float64, seed=0):
-    count, with_multiplier, *_ = LOSSES[name]
-    return [*rows(count, BATCH, DIM, dtype=dtype, seed=seed), *([scalar(dtype=dtype)] if with_multiplier else [])]
 
 
 @pytest.fixture(params=LOSSES)
 def name(request):
     return request.param
-
-
-def gradients(loss, leaves, head):
-    """Returns the gradients by the leaves and the head's parameters; zeros where there is none."""
-    inputs = [*leaves, *(head.parameters() if isinstance(head, torch.nn.Module) else ())]
-    grads = torch.autograd.grad(loss, inputs, allow_unused=True)
-    return [torch.zeros_like(tensor) if grad is None else grad for tensor, grad in zip(inputs, grads, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["iqe", "mrn", "function"])
@@ -260,43 +63,6 @@ def test_an_ensemble_is_averaged(name):
     members = [LOSSES[name][2](head, *(leaf[i] for leaf in twice[:count]), *leaves[count:]).loss for i in range(2)]
     if name != "metra" and not name.startswith("temporal"):
         torch.testing.assert_close(LOSSES[name][2](head, *twice).loss, sum(members) / 2)
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("direction", ["forward", "symmetric"])
-def test_a_queue_of_goals_is_negatives_alone(direction, streaming, backend):
-    """Goals 4 and 5 have no state; 5 is near 0 and 1, unless the queue has a clip of its own."""
-    head, (x, y) = head_of(), rows(2, BATCH, DIM)
-    x = x[:4].detach().requires_grad_()
-    of_queue = torch.where(torch.arange(BATCH) < 4, CLIP, -1)
-    for clip, near in ((CLIP, NEAR), (of_queue, (of_queue[:, None] == of_queue) & NEAR)):
-        ours = qm.losses.contrastive(
-            head, x, y, direction=direction, label_smoothing=0.1, exclude=(clip, TIME, 1), streaming=streaming
-        )
-        plain = _plain_contrastive(head, x, y, direction, smoothing=0.1, near=near[:4])
-        torch.testing.assert_close(ours.loss, plain)
-        torch.testing.assert_close(gradients(ours.loss, [x, y], head), gradients(plain, [x, y], head))
-
-
-def test_goals_near_a_match_count_in_no_diagnostic(backend):
-    (x, y), results = rows(2, BATCH, DIM), []
-    for streaming in (False, True):
-        results.append(qm.losses.contrastive(head_of(), x, y, direction="forward", exclude=(CLIP, TIME, 1),
-                                             streaming=streaming))  # fmt: skip
-    logits = -_matrix(head_of(), x, y).detach() / math.sqrt(DIM)
-    kept = ~NEAR | torch.eye(BATCH, dtype=torch.bool)
-    negative = logits[~NEAR].mean()
-    accuracy = (logits.diagonal() >= logits.masked_fill(~kept, -torch.inf).amax(dim=1)).double().mean()
-    for result in results:
-        torch.testing.assert_close((result.negative, result.accuracy), (negative, accuracy))
-
-
-def test_a_whole_clip_is_excluded_by_one_time():
-    """A state whose goal has all others near it has no negative, and a loss of 0."""
-    x, y = rows(2, BATCH, DIM)
-    time = torch.zeros(BATCH, dtype=torch.int32)
-    result = qm.losses.contrastive(head_of(), x, y, label_smoothing=0.2, exclude=(time.int(), time, 10**6))
-    torch.testing.assert_close(torch.stack(result)[[0, 2, 4]], torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
 
 
 def test_qrl_options_are_those_of_their_formulas(backend):
@@ -405,21 +171,6 @@ def test_two_hundred_steps_of_quantised_temporal_consistency_follow_the_plain_cu
     assert curves[0][-50:].mean() < curves[0][:50].mean()
 
 
-def test_streaming_memory_is_that_of_a_tile_not_of_the_matrix():
-    if reason := dispatch.why_not("cpu", "mrn", "cpu"):
-        pytest.skip(reason)
-    head = qm.nn.LatentMRN(64, preset="tmd")
-    x, y = rows(2, 8192, 64, dtype=torch.float32)  # the matrix: 256 MiB, and the plain loss holds several of its size
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        qm.losses.contrastive(head, x, y, streaming=True).loss.backward()
-    held = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    assert peak < 256 * 2**20
-
-
 def test_temporal_consistency_is_its_formula_and_masks():
     predicted, target = rows(2, 5, BATCH, DIM)
     mask = (torch.rand(5, BATCH) > 0.3).double()
@@ -448,19 +199,7 @@ def test_linex_takes_one_discount_per_row():
     head, (x, y, n) = head_of(), rows(3, BATCH, DIM)
     log_discount = torch.linspace(-0.5, -0.01, BATCH, dtype=torch.float64)
     ours = qm.losses.linex(head, x, y, n, log_discount=log_discount).loss
-    torch.testing.assert_close(ours, _plain_linex(head, x, y, n, log_discount[:, None]))
-
-
-def test_part_of_the_batch_with_an_offset_is_its_share_of_the_whole():
-    head, (x, y) = head_of(), rows(2, BATCH, DIM)
-    whole = qm.losses.contrastive(head, x, y, direction="forward").loss
-    parts = [
-        qm.losses.contrastive(head, x[i : i + 3], y, direction="forward", offset=i).loss for i in range(0, BATCH, 3)
-    ]
-    torch.testing.assert_close(sum(parts) / 2, whole)
-
-
-NAN = torch.full((), torch.nan)
+    torch.testing.assert_close(ours, plain_linex(head, x, y, n, log_discount[:, None]))
 
 
 def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
@@ -483,33 +222,9 @@ def test_a_multiplier_that_is_not_finite_gives_a_loss_that_is_not():
         (lambda h, x: qm.losses.qrl_critic(h, x[:, :8], x[:, :8], scalar()), ValueError, "last size input_size=12"),
         (lambda h, x: qm.losses.qrl_critic(qm.nn.IQE(DIM, SIZE, discount=0.9), x, x, scalar()), ValueError, "discount"),
         (lambda h, x: qm.losses.latent_dynamics(h, x, x, power=3), ValueError, "power must be 1 or 2"),
-        (lambda h, x: qm.losses.contrastive(h, x, x, direction="both"), ValueError, "direction must be one of"),
-        (
-            lambda h, x: qm.losses.contrastive(h, x, x, label_smoothing=1.0),
-            ValueError,
-            r"must be in \[0, 1\).* got 1.0",
-        ),
-        *(
-            (lambda h, x, options=options: qm.losses.contrastive(h, x, x, **options), error, message)
-            for options, error, message in (
-                ({"exclude": (CLIP, TIME, -1)}, ValueError, "window of exclude must be 0 to .* got -1"),
-                ({"exclude": (CLIP, TIME, 2**31)}, ValueError, "window of exclude must be 0 to .* the same time"),
-                ({"exclude": (CLIP, TIME, 1.5)}, TypeError, "window of exclude must be a whole number, got float"),
-                ({"exclude": (CLIP, TIME.double(), 1)}, TypeError, "time of exclude must be an integer tensor"),
-                ({"exclude": (CLIP[:4], TIME, 1)}, ValueError, "clip of exclude must be a number or one per row"),
-                ({"exclude": (CLIP, TIME.to("meta"), 1)}, RuntimeError, "time of exclude must be on cpu"),
-                ({"exclude": (CLIP, TIME, 1), "form": "sigmoid"}, ValueError, "exclude must be None"),
-                ({"potential": torch.ones(BATCH - 1)}, ValueError, "potential must be a number or one per row"),
-                ({"potential": CLIP}, TypeError, "potential must be float64"),
-                ({"potential": torch.ones(BATCH, device="meta")}, RuntimeError, "potential must be on cpu"),
-            )
-        ),
         (lambda h, x: qm.losses.coulomb_repulsion(h, x, eps=0), ValueError, "eps must be positive and finite, got 0.0"),
         (lambda h, x: qm.losses.coulomb_repulsion(h, x[0]), ValueError, r"points must be \(\.\.\., B, D\)"),
         (lambda h, x: qm.losses.tmd_critic(h, x, x, x, x, invariance="exp"), ValueError, "invariance must be one of"),
-        (lambda h, x: qm.losses.contrastive(h, x, x, offset=2), ValueError, "must have the matches of x"),
-        (lambda h, x: qm.losses.contrastive(h, x[None], x), ValueError, "may differ only"),
-        (lambda h, x: qm.losses.contrastive(h, x, x.float()), TypeError, "same dtype"),
         (lambda h, x: qm.losses.linex(h, x, x, x, log_discount=torch.ones(4)), ValueError, "log_discount must be"),
         (lambda h, x: qm.losses.tmd_critic(h, x, x, x[:3], x), ValueError, "same shape"),
         (lambda h, x: qm.losses.tmd_critic(h, x[None], x[None], x[None], x), ValueError, "may differ only"),

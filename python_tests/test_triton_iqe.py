@@ -16,7 +16,14 @@ kernels = import_kernels("iqe")
 pairwise_kernels = import_kernels("iqe_pairwise")
 pytestmark = interpreted
 
-DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 33, 64)
+# Every reduction in both dtypes at one size, and at the others one of each kind that the kernels distinguish: lengths
+# depend on the size, what is made of them does not.
+CASES = [(8, reduction, dtype) for reduction in REDUCTIONS for dtype in DTYPES]
+CASES += [
+    (dim_per_component, reduction, dtype)
+    for dim_per_component in (1, 4, 5, 16, 33, 64)
+    for reduction, dtype in (("none", torch.float32), ("maxmean", torch.float32), ("sum", torch.float64))
+]
 
 
 def _max_weight(dtype: torch.dtype) -> torch.Tensor:
@@ -24,18 +31,14 @@ def _max_weight(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("keep", (False, True))
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+@pytest.mark.parametrize("dim_per_component, reduction, dtype", CASES)
 def test_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
     x, y = points(7, size=3 * dim_per_component, dtype=dtype)
     arguments = x, y, _max_weight(dtype), dim_per_component, reduction, "sigmoid", keep
     assert_alike(kernels.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+@pytest.mark.parametrize("dim_per_component, reduction, dtype", CASES)
 def test_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = points(8, size=3 * dim_per_component, dtype=dtype)
     iqe_gradients.check_rows(kernels, x, y, dim_per_component, reduction)
@@ -54,18 +57,14 @@ def test_rows_in_half_precision_give_the_numbers_of_float32(dim_per_component, d
 
 
 @pytest.mark.parametrize("keep", (False, True))
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+@pytest.mark.parametrize("dim_per_component, reduction, dtype", CASES)
 def test_pairwise_forward_returns_what_the_reference_returns(dim_per_component, reduction, dtype, keep):
     x, y = pair_points(5, 7, 3 * dim_per_component, dtype)
     arguments = x, y, _max_weight(dtype), dim_per_component, reduction, "sigmoid", keep
     assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("dim_per_component", DIM_PER_COMPONENT)
+@pytest.mark.parametrize("dim_per_component, reduction, dtype", CASES)
 def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, reduction, dtype):
     x, y = pair_points(5, 7, 3 * dim_per_component, dtype)
     iqe_gradients.check_pairs(kernels, x, y, dim_per_component, reduction)

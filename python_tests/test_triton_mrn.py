@@ -48,8 +48,10 @@ def test_rows_are_those_of_the_reference(name, size, dtype):
     _rows_agree(*points(7, size=form.num_components * size, dtype=dtype), form)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", (1, 5, 16))
+# In float64 at one size: what a form does with a dtype does not depend on the size.
+@pytest.mark.parametrize(
+    "size, dtype", [(1, torch.float32), (5, torch.float32), (5, torch.float64), (16, torch.float32)]
+)
 @pytest.mark.parametrize("name", FORMS)
 def test_pairs_are_those_of_the_reference(name, size, dtype):
     form = FORMS[name]

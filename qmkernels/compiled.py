@@ -20,4 +20,6 @@ except ImportError as error:
         )
     else:
         failure = f"the compiled core failed to load: {error}"
+        if "libgomp" in str(error):
+            failure += ". Import torch first, which brings this library, or install the system's (Debian's libgomp1)"
     warnings.warn(f"qmkernels: {failure}. Ops run on the slower reference backend.", stacklevel=2)

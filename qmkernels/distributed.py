@@ -16,9 +16,17 @@ Slurm, in a batch script with ``#SBATCH --nodes=2 --ntasks-per-node=1``::
     srun torchrun --nnodes $SLURM_NNODES --nproc-per-node 4 --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID \
         --rdzv-endpoint $(scontrol show hostnames $SLURM_JOB_NODELIST | head -1):29500 train.py
 
-Ray, Hugging Face Accelerate, Lightning and Fabric initialise `torch.distributed` themselves: call this in the function
-of Ray Train's ``TorchTrainer(function, scaling_config=ScalingConfig(num_workers=4))``, after ``Accelerator()``, after
-``fabric.launch()``. Without a GPU ``accelerate launch`` starts a single process; ``torchrun`` starts several.
+Hugging Face Accelerate, in a script that begins with ``Accelerator()``; without a GPU that is
+``Accelerator(cpu=True)``, and ``--multi_gpu`` stays, for without it a single process starts::
+
+    accelerate launch --multi_gpu --num_processes 4 train.py
+
+Ray Train, where the function itself finds `torch.distributed` initialised::
+
+    TorchTrainer(function, scaling_config=ScalingConfig(num_workers=4, use_gpu=True)).fit()
+
+Ray actors of your own call ``torch.distributed.init_process_group("gloo", init_method="tcp://FIRST:29500", rank=rank,
+world_size=4)``, with "nccl" on GPUs. Lightning and Fabric initialise it themselves, the latter in ``fabric.launch()``.
 """
 
 from __future__ import annotations

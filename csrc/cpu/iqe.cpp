@@ -7,6 +7,7 @@
 
 #include "iqe_components.h"
 #include "iqe_pairwise.h"
+#include "iqe_pairwise_backward.h"
 #include "max_weight.h"
 #include "parallel.h"
 #include "workspace.h"

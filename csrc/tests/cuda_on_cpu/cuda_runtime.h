@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -62,7 +63,6 @@ struct Fiber {
     ucontext_t context;  // to start it; later switches are jumps, which save two system calls each
     jmp_buf resume;
     bool started = false;
-    std::vector<char> stack;
     dim3 index;
     Barrier* waits_for = nullptr;
     unsigned waits_since = 0;
@@ -82,6 +82,14 @@ struct Block {
 
 inline Block* block = nullptr;
 inline Fiber* fiber = nullptr;
+
+// Stacks stay from launch to launch: to get them anew would take longer than most kernels.
+inline char* stack_of(unsigned thread) {
+    static std::vector<std::unique_ptr<char[]>> stacks;
+    while (stacks.size() <= thread) stacks.emplace_back(new char[stack_bytes]);
+    return stacks[thread].get();
+}
+
 inline uint64_t random_state = 1;
 
 inline uint64_t next_random() {
@@ -268,10 +276,9 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 size
             one.done = one.started = false;
             one.waits_for = nullptr;
             one.copies.clear();
-            one.stack.resize(stack_bytes);
             getcontext(&one.context);
-            one.context.uc_stack.ss_sp = one.stack.data();
-            one.context.uc_stack.ss_size = one.stack.size();
+            one.context.uc_stack.ss_sp = stack_of(t);
+            one.context.uc_stack.ss_size = stack_bytes;
             one.context.uc_link = nullptr;
             makecontext(&one.context, run_fiber, 0);
         }
