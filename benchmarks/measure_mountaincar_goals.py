@@ -1,5 +1,5 @@
 """How well QRL's critic knows MountainCar's distances to single states, not to the flag, and what bounds it: rows in
-benchmarks/results/mountaincar/state_goals.csv, the last seed's distances in state_goals.png beside it.
+benchmarks/results/mountaincar/state_goals.csv, and with ``--figure`` the last seed's distances in a picture.
 
     python benchmarks/measure_mountaincar_goals.py
 
@@ -74,6 +74,7 @@ def main() -> int:
     parser.add_argument("--trajectories", type=int, nargs="+", default=[3000, 20_000])
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "mountaincar" / "state_goals.csv")
+    parser.add_argument("--figure", type=Path, help="picture of the last seed's distances by objective, such as x.png")
     options = parser.parse_args()
     torch.set_num_threads(1)
     grid = Grid(Dynamics.of_gymnasium())
@@ -92,8 +93,8 @@ def main() -> int:
             append_rows(options.out, COLUMNS, "cpu", rows)
             for row in rows:
                 print({name: row.get(name) for name in COLUMNS[-11:]}, flush=True)
-    if set(options.objectives) == set(OBJECTIVES):
-        figure(problem, shown).savefig(options.out.with_suffix(".png"))
+    if options.figure:
+        figure(problem, shown).savefig(options.figure)
     return 0
 
 
@@ -283,8 +284,9 @@ def correlations(found: FloatArray, true: FloatArray) -> list[float]:
 
 
 def figure(problem: Problem, by_name: dict[str, FloatArray]) -> Figure:
-    """Steps to three goals on one colour scale, a column per name; the goals are the quartiles of QRL's Spearman."""
-    by_quality = numpy.argsort(correlations(by_name["qrl"], problem.true))
+    """Steps to three goals on one colour scale, a column per name, the true ones first; the goals are the quartiles of
+    Spearman by the second."""
+    by_quality = numpy.argsort(correlations(list(by_name.values())[1], problem.true))
     shown = by_quality[[len(by_quality) * quartile // 4 for quartile in (1, 2, 3)]]
     grid, reached = problem.grid, numpy.isfinite(problem.true)
     highest = problem.true[shown][reached[shown]].max()
