@@ -170,7 +170,7 @@ MRN_PAIRWISE_FORWARD = Kernel(
     threads=128,
 )
 # csrc/cuda/pair_loss.cu, InfoNCE over rows and columns: a step is a tile, of which a thread has 4 x 4 pairs. Each row
-# takes a maximum and a sum over the warp, six sums that are not 0 go over it, and the first warp adds nine over the
+# takes a maximum and a sum over the warp, eight sums that are not 0 go over it, and the first warp adds eleven over the
 # block. Exponentials: of rows, of columns, and in half of the warps of the columns' 8 parts.
 PAIR_LOSS_FORWARD = Kernel(
     "pair_loss forward, symmetric InfoNCE",
@@ -178,7 +178,10 @@ PAIR_LOSS_FORWARD = Kernel(
     ("pair_loss_forward_kernelIf", "PairKindE3"),
     "MUFU.EX2",
     16,
-    [{"LDG": 16, "SHFL": (4 * 2 + 6 + 9 * (warp == 0)) * 5, "MUFU.EX2": 16 + 16 + 8 * (warp < 4)} for warp in range(8)],
+    [
+        {"LDG": 16, "SHFL": (4 * 2 + 8 + 11 * (warp == 0)) * 5, "MUFU.EX2": 16 + 16 + 8 * (warp < 4)}
+        for warp in range(8)
+    ],
     0,
     "bytes",
     bytes=4,
