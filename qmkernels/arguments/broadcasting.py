@@ -47,7 +47,8 @@ class MatrixPlan:
 
 def _permuted(array: Any, order: tuple[int, ...]) -> Any:
     """Permutes dimensions, which torch calls permute and JAX transpose."""
-    return array.permute(order) if hasattr(array, "permute") else array.transpose(order)
+    # By what only JAX's arrays have: torch.compile of torch 2.6 says that a tensor lacks permute.
+    return array.transpose(order) if hasattr(array, "at") else array.permute(order)
 
 
 def broadcast_sizes(op: str, x: Sequence[int], y: Sequence[int], trailing: int = 1) -> tuple[int, ...]:
