@@ -184,7 +184,8 @@ def pair_loss(
     *_, count, columns = distance.shape
     length = distance.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
     zero = distance.new_zeros(())
-    stats = PairLossStats(*(zero,) * len(PairLossStats._fields))._replace(length=length.detach().mean())
+    stats = dict.fromkeys(PairLossStats._fields, zero)
+    stats["length"] = length.detach().mean()
     row_sums = column_sums = None
     loss = zero
     if settings.kind in (*SOFTMAXES, "sigmoid"):
@@ -196,15 +197,15 @@ def pair_loss(
         else:
             if settings.kind != "backward":
                 sides.append(Softmaxes(positive, *over(logits, -1, near), counts(near, -1, columns)))
-                row_sums = torch.stack(sides[-1][1:3])
+                row_sums = torch.stack([sides[-1].largest, sides[-1].log_sum])
             if settings.kind != "forward":
                 of_matches = None if near is None else near[..., matched]
                 of_column = over(logits[..., matched], -2, of_matches)
                 sides.append(Softmaxes(positive, *of_column, counts(of_matches, -2, count)))
-                column_sums = torch.stack(sides[-1][1:3])
+                column_sums = torch.stack([sides[-1].largest, sides[-1].log_sum])
             term = contrast_of_sides(sides, settings.logsumexp_weight)
         loss = term.loss
-        stats = stats._replace(
+        stats.update(
             contrastive=term.loss.detach(), positive=term.positive, negative=term.negative,
             logsumexp=term.logsumexp, accuracy=term.accuracy,
         )  # fmt: skip
@@ -213,21 +214,21 @@ def pair_loss(
         others = logs.sum(dim=-1) - logs.diagonal(offset=settings.offset, dim1=-2, dim2=-1)
         steps, repulsion = (length - settings.step).square().mean(), -others.mean() / max(1, columns - 1)
         loss = steps + settings.repulsion_weight * repulsion
-        stats = stats._replace(steps=steps.detach(), repulsion=repulsion.detach())
+        stats.update(steps=steps.detach(), repulsion=repulsion.detach())
     elif settings.kind == "coulomb":
         loss, apart = (value.mean() for value in energy(distance, settings.eps, settings.offset))
-        stats = stats._replace(repulsion=loss.detach(), apart=apart)
+        stats.update(repulsion=loss.detach(), apart=apart)
     if after is not None:
         log_discount = settings.log_discount if log_discounts is None else log_discounts.unsqueeze(-1)
         terms = divergence(distance, after.detach(), log_discount, settings.clip)
         everywhere, diagonal = terms.mean(), terms.diagonal(offset=settings.offset, dim1=-2, dim2=-1).mean()
         linex = everywhere + settings.diagonal_weight * (diagonal - everywhere)
         loss = loss + settings.linex_weight * linex
-        stats = stats._replace(
+        stats.update(
             linex=linex.detach(), everywhere=everywhere.detach(), diagonal=diagonal.detach(),
             difference=(distance - after).detach().mean(),
         )  # fmt: skip
-    return loss, stats, row_sums, column_sums
+    return loss, PairLossStats(*stats.values()), row_sums, column_sums
 
 
 def gradient(
