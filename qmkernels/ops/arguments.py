@@ -10,7 +10,7 @@ from torch import Tensor
 from ..arguments.checks import check_embedding_sizes, different_dtypes, wrong_dtype
 from ..backends.native import core
 from ..definitions.dtypes import HALF, compute_dtype
-from .torch_internals import has_plain_tensors, is_plain
+from .torch_internals import has_plain_tensors, is_ordinary
 
 _FLOAT_DTYPES = (torch.float32, torch.float64, *HALF)
 _DENSE = torch.strided
@@ -86,7 +86,7 @@ def constant(value: float, like: Tensor, *shape: int) -> Tensor:
     """Returns a number as a tensor of like's compute dtype and its device; on a CPU it is cached, because making it
     costs as much as a small kernel."""
     dtype = compute_dtype(like)
-    if not like.is_cpu or not is_plain(like) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not like.is_cpu or not is_ordinary((like,)):
         return like.new_full(shape, value, dtype=dtype)
     return _constant(value, dtype, shape)
 
