@@ -1,13 +1,14 @@
-"""Without a private name of torch everything still works, only slower."""
+"""Without a private name of torch everything still works, only slower; what a mode made does not outlive it."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
 import qmkernels as qm
-from qmkernels.ops import iqe, latent_dynamics, mrn, pqe, torch_internals
+from qmkernels.ops import arguments, iqe, latent_dynamics, mrn, pqe, torch_internals
 
 NAMES = (
     "_functorch_level", "_is_functorch_wrapped", "_is_legacy_batched", "_num_dispatch_modes", "_profiler",
@@ -64,3 +65,11 @@ def test_no_other_file_of_the_package_asks_torch_for_such_names():
         if path.name != "torch_internals.py":
             text = path.read_text()
             assert "torch._C" not in text and "_current_level" not in text and "_is_profiler_enabled" not in text, path
+
+
+def test_a_number_is_not_cached_as_a_fake_tensor() -> None:
+    like, value = torch.zeros(3), 0.8125  # a number that no other test caches
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert isinstance(arguments.constant(value, like), FakeTensor)
+    assert type(arguments.constant(value, like)) is torch.Tensor
+    assert arguments.constant(value, like) is arguments.constant(value, like)

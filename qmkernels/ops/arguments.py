@@ -84,7 +84,7 @@ def tensor_like(op: str, name: str, value: Tensor | float, like: Tensor) -> Tens
 
 def constant(value: float, like: Tensor, *shape: int) -> Tensor:
     """Returns a number as a tensor of like's compute dtype and its device; on a CPU it is cached, because making it
-    costs as much as a small kernel."""
+    costs as much as a small kernel, unless a mode, such as that of fake tensors, would make it a tensor of its kind."""
     dtype = compute_dtype(like)
     if torch.compiler.is_compiling() or not like.is_cpu or not is_ordinary((like,)):
         return like.new_full(shape, value, dtype=dtype)

@@ -69,11 +69,6 @@ def has_plain_tensors() -> bool:
     return not is_compiling() and _functorch_level is not None and _functorch_level() is None
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Returns whether the tensor is not of a subclass, such as a fake tensor, which does not mix with others."""
-    return type(tensor) in _PLAIN_TYPES
-
-
 def is_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
     """Returns whether a kernel may run on the tensors directly, because no mode, transform, subclass or profiler must
     see the call.
