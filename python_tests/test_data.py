@@ -383,3 +383,33 @@ def test_actions_are_checked_against_their_space():
     ]:
         with pytest.raises(ValueError, match="actions"):
             check_actions(actions, space)
+
+
+def test_every_third_step_of_episodes_is_an_agent_that_holds_its_actions():
+    """Means and sums of three steps, from each state that begins three; the terminal one ends only its own phase."""
+    lengths, steps = [7, 2, 3], 3
+    number = numpy.arange(12.0)
+    terminated = numpy.isin(number, [6, 8])
+    data = Dataset(
+        number[:, None], number[:, None] ** 2, number[:, None] + 1, reward=number, terminated=terminated,
+        truncated=number == 11, achieved_goal=number[:, None] + 0.5,
+    )  # fmt: skip
+    assert data.longest_episode == max(lengths)
+    held = data.every(steps)
+    first = numpy.array([0, 3, 1, 4, 2, 9])  # of windows within an episode, by where in the episode they begin
+    squares = [numpy.mean([(n + k) ** 2 for k in range(steps)]) for n in first]
+    assert held.arrays["observation"][:, 0].tolist() == first.tolist()
+    numpy.testing.assert_allclose(held.arrays["action"][:, 0], squares, rtol=1e-6)
+    assert held.arrays["next_observation"][:, 0].tolist() == (first + 3).tolist()
+    assert held.arrays["achieved_goal"][:, 0].tolist() == (first + 2.5).tolist()
+    assert held.arrays["reward"].tolist() == (3 * first + 3).tolist()
+    assert held.arrays["terminated"].tolist() == [False, False, False, True, False, False]
+    assert held.arrays["truncated"].tolist() == [False, True, False, False, True, True]
+    assert held.episode_end.tolist() == [1, 1, 3, 3, 4, 5]
+    same = data.every(1)
+    assert all((same.arrays[name] == array).all() for name, array in data.arrays.items())
+    for wrong in (0, 8):
+        with pytest.raises(ValueError, match=f"from 1 to 7, the longest episode's, got {wrong}"):
+            data.every(wrong)
+    with pytest.raises(ValueError, match="discrete actions have no mean"):
+        Dataset(number[:, None], number.astype(int), number[:, None], truncated=number == 11).every(2)

@@ -113,8 +113,10 @@ class TMD(ActorCritic):
         """Returns the mean of the members' losses and `tmd_critic`'s other fields."""
         config, size = self.config, len(batch["observation"])
         state, action = self.state_inputs(batch["observation"]), batch["action"]
-        rows = torch.cat([state, self.state_inputs(batch["next_observation"]), self.goal_inputs(batch["goal"])])
-        phi, (psi, psi_next, psi_goal) = self.critic.phi(state, action), self.critic.psi(rows).split(size, dim=1)
+        rows = torch.cat([state, self.goal_inputs(batch["goal"])])
+        phi, (psi, psi_goal) = self.critic.phi(state, action), self.critic.psi(rows).split(size, dim=1)
+        with torch.no_grad():
+            psi_next = self.critic.psi(self.state_inputs(batch["next_observation"]))
         result = tmd_critic(
             self.critic.head, phi, psi, psi_next, psi_goal, discount=config.discount, zeta=config.zeta,
             clip=config.clip, diagonal_weight=config.diagonal_weight,

@@ -168,6 +168,42 @@ class Dataset:
             action_space=action_space,
         )
 
+    def every(self, steps: int) -> Dataset:
+        """Returns the transitions of an agent that acts at every ``steps``-th step only.
+
+        Each leads from a state to the one ``steps`` later; its reward is the sum of theirs, and its action their mean,
+        which fits environments where the effects of actions add up. An episode becomes ``steps`` episodes, which begin
+        at its first, second, ... state; what is left of fewer steps at their ends is left out.
+
+        Raises ValueError unless some episode has that many steps and, for more than one, actions are vectors.
+        """
+        if not 1 <= steps <= self.longest_episode:
+            raise ValueError(
+                f"Dataset.every: steps must be from 1 to {self.longest_episode}, the longest episode's, got {steps}."
+            )
+        if steps > 1 and self.arrays["action"].ndim == 1:
+            raise ValueError("Dataset.every: discrete actions have no mean, so steps (--action-repeat) must be 1.")
+        ends = numpy.unique(self.episode_end)
+        lengths = numpy.diff(ends, prepend=-1)
+        begin = numpy.repeat(ends - lengths + 1, lengths)
+        first = numpy.flatnonzero(numpy.arange(len(self)) + steps - 1 <= self.episode_end)
+        first = first[numpy.lexsort((first, (first - begin[first]) % steps, begin[first]))]
+        last = first + steps - 1
+
+        def total(name: str) -> numpy.ndarray:
+            return sum(self.arrays[name][first + step] for step in range(steps))
+
+        terminated = self.arrays["terminated"][last]
+        return Dataset(
+            self.arrays["observation"][first],
+            total("action") / steps,
+            self.arrays["next_observation"][last],
+            reward=total("reward"),
+            terminated=terminated,
+            truncated=~terminated & (last + steps > self.episode_end[last]),
+            achieved_goal=self.arrays["achieved_goal"][last] if "achieved_goal" in self.arrays else None,
+        )
+
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` file that `load` reads; an earlier file is replaced once the new one is complete."""
         path = Path(path)

@@ -28,7 +28,8 @@ class Settings:
     env: str
     """Name of a gymnasium environment; module:Env-v0 for one that importing a module registers."""
     action_repeat: int = 1
-    """Environment steps for which an action is held: one step of the agent."""
+    """Environment steps for which an action is held: one step of the agent. The mean action of as many steps of a
+    --dataset becomes one of the agent's."""
     frame_stack: int = 1
     """Images per observation, those of the agent's latest steps; for environments whose observations are images."""
 

@@ -141,6 +141,7 @@ class Trainer:
                     f"--dataset {settings.dataset}: observations and actions are {found}, of {settings.env} {wanted}."
                 )
             self.experiment.check_data(self.data)
+            self.data = self.data.every(settings.action_repeat)
         else:
             path = settings.out / DATASET_NAME
             if self.processes.is_first and (not path.exists() or self.step == 0):
