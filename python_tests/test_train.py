@@ -9,10 +9,12 @@ import re
 import sys
 import types
 
+import numpy
 import pytest
 import torch
 from training_runs import OFFLINE, WAYS, assert_same, checkpoint_of, killed_at, train
 
+from qmkernels.agents import QRL
 from qmkernels.train import checkpoint
 from qmkernels.train.experiments import METHODS, experiment_of
 
@@ -186,3 +188,22 @@ def test_that_success_is_not_in_the_info_is_said_once_at_the_start(tmp_path, cap
     assert capsys.readouterr().out.count(message) == 1
     assert train(tmp_path / "told", "--steps", "1", *more) == 0
     assert "no success" not in capsys.readouterr().out
+
+
+def test_learning_rates_fall_along_half_a_cosine_to_0(tmp_path, monkeypatch):
+    """All of them, and each from its own; without the option they stay."""
+    steps, rates, update = 4, [], QRL.update
+
+    def noted(agent, batch):
+        rates.append({name: [each["lr"] for each in of.param_groups] for name, of in agent.optimizers.items()})
+        return update(agent, batch)
+
+    monkeypatch.setattr(QRL, "update", noted)
+    assert train(tmp_path / "same", "--steps", str(steps), *OFFLINE) == 0
+    assert rates == [rates[0]] * steps
+    initial = rates[0]
+    rates.clear()
+    assert train(tmp_path / "decay", "--steps", str(steps), *OFFLINE, "--learning-rate-decay", "cosine") == 0
+    for step, found in enumerate(rates):
+        factor = (1 + numpy.cos(numpy.pi * step / steps)) / 2
+        assert found == {name: pytest.approx([factor * rate for rate in of]) for name, of in initial.items()}

@@ -22,8 +22,13 @@ from qmkernels.train import trainer as training
 
 @pytest.mark.parametrize(
     ("env", "more"),
-    [("Walk-v0", []), ("WalkDiscrete-v0", []), ("Walk-v0", OFFLINE)],
-    ids=["online", "discrete", "offline"],
+    [
+        ("Walk-v0", []),
+        ("WalkDiscrete-v0", []),
+        ("Walk-v0", OFFLINE),
+        ("Walk-v0", [*OFFLINE, "--learning-rate-decay", "cosine"]),
+    ],
+    ids=["online", "discrete", "offline", "decay"],
 )
 @pytest.mark.parametrize("number", [3, 21])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, env, more, number):

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 # Intervals for runs of some thousand updates.
 OFTEN = dict(evaluation_interval=500, checkpoint_interval=500, log_interval=50)
@@ -41,6 +41,9 @@ class Settings:
     """Updates of the agent in total, those before a checkpoint included."""
     batch_size: int = 256
     """Transitions in an update."""
+    learning_rate_decay: Literal["none", "cosine"] = "none"
+    """cosine: all learning rates fall along a half cosine to 0 at the last update, so that the agent stops changing; a
+    resumed run with other --steps goes on along theirs."""
     device: str = "auto"
     """auto: the GPU where there is one; or a name that torch knows. Resumed runs are bit-exact on the CPU."""
     threads: int = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -106,6 +107,8 @@ class Trainer:
         while self.step < settings.steps and not self.processes.total(stop.is_set()):
             if self.buffer is not None and self.step > 0 and self.step % settings.updates_per_cycle == 0:
                 self._collect(settings.episodes_per_cycle)
+            if settings.learning_rate_decay == "cosine":
+                self._scale_learning_rates((1 + math.cos(math.pi * self.step / settings.steps)) / 2)
             metrics = self.agent.update(self._batch())
             self.step += 1
             bar.update()
@@ -154,6 +157,12 @@ class Trainer:
     def _batch(self) -> dict[str, torch.Tensor]:
         batch = self.experiment.batch(self.data, self.settings.batch_size, self.generator)
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def _scale_learning_rates(self, factor: float) -> None:
+        """Times their initial ones, which a checkpoint holds with the optimizers' states."""
+        for optimizer in self.agent.optimizers.values():
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = factor * parameters.setdefault("initial_lr", parameters["lr"])
 
     def _collect(self, count: int, random: bool = False) -> None:
         """``count`` episodes of each process, no two of the same number."""
