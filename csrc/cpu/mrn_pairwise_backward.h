@@ -11,7 +11,7 @@
 // searched once, with four operations to the forward's two.
 #pragma once
 
-#include "mrn_pairwise.h"
+#include "mrn_pair_slopes.h"
 
 namespace qmk::QMK_TARGET {
 
@@ -21,16 +21,6 @@ constexpr int64_t most_panel_rows = 48, rows_per_tile = 4, tiles_per_task = 4, b
 
 // A strip of blocks sums up its own part of the rows' gradient.
 constexpr int64_t blocks_per_strip = 48, values_per_chunk = 16;
-
-// What the second step needs for the pairs of a panel: [component][block][row of the panel].
-template <class T>
-struct PairSlopes {
-    Lanes<T>* slope;       // times the upstream gradient
-    Lanes<T>* upstream;    // of the asymmetric part, 0 where the largest difference is not positive
-    IndexLanes<T>* where;  // index of the first largest difference, in the component's asymmetric part
-
-    QMK_INLINE PairSlopes at(int64_t pair) const { return {slope + pair, upstream + pair, where + pair}; }
-};
 
 // The inputs of a call. Gradients are those of x here; those of y are their negatives.
 template <class T>
@@ -72,69 +62,6 @@ struct PanelSizes {
                  workspace.take<IndexLanes<T>>(batch * pairs())}};
     }
 };
-
-// Finds the largest differences of R rows and V blocks in part of a component, and the first index of each.
-template <class T, int R, int V, bool lanes_are_x, bool finite>
-QMK_INLINE void find_places(const T* row, int64_t stride, const T* lanes, int64_t block_stride, MrnPart part,
-                            Lanes<T> (*largest)[R], IndexLanes<T> (*where)[R]) {
-    for (int64_t d = part.begin; d < part.end; ++d) {
-        const IndexLanes<T> here = in_register(int32_t(d) - IndexLanes<T>{});
-        for (int v = 0; v < V; ++v) {
-            const auto lane = load<Lanes<T>>(lanes + v * block_stride + d * num_lanes<T>);
-            for (int r = 0; r < R; ++r) {
-                const auto value = difference<T, lanes_are_x>(row + r * stride + d, lane);
-                const auto greater = finite ? value > largest[v][r] : !(value <= largest[v][r]);
-                where[v][r] = greater ? here : where[v][r];
-                largest[v][r] = greater ? value : largest[v][r];
-            }
-        }
-    }
-    if (finite) return;
-    for (int v = 0; v < V; ++v)
-        for (int r = 0; r < R; ++r) {  // with NaN after the largest, the last index is not that of the largest
-            Lanes<T> again[1][1]{};
-            find_largest<T, 1, 1, lanes_are_x, false>(row + r * stride, stride, lanes + v * block_stride, 0, part,
-                                                      again);
-            largest[v][r] = again[0][0];
-        }
-}
-
-// Finds the slopes of R rows and V blocks in one component, [block][row]; blocks are `slopes_stride` apart.
-template <class T, int R, int V, bool lanes_are_x, bool finite>
-void slopes_of_tile(const Sides<T>& sides, int64_t first_row, int64_t first_block, int64_t component,
-                    const MrnSettings& settings, const MrnRoot<T>& root, const T* grad_out, Strides strides,
-                    PairSlopes<T> slopes, int64_t slopes_stride) {
-    constexpr int n = num_lanes<T>;
-    const int64_t size = sides.dim / settings.num_components, block_stride = n * sides.dim;
-    const MrnPart asymmetric = mrn_asymmetric_part(settings, size), symmetric = mrn_symmetric_part(settings, size);
-    const T weight = mrn_component_weight<T>(settings);
-    const T* row = sides.rows + first_row * sides.dim + component * size;
-    const T* lanes = sides.lanes + first_block * block_stride + component * size * n;
-    Lanes<T> sums[R][V], largest[V][R];
-    IndexLanes<T> where[V][R];
-    for (int v = 0; v < V; ++v)
-        for (int r = 0; r < R; ++r) {
-            sums[r][v] = largest[v][r] = Lanes<T>{};
-            where[v][r] = int32_t(asymmetric.begin) - IndexLanes<T>{};  // 0 is added there if none is positive
-        }
-    sum_squares<T, R, V, lanes_are_x>(row, sides.dim, lanes, block_stride, symmetric, mrn_shift<T>(settings), sums);
-    constexpr int at_once = QMK_LANE_BYTES == 64 ? V : 1;  // limited by the registers
-    for (int v = 0; v < V; v += at_once)
-        find_places<T, R, at_once, lanes_are_x, finite>(row, sides.dim, lanes + v * block_stride, block_stride,
-                                                        asymmetric, largest + v, where + v);
-    for (int v = 0; v < V; ++v)
-        for (int r = 0; r < R; ++r) {
-            const int64_t first_lane = (first_block + v) * n, at = v * slopes_stride + r;
-            const T* from = grad_out + (first_row + r) * strides.of_row + first_lane * strides.of_lane +
-                            (settings.reduction == MrnReduction::none ? component : 0);
-            const Lanes<T> upstream = load_lanes(from, strides.of_lane, sides.num_lane_rows - first_lane) * weight;
-            slopes.slope[at] = upstream * root.slope(sums[r][v]);
-            Lanes<T> of_largest = largest[v][r] > 0 ? upstream : Lanes<T>{};
-            if (!finite) of_largest = largest[v][r] != largest[v][r] ? largest[v][r] : of_largest;
-            slopes.upstream[at] = of_largest;
-            slopes.where[at] = where[v][r];
-        }
-}
 
 // Adds the symmetric part's gradient for `width` values of the panel's rows and V blocks: to the lanes, and to the
 // rows, [row][value], summed over the lanes of `counted`.
