@@ -37,7 +37,7 @@ EXPERIMENTS = {
     "--evaluate-with actor greedy mppi",
     "umaze_tmd": "tmd --env PointMaze_UMaze-v3",
     "umaze_metric_rl": "metric_rl --env PointMaze_UMaze-v3",
-    "umaze_metric_rl_iqe": "metric_rl --env PointMaze_UMaze-v3 --head iqe",
+    "umaze_metric_rl_iqe": "metric_rl --env PointMaze_UMaze-v3 --head iqe --steps 3000 --learning-rate-decay cosine",
     "empty_metric_rl": "metric_rl --env MiniGrid-Empty-8x8-v0 --steps 1000",
     "doorkey_metric_rl": "metric_rl --env MiniGrid-DoorKey-5x5-v0",
     "umaze_gcbc": "gcbc --env PointMaze_UMaze-v3 --steps 1500",
