@@ -206,8 +206,8 @@ def test_rows_in_half_precision_give_the_numbers_of_float32(dim_per_component, d
 @pytest.mark.parametrize("dim_per_component", (4, 8))
 def test_half_precision_off_a_boundary_is_taken_too(dim_per_component, dtype):
     x, y = (off_a_boundary(tensor) for tensor in points(9, size=3 * dim_per_component, dtype=dtype))
-    arguments = x, y, None, dim_per_component, "none", "identity", True
-    assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
+    settings = None, dim_per_component, "none", "identity", True
+    assert_alike(native.iqe_forward(x, y, *settings), reference.iqe_forward(x.float(), y.float(), *settings))
 
 
 @pytest.mark.parametrize("head", (qm.iqe, qm.nn.IQE(32, 16)), ids=("function", "module"))

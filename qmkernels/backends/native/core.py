@@ -15,7 +15,6 @@ import torch  # before the core, so that both share torch's OpenMP runtime
 from torch import Tensor
 
 from ... import compiled
-from ...definitions.dtypes import in_compute_dtype
 
 _core = compiled.core
 kernels: Any = None if _core is None else _core.kernels
@@ -63,11 +62,6 @@ are_embeddings = _cannot_say if _core is None else _core.are_embeddings
 # Takes any objects (x, ...). The same, for tensors of float32 or float64 of one shape (..., B, D) with at least one
 # value.
 are_batches = _cannot_say if _core is None else _core.are_batches
-
-
-def in_loaded_dtype(x: Tensor) -> Tensor:
-    """Returns a tensor in a dtype that the kernels of its device load: those for a CPU take no half precision."""
-    return x if x.is_cuda else in_compute_dtype(x)
 
 
 def replayable(function: Callable) -> Callable:
