@@ -114,7 +114,6 @@ def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
     raise AssertionError("unreachable: the reference runs everywhere")
 
 
-@cache
 def loads_half(op: str, device_type: str, backend: str) -> bool:
     """Returns whether the backend that runs ``op`` on tensors of ``device_type`` has kernels that load half precision,
     where an op gives it to them; the others compare in float32. Raises as `resolve` does."""
