@@ -6,7 +6,7 @@ import iqe_gradients
 import pytest
 import torch
 from backend_comparison import HALF, assert_alike, assert_same, pair_points, points, with_special_values
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary, recorded_calls
+from cuda_on_cpu import check_half_without_a_copy, kernels, needs_compiler, off_a_boundary
 
 import qmkernels as qm
 from qmkernels.arguments.iqe import REDUCTIONS
@@ -212,11 +212,5 @@ def test_half_precision_off_a_boundary_is_taken_too(dim_per_component, dtype):
 
 @pytest.mark.parametrize("head", (qm.iqe, qm.nn.IQE(32, 16)), ids=("function", "module"))
 def test_half_precision_reaches_the_kernels_without_a_copy(head, monkeypatch):
-    calls = recorded_calls(monkeypatch)
-    x, y = (tensor.requires_grad_() for tensor in points(5, size=32, dtype=torch.bfloat16))
-    grads = torch.autograd.grad(head(x, y).sum(), (x, y))
-    forward, backward = calls
-    assert forward["x"].data_ptr() == x.data_ptr() and forward["y"].data_ptr() == y.data_ptr()
-    assert forward["out"].dtype == forward["spread"].dtype == torch.float32
-    for name, grad in zip(("grad_x", "grad_y"), grads, strict=True):
-        assert grad.dtype == torch.bfloat16 and grad.data_ptr() == backward[name].data_ptr()
+    x, y = points(5, size=32, dtype=torch.float32)
+    check_half_without_a_copy(monkeypatch, lambda x, y: head(x, y).sum(), x=x, y=y)
