@@ -2,8 +2,8 @@
 
 All tensors are contiguous, on one device, float32 or float64, x and y also in half precision, as for IQE and MRN.
 ``*settings`` are the fields of the head's settings, ``definitions.iqe.IqeSettings`` or ``definitions.mrn.MrnSettings``,
-and then of ``definitions.row_loss.RowLossSettings``, in order. x and y are (B, D), ``target`` is (B) or (1), one for all
-rows; ``weight`` and ``mask``, of which 0 leaves a row out, are (B) or None. ``max_weight`` is 0-d, as for IQE, None
+and then of ``definitions.row_loss.RowLossSettings``, in order. x and y are (B, D), ``target`` is (B) or (1), one for
+all rows; ``weight`` and ``mask``, of which 0 leaves a row out, are (B) or None. ``max_weight`` is 0-d, as for IQE, None
 unless the reduction is maxmean. A tensor that is not needed is None.
 
 ``loss``     0-d.
