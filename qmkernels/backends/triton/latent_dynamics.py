@@ -189,3 +189,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         arguments = arguments | _constants(num_components, dim_per_component, reduction, "sigmoid")
         yield latent_dynamics_backward_kernel, arguments
         yield latent_dynamics_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "POWER": power}
+    if dtype is torch.float32:
+        names = ("predicted_ptr", "target_ptr", "grad_predicted_ptr", "grad_target_ptr")
+        arguments = dtypes | missing | {"largest_ptr": None} | dict.fromkeys(names, torch.bfloat16)
+        arguments |= _constants(64, 8, "sum", "identity")
+        yield latent_dynamics_backward_kernel, arguments
+        yield latent_dynamics_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "POWER": 2}

@@ -158,7 +158,8 @@ def pqe_backward(
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
     """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
-    for num_components, size, arguments in COMPILED:
+    half = dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
+    for num_components, size, arguments in (*COMPILED, *([(128, 4, half)] if dtype is torch.float32 else [])):
         arguments = {"K": size} | arguments | component_tile(num_components, size).constants("BLOCK_K")
         yield pqe_backward_kernel, arguments
         yield pqe_forward_kernel, {name: value for name, value in arguments.items() if name != "grad_weights_ptr"}

@@ -269,3 +269,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         yield qrl_critic_forward_kernel, arguments | constants
         yield qrl_critic_sums_kernel, arguments | _sums_constants(settings)
         yield qrl_critic_backward_kernel, arguments | {name: constants[name] for name in shared}
+    if dtype is torch.float32:
+        names = ("x_ptr", "y_ptr", "goal_ptr", "grad_x_ptr", "grad_y_ptr", "grad_goal_ptr")
+        arguments = dtypes | missing | dict.fromkeys(names, torch.bfloat16)
+        constants = _forward_constants(QrlCriticSettings(8, "sum"), 64, torch.finfo(dtype).max, False)
+        yield qrl_critic_forward_kernel, arguments | constants
+        yield qrl_critic_backward_kernel, arguments | {name: constants[name] for name in shared}

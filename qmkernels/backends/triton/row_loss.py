@@ -315,3 +315,11 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         constants, _ = _mrn_launch(mrn, dim)
         yield row_loss_mrn_forward_kernel, arguments | constants | _form_constants(form, True)
         yield row_loss_mrn_backward_kernel, arguments | constants
+    if dtype is torch.float32:
+        arguments |= dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
+        constants, _ = _mrn_launch(MrnSettings(), 512)
+        yield row_loss_mrn_forward_kernel, arguments | constants | _form_constants(smooth, True)
+        yield row_loss_mrn_backward_kernel, arguments | constants
+        constants = _iqe_constants(IqeSettings(8, "sum"), 64)
+        yield row_loss_iqe_forward_kernel, arguments | unweighted | constants | highest | _form_constants(smooth, True)
+        yield row_loss_iqe_backward_kernel, arguments | unweighted | constants

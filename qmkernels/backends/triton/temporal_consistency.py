@@ -175,3 +175,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         for arguments in ({}, {"mask_ptr": None}):
             yield temporal_consistency_forward_kernel, {"EPS": definition.EPS} | _tile(size) | arguments
             yield temporal_consistency_sums_kernel, {"BLOCK": block} | arguments
+    if dtype is torch.float32:
+        arguments = dict.fromkeys(("predicted_ptr", "target_ptr", "grad_predicted_ptr"), torch.bfloat16) | _tile(512)
+        yield temporal_consistency_backward_kernel, arguments
+        yield temporal_consistency_forward_kernel, arguments | {"EPS": definition.EPS}
