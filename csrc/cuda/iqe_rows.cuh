@@ -176,6 +176,26 @@ __device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K],
     return scan.length;
 }
 
+// The same for unsorted intervals that a thread's registers do not hold along with their marks: y waits in shared
+// memory, in a column of each thread, and what is sorted along with x are its places there.
+template <class T>
+__device__ __forceinline__ T sort_and_scan_by_places(T (&x)[64], const T (&y)[64], T* columns, uint8_t* ends,
+                                                     int64_t component) {
+    uint32_t places[64];
+#pragma unroll
+    for (int k = 0; k < 64; ++k) {
+        places[k] = k * block_threads + threadIdx.x;
+        columns[places[k]] = y[k];
+    }
+    sort_in_registers<64>(x, places);
+    IqeEnds<T, uint64_t> scan{-Limits<T>::highest, T(0), 0, 0, 0};
+#pragma unroll
+    for (int k = 0; k < 64; ++k) scan.add(x[k], columns[places[k]], uint64_t(1) << (places[k] / block_threads));
+    scan.finish(~uint64_t(0));
+    reinterpret_cast<ulonglong2*>(ends)[component] = {scan.left, scan.right};
+    return scan.length;
+}
+
 // A warp's intervals in shared memory, and for each coordinate whether it is a left end (1) or a right end (2).
 template <class T>
 struct WarpIntervals {
