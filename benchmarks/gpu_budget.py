@@ -115,7 +115,7 @@ def iqe_forward(size: int, stored: str = "float") -> Kernel:
     """csrc/cuda/iqe.cu with iqe_rows.cuh: a step is a chunk of 128 components, one per thread."""
     type_name, bytes_of_one = STORED[stored]
     packs = 2 * size * bytes_of_one // 16  # of x and y
-    loads = packs + (size if size > 32 else 0)  # of the latter y, where it waits in shared memory while x is sorted
+    loads = packs + (size if size >= 16 else 0)  # and of y, which waits in shared memory while x is sorted
     step = {"LDG.E.128": packs, "STS.128": packs, "BAR": 6}
     # A row's lengths go through shared memory to `width` threads, which merge sum, maximum and its index. With K = 8 a
     # chunk has two rows for four warps.

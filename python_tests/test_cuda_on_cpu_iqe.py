@@ -17,8 +17,8 @@ from qmkernels.definitions import iqe as definition
 pytestmark = needs_compiler
 iqe_kernels = kernels("iqe")
 
-# Of rows 4, 8, 16, 32 and, in float32, 64 have their own kernels, of pairs 8, 16, 32 and 64; 24 and 33 are filled up; 83
-# exceeds the shared memory of pairs.
+# Of rows 4, 8, 16, 32 and, in float32, 64 have their own kernels, of pairs 8, 16, 32 and 64; 24 and 33 are filled up;
+# 83 exceeds the shared memory of pairs.
 DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 24, 32, 33, 64, 83)
 # Every reduction in one dtype; in the other, the three that the kernels distinguish.
 CASES = [(reduction, torch.float32) for reduction in REDUCTIONS]

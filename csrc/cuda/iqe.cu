@@ -52,12 +52,14 @@ __device__ __forceinline__ void reduce_all(const Forward<T, S>& task, const T* l
     });
 }
 
-// Components of 64 leave three blocks their registers, as y is in shared memory while x is sorted.
+// With K = 16 and more y waits in shared memory while x is sorted, which leaves four blocks their registers, three with
+// 64 floats and two with 32 doubles.
 template <class T, class S, int K, bool keep>
-__global__ void __launch_bounds__(block_threads, K == 64 ? 3 : register_blocks(K * sizeof(T)))
-    iqe_forward_kernel(Forward<T, S> task) {
+__global__ void __launch_bounds__(block_threads, K * sizeof(T) <= 128 ? 4
+                                                 : K == 64            ? 3
+                                                                      : 2) iqe_forward_kernel(Forward<T, S> task) {
     using Packs = ComponentPacks<S, K>;
-    constexpr bool by_places = keep && K == 64;
+    constexpr bool by_places = keep && K >= 16;
     constexpr int columns = by_places ? K * block_threads * sizeof(T) / sizeof(typename Packs::Bits) : 0;
     __shared__ typename Packs::Bits staged[std::max(columns, Packs::staged)];
     __shared__ T lengths[block_threads];

@@ -157,12 +157,16 @@ __device__ __forceinline__ void mark_intervals(uint32_t (&marks)[K]) {
 }
 
 // Stores the ends found by a finished scan.
-template <int K, class T>
-__device__ __forceinline__ void store_scan(IqeEnds<T, uint32_t> scan, uint8_t* ends, int64_t component) {
-    using Word = typename EndsWord<K>::type;
-    scan.finish(uint32_t((uint64_t(1) << K) - 1));
-    const uint64_t word = uint64_t(scan.right) << K | scan.left;
-    reinterpret_cast<Word*>(ends)[component] = Word(word);
+template <int K, class T, class Mark>
+__device__ __forceinline__ void store_scan(IqeEnds<T, Mark> scan, uint8_t* ends, int64_t component) {
+    scan.finish(Mark(~uint64_t(0) >> (64 - K)));
+    if constexpr (K == 64) {
+        reinterpret_cast<ulonglong2*>(ends)[component] = {scan.left, scan.right};
+    } else {
+        using Word = typename EndsWord<K>::type;
+        const uint64_t word = uint64_t(scan.right) << K | scan.left;
+        reinterpret_cast<Word*>(ends)[component] = Word(word);
+    }
 }
 
 // The length of the union of intervals sorted by x; stores its ends.
@@ -176,23 +180,23 @@ __device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K],
     return scan.length;
 }
 
-// The same for unsorted intervals that a thread's registers do not hold along with their marks: y waits in shared
-// memory, in a column of each thread, and what is sorted along with x are its places there.
-template <class T>
-__device__ __forceinline__ T sort_and_scan_by_places(T (&x)[64], const T (&y)[64], T* columns, uint8_t* ends,
+// The same for unsorted intervals, by five instructions a comparator instead of seven: y waits in shared memory, in a
+// column of each thread, and what is sorted along with x are its places there.
+template <class T, int K>
+__device__ __forceinline__ T sort_and_scan_by_places(T (&x)[K], const T (&y)[K], T* columns, uint8_t* ends,
                                                      int64_t component) {
-    uint32_t places[64];
+    using Mark = std::conditional_t<K <= 32, uint32_t, uint64_t>;
+    uint32_t places[K];
 #pragma unroll
-    for (int k = 0; k < 64; ++k) {
+    for (int k = 0; k < K; ++k) {
         places[k] = k * block_threads + threadIdx.x;
         columns[places[k]] = y[k];
     }
-    sort_in_registers<64>(x, places);
-    IqeEnds<T, uint64_t> scan{-Limits<T>::highest, T(0), 0, 0, 0};
+    sort_in_registers<K>(x, places);
+    IqeEnds<T, Mark> scan{-Limits<T>::highest, T(0), 0, 0, 0};
 #pragma unroll
-    for (int k = 0; k < 64; ++k) scan.add(x[k], columns[places[k]], uint64_t(1) << (places[k] / block_threads));
-    scan.finish(~uint64_t(0));
-    reinterpret_cast<ulonglong2*>(ends)[component] = {scan.left, scan.right};
+    for (int k = 0; k < K; ++k) scan.add(x[k], columns[places[k]], Mark(1) << (places[k] / block_threads));
+    store_scan<K>(scan, ends, component);
     return scan.length;
 }
 
