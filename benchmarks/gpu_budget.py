@@ -139,6 +139,26 @@ def iqe_forward(size: int, stored: str = "float") -> Kernel:
     )
 
 
+def qrl_critic_forward(size: int) -> Kernel:
+    """csrc/cuda/qrl_critic.cu: a step is a chunk of 128 components, one per thread, of x, y and the goal."""
+    packs = 3 * size * 4 // 16
+    width = min(512 // size, 32)
+    return Kernel(
+        f"QRL critic forward, K={size}",
+        "qrl_critic",
+        ("qrl_critic_forward_kernelIff", f"Li{size}E"),
+        "FMNMX",
+        size,
+        # Ends of both pairs; a row's slope, term and distance, in both.
+        [{"LDG.E.128": packs, "STS.128": packs, "BAR": 8, "SHFL": 2 * 3 * int(math.log2(width)), "STG": 2 + 2 * 3}],
+        0,
+        "bytes",
+        more_wavefronts=3 * 2 * packs,
+        bytes=12 + 0.5,  # x, y and the goal, and two bits of ends of both pairs
+        threads=128,
+    )
+
+
 def iqe_backward(stored: str = "float") -> Kernel:
     """csrc/cuda/iqe.cu: a step is 16 bytes of each gradient."""
     type_name, bytes_of_one = STORED[stored]
@@ -204,6 +224,7 @@ KERNELS = [
     *(iqe_pairwise_backward(size) for size in (8, 16, 32, 64)),
     *(iqe_forward(size, stored) for stored in STORED for size in (8, 16, 32, 64)),
     *(iqe_backward(stored) for stored in STORED),
+    *(qrl_critic_forward(size) for size in (8, 16, 32)),
     MRN_PAIRWISE_FORWARD,
     PAIR_LOSS_FORWARD,
     PAIR_LOSS_BACKWARD,

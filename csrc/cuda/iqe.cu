@@ -52,16 +52,14 @@ __device__ __forceinline__ void reduce_all(const Forward<T, S>& task, const T* l
     });
 }
 
-// With K = 16 and more y waits in shared memory while x is sorted, which leaves four blocks their registers, three with
-// 64 floats and two with 32 doubles.
+// Four blocks have the registers of a component of 16 doubles or 32 floats, three of 64 floats, two of 32 doubles.
 template <class T, class S, int K, bool keep>
 __global__ void __launch_bounds__(block_threads, K * sizeof(T) <= 128 ? 4
                                                  : K == 64            ? 3
                                                                       : 2) iqe_forward_kernel(Forward<T, S> task) {
     using Packs = ComponentPacks<S, K>;
-    constexpr bool by_places = keep && K >= 16;
-    constexpr int columns = by_places ? K * block_threads * sizeof(T) / sizeof(typename Packs::Bits) : 0;
-    __shared__ typename Packs::Bits staged[std::max(columns, Packs::staged)];
+    constexpr bool by_places = keep && sorts_places<K>;
+    __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(by_places ? K : 0)];
     __shared__ T lengths[block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K];
@@ -69,8 +67,12 @@ __global__ void __launch_bounds__(block_threads, K * sizeof(T) <= 128 ? 4
         load_components(task.y + component * K, count, staged, y);
         if (threadIdx.x >= count) return;
         if constexpr (by_places) {
-            T* own = reinterpret_cast<T*>(staged);
-            lengths[threadIdx.x] = sort_and_scan_by_places(x, y, own, task.ends, component + threadIdx.x);
+            T* columns = reinterpret_cast<T*>(staged);
+            store_column(y, columns);
+            uint32_t places[K];
+            find_places(places);
+            sort_in_registers<K>(x, places);
+            lengths[threadIdx.x] = scan_by_places(x, columns, places, task.ends, component + threadIdx.x);
         } else if constexpr (keep) {
             uint32_t marks[K];
             mark_intervals(marks);

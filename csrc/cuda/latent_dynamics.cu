@@ -44,7 +44,8 @@ __device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T, S>
 template <class T, class S, int K>
 __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     latent_dynamics_forward_kernel(LatentDynamicsForwardTask<T, S> task) {
-    __shared__ typename ComponentPacks<S, K>::Bits staged[ComponentPacks<S, K>::staged];
+    using Packs = ComponentPacks<S, K>;
+    __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(sorts_places<K> ? K : 0)];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T begins[K], ends[K];
@@ -55,10 +56,20 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
         mark_intervals(marks);
 #pragma unroll
         for (int k = 0; k < K; ++k) order_ends(begins[k], ends[k], marks[k], forward);
-        sort_in_registers<K>(begins, ends, marks);
         EndsBothWays<T, uint32_t> scan(-Limits<T>::highest);
+        if constexpr (sorts_places<K>) {
+            T* columns = reinterpret_cast<T*>(staged);
+            store_column(ends, columns);
+            uint32_t places[K];
+            find_places(places);
+            sort_in_registers<K>(begins, places);
 #pragma unroll
-        for (int k = 0; k < K; ++k) scan.add(begins[k], ends[k], marks[k], forward);
+            for (int k = 0; k < K; ++k) scan.add(begins[k], columns[places[k]], mark_of<K>(places[k]), forward);
+        } else {
+            sort_in_registers<K>(begins, ends, marks);
+#pragma unroll
+            for (int k = 0; k < K; ++k) scan.add(begins[k], ends[k], marks[k], forward);
+        }
         const int64_t own = component + threadIdx.x;
         store_scan<K>(scan.there, task.kept.ends, own);
         store_scan<K>(scan.back, task.kept.ends, task.total() + own);
@@ -153,7 +164,7 @@ __global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(Latent
     });
 }
 
-// Null if there is none: two arrays of 32 doubles and their marks exceed 255 registers.
+// Null if there is none: two arrays of 32 doubles and what is sorted exceed 168 registers.
 template <class T, class S>
 auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwardTask<T, S>) {
     switch (dim_per_component) {

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     qrl_critic_forward_kernel(QrlCriticForwardTask<T, S> task) {
     using Packs = ComponentPacks<S, K>;
     using Bits = typename Packs::Bits;
-    __shared__ Bits staged[Packs::staged];
+    __shared__ Bits staged[Packs::template staged_or<T>(sorts_places<K> ? 2 * K : 0)];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K], goal[K];
@@ -71,12 +71,24 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
             },
             count, staged, goal);
         if (threadIdx.x >= count) return;
-        uint32_t marks[K];
-        mark_intervals(marks);
-        sort_in_registers<K>(x, y, goal, marks);
         const int64_t own = component + threadIdx.x;
-        lengths[0][threadIdx.x] = scan_in_registers(x, goal, marks, task.kept.ends, own);
-        lengths[1][threadIdx.x] = scan_in_registers(x, y, marks, task.kept.ends, task.total() + own);
+        T &to_goal = lengths[0][threadIdx.x], &to_y = lengths[1][threadIdx.x];
+        if constexpr (sorts_places<K>) {
+            T *goals_of_threads = reinterpret_cast<T*>(staged), *ys_of_threads = goals_of_threads + K * block_threads;
+            store_column(goal, goals_of_threads);
+            store_column(y, ys_of_threads);
+            uint32_t places[K];
+            find_places(places);
+            sort_in_registers<K>(x, places);
+            to_goal = scan_by_places(x, goals_of_threads, places, task.kept.ends, own);
+            to_y = scan_by_places(x, ys_of_threads, places, task.kept.ends, task.total() + own);
+        } else {
+            uint32_t marks[K];
+            mark_intervals(marks);
+            sort_in_registers<K>(x, y, goal, marks);
+            to_goal = scan_in_registers(x, goal, marks, task.kept.ends, own);
+            to_y = scan_in_registers(x, y, marks, task.kept.ends, task.total() + own);
+        }
     });
 }
 
@@ -167,7 +179,7 @@ __global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBa
     });
 }
 
-// Null if there is none: three arrays of 32 doubles and their marks exceed 255 registers.
+// Null if there is none: of 32 doubles y and the goal exceed the shared memory that needs no request.
 template <class T, class S>
 auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForwardTask<T, S>) {
     switch (dim_per_component) {
