@@ -76,6 +76,7 @@ OF_MATCHING_ROWS = {
     "row_loss": lambda x, y: qm.losses.step_gap(HEAD, x, y, 2.0).loss,
     "qrl_critic": lambda x, y: qm.losses.qrl_critic(HEAD, x, y, torch.zeros((), device=x.device)).loss,
     "latent_dynamics": lambda x, y: qm.losses.latent_dynamics(HEAD, x, y).loss,
+    "metra": lambda x, y: qm.losses.metra(x, y, y.detach(), torch.zeros((), device=x.device)).loss,
     "temporal_consistency": lambda x, y: qm.losses.temporal_consistency(x[None], y[None]).loss,
 }
 
