@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
 }
 
 template <class T, class S>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, 8)
     latent_dynamics_forward_any_kernel(LatentDynamicsForwardTask<T, S> task) {
     extern __shared__ int4 dynamic_shared[];
     __shared__ T lengths[2][block_threads];

@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
 }
 
 template <class T, class S>
-__global__ void __launch_bounds__(block_threads) qrl_critic_forward_any_kernel(QrlCriticForwardTask<T, S> task) {
+__global__ void __launch_bounds__(block_threads, 8) qrl_critic_forward_any_kernel(QrlCriticForwardTask<T, S> task) {
     extern __shared__ int4 dynamic_shared[];
     __shared__ T lengths[2][block_threads];
     const int size = int(task.settings.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
