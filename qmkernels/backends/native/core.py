@@ -59,8 +59,7 @@ def _cannot_say(*values: object) -> bool:
 # Takes any objects (x, y) or (x, y, size). True for dense tensors x and y of the same float dtype and device, with the
 # same last size, at least 1, or ``size``; False for others, and if this core cannot tell.
 are_embeddings = _cannot_say if _core is None else _core.are_embeddings
-# Takes any objects (x, ...). The same, for tensors of float32 or float64 of one shape (..., B, D) with at least one
-# value.
+# Takes any objects (x, ...). The same, for tensors of one shape (..., B, D) with at least one value.
 are_batches = _cannot_say if _core is None else _core.are_batches
 
 
