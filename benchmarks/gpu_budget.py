@@ -139,14 +139,15 @@ def iqe_forward(size: int, stored: str = "float") -> Kernel:
     )
 
 
-def qrl_critic_forward(size: int) -> Kernel:
+def qrl_critic_forward(size: int, stored: str = "float") -> Kernel:
     """csrc/cuda/qrl_critic.cu: a step is a chunk of 128 components, one per thread, of x, y and the goal."""
-    packs = 3 * size * 4 // 16
+    type_name, bytes_of_one = STORED[stored]
+    packs = 3 * size * bytes_of_one // 16
     width = min(512 // size, 32)
     return Kernel(
-        f"QRL critic forward, K={size}",
+        f"QRL critic forward, K={size}{'' if stored == 'float' else f', {stored}'}",
         "qrl_critic",
-        ("qrl_critic_forward_kernelIff", f"Li{size}E"),
+        ("qrl_critic_forward_kernelIf", f"{type_name}Li{size}E"),
         "FMNMX",
         size,
         # Ends of both pairs; a row's slope, term and distance, in both.
@@ -154,7 +155,7 @@ def qrl_critic_forward(size: int) -> Kernel:
         0,
         "bytes",
         more_wavefronts=3 * 2 * packs,
-        bytes=12 + 0.5,  # x, y and the goal, and two bits of ends of both pairs
+        bytes=3 * bytes_of_one + 0.5,  # x, y and the goal, and two bits of ends of both pairs
         threads=128,
     )
 
@@ -224,7 +225,7 @@ KERNELS = [
     *(iqe_pairwise_backward(size) for size in (8, 16, 32, 64)),
     *(iqe_forward(size, stored) for stored in STORED for size in (8, 16, 32, 64)),
     *(iqe_backward(stored) for stored in STORED),
-    *(qrl_critic_forward(size) for size in (8, 16, 32)),
+    *(qrl_critic_forward(size, stored) for stored in STORED for size in (8, 16, 32)),
     MRN_PAIRWISE_FORWARD,
     PAIR_LOSS_FORWARD,
     PAIR_LOSS_BACKWARD,
