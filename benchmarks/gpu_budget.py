@@ -115,14 +115,15 @@ def iqe_forward(size: int, stored: str = "float") -> Kernel:
     """csrc/cuda/iqe.cu with iqe_rows.cuh: a step is a chunk of 128 components, one per thread."""
     type_name, bytes_of_one = STORED[stored]
     packs = 2 * size * bytes_of_one // 16  # of x and y
+    loads = packs + (size if size >= 16 else 0)  # and of y, which waits in shared memory while x is sorted
     step = {"LDG.E.128": packs, "STS.128": packs, "BAR": 6}
     # A row's lengths go through shared memory to `width` threads, which merge sum, maximum and its index. With K = 8 a
     # chunk has two rows for four warps.
     num_components = 512 // size
     width = min(num_components, 32)
     step["SHFL"] = 3 * int(math.log2(width))
-    results = {**step, "LDS": packs + num_components // width, "STG": 1 + 3}  # ends; distance, longest, spread
-    no_row = {**step, "LDS": packs, "STG": 1}
+    results = {**step, "LDS": loads + num_components // width, "STG": 1 + 3}  # ends; distance, longest, spread
+    no_row = {**step, "LDS": loads, "STG": 1}
     return Kernel(
         f"IQE forward, K={size}{'' if stored == 'float' else f', {stored}'}",
         "iqe",
@@ -134,6 +135,27 @@ def iqe_forward(size: int, stored: str = "float") -> Kernel:
         "bytes",
         more_wavefronts=3 * 2 * packs,
         bytes=2 * bytes_of_one + 0.25,  # x and y, and two bits of ends
+        threads=128,
+    )
+
+
+def qrl_critic_forward(size: int, stored: str = "float") -> Kernel:
+    """csrc/cuda/qrl_critic.cu: a step is a chunk of 128 components, one per thread, of x, y and the goal."""
+    type_name, bytes_of_one = STORED[stored]
+    packs = 3 * size * bytes_of_one // 16
+    width = min(512 // size, 32)
+    return Kernel(
+        f"QRL critic forward, K={size}{'' if stored == 'float' else f', {stored}'}",
+        "qrl_critic",
+        ("qrl_critic_forward_kernelIf", f"{type_name}Li{size}E"),
+        "FMNMX",
+        size,
+        # Ends of both pairs; a row's slope, term and distance, in both.
+        [{"LDG.E.128": packs, "STS.128": packs, "BAR": 8, "SHFL": 2 * 3 * int(math.log2(width)), "STG": 2 + 2 * 3}],
+        0,
+        "bytes",
+        more_wavefronts=3 * 2 * packs,
+        bytes=3 * bytes_of_one + 0.5,  # x, y and the goal, and two bits of ends of both pairs
         threads=128,
     )
 
@@ -201,8 +223,9 @@ PAIR_LOSS_BACKWARD = Kernel(
 KERNELS = [
     *(iqe_pairwise_forward(size) for size in (8, 16, 32, 64)),
     *(iqe_pairwise_backward(size) for size in (8, 16, 32, 64)),
-    *(iqe_forward(size, stored) for stored in STORED for size in (8, 16, 32)),
+    *(iqe_forward(size, stored) for stored in STORED for size in (8, 16, 32, 64)),
     *(iqe_backward(stored) for stored in STORED),
+    *(qrl_critic_forward(size, stored) for stored in STORED for size in (8, 16, 32)),
     MRN_PAIRWISE_FORWARD,
     PAIR_LOSS_FORWARD,
     PAIR_LOSS_BACKWARD,

@@ -95,7 +95,7 @@ def kernels(op: str, *heads: str) -> Callable:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(core, "kernels", module.kernels)
             patch.setattr(core, "replayed", lambda function: function)
-            patch.setattr(core, "in_loaded_dtype", lambda tensor: tensor)
+            patch.setattr(dispatch, "loads_half", lambda *_: True)
             dispatch.functions.cache_clear()
             yield
         dispatch.functions.cache_clear()
@@ -121,3 +121,20 @@ def recorded_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     names = [name for name in dir(real) if not name.startswith("_")]
     monkeypatch.setattr(core, "kernels", SimpleNamespace(**{name: recording(name) for name in names}))
     return calls
+
+
+def check_half_without_a_copy(
+    monkeypatch: pytest.MonkeyPatch, scalar: Callable[..., torch.Tensor], **tensors: torch.Tensor
+) -> None:
+    """Checks that kernels load bfloat16 tensors where they are, and that autograd returns the gradients they stored.
+
+    ``scalar`` maps the tensors to a number by one kernel, which has arguments of their names.
+    """
+    calls = recorded_calls(monkeypatch)
+    leaves = [tensor.bfloat16().requires_grad_() for tensor in tensors.values()]
+    grads = torch.autograd.grad(scalar(*leaves), leaves)
+    forward, backward = calls
+    for name, leaf, grad in zip(tensors, leaves, grads, strict=True):
+        assert all(call[name].data_ptr() == leaf.data_ptr() for call in calls if name in call)
+        assert name in forward
+        assert grad.dtype == torch.bfloat16 and grad.data_ptr() == backward[f"grad_{name}"].data_ptr()

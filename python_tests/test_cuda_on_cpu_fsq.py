@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same
+from cuda_on_cpu import check_half_without_a_copy, kernels, needs_compiler, off_a_boundary
 
+import qmkernels as qm
 from qmkernels.backends.native import fsq as native
 from qmkernels.backends.reference import fsq as reference
 
@@ -53,3 +54,18 @@ def test_nan_stays_in_its_group(levels):
     assert torch.equal(codes.isnan(), z.isnan())
     assert (indices == -1).nonzero()[:, 0].tolist() == [5, 400]
     assert torch.equal(native.fsq_backward(torch.ones_like(z), z, levels).isnan(), z.isnan())
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("levels", LEVELS, ids=NAMES)
+def test_values_in_half_precision_give_the_numbers_of_float32(levels, dtype):
+    z, grad = _values(levels, torch.float32).to(dtype), _values(levels, torch.float32, seed=1)
+    z[5, 0], z[6, -1] = torch.nan, -torch.inf
+    for moved in (z, off_a_boundary(z)):
+        assert_same(native.fsq_forward(moved, levels), native.fsq_forward(z.float(), levels))
+        exact = native.fsq_backward(grad, z.float(), levels)
+        assert_same((native.fsq_backward(grad, moved, levels),), (exact.to(dtype),))
+
+
+def test_half_precision_reaches_the_kernels_without_a_copy(monkeypatch):
+    check_half_without_a_copy(monkeypatch, lambda z: qm.fsq(z, [8, 8]).codes.sum(), z=torch.randn(5, 8))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import assert_alike, points
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
+from backend_comparison import HALF, assert_alike, assert_same, points, with_special_values
+from cuda_on_cpu import check_half_without_a_copy, kernels, needs_compiler, off_a_boundary
 
+import qmkernels as qm
 from qmkernels.arguments.latent_dynamics import LatentDynamicsSettings
 from qmkernels.backends.native import latent_dynamics as native
 from qmkernels.backends.reference import latent_dynamics as reference
@@ -31,7 +32,7 @@ def _inputs(rows, num_components, dim_per_component, dtype, reduction="maxmean",
 def _agree(inputs: list) -> None:
     kept = reference.latent_dynamics_forward(*inputs)
     assert_alike(native.latent_dynamics_forward(*inputs), kept)
-    arguments = torch.tensor(-1.7, dtype=kept[0].dtype), *kept[2:], *inputs[2:6]
+    arguments = torch.tensor(-1.7, dtype=kept[0].dtype), *kept[2:], inputs[2], inputs[0], *inputs[3:6]
     assert_alike(native.latent_dynamics_backward(*arguments), reference.latent_dynamics_backward(*arguments))
 
 
@@ -113,3 +114,36 @@ def test_two_runs_give_the_same_bits():
         native.latent_dynamics_forward(*inputs), native.latent_dynamics_forward(*inputs), strict=True
     ):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dim_per_component", (4, 5, 8, 16, 32))
+def test_latents_in_half_precision_give_the_numbers_of_float32(dim_per_component, dtype):
+    predicted, target, *settings = _inputs(9, 3, dim_per_component, torch.float32)
+    latents = predicted.to(dtype), target.to(dtype)
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        prepared(*latents)
+        results = []
+        for rows in (latents, tuple(rows.float() for rows in latents)):
+            kept = native.latent_dynamics_forward(*rows, *settings)
+            arguments = torch.tensor(-1.7), *kept[2:], settings[0], rows[0], *settings[1:4]
+            results.append((kept, native.latent_dynamics_backward(*arguments)))
+        (kept, (*grads, of_weight)), (expected, (*exact, exact_of_weight)) = results
+        assert_same((*kept, of_weight), (*expected, exact_of_weight))
+        assert_same(grads, (grad.to(dtype) for grad in exact))
+
+
+def test_half_precision_reaches_the_kernels_without_a_copy(monkeypatch):
+    x, y = points(5, size=24, dtype=torch.float32)
+
+    def loss(predicted, target):
+        return qm.losses.latent_dynamics(qm.nn.IQE(24, 8), predicted, target).loss
+
+    check_half_without_a_copy(monkeypatch, loss, predicted=x, target=y)
+
+
+def test_half_precision_off_a_boundary_is_taken_too():
+    predicted, target, *settings = _inputs(9, 3, 8, torch.float32)
+    halves = [off_a_boundary(rows.bfloat16()) for rows in (predicted, target)]
+    expected = reference.latent_dynamics_forward(*(rows.float() for rows in halves), *settings)
+    assert_alike(native.latent_dynamics_forward(*halves, *settings), expected)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike, points
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, points, with_special_values
+from cuda_on_cpu import check_half_without_a_copy, kernels, needs_compiler, off_a_boundary
 
+import qmkernels as qm
 from qmkernels.backends.native import metra as native
 from qmkernels.backends.reference import metra as reference
 from qmkernels.definitions.metra import NORMS
@@ -77,3 +78,36 @@ def test_two_runs_give_the_same_bits():
     inputs = _inputs(600, size=33, dtype=torch.float32)
     for first, second in zip(native.metra_forward(*inputs), native.metra_forward(*inputs), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("size", (3, 8, 12, 507))
+def test_rows_in_half_precision_give_the_numbers_of_float32(size, dtype):
+    *rows, log_multiplier, slack, norm = _inputs(9, size=size, dtype=torch.float32)
+    rows = [tensor.to(dtype) for tensor in rows]
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        prepared(*rows[:2])
+        results = []
+        for given in (rows, [tensor.float() for tensor in rows]):
+            kept = native.metra_forward(*given, log_multiplier, slack, norm)
+            arguments = torch.tensor(-1.7), *given, *kept[2:], True
+            results.append((kept, native.metra_backward(*arguments)))
+        (kept, (*grads, of_multiplier)), (expected, (*exact, exact_of_multiplier)) = results
+        assert_same((*kept, of_multiplier), (*expected, exact_of_multiplier))
+        assert_same(grads, (grad.to(dtype) for grad in exact))
+
+
+def test_half_precision_reaches_the_kernels_without_a_copy(monkeypatch):
+    phi, phi_next, skill, *_ = _inputs(5, size=8, dtype=torch.float32)
+
+    def loss(phi, phi_next, skill):
+        return qm.losses.metra(phi, phi_next, skill, torch.tensor(0.4)).loss
+
+    check_half_without_a_copy(monkeypatch, loss, phi=phi, phi_next=phi_next, skill=skill)
+
+
+def test_half_precision_off_a_boundary_is_taken_too():
+    *rows, log_multiplier, slack, norm = _inputs(9, size=8, dtype=torch.float32)
+    halves = [off_a_boundary(tensor.bfloat16()) for tensor in rows]
+    expected = reference.metra_forward(*(tensor.float() for tensor in halves), log_multiplier, slack, norm)
+    assert_alike(native.metra_forward(*halves, log_multiplier, slack, norm), expected)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike, pair_points, points
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, pair_points, points, with_special_values
+from cuda_on_cpu import check_half_without_a_copy, kernels, needs_compiler, off_a_boundary
 
+import qmkernels as qm
 from qmkernels.backends.native import pqe as native
 from qmkernels.backends.reference import pqe as reference
 
@@ -148,3 +149,28 @@ def test_two_runs_give_the_same_bits():
     grad_out = torch.randn(2, 33, 65)
     runs = [native.pqe_pairwise_backward(grad_out, x, y, torch.ones(3), 40, True) for _ in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@WEIGHTED
+@pytest.mark.parametrize("dim_per_component", (1, 5, 8, 12, 33, 150))
+def test_rows_in_half_precision_give_the_numbers_of_float32(dim_per_component, weighted, dtype):
+    x, y = with_special_values(*points(14, size=3 * dim_per_component, dtype=dtype))
+    weights = _weights(x.float(), dim_per_component, weighted, 2)
+    out = native.pqe_forward(x, y, weights, dim_per_component)
+    assert_same((out,), (native.pqe_forward(x.float(), y.float(), weights, dim_per_component),))
+    grad_out, settings = torch.randn_like(out), (weights, dim_per_component, weighted)
+    *grads, of_weights = native.pqe_backward(grad_out, x, y, *settings)
+    *expected, expected_of_weights = native.pqe_backward(grad_out, x.float(), y.float(), *settings)
+    assert_same((*grads, of_weights), (*(grad.to(dtype) for grad in expected), expected_of_weights))
+
+
+@pytest.mark.parametrize("head", (qm.pqe, qm.nn.PQELH(24, 4)), ids=("function", "module"))
+def test_half_precision_reaches_the_kernels_without_a_copy(head, monkeypatch):
+    x, y = points(5, size=24, dtype=torch.float32)
+    check_half_without_a_copy(monkeypatch, lambda x, y: head(x, y).sum(), x=x, y=y)
+
+
+def test_half_precision_off_a_boundary_is_taken_too():
+    x, y = (off_a_boundary(tensor) for tensor in points(5, size=24, dtype=torch.bfloat16))
+    assert_alike((native.pqe_forward(x, y, None, 8),), (reference.pqe_forward(x.float(), y.float(), None, 8),))

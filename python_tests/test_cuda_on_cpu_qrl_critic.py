@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import assert_alike, points
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
+from backend_comparison import HALF, assert_alike, assert_same, points, with_special_values
+from cuda_on_cpu import check_half_without_a_copy, kernels, needs_compiler, off_a_boundary
 
+import qmkernels as qm
 from qmkernels.arguments.qrl_critic import QrlCriticSettings
 from qmkernels.backends.native import qrl_critic as native
 from qmkernels.backends.reference import qrl_critic as reference
@@ -43,7 +44,7 @@ def _agree(inputs: list) -> None:
     assert_alike(native.qrl_critic_forward(*inputs), kept)
     _, _, goal, max_weight, _, _, *settings = inputs
     grad_loss = torch.tensor(-1.7, dtype=kept[0].dtype)
-    arguments = grad_loss, *kept[1:], max_weight, goal is not None, *settings[:3]
+    arguments = grad_loss, *kept[1:], max_weight, inputs[0], goal is not None, *settings[:3]
     assert_alike(native.qrl_critic_backward(*arguments), reference.qrl_critic_backward(*arguments))
 
 
@@ -102,7 +103,7 @@ def test_nan_reaches_the_loss_and_only_its_pairs_slopes(dim_per_component, reduc
     assert truth[2].isnan().any()
     for place in (0, 1, 2, 5):  # loss, stats, slopes, spread; which ends a NaN leaves does not matter
         torch.testing.assert_close(actual[place], truth[place], equal_nan=True)
-    arguments = torch.ones((), dtype=torch.float64), *truth[1:], inputs[3], with_goal, *inputs[6:9]
+    arguments = torch.ones((), dtype=torch.float64), *truth[1:], inputs[3], inputs[0], with_goal, *inputs[6:9]
     actual, expected = native.qrl_critic_backward(*arguments), reference.qrl_critic_backward(*arguments)
     for first, second in zip(actual[3:], expected[3:], strict=True):
         torch.testing.assert_close(first, second, equal_nan=True)
@@ -157,7 +158,44 @@ def test_an_infinite_slope_of_a_maximum_reaches_only_its_component(dim_per_compo
     inputs = _inputs(5, 3, _form(dim_per_component, "max"), torch.float32, with_goal, False)
     kept = list(reference.qrl_critic_forward(*inputs)[1:])
     kept[1][1, 2] = torch.inf
-    arguments = torch.ones(()), *kept, None, with_goal, *inputs[6:9]
+    arguments = torch.ones(()), *kept, None, inputs[0], with_goal, *inputs[6:9]
     actual = native.qrl_critic_backward(*arguments)
     assert_alike(actual, reference.qrl_critic_backward(*arguments))
     assert actual[0].isinf().any() and not actual[0].isnan().any()
+
+
+@WITH_GOAL
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dim_per_component", (4, 5, 8, 16, 32))
+def test_rows_in_half_precision_give_the_numbers_of_float32(dim_per_component, dtype, with_goal):
+    inputs = _inputs(9, 3, _form(dim_per_component), torch.float32, with_goal, True)
+    embeddings = [None if rows is None else rows.to(dtype) for rows in inputs[:3]]
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        prepared(*embeddings[:2])
+        results = []
+        for rows in (embeddings, [None if rows is None else rows.float() for rows in embeddings]):
+            kept = native.qrl_critic_forward(*rows, *inputs[3:])
+            arguments = torch.tensor(-1.7), *kept[1:], inputs[3], rows[0], with_goal, *inputs[6:9]
+            results.append((kept, native.qrl_critic_backward(*arguments)))
+        (kept, grads), (expected, exact) = results
+        assert_same(kept, expected)
+        rounded = [None if grad is None else grad.to(dtype) for grad in exact[:3]]
+        assert_same(grads, (*rounded, *exact[3:]))
+
+
+@WITH_GOAL
+def test_half_precision_reaches_the_kernels_without_a_copy(with_goal, monkeypatch):
+    x, y = points(5, size=24, dtype=torch.float32)
+    goal = {"goal": x.roll(1, dims=1)} if with_goal else {}
+
+    def loss(x, y, goal=None):
+        return qm.losses.qrl_critic(qm.nn.IQE(24, 8), x, y, torch.tensor(0.3), goal=goal).loss
+
+    check_half_without_a_copy(monkeypatch, loss, x=x, y=y, **goal)
+
+
+def test_half_precision_off_a_boundary_is_taken_too():
+    inputs = _inputs(9, 3, _form(8), torch.float32, True, True)
+    halves = [off_a_boundary(rows.bfloat16()) for rows in inputs[:3]]
+    floats = [rows.float() for rows in halves]
+    assert_alike(native.qrl_critic_forward(*halves, *inputs[3:]), reference.qrl_critic_forward(*floats, *inputs[3:]))

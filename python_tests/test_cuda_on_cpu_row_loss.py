@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import assert_alike, points
-from cuda_on_cpu import kernels, needs_compiler
+from backend_comparison import HALF, assert_alike, assert_same, points, with_special_values
+from cuda_on_cpu import check_half_without_a_copy, kernels, needs_compiler
 
+import qmkernels as qm
 from qmkernels.arguments.iqe import IqeSettings
 from qmkernels.arguments.mrn import MrnSettings
 from qmkernels.arguments.row_loss import RowLossSettings
@@ -44,7 +45,7 @@ def _agree(head, rows, dtype, form, *options):
         inputs = x, y, torch.tensor(0.3, dtype=dtype), *others, *IQE, *form
         kept = reference.row_loss_iqe_forward(*inputs)
         assert_alike(native.row_loss_iqe_forward(*inputs), kept)
-        arguments = grad_loss, *kept[2:], inputs[2], *IQE
+        arguments = grad_loss, *kept[2:], inputs[2], x, *IQE
         assert_alike(native.row_loss_iqe_backward(*arguments), reference.row_loss_iqe_backward(*arguments))
     else:
         inputs = x, y, *others, *MRN, *form
@@ -79,3 +80,30 @@ def test_nan_reaches_the_loss_and_only_its_rows_slope():
     loss, _, slopes = native.row_loss_mrn_forward(x, y, target, weight, mask, *MRN, *RowLossSettings())
     assert loss.isnan()
     assert slopes.isnan().nonzero().tolist() == [[3]]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("head", ("iqe", "mrn"))
+def test_rows_in_half_precision_give_the_numbers_of_float32(head, dtype):
+    _, _, *others = _rows(9, torch.float32)
+    grad_loss, form, weight = torch.tensor(-1.7), RowLossSettings(), torch.tensor(0.3)
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        x, y = prepared(*points(9, size=15, dtype=dtype))
+        results = []
+        for rows in ((x, y), (x.float(), y.float())):
+            if head == "iqe":
+                kept = native.row_loss_iqe_forward(*rows, weight, *others, *IQE, *form)
+                grads = native.row_loss_iqe_backward(grad_loss, *kept[2:], weight, rows[0], *IQE)
+            else:
+                kept = native.row_loss_mrn_forward(*rows, *others, *MRN, *form)
+                grads = native.row_loss_mrn_backward(grad_loss, kept[2], *rows, *MRN)
+            results.append((kept, grads[:2]))
+        (kept, grads), (expected, exact) = results
+        assert_same(kept, expected)
+        assert_same(grads, (grad.to(dtype) for grad in exact))
+
+
+@pytest.mark.parametrize("head", (qm.nn.IQE(24, 8), qm.nn.LatentMRN(24)), ids=("iqe", "mrn"))
+def test_half_precision_reaches_the_kernels_without_a_copy(head, monkeypatch):
+    x, y = points(5, size=24, dtype=torch.float32)
+    check_half_without_a_copy(monkeypatch, lambda x, y: qm.losses.step_gap(head, x, y, 2.0).loss, x=x, y=y)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike, points
-from cuda_on_cpu import kernels, needs_compiler, off_a_boundary
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, points, with_special_values
+from cuda_on_cpu import check_half_without_a_copy, kernels, needs_compiler, off_a_boundary
 
+import qmkernels as qm
 from qmkernels.backends.native import temporal_consistency as native
 from qmkernels.backends.reference import temporal_consistency as reference
 
@@ -73,3 +74,35 @@ def test_two_runs_give_the_same_bits():
     inputs = *points(2, 600, size=5, dtype=torch.float32), None, 0.9
     for first, second in zip(*(native.temporal_consistency_forward(*inputs) for _ in "ab"), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("size", (3, 8, 12, 507))
+def test_latents_in_half_precision_give_the_numbers_of_float32(size, dtype):
+    latents = points(2, 9, size=size, dtype=dtype)
+    mask = _mask(2, 9, torch.float32)
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        prepared(*(rows[1] for rows in latents))
+        results = []
+        for rows in (latents, tuple(rows.float() for rows in latents)):
+            kept = native.temporal_consistency_forward(*rows, mask, 0.9)
+            results.append((kept, native.temporal_consistency_backward(torch.tensor(-1.7), kept[2], *rows)))
+        (kept, grad), (expected, exact) = results
+        assert_same(kept, expected)
+        assert_same((grad,), (exact.to(dtype),))
+
+
+def test_half_precision_reaches_the_kernels_without_a_copy(monkeypatch):
+    predicted, target = points(3, 5, size=64, dtype=torch.float32)
+    target = target.bfloat16()
+
+    def loss(predicted):
+        return qm.losses.temporal_consistency(predicted, target).loss
+
+    check_half_without_a_copy(monkeypatch, loss, predicted=predicted)
+
+
+def test_half_precision_off_a_boundary_is_taken_too():
+    halves = [off_a_boundary(rows.bfloat16()) for rows in points(3, 5, size=64, dtype=torch.float32)]
+    expected = reference.temporal_consistency_forward(*(rows.float() for rows in halves), None, 0.9)
+    assert_alike(native.temporal_consistency_forward(*halves, None, 0.9), expected)

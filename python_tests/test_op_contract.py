@@ -126,7 +126,7 @@ def test_registered_ops_pass_opcheck(case):
         torch.library.opcheck(function, arguments)
 
 
-def check_compiled(case, compiler, all_rows):
+def check_compiled(case, compiler, all_rows, dtype=torch.float64):
     """Compiles for one shape first and then, as torch.compile does for a second one, for every shape at once."""
     torch._dynamo.reset()
     call = case.at(5)
@@ -136,7 +136,7 @@ def check_compiled(case, compiler, all_rows):
 
     compiled = torch.compile(step, fullgraph=True, backend=compiler)
     for rows in all_rows:
-        tensors = case.tensors(rows=rows)
+        tensors = case.tensors(dtype, rows=rows)
         leaves = [tensor for tensor in tensors if tensor.requires_grad]
         with torch.compiler.set_stance("fail_on_recompile" if rows == 15 else "default"):
             actual = compiled(*tensors)
@@ -163,6 +163,10 @@ OF_OTHER_CODE = [
 def test_torch_compile_traces_the_whole_graph_and_changes_no_number(case):
     is_first_of_its_op = case is next(each for each in CASES if each.op == case.op)
     check_compiled(case, "aot_eager", all_rows=(9, 12, 15) if is_first_of_its_op else (9,))
+
+
+def test_torch_compile_takes_half_precision():
+    check_compiled(next(case for case in CASES if case.op == "mrn"), "aot_eager", all_rows=[9], dtype=torch.bfloat16)
 
 
 # The neighbours have no derivative, and the length of poisson's series is known when it runs.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted
 
 import qmkernels as qm
 from qmkernels.backends.reference import fsq as reference
@@ -44,6 +44,16 @@ def test_codes_and_indices_are_those_of_the_reference(levels, dtype):
 def test_gradients_are_those_of_the_reference(levels, dtype):
     z, grad = _values(levels, dtype), _values(levels, dtype, seed=1)
     assert_alike((kernels.fsq_backward(grad, z, levels),), (reference.fsq_backward(grad, z, levels),))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("levels", LEVELS[1:3], ids=NAMES[1:3])
+def test_values_in_half_precision_give_the_numbers_of_float32(levels, dtype):
+    z, grad = _values(levels, dtype), _values(levels, torch.float32, seed=1)
+    z[5, 0], z[6, -1] = torch.nan, -torch.inf
+    assert_same(kernels.fsq_forward(z, levels), kernels.fsq_forward(z.float(), levels))
+    exact = kernels.fsq_backward(grad, z.float(), levels)
+    assert_rounded((kernels.fsq_backward(grad, z, levels),), (exact,), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted, points
+from backend_comparison import HALF, assert_alike, assert_same, with_special_values
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted, points
 
 from qmkernels.arguments.latent_dynamics import LatentDynamicsSettings
 from qmkernels.backends.reference import latent_dynamics as reference
@@ -29,7 +29,7 @@ def _agree(inputs: list) -> None:
     assert_alike(kernels.latent_dynamics_forward(*inputs), kept)
     # As ops do, empty tensors for what is not kept.
     kept = [torch.empty(0, device=DEVICE) if tensor is None else tensor for tensor in kept]
-    arguments = torch.tensor(-1.7, dtype=kept[0].dtype, device=DEVICE), *kept[2:], *inputs[2:6]
+    arguments = torch.tensor(-1.7, dtype=kept[0].dtype, device=DEVICE), *kept[2:], inputs[2], inputs[0], *inputs[3:6]
     assert_alike(kernels.latent_dynamics_backward(*arguments), reference.latent_dynamics_backward(*arguments))
 
 
@@ -62,3 +62,20 @@ def test_what_is_not_finite_gives_what_the_reference_gives(reduction, side, valu
     inputs = _inputs(7, 3, 5, reduction=reduction, power=1)
     inputs[side][2, 6] = value
     _agree(inputs)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dim_per_component", (5, 8))
+def test_latents_in_half_precision_give_the_numbers_of_float32(dim_per_component, dtype):
+    predicted, target, *settings = _inputs(9, 3, dim_per_component, torch.float32)
+    latents = predicted.to(dtype), target.to(dtype)
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        prepared(*latents)
+        results = []
+        for rows in (latents, tuple(rows.float() for rows in latents)):
+            kept = kernels.latent_dynamics_forward(*rows, *settings)
+            arguments = torch.tensor(-1.7, device=DEVICE), *kept[2:], settings[0], rows[0], *settings[1:4]
+            results.append((kept, kernels.latent_dynamics_backward(*arguments)))
+        (kept, (*grads, of_weight)), (expected, (*exact, exact_of_weight)) = results
+        assert_same((*kept, of_weight), (*expected, exact_of_weight))
+        assert_rounded(grads, exact, dtype)

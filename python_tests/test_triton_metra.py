@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted, points
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, with_special_values
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted, points
 
 import qmkernels as qm
 from qmkernels.backends.reference import metra as reference
@@ -64,3 +64,20 @@ def test_public_function_runs_on_this_backend():
             result = qm.losses.metra(phi, phi_next, skill, log_multiplier, slack=slack, norm=norm)
         results.append((*(tensor.detach() for tensor in result), *torch.autograd.grad(result.loss, leaves)))
     assert_alike(*results)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("size", (3, 16))
+def test_rows_in_half_precision_give_the_numbers_of_float32(size, dtype):
+    *rows, log_multiplier, slack, norm = _inputs(9, size=size, dtype=torch.float32)
+    rows = [tensor.to(dtype) for tensor in rows]
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        prepared(*rows[:2])
+        results = []
+        for given in (rows, [tensor.float() for tensor in rows]):
+            kept = kernels.metra_forward(*given, log_multiplier, slack, norm)
+            arguments = torch.tensor(-1.7, device=DEVICE), *given, *kept[2:], True
+            results.append((kept, kernels.metra_backward(*arguments)))
+        (kept, (*grads, of_multiplier)), (expected, (*exact, exact_of_multiplier)) = results
+        assert_same((*kept, of_multiplier), (*expected, exact_of_multiplier))
+        assert_rounded(grads, exact, dtype)

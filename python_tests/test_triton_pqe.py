@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted, pair_points, points
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, with_special_values
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted, pair_points, points
 
 import qmkernels as qm
 from qmkernels.backends.reference import pqe as reference
@@ -42,6 +42,20 @@ def _agree(form: str, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | 
 def test_rows_are_those_of_the_reference(dim_per_component, dtype, with_weights):
     x, y = points(7, size=3 * dim_per_component, dtype=dtype)
     _agree("pqe", x, y, _weights(3, dtype=dtype) if with_weights else None, dim_per_component)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dim_per_component", (1, 5, 16))
+def test_rows_in_half_precision_give_the_numbers_of_float32(dim_per_component, dtype):
+    x, y = with_special_values(*points(8, size=3 * dim_per_component, dtype=dtype))
+    settings = _weights(3, dtype=torch.float32), dim_per_component
+    out = kernels.pqe_forward(x, y, *settings)
+    assert_same((out,), (kernels.pqe_forward(x.float(), y.float(), *settings),))
+    grad_out = torch.randn_like(out)
+    *grads, of_weights = kernels.pqe_backward(grad_out, x, y, *settings, True)
+    *expected, expected_of_weights = kernels.pqe_backward(grad_out, x.float(), y.float(), *settings, True)
+    assert_rounded(grads, expected, dtype)
+    assert_same((of_weights,), (expected_of_weights,))
 
 
 @pytest.mark.parametrize("with_weights", (False, True))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted, points
+from backend_comparison import HALF, assert_alike, assert_same, with_special_values
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted, points
 
 import qmkernels as qm
 from qmkernels.arguments.qrl_critic import QrlCriticSettings
@@ -43,7 +43,7 @@ def _agree(inputs: list) -> tuple[torch.Tensor, ...]:
     grad_loss = torch.tensor(-1.7, dtype=kept[0].dtype, device=DEVICE)
     # As ops do, empty tensors for what is not kept.
     kept = [torch.empty(0, device=DEVICE) if tensor is None else tensor for tensor in kept]
-    arguments = grad_loss, *kept[1:], max_weight, goal is not None, *inputs[6:9]
+    arguments = grad_loss, *kept[1:], max_weight, inputs[0], goal is not None, *inputs[6:9]
     grads = kernels.qrl_critic_backward(*arguments)
     assert_alike(grads, reference.qrl_critic_backward(*arguments))
     return grads
@@ -127,3 +127,23 @@ def test_public_function_runs_on_this_backend():
             result = qm.losses.qrl_critic(head, x, y, raw)
         results.append((*(tensor.detach() for tensor in result), *torch.autograd.grad(result.loss, leaves)))
     assert_alike(*results)
+
+
+@WITH_GOAL
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dim_per_component", (5, 8))
+def test_rows_in_half_precision_give_the_numbers_of_float32(dim_per_component, dtype, with_goal):
+    inputs = _inputs(9, 3, _form(dim_per_component), torch.float32, with_goal)
+    embeddings = [None if rows is None else rows.to(dtype) for rows in inputs[:3]]
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        prepared(*embeddings[:2])
+        results = []
+        for rows in (embeddings, [None if rows is None else rows.float() for rows in embeddings]):
+            kept = kernels.qrl_critic_forward(*rows, *inputs[3:])
+            grad_loss = torch.tensor(-1.7, device=DEVICE)
+            arguments = grad_loss, *kept[1:], inputs[3], rows[0], with_goal, *inputs[6:9]
+            results.append((kept, kernels.qrl_critic_backward(*arguments)))
+        (kept, (*grads, of_weight, of_raw)), (expected, (*exact, exact_of_weight, exact_of_raw)) = results
+        assert_same((*kept, of_weight, of_raw), (*expected, exact_of_weight, exact_of_raw))
+        count = 3 if with_goal else 2
+        assert_rounded(grads[:count], exact[:count], dtype)

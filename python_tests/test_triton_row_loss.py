@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted, points
+from backend_comparison import HALF, assert_alike, assert_same, with_special_values
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted, points
 
 import qmkernels as qm
 from qmkernels.arguments.iqe import IqeSettings
@@ -52,7 +52,7 @@ def _agree(head, form, x, y, *others):
         assert_alike(kernels.row_loss_iqe_forward(*inputs), kept)
         # As ops do, empty tensors for what is not kept.
         kept = [torch.empty(0, device=DEVICE) if tensor is None else tensor for tensor in kept]
-        arguments = grad_loss, *kept[2:], max_weight, *head
+        arguments = grad_loss, *kept[2:], max_weight, x, *head
         assert_alike(kernels.row_loss_iqe_backward(*arguments), reference.row_loss_iqe_backward(*arguments))
     return kept[0], kept[2]
 
@@ -78,6 +78,28 @@ def test_what_is_left_out_or_not_finite_gives_what_the_reference_gives(head):
     x[2, 3], target[3] = torch.inf, torch.nan
     for form in (RowLossSettings(), FORMS[-1]):
         _agree(head, form, x, y, target, weight, mask)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("head", HEADS[::3], ids=("iqe", "mrn"))
+def test_rows_in_half_precision_give_the_numbers_of_float32(head, dtype):
+    _, _, *others = _rows(9, torch.float32)
+    form = RowLossSettings()
+    grad_loss, weight = torch.tensor(-1.7, device=DEVICE), torch.tensor(0.3, device=DEVICE)
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        x, y = prepared(*points(9, size=15, dtype=dtype))
+        results = []
+        for rows in ((x, y), (x.float(), y.float())):
+            if head is MRN:
+                kept = kernels.row_loss_mrn_forward(*rows, *others, *MRN, *form)
+                grads = kernels.row_loss_mrn_backward(grad_loss, kept[2], *rows, *MRN)
+            else:
+                kept = kernels.row_loss_iqe_forward(*rows, weight, *others, *head, *form)
+                grads = kernels.row_loss_iqe_backward(grad_loss, *kept[2:], weight, rows[0], *head)
+            results.append((kept, grads[:2]))
+        (kept, grads), (expected, exact) = results
+        assert_same(kept, expected)
+        assert_rounded(grads, exact, dtype)
 
 
 def test_public_function_runs_on_this_backend():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_comparison import DTYPES, assert_alike
-from triton_testing import DEVICE, import_kernels, interpreted, points
+from backend_comparison import DTYPES, HALF, assert_alike, assert_same, with_special_values
+from triton_testing import DEVICE, assert_rounded, import_kernels, interpreted, points
 
 import qmkernels as qm
 from qmkernels.backends.reference import temporal_consistency as reference
@@ -65,3 +65,21 @@ def test_public_function_runs_on_this_backend():
             result = qm.losses.temporal_consistency(leaf, target, _mask(3, 7, torch.bool))
             results.append((result.loss.detach(), result.similarity, *torch.autograd.grad(result.loss, leaf)))
     assert_alike(*results)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("size", (3, 16))
+def test_latents_in_half_precision_give_the_numbers_of_float32(size, dtype):
+    latents = points(2, 9, size=size, dtype=dtype)
+    mask = _mask(2, 9, torch.float32)
+    for prepared in (lambda x, y: (x, y), with_special_values):
+        prepared(*(rows[1] for rows in latents))
+        results = []
+        for rows in (latents, tuple(rows.float() for rows in latents)):
+            kept = kernels.temporal_consistency_forward(*rows, mask, 0.9)
+            results.append(
+                (kept, kernels.temporal_consistency_backward(torch.tensor(-1.7, device=DEVICE), kept[2], *rows))
+            )
+        (kept, grad), (expected, exact) = results
+        assert_same(kept, expected)
+        assert_rounded((grad,), (exact,), dtype)

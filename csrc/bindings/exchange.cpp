@@ -21,17 +21,11 @@ const Exchange* exchange = nullptr;
 
 constexpr uint8_t floating_point = 2, bfloat = 4;
 
-// Whether the object is a dense tensor of float32 or float64; reads it if so.
+// Whether the object is a dense tensor of a float dtype; reads it if so.
 bool read_floats(PyObject* object, TensorView& view) {
-    return is_tensor(object) && read_tensor(object, view) && view.code == floating_point &&
-           (view.bits == 32 || view.bits == 64) && view.lanes == 1;
-}
-
-// The same for these and those in half precision.
-bool read_any_floats(PyObject* object, TensorView& view) {
-    if (read_floats(object, view)) return true;
-    return is_tensor(object) && read_tensor(object, view) && view.bits == 16 && view.lanes == 1 &&
-           (view.code == floating_point || view.code == bfloat);
+    if (!is_tensor(object) || !read_tensor(object, view) || view.lanes != 1) return false;
+    if (view.code == bfloat) return view.bits == 16;
+    return view.code == floating_point && (view.bits == 16 || view.bits == 32 || view.bits == 64);
 }
 
 }  // namespace
@@ -89,7 +83,7 @@ bool is_small_call(const Slots& slots, PyObject* const* values) {
 
 PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count) {
     TensorView x, y;
-    bool are = exchange != nullptr && count >= 2 && read_any_floats(values[0], x) && read_any_floats(values[1], y) &&
+    bool are = exchange != nullptr && count >= 2 && read_floats(values[0], x) && read_floats(values[1], y) &&
                x.is_alike(y) && x.ndim > 0 && y.ndim > 0 && x.shape[x.ndim - 1] == y.shape[y.ndim - 1] &&
                x.shape[x.ndim - 1] > 0;
     if (are && count == 3) {

@@ -38,8 +38,8 @@ bool is_small_call(const Slots& slots, PyObject* const* values);
 // Takes any objects (x, y) or (x, y, size). Whether x and y are dense tensors of one float dtype and device, with the
 // same last size, at least 1, or ``size``. False if tensors cannot be read.
 PyObject* are_embeddings(PyObject*, PyObject* const* values, Py_ssize_t count);
-// Takes any objects (x, ...). Whether they are dense tensors of one dtype, float32 or float64, on one device, of one
-// shape (..., B, D) with at least one value. False if tensors cannot be read.
+// Takes any objects (x, ...). Whether they are dense tensors of one float dtype and device, of one shape (..., B, D)
+// with at least one value. False if tensors cannot be read.
 PyObject* are_batches(PyObject*, PyObject* const* values, Py_ssize_t count);
 
 }  // namespace qmk::python

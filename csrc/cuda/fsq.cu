@@ -1,9 +1,10 @@
 // Finite scalar quantisation: one group per thread; the levels' constants are kernel parameters, the same for all
 // threads of a warp at a time. Groups of up to four values have their own kernels, which load and store a group at once
 // if it is aligned to its size. Bound by memory: forward reads z and writes codes and indices, backward reads two
-// tensors and writes one.
+// tensors and writes one. Arithmetic in T; z and its gradient may be stored in half precision, as numbers of type S.
 #include "../math/fsq.h"
 #include "../ops/fsq.h"
+#include "half.cuh"
 #include "launch.cuh"
 
 namespace qmk::cuda {
@@ -52,20 +53,20 @@ struct alignas(group_alignment<T, size>) Group {
     T values[size];
 };
 
-template <class T, int size>
+template <class T, class S, int size>
 __global__ void __launch_bounds__(block_threads)
-    fsq_forward_kernel(const Group<T, size>* z, Group<T, size>* codes, int64_t* indices, int64_t groups,
+    fsq_forward_kernel(const Group<S, size>* z, Group<T, size>* codes, int64_t* indices, int64_t groups,
                        Levels<T> levels) {
     for (int64_t g = int64_t(blockIdx.x) * block_threads + threadIdx.x; g < groups;
          g += int64_t(gridDim.x) * block_threads) {
-        const Group<T, size> from = z[g];
+        const Group<S, size> from = z[g];
         Group<T, size> to;
         int64_t index = 0;
         bool is_number = true;
 #pragma unroll
         for (int j = 0; j < size; ++j) {
             const auto result =
-                QMK_TARGET::fsq_quantised<T, typename Bits<T>::Type>(from.values[j], levels.constants[j]);
+                QMK_TARGET::fsq_quantised<T, typename Bits<T>::Type>(T(from.values[j]), levels.constants[j]);
             to.values[j] = result.code;
             index += result.level * levels.places[j];
             is_number = is_number && result.level >= 0;
@@ -76,16 +77,16 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 // Groups of n values.
-template <class T>
+template <class T, class S>
 __global__ void __launch_bounds__(block_threads)
-    fsq_forward_any_kernel(const T* z, T* codes, int64_t* indices, int64_t groups, Levels<T> levels) {
+    fsq_forward_any_kernel(const S* z, T* codes, int64_t* indices, int64_t groups, Levels<T> levels) {
     for (int64_t g = int64_t(blockIdx.x) * block_threads + threadIdx.x; g < groups;
          g += int64_t(gridDim.x) * block_threads) {
         int64_t index = 0;
         bool is_number = true;
         for (int j = 0; j < levels.n; ++j) {
             const auto result =
-                QMK_TARGET::fsq_quantised<T, typename Bits<T>::Type>(z[g * levels.n + j], levels.constants[j]);
+                QMK_TARGET::fsq_quantised<T, typename Bits<T>::Type>(T(z[g * levels.n + j]), levels.constants[j]);
             codes[g * levels.n + j] = result.code;
             index += result.level * levels.places[j];
             is_number = is_number && result.level >= 0;
@@ -94,29 +95,30 @@ __global__ void __launch_bounds__(block_threads)
     }
 }
 
-template <class T, int size>
+template <class T, class S, int size>
 __global__ void __launch_bounds__(block_threads)
-    fsq_backward_kernel(const Group<T, size>* grad_codes, const Group<T, size>* z, Group<T, size>* grad_z,
+    fsq_backward_kernel(const Group<T, size>* grad_codes, const Group<S, size>* z, Group<S, size>* grad_z,
                         int64_t groups, Levels<T> levels) {
     for (int64_t g = int64_t(blockIdx.x) * block_threads + threadIdx.x; g < groups;
          g += int64_t(gridDim.x) * block_threads) {
-        const Group<T, size> from = z[g], grad = grad_codes[g];
-        Group<T, size> to;
+        const Group<S, size> from = z[g];
+        const Group<T, size> grad = grad_codes[g];
+        Group<S, size> to;
 #pragma unroll
         for (int j = 0; j < size; ++j)
-            to.values[j] = grad.values[j] * QMK_TARGET::fsq_slope<T>(from.values[j], levels.constants[j]);
+            to.values[j] = S(grad.values[j] * QMK_TARGET::fsq_slope<T>(T(from.values[j]), levels.constants[j]));
         grad_z[g] = to;
     }
 }
 
-template <class T>
+template <class T, class S>
 __global__ void __launch_bounds__(block_threads)
-    fsq_backward_any_kernel(const T* grad_codes, const T* z, T* grad_z, int64_t groups, Levels<T> levels) {
+    fsq_backward_any_kernel(const T* grad_codes, const S* z, S* grad_z, int64_t groups, Levels<T> levels) {
     for (int64_t g = int64_t(blockIdx.x) * block_threads + threadIdx.x; g < groups;
          g += int64_t(gridDim.x) * block_threads)
         for (int j = 0; j < levels.n; ++j) {
             const int64_t at = g * levels.n + j;
-            grad_z[at] = grad_codes[at] * QMK_TARGET::fsq_slope<T>(z[at], levels.constants[j]);
+            grad_z[at] = S(grad_codes[at] * QMK_TARGET::fsq_slope<T>(T(z[at]), levels.constants[j]));
         }
 }
 
@@ -127,10 +129,10 @@ struct Size {
 
 // Calls run(Size<n>) if there are kernels for groups of n values and all tensors are aligned for them, else
 // run(Size<0>).
-template <class T, class Run>
-void with_size(int n, std::initializer_list<const T*> tensors, Run&& run) {
+template <class Run>
+void with_size(int n, std::initializer_list<const void*> tensors, Run&& run) {
     bool is_aligned = true;
-    for (const T* tensor : tensors) is_aligned = is_aligned && is_aligned_to_16(tensor);
+    for (const void* tensor : tensors) is_aligned = is_aligned && is_aligned_to_16(tensor);
     if (n == 1) return run(Size<1>{});
     if (n == 2 && is_aligned) return run(Size<2>{});
     if (n == 3) return run(Size<3>{});
@@ -145,49 +147,55 @@ auto as_groups(T* values) {
     return reinterpret_cast<Result*>(values);
 }
 
+template <class S, class T>
+void forward(const FsqForward<T>& call, Context context) {
+    const int n = int(call.levels.count);
+    const S* z = numbers_of<S>(call.z);
+    const int64_t blocks = divide_up(call.groups, block_threads);
+    with_size(n, {z, call.codes}, [&](auto size) {
+        constexpr int fixed = decltype(size)::value;
+        if constexpr (fixed == 0)
+            launch("fsq_forward", fsq_forward_any_kernel<T, S>, blocks, block_threads, 0, context, z, call.codes,
+                   call.indices, call.groups, levels_of<T>(call.levels.values, n));
+        else
+            launch("fsq_forward", fsq_forward_kernel<T, S, fixed>, blocks, block_threads, 0, context,
+                   as_groups<fixed>(z), as_groups<fixed>(call.codes), call.indices, call.groups,
+                   levels_of<T>(call.levels.values, n));
+    });
+}
+
+template <class S, class T>
+void backward(const FsqBackward<T>& call, Context context) {
+    const int n = int(call.levels.count);
+    const S* z = numbers_of<S>(call.z);
+    S* grad_z = numbers_of<S>(call.grad_z);
+    const int64_t blocks = divide_up(call.groups, block_threads);
+    with_size(n, {call.grad_codes, z, grad_z}, [&](auto size) {
+        constexpr int fixed = decltype(size)::value;
+        if constexpr (fixed == 0)
+            launch("fsq_backward", fsq_backward_any_kernel<T, S>, blocks, block_threads, 0, context, call.grad_codes, z,
+                   grad_z, call.groups, levels_of<T>(call.levels.values, n));
+        else
+            launch("fsq_backward", fsq_backward_kernel<T, S, fixed>, blocks, block_threads, 0, context,
+                   as_groups<fixed>(call.grad_codes), as_groups<fixed>(z), as_groups<fixed>(grad_z), call.groups,
+                   levels_of<T>(call.levels.values, n));
+    });
+}
+
 }  // namespace
 
 template <class T>
 void fsq_forward(const FsqForward<T>& call, Context context) {
-    const int n = int(call.levels.count);
-    const int64_t groups = call.groups, *levels = call.levels.values;
-    int64_t* indices = call.indices;
-    T* codes = call.codes;
-    const T* z = call.z;
-    if (groups == 0) return;
-    const char* op = "fsq_forward";
-    const DeviceGuard guard(context.device, op);
-    const int64_t blocks = divide_up(groups, block_threads);
-    with_size<T>(n, {z, codes}, [&](auto size) {
-        constexpr int fixed = decltype(size)::value;
-        if constexpr (fixed == 0)
-            launch(op, fsq_forward_any_kernel<T>, blocks, block_threads, 0, context, z, codes, indices, groups,
-                   levels_of<T>(levels, n));
-        else
-            launch(op, fsq_forward_kernel<T, fixed>, blocks, block_threads, 0, context, as_groups<fixed>(z),
-                   as_groups<fixed>(codes), indices, groups, levels_of<T>(levels, n));
-    });
+    if (call.groups == 0) return;
+    const DeviceGuard guard(context.device, "fsq_forward");
+    with_storage<T>(call.z.storage, [&](auto number) { forward<decltype(number)>(call, context); });
 }
 
 template <class T>
 void fsq_backward(const FsqBackward<T>& call, Context context) {
-    const int n = int(call.levels.count);
-    const int64_t groups = call.groups, *levels = call.levels.values;
-    T* grad_z = call.grad_z;
-    const T *grad_codes = call.grad_codes, *z = call.z;
-    if (groups == 0) return;
-    const char* op = "fsq_backward";
-    const DeviceGuard guard(context.device, op);
-    const int64_t blocks = divide_up(groups, block_threads);
-    with_size<T>(n, {grad_codes, z, grad_z}, [&](auto size) {
-        constexpr int fixed = decltype(size)::value;
-        if constexpr (fixed == 0)
-            launch(op, fsq_backward_any_kernel<T>, blocks, block_threads, 0, context, grad_codes, z, grad_z, groups,
-                   levels_of<T>(levels, n));
-        else
-            launch(op, fsq_backward_kernel<T, fixed>, blocks, block_threads, 0, context, as_groups<fixed>(grad_codes),
-                   as_groups<fixed>(z), as_groups<fixed>(grad_z), groups, levels_of<T>(levels, n));
-    });
+    if (call.groups == 0) return;
+    const DeviceGuard guard(context.device, "fsq_backward");
+    with_storage<T>(call.z.storage, [&](auto number) { backward<decltype(number)>(call, context); });
 }
 
 QMK_INSTANTIATE(fsq_forward, FsqForward, Context)

@@ -1,10 +1,10 @@
 // IQE of matching rows: kernels and launchers.
 //
-// Forward, K = 4, 8, 16, 32: one thread per component, its K intervals in registers, sorted by a network and scanned.
-// Rows pass through shared memory, so that neighbouring threads read 16 adjacent bytes each of global memory. Any other
-// K: one warp per component, its intervals in shared memory. Both sum (and take the maximum of) a row's lengths within
-// the block. Backward: one thread for 16 bytes of each gradient. Reads x and y once, or D / 4 bytes of ends; writes
-// once.
+// Forward, K = 4, 8, 16, 32 and, in float, 64: one thread per component, its K intervals in registers, sorted by a
+// network and scanned. Rows pass through shared memory, so that neighbouring threads read 16 adjacent bytes each of
+// global memory. Any other K: one warp per component, its intervals in shared memory. Both sum (and take the maximum
+// of) a row's lengths within the block. Backward: one thread for 16 bytes of each gradient. Reads x and y once, or D /
+// 4 bytes of ends; writes once.
 //
 // Precision: all arithmetic in T; x, y and their gradients may be stored in half precision. The order of every sum is
 // fixed, so the same input gives the same bits.
@@ -52,17 +52,28 @@ __device__ __forceinline__ void reduce_all(const Forward<T, S>& task, const T* l
     });
 }
 
+// Four blocks have the registers of a component of 16 doubles or 32 floats, three of 64 floats, two of 32 doubles.
 template <class T, class S, int K, bool keep>
-__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
-    iqe_forward_kernel(Forward<T, S> task) {
-    __shared__ typename ComponentPacks<S, K>::Bits staged[ComponentPacks<S, K>::staged];
+__global__ void __launch_bounds__(block_threads, K * sizeof(T) <= 128 ? 4
+                                                 : K == 64            ? 3
+                                                                      : 2) iqe_forward_kernel(Forward<T, S> task) {
+    using Packs = ComponentPacks<S, K>;
+    constexpr bool by_places = keep && sorts_places<K>;
+    __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(by_places ? K : 0)];
     __shared__ T lengths[block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K];
         load_components(task.x + component * K, count, staged, x);
         load_components(task.y + component * K, count, staged, y);
         if (threadIdx.x >= count) return;
-        if constexpr (keep) {
+        if constexpr (by_places) {
+            T* columns = reinterpret_cast<T*>(staged);
+            store_column(y, columns);
+            uint32_t places[K];
+            find_places(places);
+            sort_in_registers<K>(x, places);
+            lengths[threadIdx.x] = scan_by_places(x, columns, places, task.ends, component + threadIdx.x);
+        } else if constexpr (keep) {
             uint32_t marks[K];
             mark_intervals(marks);
             sort_in_registers<K>(x, y, marks);
@@ -149,19 +160,33 @@ __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T, S> task) 
     }
 }
 
-template <int K, class T, class S>
-void launch_forward(const Forward<T, S>& task, Context context) {
-    launch("iqe_forward", task.ends ? iqe_forward_kernel<T, S, K, true> : iqe_forward_kernel<T, S, K, false>,
-           task.tiles.tiles, block_threads, 0, context, task);
+// Null if there is none: 64 doubles exceed a thread's registers.
+template <class T, class S, bool keep>
+auto register_kernel(int64_t dim_per_component) -> void (*)(Forward<T, S>) {
+    switch (dim_per_component) {
+        case 4:
+            return iqe_forward_kernel<T, S, 4, keep>;
+        case 8:
+            return iqe_forward_kernel<T, S, 8, keep>;
+        case 16:
+            return iqe_forward_kernel<T, S, 16, keep>;
+        case 32:
+            return iqe_forward_kernel<T, S, 32, keep>;
+        default:
+            if constexpr (sizeof(T) == 4)
+                if (dim_per_component == 64) return iqe_forward_kernel<T, S, 64, keep>;
+            return nullptr;
+    }
 }
 
 template <class S, class T>
 void forward(const IqeForward<T>& call, Context context) {
     const int64_t num_components = call.shape.num_components, dim_per_component = call.shape.dim_per_component;
     const S *x = numbers_of<S>(call.x), *y = numbers_of<S>(call.y);
+    const auto kernel =
+        call.ends ? register_kernel<T, S, true>(dim_per_component) : register_kernel<T, S, false>(dim_per_component);
     const bool in_registers =
-        (dim_per_component == 4 || dim_per_component == 8 || dim_per_component == 16 || dim_per_component == 32) &&
-        is_aligned_to_16(x) && is_aligned_to_16(y) && (!call.ends || is_aligned_to_16(call.ends));
+        kernel && is_aligned_to_16(x) && is_aligned_to_16(y) && (!call.ends || is_aligned_to_16(call.ends));
     const Forward<T, S> task{x,
                              y,
                              call.max,
@@ -172,20 +197,10 @@ void forward(const IqeForward<T>& call, Context context) {
                              forward_tiles(call.shape.rows, num_components, in_registers),
                              int(dim_per_component),
                              call.reduction};
-    if (!in_registers)
-        return launch_by_warp<T>("iqe_forward",
-                                 call.ends ? iqe_forward_any_kernel<T, S, true> : iqe_forward_any_kernel<T, S, false>,
-                                 task.tiles.tiles, dim_per_component, context, task);
-    switch (dim_per_component) {
-        case 4:
-            return launch_forward<4>(task, context);
-        case 8:
-            return launch_forward<8>(task, context);
-        case 16:
-            return launch_forward<16>(task, context);
-        default:
-            return launch_forward<32>(task, context);
-    }
+    if (in_registers) return launch("iqe_forward", kernel, task.tiles.tiles, block_threads, 0, context, task);
+    launch_by_warp<T>("iqe_forward",
+                      call.ends ? iqe_forward_any_kernel<T, S, true> : iqe_forward_any_kernel<T, S, false>,
+                      task.tiles.tiles, dim_per_component, context, task);
 }
 
 template <class S, class T>

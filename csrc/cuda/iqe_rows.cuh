@@ -92,6 +92,12 @@ struct ComponentPacks {
     using Bits = typename Pack<S, size>::Bits;
     // Components are an odd number of packs apart in shared memory, so that 8 threads reading one each touch all banks.
     static constexpr int stride = count | 1, staged = block_threads * stride;
+
+    // Enough for the packs and, after them, for `columns` numbers of each thread.
+    template <class T>
+    static constexpr int staged_or(int columns) {
+        return std::max(staged, int(columns * block_threads * sizeof(T) / sizeof(Bits)));
+    }
 };
 
 // Loads K numbers per thread, of `count` neighbouring components, through shared memory: `source(i)` is the address of
@@ -125,10 +131,10 @@ __device__ __forceinline__ void load_components(const S* from, int count, typena
     load_packs<S>([&](int pack) { return packs_from + pack; }, count, staged, to);
 }
 
-// The minimum number of blocks per multiprocessor for kernels with `bytes` of intervals in a thread's registers: two
-// leave 255 registers per thread, four leave 128.
+// The minimum number of blocks per multiprocessor for kernels with `bytes` of x in a thread's registers: three leave
+// 168 registers per thread, four leave 128.
 constexpr int register_blocks(int bytes) {
-    return bytes > 64 ? 2 : 4;
+    return bytes > 64 ? 3 : 4;
 }
 
 template <int K>
@@ -157,12 +163,16 @@ __device__ __forceinline__ void mark_intervals(uint32_t (&marks)[K]) {
 }
 
 // Stores the ends found by a finished scan.
-template <int K, class T>
-__device__ __forceinline__ void store_scan(IqeEnds<T, uint32_t> scan, uint8_t* ends, int64_t component) {
-    using Word = typename EndsWord<K>::type;
-    scan.finish(uint32_t((uint64_t(1) << K) - 1));
-    const uint64_t word = uint64_t(scan.right) << K | scan.left;
-    reinterpret_cast<Word*>(ends)[component] = Word(word);
+template <int K, class T, class Mark>
+__device__ __forceinline__ void store_scan(IqeEnds<T, Mark> scan, uint8_t* ends, int64_t component) {
+    scan.finish(Mark(~uint64_t(0) >> (64 - K)));
+    if constexpr (K == 64) {
+        reinterpret_cast<ulonglong2*>(ends)[component] = {scan.left, scan.right};
+    } else {
+        using Word = typename EndsWord<K>::type;
+        const uint64_t word = uint64_t(scan.right) << K | scan.left;
+        reinterpret_cast<Word*>(ends)[component] = Word(word);
+    }
 }
 
 // The length of the union of intervals sorted by x; stores its ends.
@@ -172,6 +182,39 @@ __device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K],
     IqeEnds<T, uint32_t> scan{-Limits<T>::highest, T(0), 0, 0, 0};
 #pragma unroll
     for (int k = 0; k < K; ++k) scan.add(x[k], y[k], marks[k]);
+    store_scan<K>(scan, ends, component);
+    return scan.length;
+}
+
+// Of components of 16 and more only x is sorted, along with places in shared memory, where the other numbers wait, in a
+// column of each thread: a comparator takes five instructions, and with y and marks seven.
+template <int K>
+constexpr bool sorts_places = K >= 16;
+
+template <int K>
+__device__ __forceinline__ void find_places(uint32_t (&places)[K]) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) places[k] = k * block_threads + threadIdx.x;
+}
+
+template <class T, int K>
+__device__ __forceinline__ void store_column(const T (&numbers)[K], T* columns) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) columns[k * block_threads + threadIdx.x] = numbers[k];
+}
+
+template <int K>
+__device__ __forceinline__ auto mark_of(uint32_t place) {
+    return std::conditional_t<K <= 32, uint32_t, uint64_t>(1) << (place / block_threads);
+}
+
+// As scan_in_registers, with y in columns.
+template <class T, int K>
+__device__ __forceinline__ T scan_by_places(const T (&x)[K], const T* columns, const uint32_t (&places)[K],
+                                            uint8_t* ends, int64_t component) {
+    IqeEnds<T, decltype(mark_of<K>(0))> scan{-Limits<T>::highest, T(0), 0, 0, 0};
+#pragma unroll
+    for (int k = 0; k < K; ++k) scan.add(x[k], columns[places[k]], mark_of<K>(places[k]));
     store_scan<K>(scan, ends, component);
     return scan.length;
 }

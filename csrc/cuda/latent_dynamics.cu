@@ -5,19 +5,21 @@
 // distances go to scratch; one block adds them up. Backward: one thread for 16 bytes of each gradient, each written
 // once, from two bits per element and direction, and one slope per row and direction.
 //
-// Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
-// input gives the same bits.
+// Precision: arithmetic in T, sums over rows in double; latents and their gradients may be stored in half precision.
+// The order of every sum is fixed, without atomics: the same input gives the same bits.
 #include "../ops/latent_dynamics.h"
+#include "half.cuh"
 #include "two_distances.cuh"
 
 namespace qmk::cuda {
 
 namespace {
 
-// The arguments of a forward launch. Pair 0 is from predicted to target, pair 1 is back.
-template <class T>
+// The arguments of a forward launch; latents are stored as numbers of type S. Pair 0 is from predicted to target, pair
+// 1 is back.
+template <class T, class S>
 struct LatentDynamicsForwardTask {
-    const T *predicted, *target;
+    const S *predicted, *target;
     MaxWeight<T> max;
     TwoKept<T> kept;
     T* distances;  // (2, rows)
@@ -28,9 +30,9 @@ struct LatentDynamicsForwardTask {
 };
 
 // Measures all components by `measure`, and turns their distances into terms of the loss.
-template <class T, class Measure>
-__device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T>& task, const T (*lengths)[block_threads],
-                                           Measure&& measure) {
+template <class T, class S, class Measure>
+__device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T, S>& task,
+                                           const T (*lengths)[block_threads], Measure&& measure) {
     const int64_t rows = task.tiles.rows;
     reduce_two(task.tiles, task.settings.reduction, task.max, task.kept, lengths, measure,
                [&](int pair, int64_t i, T distance) {
@@ -39,10 +41,11 @@ __device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T>& t
                });
 }
 
-template <class T, int K>
+template <class T, class S, int K>
 __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
-    latent_dynamics_forward_kernel(LatentDynamicsForwardTask<T> task) {
-    __shared__ int4 staged[ComponentPacks<T, K>::staged];
+    latent_dynamics_forward_kernel(LatentDynamicsForwardTask<T, S> task) {
+    using Packs = ComponentPacks<S, K>;
+    __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(sorts_places<K> ? K : 0)];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T begins[K], ends[K];
@@ -53,10 +56,20 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
         mark_intervals(marks);
 #pragma unroll
         for (int k = 0; k < K; ++k) order_ends(begins[k], ends[k], marks[k], forward);
-        sort_in_registers<K>(begins, ends, marks);
         EndsBothWays<T, uint32_t> scan(-Limits<T>::highest);
+        if constexpr (sorts_places<K>) {
+            T* columns = reinterpret_cast<T*>(staged);
+            store_column(ends, columns);
+            uint32_t places[K];
+            find_places(places);
+            sort_in_registers<K>(begins, places);
 #pragma unroll
-        for (int k = 0; k < K; ++k) scan.add(begins[k], ends[k], marks[k], forward);
+            for (int k = 0; k < K; ++k) scan.add(begins[k], columns[places[k]], mark_of<K>(places[k]), forward);
+        } else {
+            sort_in_registers<K>(begins, ends, marks);
+#pragma unroll
+            for (int k = 0; k < K; ++k) scan.add(begins[k], ends[k], marks[k], forward);
+        }
         const int64_t own = component + threadIdx.x;
         store_scan<K>(scan.there, task.kept.ends, own);
         store_scan<K>(scan.back, task.kept.ends, task.total() + own);
@@ -65,8 +78,9 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     });
 }
 
-template <class T>
-__global__ void __launch_bounds__(block_threads) latent_dynamics_forward_any_kernel(LatentDynamicsForwardTask<T> task) {
+template <class T, class S>
+__global__ void __launch_bounds__(block_threads, 8)
+    latent_dynamics_forward_any_kernel(LatentDynamicsForwardTask<T, S> task) {
     extern __shared__ int4 dynamic_shared[];
     __shared__ T lengths[2][block_threads];
     const int size = int(task.settings.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -77,8 +91,8 @@ __global__ void __launch_bounds__(block_threads) latent_dynamics_forward_any_ker
         for (int c = warp; c < count; c += blockDim.x / 32) {
             const int64_t component = first_component + c;
             for (int pair = 0; pair < 2; ++pair) {
-                const T* from = (pair == 0 ? task.predicted : task.target) + component * size;
-                const T* to = (pair == 0 ? task.target : task.predicted) + component * size;
+                const S* from = (pair == 0 ? task.predicted : task.target) + component * size;
+                const S* to = (pair == 0 ? task.target : task.predicted) + component * size;
                 const T length = measure_by_warp<T, true>(
                     intervals, from, to, size, lane, task.kept.ends + (pair * task.total() + component) * num_bytes);
                 if (lane == 0) lengths[pair][c] = length;
@@ -115,13 +129,13 @@ __global__ void __launch_bounds__(sum_threads) latent_dynamics_sums_kernel(Laten
     task.stats[1] = T(sums[2] / rows);
 }
 
-template <class T>
+template <class T, class S>
 struct LatentDynamicsBackwardTask {
     const T *grad_loss, *slopes;
     const uint8_t* ends;
     const int32_t* largest;
     MaxWeight<T> max;
-    T *grad_predicted, *grad_target;
+    S *grad_predicted, *grad_target;
     RowTiles tiles;
     int dim_per_component;
     Reduction reduction;
@@ -129,8 +143,8 @@ struct LatentDynamicsBackwardTask {
 
 // `width` neighbouring coordinates per thread: 16 bytes, or one coordinate if K or a pointer does not allow more. Four
 // blocks at once leave the registers that it needs; with more, ptxas spills one.
-template <class T, int width>
-__global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(LatentDynamicsBackwardTask<T> task) {
+template <class T, class S, int width>
+__global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(LatentDynamicsBackwardTask<T, S> task) {
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
     const auto weights = reduction_weights(task.reduction, num_components, WeightAt<T>(task.max, 0).value);
     const KeptEnds<T> kept{*task.grad_loss, task.slopes,    task.ends, task.largest,
@@ -150,21 +164,73 @@ __global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(Latent
     });
 }
 
-// Null if there is none: two arrays of 32 doubles and their marks exceed 255 registers.
-template <class T>
-auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwardTask<T>) {
+// Null if there is none: two arrays of 32 doubles and what is sorted exceed 168 registers.
+template <class T, class S>
+auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwardTask<T, S>) {
     switch (dim_per_component) {
         case 4:
-            return latent_dynamics_forward_kernel<T, 4>;
+            return latent_dynamics_forward_kernel<T, S, 4>;
         case 8:
-            return latent_dynamics_forward_kernel<T, 8>;
+            return latent_dynamics_forward_kernel<T, S, 8>;
         case 16:
-            return latent_dynamics_forward_kernel<T, 16>;
+            return latent_dynamics_forward_kernel<T, S, 16>;
         default:
             if constexpr (sizeof(T) == 4)
-                if (dim_per_component == 32) return latent_dynamics_forward_kernel<T, 32>;
+                if (dim_per_component == 32) return latent_dynamics_forward_kernel<T, S, 32>;
             return nullptr;
     }
+}
+
+template <class S, class T>
+void forward(const LatentDynamicsForward<T>& call, Context context) {
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components;
+    const S *predicted = numbers_of<S>(call.predicted), *target = numbers_of<S>(call.target);
+    const LatentDynamicsSettings& settings = call.settings;
+    const int64_t size = settings.dim_per_component;
+    const auto kernel = register_kernel<T, S>(size);
+    const bool in_registers =
+        kernel && is_aligned_to_16(predicted) && is_aligned_to_16(target) && is_aligned_to_16(call.ends);
+    const LatentDynamicsForwardTask<T, S> task{predicted,
+                                               target,
+                                               {call.max_weight, 1, settings.weight_link},
+                                               {call.slopes, call.ends, call.largest, call.spread},
+                                               static_cast<T*>(call.scratch),
+                                               forward_tiles(rows, num_components, in_registers),
+                                               settings};
+    if (in_registers)
+        launch("latent_dynamics_forward", kernel, task.tiles.tiles, block_threads, 0, context, task);
+    else
+        launch_by_warp<T>("latent_dynamics_forward", latent_dynamics_forward_any_kernel<T, S>, task.tiles.tiles, size,
+                          context, task);
+    const LatentDynamicsSums<T> sums{task.distances, call.loss, call.stats, rows, settings};
+    launch("latent_dynamics_forward", latent_dynamics_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+}
+
+template <class S, class T>
+void backward(const LatentDynamicsBackward<T>& call, Context context) {
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
+                  dim_per_component = call.dim_per_component;
+    S *grad_predicted = numbers_of<S>(call.grad_predicted), *grad_target = numbers_of<S>(call.grad_target);
+    const MaxWeight<T> max{call.max_weight, 1, call.weight_link};
+    constexpr int pack = Pack<S>::size;
+    const bool by_pack =
+        dim_per_component % pack == 0 && is_aligned_to_16(grad_predicted) && is_aligned_to_16(grad_target);
+    const int64_t groups = dim_per_component / (by_pack ? pack : 1);
+    const LatentDynamicsBackwardTask<T, S> task{call.grad_loss,
+                                                call.slopes,
+                                                call.ends,
+                                                call.largest,
+                                                max,
+                                                grad_predicted,
+                                                grad_target,
+                                                row_tiles(rows, num_components, 1024 / groups),
+                                                int(dim_per_component),
+                                                call.reduction};
+    launch("latent_dynamics_backward",
+           by_pack ? latent_dynamics_backward_kernel<T, S, pack> : latent_dynamics_backward_kernel<T, S, 1>,
+           task.tiles.tiles, 256, 0, context, task);
+    launch_weight_gradient<T>("latent_dynamics_backward",
+                              {max, call.grad_loss, call.slopes, call.spread, call.grad_max_weight, 2 * rows}, context);
 }
 
 }  // namespace
@@ -176,67 +242,18 @@ int64_t latent_dynamics_forward_scratch(const LatentDynamicsForward<T>& call) {
 
 template <class T>
 void latent_dynamics_forward(const LatentDynamicsForward<T>& call, Context context) {
-    const int64_t rows = call.shape.rows, num_components = call.shape.num_components;
-    int32_t* largest = call.largest;
-    uint8_t* ends = call.ends;
-    T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
-      *scratch = static_cast<T*>(call.scratch);
-    const T *predicted = call.predicted, *target = call.target;
-    const LatentDynamicsSettings& settings = call.settings;
-    const int64_t size = settings.dim_per_component;
-    check_row_size("latent_dynamics_forward", num_components, size);
-    if (num_components == 0) return;
+    check_row_size("latent_dynamics_forward", call.shape.num_components, call.settings.dim_per_component);
+    if (call.shape.num_components == 0) return;
     const DeviceGuard guard(context.device, "latent_dynamics_forward");
-    const bool in_registers =
-        register_kernel<T>(size) && is_aligned_to_16(predicted) && is_aligned_to_16(target) && is_aligned_to_16(ends);
-    const LatentDynamicsForwardTask<T> task{predicted,
-                                            target,
-                                            {call.max_weight, 1, settings.weight_link},
-                                            {slopes, ends, largest, spread},
-                                            scratch,
-                                            forward_tiles(rows, num_components, in_registers),
-                                            settings};
-    if (in_registers)
-        launch("latent_dynamics_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
-    else
-        launch_by_warp<T>("latent_dynamics_forward", latent_dynamics_forward_any_kernel<T>, task.tiles.tiles, size,
-                          context, task);
-    const LatentDynamicsSums<T> sums{scratch, loss, stats, rows, settings};
-    launch("latent_dynamics_forward", latent_dynamics_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+    with_storage<T>(call.predicted.storage, [&](auto number) { forward<decltype(number)>(call, context); });
 }
 
 template <class T>
 void latent_dynamics_backward(const LatentDynamicsBackward<T>& call, Context context) {
-    const Reduction reduction = call.reduction;
-    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
-                  dim_per_component = call.dim_per_component;
-    T *grad_predicted = call.grad_predicted, *grad_target = call.grad_target, *grad_max_weight = call.grad_max_weight;
-    const int32_t* largest = call.largest;
-    const uint8_t* ends = call.ends;
-    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread;
-    check_row_size("latent_dynamics_backward", num_components, dim_per_component);
-    if (num_components == 0) return;
+    check_row_size("latent_dynamics_backward", call.shape.num_components, call.dim_per_component);
+    if (call.shape.num_components == 0) return;
     const DeviceGuard guard(context.device, "latent_dynamics_backward");
-    const MaxWeight<T> max{call.max_weight, 1, call.weight_link};
-    constexpr int pack = Pack<T>::size;
-    const bool by_pack =
-        dim_per_component % pack == 0 && is_aligned_to_16(grad_predicted) && is_aligned_to_16(grad_target);
-    const int64_t groups = dim_per_component / (by_pack ? pack : 1);
-    const LatentDynamicsBackwardTask<T> task{grad_loss,
-                                             slopes,
-                                             ends,
-                                             largest,
-                                             max,
-                                             grad_predicted,
-                                             grad_target,
-                                             row_tiles(rows, num_components, 1024 / groups),
-                                             int(dim_per_component),
-                                             reduction};
-    launch("latent_dynamics_backward",
-           by_pack ? latent_dynamics_backward_kernel<T, pack> : latent_dynamics_backward_kernel<T, 1>, task.tiles.tiles,
-           256, 0, context, task);
-    launch_weight_gradient<T>("latent_dynamics_backward", {max, grad_loss, slopes, spread, grad_max_weight, 2 * rows},
-                              context);
+    with_storage<T>(call.grad_predicted.storage, [&](auto number) { backward<decltype(number)>(call, context); });
 }
 
 QMK_INSTANTIATE(latent_dynamics_forward, LatentDynamicsForward, Context)

@@ -2,10 +2,11 @@
 // reads three tensors and writes two numbers per row, plus two to scratch, which one block adds up; backward reads
 // three tensors and writes two, or three if the skills need a gradient.
 //
-// Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
-// input gives the same bits.
+// Precision: arithmetic in T, sums over rows in double; embeddings, skills and their gradients may be stored in half
+// precision. The order of every sum is fixed, without atomics: the same input gives the same bits.
 #include "../ops/metra.h"
 #include "block_sum.cuh"
+#include "half.cuh"
 #include "rows.cuh"
 
 namespace qmk::cuda {
@@ -21,9 +22,11 @@ __device__ __forceinline__ void for_each_row(int64_t rows, int width, Run&& run)
         run(first + threadIdx.x / width, int(threadIdx.x) % width);
 }
 
-template <class T>
+// Embeddings and skills are stored as numbers of type S.
+template <class T, class S>
 struct MetraForwardTask {
-    const T *phi, *phi_next, *skill, *log_multiplier;
+    const S *phi, *phi_next, *skill;
+    const T* log_multiplier;
     T *reward, *slopes;
     T* scratch;  // (2, rows): constraint, squared distance
     MetraShape shape;
@@ -31,8 +34,8 @@ struct MetraForwardTask {
     int width;  // threads per row, a power of two up to 32
 };
 
-template <class T, int V>
-__global__ void __launch_bounds__(rows_threads, 8) metra_forward_kernel(MetraForwardTask<T> task) {
+template <class T, class S, int V>
+__global__ void __launch_bounds__(rows_threads, 8) metra_forward_kernel(MetraForwardTask<T, S> task) {
     const int64_t rows = task.shape.rows, dim = task.shape.dim;
     const MetraConstraint<T> constraint(*task.log_multiplier, task.shape, task.settings);
     for_each_row(rows, task.width, [&](int64_t row, int member) {
@@ -89,16 +92,19 @@ __global__ void __launch_bounds__(sum_threads) metra_sums_kernel(MetraSums<T> ta
     task.stats[2] = T(means[2]);
 }
 
-template <class T>
+template <class T, class S>
 struct MetraBackwardTask {
-    const T *grad_loss, *phi, *phi_next, *skill, *stats, *slopes;
-    T *grad_phi, *grad_next, *grad_skill, *grad_log_multiplier;
+    const T* grad_loss;
+    const S *phi, *phi_next, *skill;
+    const T *stats, *slopes;
+    S *grad_phi, *grad_next, *grad_skill;
+    T* grad_log_multiplier;
     MetraShape shape;
     int width;
 };
 
-template <class T, int V>
-__global__ void __launch_bounds__(rows_threads, 8) metra_backward_kernel(MetraBackwardTask<T> task) {
+template <class T, class S, int V>
+__global__ void __launch_bounds__(rows_threads, 8) metra_backward_kernel(MetraBackwardTask<T, S> task) {
     const int64_t rows = task.shape.rows, dim = task.shape.dim;
     const T grad_loss = *task.grad_loss, share = grad_loss / T(rows);
     if (blockIdx.x == 0 && threadIdx.x == 0) *task.grad_log_multiplier = grad_loss * task.stats[0];
@@ -125,12 +131,41 @@ __global__ void __launch_bounds__(rows_threads, 8) metra_backward_kernel(MetraBa
     });
 }
 
-// The values that a thread loads at once: 16 bytes, or one value if the size of a row or a pointer does not allow more.
-template <class T>
-int values_at_once(int64_t dim, std::initializer_list<const T*> tensors) {
-    bool by_pack = dim % Pack<T>::size == 0;
-    for (const T* tensor : tensors) by_pack = by_pack && is_aligned_to_16(tensor);
-    return by_pack ? Pack<T>::size : 1;
+// The values that a thread loads at once: a pack, or one value if the size of a row or a pointer does not allow more.
+template <class T, class S>
+int values_at_once(int64_t dim, std::initializer_list<const S*> tensors) {
+    constexpr int pack = Pack<T>::size;
+    bool by_pack = dim % pack == 0;
+    for (const S* tensor : tensors) by_pack = by_pack && is_aligned(tensor, pack * sizeof(S));
+    return by_pack ? pack : 1;
+}
+
+template <class S, class T>
+void forward(const MetraForward<T>& call, Context context) {
+    const S *phi = numbers_of<S>(call.phi), *phi_next = numbers_of<S>(call.phi_next),
+            *skill = numbers_of<S>(call.skill);
+    const int values = values_at_once<T, S>(call.shape.dim, {phi, phi_next, skill});
+    const int width = power_of_two_up_to_32(divide_up(call.shape.dim, values));
+    const MetraForwardTask<T, S> task{
+        phi,        phi_next,      skill, call.log_multiplier, call.reward, call.slopes, static_cast<T*>(call.scratch),
+        call.shape, call.settings, width};
+    launch("metra_forward", values == 1 ? metra_forward_kernel<T, S, 1> : metra_forward_kernel<T, S, Pack<T>::size>,
+           divide_up(call.shape.rows, rows_threads / width), rows_threads, 0, context, task);
+}
+
+template <class S, class T>
+void backward(const MetraBackward<T>& call, Context context) {
+    const S *phi = numbers_of<S>(call.phi), *phi_next = numbers_of<S>(call.phi_next),
+            *skill = numbers_of<S>(call.skill);
+    S *grad_phi = numbers_of<S>(call.grad_phi), *grad_next = numbers_of<S>(call.grad_phi_next),
+      *grad_skill = numbers_of<S>(call.grad_skill);
+    const int values = values_at_once<T, S>(call.shape.dim, {phi, phi_next, skill, grad_phi, grad_next, grad_skill});
+    const int width = power_of_two_up_to_32(divide_up(call.shape.dim, values));
+    const MetraBackwardTask<T, S> task{call.grad_loss, phi,      phi_next,  skill,      call.stats,
+                                       call.slopes,    grad_phi, grad_next, grad_skill, call.grad_log_multiplier,
+                                       call.shape,     width};
+    launch("metra_backward", values == 1 ? metra_backward_kernel<T, S, 1> : metra_backward_kernel<T, S, Pack<T>::size>,
+           divide_up(call.shape.rows, rows_threads / width), rows_threads, 0, context, task);
 }
 
 }  // namespace
@@ -142,39 +177,18 @@ int64_t metra_forward_scratch(const MetraForward<T>& call) {
 
 template <class T>
 void metra_forward(const MetraForward<T>& call, Context context) {
-    T *loss = call.loss, *reward = call.reward, *stats = call.stats, *slopes = call.slopes,
-      *scratch = static_cast<T*>(call.scratch);
-    const T *phi = call.phi, *phi_next = call.phi_next, *skill = call.skill, *log_multiplier = call.log_multiplier;
-    const MetraShape& shape = call.shape;
-    const MetraSettings& settings = call.settings;
-    const char* op = "metra_forward";
-    const DeviceGuard guard(context.device, op);
-    const int values = values_at_once(shape.dim, {phi, phi_next, skill});
-    const int width = power_of_two_up_to_32(divide_up(shape.dim, values));
-    const MetraForwardTask<T> task{phi,    phi_next, skill, log_multiplier, reward,
-                                   slopes, scratch,  shape, settings,       width};
-    launch(op, values == 1 ? metra_forward_kernel<T, 1> : metra_forward_kernel<T, Pack<T>::size>,
-           divide_up(shape.rows, rows_threads / width), rows_threads, 0, context, task);
-    const MetraSums<T> sums{reward, scratch, log_multiplier, loss, stats, shape, settings};
-    launch(op, metra_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+    const DeviceGuard guard(context.device, "metra_forward");
+    with_storage<T>(call.phi.storage, [&](auto number) { forward<decltype(number)>(call, context); });
+    const MetraSums<T> sums{
+        call.reward,  static_cast<T*>(call.scratch), call.log_multiplier, call.loss, call.stats, call.shape,
+        call.settings};
+    launch("metra_forward", metra_sums_kernel<T>, 1, sum_threads, 0, context, sums);
 }
 
 template <class T>
 void metra_backward(const MetraBackward<T>& call, Context context) {
-    T *grad_phi = call.grad_phi, *grad_next = call.grad_phi_next, *grad_skill = call.grad_skill,
-      *grad_log_multiplier = call.grad_log_multiplier;
-    const T *grad_loss = call.grad_loss, *phi = call.phi, *phi_next = call.phi_next, *skill = call.skill,
-            *stats = call.stats, *slopes = call.slopes;
-    const MetraShape& shape = call.shape;
-    const char* op = "metra_backward";
-    const DeviceGuard guard(context.device, op);
-    const int values = values_at_once<T>(shape.dim, {phi, phi_next, skill, grad_phi, grad_next, grad_skill});
-    const int width = power_of_two_up_to_32(divide_up(shape.dim, values));
-    const MetraBackwardTask<T> task{grad_loss, phi,      phi_next,  skill,      stats,
-                                    slopes,    grad_phi, grad_next, grad_skill, grad_log_multiplier,
-                                    shape,     width};
-    launch(op, values == 1 ? metra_backward_kernel<T, 1> : metra_backward_kernel<T, Pack<T>::size>,
-           divide_up(shape.rows, rows_threads / width), rows_threads, 0, context, task);
+    const DeviceGuard guard(context.device, "metra_backward");
+    with_storage<T>(call.phi.storage, [&](auto number) { backward<decltype(number)>(call, context); });
 }
 
 QMK_INSTANTIATE(metra_forward, MetraForward, Context)

@@ -1,8 +1,10 @@
 // PQE-LH of matching rows: launchers; the kernels are in rows.cuh. About 3 operations per value and one exponential per
 // component and thread, bound by memory.
 //
-// Precision: all arithmetic in T. The order of every sum is fixed, so the same input gives the same bits.
+// Precision: all arithmetic in T; x, y and their gradients may be stored in half precision. The order of every sum is
+// fixed, so the same input gives the same bits.
 #include "../ops/pqe.h"
+#include "half.cuh"
 #include "pqe_head.cuh"
 #include "rows.cuh"
 
@@ -11,29 +13,35 @@ namespace qmk::cuda {
 template <class T>
 void pqe_forward(const PqeForward<T>& call, Context context) {
     const auto [rows, num_weights, num_components, dim_per_component] = call.shape;
-    T* out = call.out;
-    const T *x = call.x, *y = call.y, *weights = call.weights;
     const char* op = "pqe_forward";
     check_components(op, num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, op);
-    launch_forward_rows(op, PqeHead<T>(weights, rows, num_weights, num_components, dim_per_component),
-                        PqeHead<T>::segments(dim_per_component), x, y, out, rows, num_components, weights == nullptr,
-                        context);
+    const PqeHead<T> head(call.weights, rows, num_weights, num_components, dim_per_component);
+    with_storage<T>(call.x.storage, [&](auto number) {
+        using S = decltype(number);
+        launch_forward_rows(op, head, head.segments(call.shape.dim_per_component), numbers_of<S>(call.x),
+                            numbers_of<S>(call.y), call.out, call.shape.rows, call.shape.num_components,
+                            call.weights == nullptr, context);
+    });
 }
 
 template <class T>
 void pqe_backward(const PqeBackward<T>& call, Context context) {
     const auto [rows, num_weights, num_components, dim_per_component] = call.shape;
-    T *grad_x = call.grad_x, *grad_y = call.grad_y, *partial = call.partial_weights;
-    const T *grad_out = call.grad_out, *x = call.x, *y = call.y, *weights = call.weights;
     const char* op = "pqe_backward";
     check_components(op, num_components, dim_per_component);
     if (rows == 0 || num_components == 0) return;
     const DeviceGuard guard(context.device, op);
-    launch_backward_rows(op, PqeHead<T>(weights, rows, num_weights, num_components, dim_per_component),
-                         PqeHead<T>::segments(dim_per_component), grad_out, x, y, grad_x, grad_y, partial, rows,
-                         num_weights, partial ? call.rows_per_group : 1, num_components, weights == nullptr, context);
+    const PqeHead<T> head(call.weights, rows, num_weights, num_components, dim_per_component);
+    const int64_t rows_per_group = call.partial_weights ? call.rows_per_group : 1;
+    with_storage<T>(call.x.storage, [&](auto number) {
+        using S = decltype(number);
+        launch_backward_rows(op, head, head.segments(call.shape.dim_per_component), call.grad_out,
+                             numbers_of<S>(call.x), numbers_of<S>(call.y), numbers_of<S>(call.grad_x),
+                             numbers_of<S>(call.grad_y), call.partial_weights, call.shape.rows, call.shape.num_weights,
+                             rows_per_group, call.shape.num_components, call.weights == nullptr, context);
+    });
 }
 
 QMK_INSTANTIATE(pqe_forward, PqeForward, Context)

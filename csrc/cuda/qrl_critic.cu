@@ -6,19 +6,21 @@
 // from two bits per element and pair, and one slope per row and pair. Goals that are y rolled by a row are read in
 // place.
 //
-// Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
-// input gives the same bits.
+// Precision: arithmetic in T, sums over rows in double; embeddings and their gradients may be stored in half precision.
+// The order of every sum is fixed, without atomics: the same input gives the same bits.
 #include "../ops/qrl_critic.h"
+#include "half.cuh"
 #include "two_distances.cuh"
 
 namespace qmk::cuda {
 
 namespace {
 
-// The arguments of a forward launch. Pair 0 is to the goals, pair 1 to y.
-template <class T>
+// The arguments of a forward launch; embeddings are stored as numbers of type S. Pair 0 is to the goals, pair 1 to y.
+template <class T, class S>
 struct QrlCriticForwardTask {
-    const T *x, *y, *goal, *raw, *cost;
+    const S *x, *y, *goal;
+    const T *raw, *cost;
     MaxWeight<T> max;
     int64_t goals_back;  // how many components before that of x its goal's is; before the first comes the last
     int64_t num_costs;
@@ -34,8 +36,8 @@ struct QrlCriticForwardTask {
 };
 
 // Measures all components by `measure`, and turns their distances into terms of the loss.
-template <class T, class Measure>
-__device__ __forceinline__ void reduce_all(const QrlCriticForwardTask<T>& task, const T (*lengths)[block_threads],
+template <class T, class S, class Measure>
+__device__ __forceinline__ void reduce_all(const QrlCriticForwardTask<T, S>& task, const T (*lengths)[block_threads],
                                            Measure&& measure) {
     const int64_t rows = task.tiles.rows;
     const QrlCriticSettings& settings = task.settings;
@@ -51,31 +53,47 @@ __device__ __forceinline__ void reduce_all(const QrlCriticForwardTask<T>& task, 
                });
 }
 
-template <class T, int K>
+template <class T, class S, int K>
 __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
-    qrl_critic_forward_kernel(QrlCriticForwardTask<T> task) {
-    constexpr int packs = K * sizeof(T) / 16;
-    __shared__ int4 staged[ComponentPacks<T, K>::staged];
+    qrl_critic_forward_kernel(QrlCriticForwardTask<T, S> task) {
+    using Packs = ComponentPacks<S, K>;
+    using Bits = typename Packs::Bits;
+    __shared__ Bits staged[Packs::template staged_or<T>(sorts_places<K> ? 2 * K : 0)];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K], goal[K];
         load_components(task.x + component * K, count, staged, x);
         load_components(task.y + component * K, count, staged, y);
-        const int4* goals = reinterpret_cast<const int4*>(task.goal);
-        load_packs<T>([&](int pack) { return goals + task.goal_of(component + pack / packs) * packs + pack % packs; },
-                      count, staged, goal);
+        const Bits* goals = reinterpret_cast<const Bits*>(task.goal);
+        load_packs<S>(
+            [&](int pack) {
+                return goals + task.goal_of(component + pack / Packs::count) * Packs::count + pack % Packs::count;
+            },
+            count, staged, goal);
         if (threadIdx.x >= count) return;
-        uint32_t marks[K];
-        mark_intervals(marks);
-        sort_in_registers<K>(x, y, goal, marks);
         const int64_t own = component + threadIdx.x;
-        lengths[0][threadIdx.x] = scan_in_registers(x, goal, marks, task.kept.ends, own);
-        lengths[1][threadIdx.x] = scan_in_registers(x, y, marks, task.kept.ends, task.total() + own);
+        T &to_goal = lengths[0][threadIdx.x], &to_y = lengths[1][threadIdx.x];
+        if constexpr (sorts_places<K>) {
+            T *goals_of_threads = reinterpret_cast<T*>(staged), *ys_of_threads = goals_of_threads + K * block_threads;
+            store_column(goal, goals_of_threads);
+            store_column(y, ys_of_threads);
+            uint32_t places[K];
+            find_places(places);
+            sort_in_registers<K>(x, places);
+            to_goal = scan_by_places(x, goals_of_threads, places, task.kept.ends, own);
+            to_y = scan_by_places(x, ys_of_threads, places, task.kept.ends, task.total() + own);
+        } else {
+            uint32_t marks[K];
+            mark_intervals(marks);
+            sort_in_registers<K>(x, y, goal, marks);
+            to_goal = scan_in_registers(x, goal, marks, task.kept.ends, own);
+            to_y = scan_in_registers(x, y, marks, task.kept.ends, task.total() + own);
+        }
     });
 }
 
-template <class T>
-__global__ void __launch_bounds__(block_threads) qrl_critic_forward_any_kernel(QrlCriticForwardTask<T> task) {
+template <class T, class S>
+__global__ void __launch_bounds__(block_threads, 8) qrl_critic_forward_any_kernel(QrlCriticForwardTask<T, S> task) {
     extern __shared__ int4 dynamic_shared[];
     __shared__ T lengths[2][block_threads];
     const int size = int(task.settings.dim_per_component), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -86,7 +104,7 @@ __global__ void __launch_bounds__(block_threads) qrl_critic_forward_any_kernel(Q
         for (int c = warp; c < count; c += blockDim.x / 32) {
             const int64_t component = first_component + c;
             for (int pair = 0; pair < 2; ++pair) {
-                const T* to = pair == 0 ? task.goal + task.goal_of(component) * size : task.y + component * size;
+                const S* to = pair == 0 ? task.goal + task.goal_of(component) * size : task.y + component * size;
                 const T length =
                     measure_by_warp<T, true>(intervals, task.x + component * size, to, size, lane,
                                              task.kept.ends + (pair * task.total() + component) * num_bytes);
@@ -118,13 +136,13 @@ __global__ void __launch_bounds__(sum_threads) qrl_critic_sums_kernel(QrlCriticS
     finish_qrl_critic(means, qrl_critic_multiplier(*task.raw, task.settings), task.settings, task.loss, task.stats);
 }
 
-template <class T>
+template <class T, class S>
 struct QrlCriticBackwardTask {
     const T *grad_loss, *slopes;
     const uint8_t* ends;
     const int32_t* largest;
     MaxWeight<T> max;
-    T *grad_x, *grad_y, *grad_goal;
+    S *grad_x, *grad_y, *grad_goal;
     const T* stats;
     T* grad_raw;
     RowTiles tiles;
@@ -134,8 +152,8 @@ struct QrlCriticBackwardTask {
 
 // `width` neighbouring coordinates per thread: 16 bytes, or one coordinate if K or a pointer does not allow more. Four
 // blocks at once leave the registers that it needs; with more, ptxas spills one.
-template <class T, int width>
-__global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBackwardTask<T> task) {
+template <class T, class S, int width>
+__global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBackwardTask<T, S> task) {
     if (blockIdx.x == 0 && threadIdx.x == 0) *task.grad_raw = *task.grad_loss * task.stats[qrl_critic_slope_of_raw];
     const int64_t rows = task.tiles.rows;
     const unsigned num_components = task.tiles.num_components, size = task.dim_per_component;
@@ -161,21 +179,83 @@ __global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBa
     });
 }
 
-// Null if there is none: three arrays of 32 doubles and their marks exceed 255 registers.
-template <class T>
-auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForwardTask<T>) {
+// Null if there is none: of 32 doubles y and the goal exceed the shared memory that needs no request.
+template <class T, class S>
+auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForwardTask<T, S>) {
     switch (dim_per_component) {
         case 4:
-            return qrl_critic_forward_kernel<T, 4>;
+            return qrl_critic_forward_kernel<T, S, 4>;
         case 8:
-            return qrl_critic_forward_kernel<T, 8>;
+            return qrl_critic_forward_kernel<T, S, 8>;
         case 16:
-            return qrl_critic_forward_kernel<T, 16>;
+            return qrl_critic_forward_kernel<T, S, 16>;
         default:
             if constexpr (sizeof(T) == 4)
-                if (dim_per_component == 32) return qrl_critic_forward_kernel<T, 32>;
+                if (dim_per_component == 32) return qrl_critic_forward_kernel<T, S, 32>;
             return nullptr;
     }
+}
+
+template <class S, class T>
+void forward(const QrlCriticForward<T>& call, Context context) {
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components;
+    const S *x = numbers_of<S>(call.x), *y = numbers_of<S>(call.y), *goal = numbers_of<S>(call.goal);
+    const QrlCriticSettings& settings = call.settings;
+    const int64_t size = settings.dim_per_component;
+    const S* goals = goal ? goal : y;
+    const auto kernel = register_kernel<T, S>(size);
+    const bool in_registers =
+        kernel && is_aligned_to_16(x) && is_aligned_to_16(y) && is_aligned_to_16(goals) && is_aligned_to_16(call.ends);
+    const QrlCriticForwardTask<T, S> task{x,
+                                          y,
+                                          goals,
+                                          call.raw,
+                                          call.cost,
+                                          {call.max_weight, 1, settings.weight_link},
+                                          goal ? 0 : num_components,
+                                          call.num_costs,
+                                          {call.slopes, call.ends, call.largest, call.spread},
+                                          static_cast<T*>(call.scratch),
+                                          forward_tiles(rows, num_components, in_registers),
+                                          settings};
+    if (in_registers)
+        launch("qrl_critic_forward", kernel, task.tiles.tiles, block_threads, 0, context, task);
+    else
+        launch_by_warp<T>("qrl_critic_forward", qrl_critic_forward_any_kernel<T, S>, task.tiles.tiles, size, context,
+                          task);
+    const QrlCriticSums<T> sums{task.scratch, call.raw, call.loss, call.stats, rows, settings};
+    launch("qrl_critic_forward", qrl_critic_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+}
+
+template <class S, class T>
+void backward(const QrlCriticBackward<T>& call, Context context) {
+    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
+                  dim_per_component = call.dim_per_component;
+    S *grad_x = numbers_of<S>(call.grad_x), *grad_y = numbers_of<S>(call.grad_y),
+      *grad_goal = numbers_of<S>(call.grad_goal);
+    const MaxWeight<T> max{call.max_weight, 1, call.weight_link};
+    constexpr int pack = Pack<S>::size;
+    const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y) &&
+                         is_aligned_to_16(grad_goal);
+    const int64_t groups = dim_per_component / (by_pack ? pack : 1);
+    const QrlCriticBackwardTask<T, S> task{call.grad_loss,
+                                           call.slopes,
+                                           call.ends,
+                                           call.largest,
+                                           max,
+                                           grad_x,
+                                           grad_y,
+                                           grad_goal,
+                                           call.stats,
+                                           call.grad_raw,
+                                           row_tiles(rows, num_components, 1024 / groups),
+                                           int(dim_per_component),
+                                           call.reduction};
+    launch("qrl_critic_backward",
+           by_pack ? qrl_critic_backward_kernel<T, S, pack> : qrl_critic_backward_kernel<T, S, 1>, task.tiles.tiles,
+           256, 0, context, task);
+    launch_weight_gradient<T>("qrl_critic_backward",
+                              {max, call.grad_loss, call.slopes, call.spread, call.grad_max_weight, 2 * rows}, context);
 }
 
 }  // namespace
@@ -187,76 +267,18 @@ int64_t qrl_critic_forward_scratch(const QrlCriticForward<T>& call) {
 
 template <class T>
 void qrl_critic_forward(const QrlCriticForward<T>& call, Context context) {
-    int32_t* largest = call.largest;
-    uint8_t* ends = call.ends;
-    T *loss = call.loss, *stats = call.stats, *slopes = call.slopes, *spread = call.spread,
-      *scratch = static_cast<T*>(call.scratch);
-    const int64_t num_costs = call.num_costs, rows = call.shape.rows, num_components = call.shape.num_components;
-    const T *x = call.x, *y = call.y, *goal = call.goal, *raw = call.raw, *cost = call.cost;
-    const QrlCriticSettings& settings = call.settings;
-    const int64_t size = settings.dim_per_component;
-    check_row_size("qrl_critic_forward", num_components, size);
-    if (num_components == 0) return;
+    check_row_size("qrl_critic_forward", call.shape.num_components, call.settings.dim_per_component);
+    if (call.shape.num_components == 0) return;
     const DeviceGuard guard(context.device, "qrl_critic_forward");
-    const T* goals = goal ? goal : y;
-    const bool in_registers = register_kernel<T>(size) && is_aligned_to_16(x) && is_aligned_to_16(y) &&
-                              is_aligned_to_16(goals) && is_aligned_to_16(ends);
-    const QrlCriticForwardTask<T> task{x,
-                                       y,
-                                       goals,
-                                       raw,
-                                       cost,
-                                       {call.max_weight, 1, settings.weight_link},
-                                       goal ? 0 : num_components,
-                                       num_costs,
-                                       {slopes, ends, largest, spread},
-                                       scratch,
-                                       forward_tiles(rows, num_components, in_registers),
-                                       settings};
-    if (in_registers)
-        launch("qrl_critic_forward", register_kernel<T>(size), task.tiles.tiles, block_threads, 0, context, task);
-    else
-        launch_by_warp<T>("qrl_critic_forward", qrl_critic_forward_any_kernel<T>, task.tiles.tiles, size, context,
-                          task);
-    const QrlCriticSums<T> sums{scratch, raw, loss, stats, rows, settings};
-    launch("qrl_critic_forward", qrl_critic_sums_kernel<T>, 1, sum_threads, 0, context, sums);
+    with_storage<T>(call.x.storage, [&](auto number) { forward<decltype(number)>(call, context); });
 }
 
 template <class T>
 void qrl_critic_backward(const QrlCriticBackward<T>& call, Context context) {
-    const Reduction reduction = call.reduction;
-    const int64_t rows = call.shape.rows, num_components = call.shape.num_components,
-                  dim_per_component = call.dim_per_component;
-    T *grad_x = call.grad_x, *grad_y = call.grad_y, *grad_goal = call.grad_goal,
-      *grad_max_weight = call.grad_max_weight;
-    const int32_t* largest = call.largest;
-    const uint8_t* ends = call.ends;
-    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *spread = call.spread;
-    check_row_size("qrl_critic_backward", num_components, dim_per_component);
-    if (num_components == 0) return;
+    check_row_size("qrl_critic_backward", call.shape.num_components, call.dim_per_component);
+    if (call.shape.num_components == 0) return;
     const DeviceGuard guard(context.device, "qrl_critic_backward");
-    const MaxWeight<T> max{call.max_weight, 1, call.weight_link};
-    constexpr int pack = Pack<T>::size;
-    const bool by_pack = dim_per_component % pack == 0 && is_aligned_to_16(grad_x) && is_aligned_to_16(grad_y) &&
-                         is_aligned_to_16(grad_goal);
-    const int64_t groups = dim_per_component / (by_pack ? pack : 1);
-    const QrlCriticBackwardTask<T> task{grad_loss,
-                                        slopes,
-                                        ends,
-                                        largest,
-                                        max,
-                                        grad_x,
-                                        grad_y,
-                                        grad_goal,
-                                        call.stats,
-                                        call.grad_raw,
-                                        row_tiles(rows, num_components, 1024 / groups),
-                                        int(dim_per_component),
-                                        reduction};
-    launch("qrl_critic_backward", by_pack ? qrl_critic_backward_kernel<T, pack> : qrl_critic_backward_kernel<T, 1>,
-           task.tiles.tiles, 256, 0, context, task);
-    launch_weight_gradient<T>("qrl_critic_backward", {max, grad_loss, slopes, spread, grad_max_weight, 2 * rows},
-                              context);
+    with_storage<T>(call.grad_x.storage, [&](auto number) { backward<decltype(number)>(call, context); });
 }
 
 QMK_INSTANTIATE(qrl_critic_forward, QrlCriticForward, Context)

@@ -2,11 +2,12 @@
 // the sums over rows. Bound by memory: forward reads predicted and target once and keeps two numbers per row; backward
 // reads both again and writes the gradient.
 //
-// Precision: arithmetic in T, sums over rows in double. The order of every sum is fixed, without atomics: the same
-// input gives the same bits.
+// Precision: arithmetic in T, sums over rows in double; latents and their gradients may be stored in half precision.
+// The order of every sum is fixed, without atomics: the same input gives the same bits.
 #include "../math/temporal_consistency.h"
 #include "../ops/temporal_consistency.h"
 #include "block_sum.cuh"
+#include "half.cuh"
 #include "launch.cuh"
 #include "rows.cuh"
 
@@ -32,17 +33,19 @@ __device__ __forceinline__ void for_each_row(const RowThreads& threads, Run&& ru
     }
 }
 
-template <class T>
+// Latents are stored as numbers of type S.
+template <class T, class S>
 struct TemporalForwardTask {
-    const T *predicted, *target, *mask;
+    const S *predicted, *target;
+    const T* mask;
     T *slopes, *cosines;
     int64_t batch;
     T discount;
     RowThreads threads;
 };
 
-template <class T, int V>
-__global__ void __launch_bounds__(rows_threads) temporal_consistency_forward_kernel(TemporalForwardTask<T> task) {
+template <class T, class S, int V>
+__global__ void __launch_bounds__(rows_threads) temporal_consistency_forward_kernel(TemporalForwardTask<T, S> task) {
     const int size = task.threads.size, step = task.threads.width * V;
     for_each_row(task.threads, [&](int64_t row, bool exists) {
         QMK_TARGET::CosineSums<T> sums;
@@ -96,15 +99,16 @@ __global__ void __launch_bounds__(sum_threads) temporal_consistency_sums_kernel(
     if (threadIdx.x == 0) *task.loss = T(loss);
 }
 
-template <class T>
+template <class T, class S>
 struct TemporalBackwardTask {
-    const T *grad_loss, *slopes, *predicted, *target;
-    T* grad_predicted;
+    const T *grad_loss, *slopes;
+    const S *predicted, *target;
+    S* grad_predicted;
     RowThreads threads;
 };
 
-template <class T, int V>
-__global__ void __launch_bounds__(rows_threads) temporal_consistency_backward_kernel(TemporalBackwardTask<T> task) {
+template <class T, class S, int V>
+__global__ void __launch_bounds__(rows_threads) temporal_consistency_backward_kernel(TemporalBackwardTask<T, S> task) {
     const int size = task.threads.size, step = task.threads.width * V;
     const T grad_loss = *task.grad_loss;
     for_each_row(task.threads, [&](int64_t row, bool exists) {
@@ -123,14 +127,43 @@ __global__ void __launch_bounds__(rows_threads) temporal_consistency_backward_ke
     });
 }
 
-// Calls run(values that a thread reads at once, threads of a row, blocks).
-template <class T, class Run>
-void with_threads(int64_t rows, int64_t size, std::initializer_list<const T*> tensors, Run&& run) {
+// Calls run(whether a thread reads packs of Pack<T>::size values, threads of a row, blocks).
+template <class T, class S, class Run>
+void with_threads(int64_t rows, int64_t size, std::initializer_list<const S*> tensors, Run&& run) {
     constexpr int pack = Pack<T>::size;
     bool by_pack = size % pack == 0;
-    for (const T* tensor : tensors) by_pack = by_pack && is_aligned_to_16(tensor);
+    for (const S* tensor : tensors) by_pack = by_pack && is_aligned(tensor, pack * sizeof(S));
     const int width = power_of_two_up_to_32(divide_up(size, by_pack ? pack : 1));
     run(by_pack, RowThreads{rows, int(size), width}, divide_up(rows, rows_threads / width));
+}
+
+template <class S, class T>
+void forward(const TemporalConsistencyForward<T>& call, Context context) {
+    const S *predicted = numbers_of<S>(call.predicted), *target = numbers_of<S>(call.target);
+    const auto run = [&](bool by_pack, RowThreads threads, int64_t blocks) {
+        const TemporalForwardTask<T, S> task{
+            predicted,  target,           call.mask, call.slopes, static_cast<T*>(call.scratch),
+            call.batch, T(call.discount), threads};
+        launch("temporal_consistency_forward",
+               by_pack ? temporal_consistency_forward_kernel<T, S, Pack<T>::size>
+                       : temporal_consistency_forward_kernel<T, S, 1>,
+               blocks, rows_threads, 0, context, task);
+    };
+    with_threads<T, S>(call.steps * call.batch, call.dim, {predicted, target}, run);
+}
+
+template <class S, class T>
+void backward(const TemporalConsistencyBackward<T>& call, Context context) {
+    const S *predicted = numbers_of<S>(call.predicted), *target = numbers_of<S>(call.target);
+    S* grad_predicted = numbers_of<S>(call.grad_predicted);
+    const auto run = [&](bool by_pack, RowThreads threads, int64_t blocks) {
+        const TemporalBackwardTask<T, S> task{call.grad_loss, call.slopes, predicted, target, grad_predicted, threads};
+        launch("temporal_consistency_backward",
+               by_pack ? temporal_consistency_backward_kernel<T, S, Pack<T>::size>
+                       : temporal_consistency_backward_kernel<T, S, 1>,
+               blocks, rows_threads, 0, context, task);
+    };
+    with_threads<T, S>(call.rows, call.dim, {predicted, target, grad_predicted}, run);
 }
 
 }  // namespace
@@ -142,40 +175,21 @@ int64_t temporal_consistency_forward_scratch(const TemporalConsistencyForward<T>
 
 template <class T>
 void temporal_consistency_forward(const TemporalConsistencyForward<T>& call, Context context) {
-    const double discount = call.discount;
-    const int64_t steps = call.steps, batch = call.batch, size = call.dim;
-    T *loss = call.loss, *similarity = call.similarity, *slopes = call.slopes, *scratch = static_cast<T*>(call.scratch);
-    const T *predicted = call.predicted, *target = call.target, *mask = call.mask;
     const char* op = "temporal_consistency_forward";
-    check_row_size(op, 1, size);
+    check_row_size(op, 1, call.dim);
     const DeviceGuard guard(context.device, op);
-    with_threads<T>(steps * batch, size, {predicted, target}, [&](bool by_pack, RowThreads threads, int64_t blocks) {
-        const TemporalForwardTask<T> task{predicted, target, mask, slopes, scratch, batch, T(discount), threads};
-        launch(
-            op,
-            by_pack ? temporal_consistency_forward_kernel<T, Pack<T>::size> : temporal_consistency_forward_kernel<T, 1>,
-            blocks, rows_threads, 0, context, task);
-    });
-    const TemporalSums<T> sums{scratch, mask, loss, similarity, steps, batch, T(discount)};
+    with_storage<T>(call.predicted.storage, [&](auto number) { forward<decltype(number)>(call, context); });
+    const TemporalSums<T> sums{
+        static_cast<T*>(call.scratch), call.mask, call.loss, call.similarity, call.steps, call.batch, T(call.discount)};
     launch(op, temporal_consistency_sums_kernel<T>, 1, sum_threads, 0, context, sums);
 }
 
 template <class T>
 void temporal_consistency_backward(const TemporalConsistencyBackward<T>& call, Context context) {
-    const int64_t rows = call.rows, size = call.dim;
-    T* grad_predicted = call.grad_predicted;
-    const T *grad_loss = call.grad_loss, *slopes = call.slopes, *predicted = call.predicted, *target = call.target;
     const char* op = "temporal_consistency_backward";
-    check_row_size(op, 1, size);
+    check_row_size(op, 1, call.dim);
     const DeviceGuard guard(context.device, op);
-    with_threads<T>(
-        rows, size, {predicted, target, grad_predicted}, [&](bool by_pack, RowThreads threads, int64_t blocks) {
-            const TemporalBackwardTask<T> task{grad_loss, slopes, predicted, target, grad_predicted, threads};
-            launch(op,
-                   by_pack ? temporal_consistency_backward_kernel<T, Pack<T>::size>
-                           : temporal_consistency_backward_kernel<T, 1>,
-                   blocks, rows_threads, 0, context, task);
-        });
+    with_storage<T>(call.predicted.storage, [&](auto number) { backward<decltype(number)>(call, context); });
 }
 
 QMK_INSTANTIATE(temporal_consistency_forward, TemporalConsistencyForward, Context)

@@ -9,7 +9,7 @@ namespace qmk {
 // `groups` groups of levels.count values.
 template <class T>
 struct FsqForward {
-    const T* z;
+    Stored<const T> z;
     T* codes;
     int64_t* indices;
     int64_t groups;
@@ -20,8 +20,9 @@ struct FsqForward {
 
 template <class T>
 struct FsqBackward {
-    const T *grad_codes, *z;
-    T* grad_z;
+    const T* grad_codes;
+    Stored<const T> z;
+    Stored<T> grad_z;
     int64_t groups;
     Integers<most_fsq_levels> levels;
     QMK_FIELDS(grad_codes, z, grad_z, groups, levels)

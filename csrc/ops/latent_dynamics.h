@@ -19,7 +19,8 @@ struct LatentDynamicsShape {
 
 template <class T>
 struct LatentDynamicsForward {
-    const T *predicted, *target, *max_weight;
+    Stored<const T> predicted, target;
+    const T* max_weight;
     T *loss, *stats, *slopes;
     uint8_t* ends;
     int32_t* largest;
@@ -48,7 +49,8 @@ struct LatentDynamicsBackward {
     const uint8_t* ends;
     const int32_t* largest;
     const T *spread, *max_weight;
-    T *grad_predicted, *grad_target, *grad_max_weight;
+    Stored<T> grad_predicted, grad_target;
+    T* grad_max_weight;
     LatentDynamicsShape shape;
     int64_t dim_per_component;
     Reduction reduction;

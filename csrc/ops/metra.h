@@ -8,7 +8,8 @@ namespace qmk {
 
 template <class T>
 struct MetraForward {
-    const T *phi, *phi_next, *skill, *log_multiplier;
+    Stored<const T> phi, phi_next, skill;
+    const T* log_multiplier;
     T *loss, *reward, *stats, *slopes;
     void* scratch;
     MetraShape shape;
@@ -22,9 +23,11 @@ struct MetraForward {
 
 template <class T>
 struct MetraBackward {
-    const T *grad_loss, *phi, *phi_next, *skill, *stats, *slopes;
-    T *grad_phi, *grad_phi_next;
-    T* grad_skill;  // null if not needed
+    const T* grad_loss;
+    Stored<const T> phi, phi_next, skill;
+    const T *stats, *slopes;
+    Stored<T> grad_phi, grad_phi_next;
+    Stored<T> grad_skill;  // null if not needed
     T* grad_log_multiplier;
     MetraShape shape;
     QMK_FIELDS(grad_loss, phi, phi_next, skill, stats, slopes, grad_phi, grad_phi_next, grad_skill, grad_log_multiplier,

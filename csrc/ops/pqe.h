@@ -29,7 +29,8 @@ struct PqePairwiseShape {
 
 template <class T>
 struct PqeForward {
-    const T *x, *y, *weights;
+    Stored<const T> x, y;
+    const T* weights;
     T* out;
     PqeShape shape;
     QMK_FIELDS(x, y, weights, out, shape)
@@ -42,8 +43,10 @@ struct PqeForward {
 
 template <class T>
 struct PqeBackward {
-    const T *grad_out, *x, *y, *weights;
-    T *grad_x, *grad_y;
+    const T* grad_out;
+    Stored<const T> x, y;
+    const T* weights;
+    Stored<T> grad_x, grad_y;
     // (num_weights, ceil(rows of a run / rows_per_group), num_components): the weights' gradient by groups of rows
     T* partial_weights;
     int64_t rows_per_group;

@@ -19,7 +19,8 @@ struct QrlCriticShape {
 
 template <class T>
 struct QrlCriticForward {
-    const T *x, *y, *goal, *max_weight, *raw, *cost;
+    Stored<const T> x, y, goal;
+    const T *max_weight, *raw, *cost;
     int64_t num_costs;  // 1, or one per row
     T *loss, *stats, *slopes;
     uint8_t* ends;
@@ -54,7 +55,8 @@ struct QrlCriticBackward {
     const uint8_t* ends;
     const int32_t* largest;
     const T *spread, *max_weight;
-    T *grad_x, *grad_y, *grad_goal, *grad_max_weight, *grad_raw;
+    Stored<T> grad_x, grad_y, grad_goal;
+    T *grad_max_weight, *grad_raw;
     QrlCriticShape shape;
     int64_t dim_per_component;
     Reduction reduction;

@@ -32,7 +32,7 @@ struct RowLossTerms {
 
 template <class T>
 struct RowLossIqeForward {
-    const T *x, *y;
+    Stored<const T> x, y;
     MaxWeight<T> max;
     uint8_t* ends;
     int32_t* largest;
@@ -57,7 +57,8 @@ struct RowLossIqeBackward {
     const int32_t* largest;
     const T* spread;
     MaxWeight<T> max;
-    T *grad_x, *grad_y, *grad_max_weight;
+    Stored<T> grad_x, grad_y;
+    T* grad_max_weight;
     void* scratch;
     IqeShape shape;
     Reduction reduction;
@@ -78,7 +79,7 @@ struct RowLossIqeBackward {
 
 template <class T>
 struct RowLossMrnForward {
-    const T *x, *y;
+    Stored<const T> x, y;
     RowLossTerms<T> terms;
     void* scratch;
     int64_t rows, dim;
@@ -92,8 +93,9 @@ struct RowLossMrnForward {
 
 template <class T>
 struct RowLossMrnBackward {
-    const T *grad_loss, *slopes, *x, *y;
-    T *grad_x, *grad_y;
+    const T *grad_loss, *slopes;
+    Stored<const T> x, y;
+    Stored<T> grad_x, grad_y;
     void* scratch;
     int64_t rows, dim;
     MrnSettings mrn;

@@ -8,7 +8,7 @@ namespace qmk {
 
 template <class T>
 struct TemporalConsistencyForward {
-    const T *predicted, *target;
+    Stored<const T> predicted, target;
     const T* mask;  // null if all rows count
     T *loss, *similarity, *slopes;
     void* scratch;
@@ -23,8 +23,9 @@ struct TemporalConsistencyForward {
 
 template <class T>
 struct TemporalConsistencyBackward {
-    const T *grad_loss, *slopes, *predicted, *target;
-    T* grad_predicted;
+    const T *grad_loss, *slopes;
+    Stored<const T> predicted, target;
+    Stored<T> grad_predicted;
     int64_t rows, dim;
     QMK_FIELDS(grad_loss, slopes, predicted, target, grad_predicted, rows, dim)
     Sizes sizes() const { return {1, 2 * rows, rows * dim, rows * dim, rows * dim}; }

@@ -114,6 +114,16 @@ def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
     raise AssertionError("unreachable: the reference runs everywhere")
 
 
+def loads_half(op: str, device_type: str, backend: str) -> bool:
+    """Returns whether the backend that runs ``op`` on tensors of ``device_type`` has kernels that load half precision,
+    where an op gives it to them; the others compare in float32. Raises as `resolve` does."""
+    return resolve(op, device_type, backend).name in ("cuda", "triton")
+
+
+# torch.compile takes the answer as a constant, as it does that of in_compiled_derivative in ops/torch_internals.py.
+loads_half._dynamo_marked_constant = True
+
+
 @cache
 def functions(op: str, names: tuple[str, ...], device: torch.device, backend: str) -> tuple[Callable, ...]:
     """Returns the named functions of ``op``, from the backend that runs it on ``device``, for tensors of any strides;

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..arguments.fsq import constants
+from .shapes import empty
 
 
 def _row(values: Iterable[float], like: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def fsq_forward_outputs(z: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
     *rows, size = z.shape
-    return torch.empty_like(z), z.new_empty(*rows, size // len(levels), dtype=torch.int64)
+    return empty(z, *z.shape), z.new_empty(*rows, size // len(levels), dtype=torch.int64)
 
 
 def fsq_backward_outputs(grad_codes: Tensor, z: Tensor, levels: Sequence[int]) -> Tensor:

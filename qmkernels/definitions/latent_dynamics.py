@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..arguments.latent_dynamics import LatentDynamicsSettings
 from .iqe import iqe, kept_of_reduction, weights_of_rows
+from .shapes import empty
 
 # Loss, statistics, slopes, ends, largest and spread, as in backends/reference/latent_dynamics.py.
 Kept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -42,7 +43,7 @@ def forward_with(
 
 def backward_with(
     head: ModuleType, grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
-    max_weight: Tensor | None, *settings,
+    max_weight: Tensor | None, like: Tensor, *settings,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grad_from, grad_to, grad_weight = head.iqe_backward(
         grad_loss * slopes, ends, largest, spread, max_weight, *settings, max_weight is not None
@@ -55,15 +56,15 @@ def latent_dynamics_forward_outputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dim_per_component, reduction, *_ = settings
     rows, size = predicted.shape
-    slopes = predicted.new_empty(2, rows)
+    slopes = empty(predicted, 2, rows)
     ends = predicted.new_empty(2, rows, size // dim_per_component, (2 * dim_per_component + 7) // 8, dtype=torch.uint8)
-    return predicted.new_empty(()), predicted.new_empty(2), slopes, ends, *kept_of_reduction(slopes, reduction)
+    return empty(predicted), empty(predicted, 2), slopes, ends, *kept_of_reduction(slopes, reduction)
 
 
 def latent_dynamics_backward_outputs(
     grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
-    dim_per_component: int, reduction: str, weight_link: str,
+    like: Tensor, dim_per_component: int, reduction: str, weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    grad_predicted = slopes.new_empty(slopes.shape[1], ends.shape[2] * dim_per_component)
+    grad_predicted = like.new_empty(slopes.shape[1], ends.shape[2] * dim_per_component)
     grad_max_weight = None if max_weight is None else torch.empty_like(max_weight)
     return grad_predicted, torch.empty_like(grad_predicted), grad_max_weight

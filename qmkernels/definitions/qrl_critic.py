@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ..arguments.qrl_critic import QrlCriticSettings
 from .iqe import iqe, kept_of_reduction, weights_of_rows
+from .shapes import empty
 
 MULTIPLIERS = ("softplus", "exp")
 
@@ -75,7 +76,7 @@ def forward_with(
 
 def backward_with(
     head: ModuleType, grad_loss: Tensor, stats: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
-    max_weight: Tensor | None, has_goal: bool, *settings,
+    max_weight: Tensor | None, like: Tensor, has_goal: bool, *settings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     grad_x, grad_to, grad_weight = head.iqe_backward(
         grad_loss * slopes, ends, largest, spread, max_weight, *settings, max_weight is not None
@@ -91,16 +92,16 @@ def qrl_critic_forward_outputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dim_per_component, reduction, *_ = settings
     rows, size = x.shape
-    slopes = x.new_empty(2, rows)
+    slopes = empty(x, 2, rows)
     ends = x.new_empty(2, rows, size // dim_per_component, (2 * dim_per_component + 7) // 8, dtype=torch.uint8)
-    return torch.empty_like(raw), x.new_empty(6), slopes, ends, *kept_of_reduction(slopes, reduction)
+    return torch.empty_like(raw), empty(x, 6), slopes, ends, *kept_of_reduction(slopes, reduction)
 
 
 def qrl_critic_backward_outputs(
     grad_loss: Tensor, stats: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor,
-    max_weight: Tensor | None, has_goal: bool, dim_per_component: int, reduction: str, weight_link: str,
+    max_weight: Tensor | None, like: Tensor, has_goal: bool, dim_per_component: int, reduction: str, weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grad_x = slopes.new_empty(slopes.shape[1], ends.shape[2] * dim_per_component)
+    grad_x = like.new_empty(slopes.shape[1], ends.shape[2] * dim_per_component)
     grad_goal = torch.empty_like(grad_x) if has_goal else None
     grad_max_weight = None if max_weight is None else torch.empty_like(max_weight)
     return grad_x, torch.empty_like(grad_x), grad_goal, grad_max_weight, torch.empty_like(grad_loss)

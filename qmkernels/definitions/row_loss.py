@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..arguments.row_loss import RowLossSettings
 from .iqe import iqe_backward_outputs, kept_of_reduction
+from .shapes import empty
 
 
 class RowLossStats(NamedTuple):
@@ -142,15 +143,16 @@ def row_loss_iqe_forward_outputs(
 
 
 def row_loss_iqe_backward_outputs(
-    grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None, *iqe
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    return iqe_backward_outputs(slopes, ends, largest, spread, max_weight, *iqe, max_weight is not None)
+    grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
+    like: Tensor, *iqe,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    return iqe_backward_outputs(slopes, ends, largest, spread, max_weight, *iqe, max_weight is not None, like)
 
 
 def row_loss_mrn_forward_outputs(
     x: Tensor, y: Tensor, target: Tensor, weight: Tensor | None, mask: Tensor | None, *settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(()), x.new_empty(3), x.new_empty(x.shape[0])
+    return empty(x), empty(x, 3), empty(x, x.shape[0])
 
 
 def row_loss_mrn_backward_outputs(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..backends import dispatch
-from ..definitions.dtypes import in_compute_dtype
 from ..definitions.latent_dynamics import loss_of
 from ..ops.arguments import tensor_like
 from ..ops.latent_dynamics import latent_dynamics as by_kernel
@@ -61,7 +60,6 @@ def latent_dynamics(head: checks.Head, predicted: Tensor, target: Tensor, *, pow
         raise ValueError(f"latent_dynamics: power must be 1 or 2, got {power!r}.")
     fused = fused_iqe(head, predicted)
     if fused is not None:
-        predicted, target = in_compute_dtype(predicted), in_compute_dtype(target)
         if predicted.dim() > 2:
             predicted, target = predicted.flatten(0, -2), target.flatten(0, -2)
         iqe, max_weight = fused

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..arguments.metra import MetraSettings
 from ..backends import dispatch
-from ..definitions.dtypes import in_compute_dtype
+from ..definitions.dtypes import compute_dtype, in_compute_dtype
 from ..definitions.metra import NORMS, loss_of, terms
 from ..ops.metra import metra as by_kernel
 from . import checks
@@ -86,13 +86,13 @@ def metra(
         raise ValueError(f"metra: norm must be one of {', '.join(NORMS)}, got {norm!r}.")
     if head is not None:
         checks.check_head("metra", head)
-    squared = None if head is None else head(phi, phi_next).square()
-    phi, phi_next, skill = in_compute_dtype(phi), in_compute_dtype(phi_next), in_compute_dtype(skill)
-    log_multiplier = log_multiplier.to(phi.dtype)
+    log_multiplier = log_multiplier.to(compute_dtype(phi))
     if head is None:
         tensors, settings = (phi, phi_next, skill, log_multiplier), MetraSettings(float(slack), norm)
         loss, reward, stats = by_kernel(tensors, settings, dispatch.requested(None))
         return Metra(loss, reward, *stats.unbind())
-    reward, constraint, multiplier = terms(phi_next - phi, skill, squared, log_multiplier, slack)
+    squared = head(phi, phi_next).square()
+    step = in_compute_dtype(phi_next) - in_compute_dtype(phi)
+    reward, constraint, multiplier = terms(step, in_compute_dtype(skill), squared, log_multiplier, slack)
     loss = loss_of(reward, constraint, multiplier, log_multiplier)
     return Metra(loss, reward.detach(), constraint.detach(), multiplier, squared.detach().mean())

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..arguments.checks import check_choice
 from ..arguments.qrl_critic import QrlCriticSettings
 from ..backends import dispatch
-from ..definitions.dtypes import in_compute_dtype
+from ..definitions.dtypes import compute_dtype
 from ..definitions.qrl_critic import MULTIPLIERS, loss_of, terms
 from ..nn.iqe import FusedIqe
 from ..ops.arguments import constant, tensor_like
@@ -119,13 +119,12 @@ def qrl_critic(
 def _by_kernel(
     fused: FusedIqe, lagrangian: tuple, x: Tensor, y: Tensor, raw: Tensor, goal: Tensor | None, cost: Tensor | float
 ) -> QRLCritic:
-    x, y = in_compute_dtype(x), in_compute_dtype(y)
-    goal = None if goal is None else in_compute_dtype(goal)
-    cost = cost.reshape(-1).to(x.dtype) if isinstance(cost, Tensor) else constant(float(cost), x, 1)
+    dtype = compute_dtype(x)
+    cost = cost.reshape(-1).to(dtype) if isinstance(cost, Tensor) else constant(float(cost), x, 1)
     iqe, max_weight = fused
     if max_weight is not None:
         max_weight = tensor_like("qrl_critic", "max_weight", max_weight, x)
-    raw = raw if raw.dtype is x.dtype else raw.to(x.dtype)
+    raw = raw if raw.dtype is dtype else raw.to(dtype)
     tensors, settings = (x, y, goal, max_weight, raw, cost), (*iqe, *lagrangian)
     loss, stats = by_kernel(tensors, settings, dispatch.requested(None))
     return QRLCritic(loss, *stats.unbind()[:5])

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..arguments.row_loss import RowLossSettings
 from ..backends import dispatch
 from ..definitions import row_loss as definition
+from ..definitions.dtypes import compute_dtype
 from ..definitions.row_loss import RowLossStats
 from ..ops.arguments import check_float, constant
 from ..ops.row_loss import row_loss as by_kernel
@@ -47,7 +48,7 @@ def row_loss(
 def _flat(value: Tensor, rows: tuple[int, ...], like: Tensor) -> Tensor:
     if value.shape != rows:
         value = value.expand(rows)
-    return value.reshape(-1).to(like.dtype)
+    return value.reshape(-1).to(compute_dtype(like))
 
 
 def at_least(
@@ -57,7 +58,7 @@ def at_least(
     another shape, or a number below ``least`` or, with ``above``, not above it."""
     if isinstance(value, Tensor):
         _check_per_row(loss, x, name, value)
-        return value.to(_compute_dtype(x))
+        return value.to(compute_dtype(x))
     if not isinstance(value, Real):
         raise TypeError(f"{loss}: {name} must be a number or a tensor, got {type(value).__name__}.")
     value = float(value)
@@ -72,7 +73,7 @@ def weight_per_row(loss: str, x: Tensor, weight: Tensor | None) -> Tensor | None
         return None
     check_float(loss, "weight", weight)
     _check_per_row(loss, x, "weight", weight)
-    return weight.to(_compute_dtype(x))
+    return weight.to(compute_dtype(x))
 
 
 def check_flags(loss: str, x: Tensor, name: str, flags: Tensor | None) -> None:
@@ -83,10 +84,6 @@ def check_flags(loss: str, x: Tensor, name: str, flags: Tensor | None) -> None:
         kind = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
         raise TypeError(f"{loss}: {name} must be a bool tensor, got {kind}; convert it first, for example {name} != 0.")
     _check_per_row(loss, x, name, flags)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
 def _check_per_row(loss: str, x: Tensor, name: str, value: Tensor) -> None:

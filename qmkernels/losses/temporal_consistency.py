@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..backends import dispatch
-from ..definitions.dtypes import in_compute_dtype
+from ..definitions.dtypes import compute_dtype
 from ..ops.temporal_consistency import composed
 from ..ops.temporal_consistency import temporal_consistency as fused
 from . import checks
@@ -57,10 +57,10 @@ def temporal_consistency(
     checks.check_rows("temporal_consistency", predicted=predicted, target=target)
     if predicted.dim() != 3:
         raise ValueError(f"temporal_consistency: predicted must be (H, B, D), got {tuple(predicted.shape)}.")
-    predicted, target = in_compute_dtype(predicted), in_compute_dtype(target.detach())
+    target = target.detach()
     if mask is not None:
         _check_mask(mask, predicted)
-        mask = mask.to(predicted.dtype)
+        mask = mask.to(compute_dtype(predicted))
     if isinstance(discount, Tensor):
         return TemporalConsistency(*composed(predicted, target, mask, discount))
     return TemporalConsistency(*fused(predicted, target, mask, float(discount), dispatch.requested(None)))

@@ -72,7 +72,6 @@ class EmbeddingHead(QuasimetricBase):
         if self._fused_op is None or self._own_components or self._own_forward or self.discount is not None:
             return None
         self._check_sizes(x, y)
-        x, y = in_compute_dtype(x), in_compute_dtype(y)
         fused = self._fused(x)
         if fused is None:
             return None
@@ -81,7 +80,7 @@ class EmbeddingHead(QuasimetricBase):
             if parameter is not None and parameter.dim():
                 return None
         if self._embeds:
-            x, y = map(in_compute_dtype, self._embedded(x, y))
+            x, y = self._embedded(in_compute_dtype(x), in_compute_dtype(y))
         return self._fused_op, x, y, parameters, settings
 
     def _pairs(self, x: Tensor, y: Tensor) -> Pairs:

@@ -24,6 +24,7 @@ from torch.autograd import Function
 from torch.compiler import is_compiling
 
 from ..backends import dispatch
+from ..definitions.dtypes import HALF
 from .functions import (
     Tensors,
     backward_function,
@@ -99,13 +100,15 @@ class Op:
         object.__setattr__(self, "_transformed", transformed_function(self, backward))
 
     def __call__(self, tensors: Tensors, settings: tuple, backend: str):
-        functions, apply = None, self._apply_recorded
+        functions, apply, first = None, self._apply_recorded, tensors[0]
+        if first.dtype in HALF and not dispatch.loads_half(self.forward_kernel.op, first.device.type, backend):
+            tensors = tensors_in_compute_dtype(tensors)
         if is_compiling():
             if in_compiled_derivative():
                 return self._in_plain_torch(tensors_in_compute_dtype(tensors), settings)
             apply = self._recorded.apply
         elif is_ordinary(tensors):
-            functions = dispatch.functions(self.forward_kernel.op, self._names, tensors[0].device, backend)
+            functions = dispatch.functions(self.forward_kernel.op, self._names, first.device, backend)
         elif in_function_transform():
             tensors = tensors_in_compute_dtype(tensors)
             return self._results(self._transformed.apply((self, None, settings, backend), *tensors))

@@ -13,7 +13,6 @@ from ..arguments.checks import wrong_dtype
 from ..arguments.fsq import check_size, checked_levels
 from ..backends import dispatch
 from ..definitions import fsq as definition
-from ..definitions.dtypes import in_compute_dtype
 from .autograd import Op
 from .registration import Kernel
 from .torch_internals import in_function_transform
@@ -104,7 +103,7 @@ def fsq(z: Tensor, levels: Sequence[int], *, backend: str | None = None) -> Fsq:
     if z.dtype not in _FLOAT_DTYPES:
         raise wrong_dtype("fsq", "z", z.dtype, "float()")
     check_size(z.shape, levels)
-    return Fsq(*_fsq((in_compute_dtype(z),), (levels,), dispatch.requested(backend)))
+    return Fsq(*_fsq((z,), (levels,), dispatch.requested(backend)))
 
 
 def fsq_codes(indices: Tensor, levels: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -18,14 +18,14 @@ def _composed(predicted: Tensor, target: Tensor, max_weight: Tensor | None, *set
 
 
 def _backward(run, grad_loss, saved, settings, needs):
-    _, _, max_weight, *kept = saved
+    predicted, _, max_weight, *kept = saved
     iqe = settings[:3]
-    grad_predicted, grad_target, grad_max_weight = run(grad_loss, *kept, max_weight, *iqe)
+    grad_predicted, grad_target, grad_max_weight = run(grad_loss, *kept, max_weight, predicted, *iqe)
     return grad_predicted, grad_target, None if max_weight is None else grad_max_weight
 
 
-# Maps (predicted, target, max_weight), checked and in the compute dtype, and the fields of LatentDynamicsSettings to
-# loss and stats (backends/reference/latent_dynamics.py).
+# Maps (predicted, target, max_weight), checked, max_weight in the compute dtype, and the fields of
+# LatentDynamicsSettings to loss and stats (backends/reference/latent_dynamics.py).
 latent_dynamics = Op(
     "LatentDynamics",
     Kernel(
@@ -37,7 +37,7 @@ latent_dynamics = Op(
     Kernel(
         "latent_dynamics",
         "latent_dynamics_backward(Tensor grad_loss, Tensor slopes, Tensor ends, Tensor largest, Tensor spread,"
-        f" Tensor? max_weight, {schema_of(IqeSettings)}, str backend) -> (Tensor, Tensor, Tensor)",
+        f" Tensor? max_weight, Tensor like, {schema_of(IqeSettings)}, str backend) -> (Tensor, Tensor, Tensor)",
         definition.latent_dynamics_backward_outputs,
     ),
     plain=_composed,

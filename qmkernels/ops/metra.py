@@ -33,8 +33,8 @@ def _backward(run, grad_loss, saved, settings, needs):
     return run(grad_loss, phi, phi_next, skill, stats, slopes, needs[2])
 
 
-# Maps (phi, phi_next, skill, log_multiplier), checked and in the compute dtype, and the fields of MetraSettings to
-# loss, reward and stats (backends/reference/metra.py).
+# Maps (phi, phi_next, skill, log_multiplier), checked, the last in the compute dtype, and the fields of MetraSettings
+# to loss, reward and stats (backends/reference/metra.py).
 metra = Op(
     "Metra",
     Kernel(

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..arguments.checks import check_choice, check_count
 from ..backends import dispatch
 from ..definitions import pqe as definition
-from ..definitions.dtypes import in_compute_dtype
+from ..definitions.dtypes import compute_dtype
 from . import arguments, broadcasting
 from .autograd import Op, every_pair_gradient, every_pair_plain
 from .registration import Kernel
@@ -57,23 +57,22 @@ _PAIRS = Op(
     parameter_dims=1,
     pairwise=True,
 )
-# They take embeddings and weights in the compute dtype; the settings are ``(dim_per_component,)``.
-FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=1)
+# They take weights in the compute dtype; the settings are ``(dim_per_component,)``.
+FORMS = broadcasting.DistanceForms(_ROWS, _PAIRS, parameter_dims=1, rows_take_half=True)
 
 
 def _prepared(
     op: str, x: Tensor, y: Tensor, dim_per_component: int, weights: Tensor | None, reduction: str
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns the checked arguments in the compute dtype; weights for every reduction but "none"."""
+) -> Tensor | None:
+    """Checks the arguments; returns weights in the compute dtype for every reduction but "none"."""
     arguments.check_embeddings(op, x, y)
-    x, y = in_compute_dtype(x), in_compute_dtype(y)
     check_count(op, "dim_per_component", dim_per_component, divides=x.shape[-1])
     check_choice(op, "reduction", reduction, _REDUCTIONS)
     num_components = x.shape[-1] // dim_per_component
     if weights is None:
         if reduction == "none":
-            return x, y, None
-        return x, y, equal_weights(x, num_components, reduction)
+            return None
+        return equal_weights(x, num_components, reduction)
     if reduction != "sum":
         raise ValueError(f"{op}: weights belong to reduction 'sum', got reduction {reduction!r}.")
     if not isinstance(weights, Tensor):
@@ -84,7 +83,8 @@ def _prepared(
         )
     if weights.device != x.device:
         raise RuntimeError(f"{op}: weights must be on {x.device}, like x, got {weights.device}.")
-    return x, y, weights if weights.dtype == x.dtype else weights.to(x.dtype)
+    dtype = compute_dtype(x)
+    return weights if weights.dtype is dtype else weights.to(dtype)
 
 
 def equal_weights(x: Tensor, num_components: int, reduction: str) -> Tensor:
@@ -144,7 +144,7 @@ def pqe(
         >>> qm.pqe(x, y, dim_per_component=2, reduction="none")
         tensor([0.3935, 0.6321])
     """
-    x, y, weights = _prepared("pqe", x, y, dim_per_component, weights, reduction)
+    weights = _prepared("pqe", x, y, dim_per_component, weights, reduction)
     settings, backend = (dim_per_component,), dispatch.requested(backend)
     return broadcasting.elementwise("pqe", FORMS, x, y, (weights,), settings, backend, bidirectional)
 
@@ -184,6 +184,6 @@ def pqe_pairwise(
         tensor([[0.3935],
                 [0.0000]])
     """
-    x, y, weights = _prepared("pqe_pairwise", x, y, dim_per_component, weights, reduction)
+    weights = _prepared("pqe_pairwise", x, y, dim_per_component, weights, reduction)
     settings, backend = (dim_per_component,), dispatch.requested(backend)
     return broadcasting.pairwise("pqe_pairwise", FORMS, x, y, (weights,), settings, backend, bidirectional)

@@ -24,15 +24,15 @@ def _composed(
 
 def _backward(run, grad_loss, saved, settings, needs):
     """Returns the gradients of all tensors but cost, which has none."""
-    _, _, goal, max_weight, _, _, *kept = saved
+    x, _, goal, max_weight, _, _, *kept = saved
     has_goal, iqe = goal is not None, settings[:3]
-    grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(grad_loss, *kept, max_weight, has_goal, *iqe)
+    grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = run(grad_loss, *kept, max_weight, x, has_goal, *iqe)
     grad_goal = grad_goal if has_goal else None
     return grad_x, grad_y, grad_goal, None if max_weight is None else grad_max_weight, grad_raw, None
 
 
-# Maps (x, y, goal, max_weight, raw, cost), checked and in the compute dtype, and the fields of QrlCriticSettings to
-# loss and stats (backends/reference/qrl_critic.py).
+# Maps (x, y, goal, max_weight, raw, cost), checked and from max_weight on in the compute dtype, and the fields of
+# QrlCriticSettings to loss and stats (backends/reference/qrl_critic.py).
 qrl_critic = Op(
     "QrlCritic",
     Kernel(
@@ -44,7 +44,7 @@ qrl_critic = Op(
     Kernel(
         "qrl_critic",
         "qrl_critic_backward(Tensor grad_loss, Tensor stats, Tensor slopes, Tensor ends, Tensor largest, Tensor spread,"
-        f" Tensor? max_weight, bool has_goal, {schema_of(IqeSettings)}, str backend)"
+        f" Tensor? max_weight, Tensor like, bool has_goal, {schema_of(IqeSettings)}, str backend)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
         definition.qrl_critic_backward_outputs,
     ),

@@ -36,8 +36,8 @@ def _mrn_composed(x, y, target, weight, mask, *settings) -> tuple[Tensor, Tensor
 
 
 def _iqe_backward(run, grad_loss, saved, settings, needs):
-    max_weight, *kept = saved[2], *saved[6:]
-    grad_x, grad_y, grad_max_weight = run(grad_loss, *kept, max_weight, *settings[:3])
+    x, _, max_weight, _, _, _, *kept = saved
+    grad_x, grad_y, grad_max_weight = run(grad_loss, *kept, max_weight, x, *settings[:3])
     return grad_x, grad_y, None if max_weight is None else grad_max_weight, None, None, None
 
 
@@ -46,8 +46,8 @@ def _mrn_backward(run, grad_loss, saved, settings, needs):
     return *run(grad_loss, slopes, x, y, *settings[: len(MrnSettings._fields)]), None, None, None
 
 
-# By the name of the head's op: maps x, y, the head's parameter if it may have one, target, weight and mask, checked and
-# in the compute dtype, and the settings of the head and then of the loss to loss and stats
+# By the name of the head's op: maps x, y, the head's parameter if it may have one, target, weight and mask, all checked
+# and from the third on in the compute dtype, and the settings of the head and then of the loss to loss and stats
 # (backends/reference/row_loss.py). There is no gradient by target, weight and mask.
 row_loss = {
     "iqe": Op(
@@ -61,7 +61,7 @@ row_loss = {
         Kernel(
             "row_loss",
             "row_loss_iqe_backward(Tensor grad_loss, Tensor slopes, Tensor ends, Tensor largest, Tensor spread,"
-            f" Tensor? max_weight, {schema_of(IqeSettings)}, str backend) -> (Tensor, Tensor, Tensor)",
+            f" Tensor? max_weight, Tensor like, {schema_of(IqeSettings)}, str backend) -> (Tensor, Tensor, Tensor)",
             definition.row_loss_iqe_backward_outputs,
         ),
         plain=_iqe_composed,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..definitions import temporal_consistency as definition
+from ..definitions.dtypes import in_compute_dtype
 from .autograd import Op
 from .registration import Kernel
 
 
 def composed(predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float) -> tuple[Tensor, Tensor]:
     """Computes loss and similarity in plain PyTorch."""
-    cosine = definition.cosines(predicted, target)
+    cosine = definition.cosines(in_compute_dtype(predicted), in_compute_dtype(target))
     return definition.loss_of(cosine, mask, discount), cosine.detach().mean(dim=-1)
 
 
@@ -46,7 +47,7 @@ _temporal_consistency = Op(
 def temporal_consistency(
     predicted: Tensor, target: Tensor, mask: Tensor | None, discount: float, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Returns loss and similarity for checked arguments in the compute dtype; no gradient flows to target."""
+    """Returns loss and similarity for checked arguments, a mask in the compute dtype; no gradient flows to target."""
     if mask is not None and mask.requires_grad:
         return composed(predicted, target, mask, discount)
     return _temporal_consistency((predicted, target, mask), (discount,), backend)

@@ -32,6 +32,9 @@ struct dim3 {
     dim3() = default;
     explicit dim3(unsigned count) : x(count) {}
 };
+struct alignas(16) ulonglong2 {
+    unsigned long long x, y;
+};
 struct alignas(16) int4 {
     int x, y, z, w;
 };

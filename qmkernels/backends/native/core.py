@@ -15,7 +15,6 @@ import torch  # before the core, so that both share torch's OpenMP runtime
 from torch import Tensor
 
 from ... import compiled
-from ...definitions.dtypes import in_compute_dtype
 
 _core = compiled.core
 kernels: Any = None if _core is None else _core.kernels
@@ -60,14 +59,8 @@ def _cannot_say(*values: object) -> bool:
 # Takes any objects (x, y) or (x, y, size). True for dense tensors x and y of the same float dtype and device, with the
 # same last size, at least 1, or ``size``; False for others, and if this core cannot tell.
 are_embeddings = _cannot_say if _core is None else _core.are_embeddings
-# Takes any objects (x, ...). The same, for tensors of float32 or float64 of one shape (..., B, D) with at least one
-# value.
+# Takes any objects (x, ...). The same, for tensors of one shape (..., B, D) with at least one value.
 are_batches = _cannot_say if _core is None else _core.are_batches
-
-
-def in_loaded_dtype(x: Tensor) -> Tensor:
-    """Returns a tensor in a dtype that the kernels of its device load: those for a CPU take no half precision."""
-    return x if x.is_cuda else in_compute_dtype(x)
 
 
 def replayable(function: Callable) -> Callable:

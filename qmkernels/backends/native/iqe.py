@@ -23,7 +23,6 @@ def iqe_forward(
     out, ends, largest, spread = outputs = definition.iqe_forward_outputs(
         x, y, max_weight, dim_per_component, reduction, weight_link, keep
     )
-    x, y = core.in_loaded_dtype(x), core.in_loaded_dtype(y)
     if rows := x.shape[:-1].numel():
         core.kernels.iqe_forward(
             x=x, y=y, max_weight=max_weight, num_weights=1 if max_weight is None else max_weight.numel(),
@@ -51,10 +50,8 @@ def iqe_backward(
     expected = rows * num_components if reduction == "none" else rows
     if grad_out.numel() != expected or (definition.keeps_largest(reduction) and largest.numel() != rows):
         raise ValueError(f"iqe_backward: grad_out must have {expected} values, got {tuple(grad_out.shape)}.")
-    like = grad_out if like is None else like
-    grad_x, grad_y, grad_max_weight = definition.iqe_backward_outputs(
-        grad_out, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link, need_weight,
-        core.in_loaded_dtype(like),
+    grads = grad_x, grad_y, grad_max_weight = definition.iqe_backward_outputs(
+        grad_out, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link, need_weight, like
     )  # fmt: skip
     if rows:
         core.kernels.iqe_backward(
@@ -65,7 +62,7 @@ def iqe_backward(
         )  # fmt: skip
     elif need_weight:
         grad_max_weight.zero_()
-    return grad_x.to(like.dtype), grad_y.to(like.dtype), grad_max_weight
+    return grads
 
 
 @core.replayable

@@ -35,13 +35,14 @@ def latent_dynamics_backward(
     largest: Tensor,
     spread: Tensor,
     max_weight: Tensor | None,
+    like: Tensor,
     dim_per_component: int,
     reduction: str,
     weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, num_components = slopes.shape[1], ends.shape[2]
     grad_predicted, grad_target, grad_max_weight = definition.latent_dynamics_backward_outputs(
-        grad_loss, slopes, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link
+        grad_loss, slopes, ends, largest, spread, max_weight, like, dim_per_component, reduction, weight_link
     )
     core.kernels.latent_dynamics_backward(
         grad_loss=grad_loss, slopes=slopes, ends=ends, largest=largest, spread=spread, max_weight=max_weight,

@@ -13,7 +13,6 @@ from . import core
 @core.replayable
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     rows, out = x.shape[:-1], definition.mrn_forward_outputs(x, y, *settings)
-    x, y = core.in_loaded_dtype(x), core.in_loaded_dtype(y)
     if out.numel():
         core.kernels.mrn_forward(x=x, y=y, out=out, rows=rows.numel(), dim=x.shape[-1], settings=MrnSettings(*settings))
     return out
@@ -21,14 +20,13 @@ def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
 
 @core.replayable
 def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
-    dtype, x, y = x.dtype, core.in_loaded_dtype(x), core.in_loaded_dtype(y)
-    grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
+    grad_x, grad_y = grads = definition.mrn_backward_outputs(grad_out, x, y, *settings)
     if x.numel():
         core.kernels.mrn_backward(
             grad_out=grad_out, x=x, y=y, grad_x=grad_x, grad_y=grad_y,
             rows=x.shape[:-1].numel(), dim=x.shape[-1], settings=MrnSettings(*settings),
         )  # fmt: skip
-    return grad_x.to(dtype), grad_y.to(dtype)
+    return grads
 
 
 @core.replayable

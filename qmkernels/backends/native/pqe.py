@@ -35,7 +35,7 @@ def pqe_backward(
     num_weights = definition.num_weights(weights)
     rows_per_group = max(-(-rows // _MOST_GROUPS[x.device.type]), _FEWEST_ROWS_PER_GROUP)
     groups_per_run = -(-(rows // num_weights) // rows_per_group)
-    partial = x.new_empty(*weights.shape[:-1], groups_per_run, num_components) if need_weights else None
+    partial = grad_out.new_empty(*weights.shape[:-1], groups_per_run, num_components) if need_weights else None
     core.kernels.pqe_backward(
         grad_out=grad_out, x=x, y=y, weights=weights, grad_x=grad_x, grad_y=grad_y, partial_weights=partial,
         rows_per_group=rows_per_group, rows=rows, num_weights=num_weights, num_components=num_components,

@@ -34,6 +34,7 @@ def qrl_critic_backward(
     largest: Tensor,
     spread: Tensor,
     max_weight: Tensor | None,
+    like: Tensor,
     has_goal: bool,
     dim_per_component: int,
     reduction: str,
@@ -41,8 +42,9 @@ def qrl_critic_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, num_components = slopes.shape[1], ends.shape[2]
     grads = definition.qrl_critic_backward_outputs(
-        grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, dim_per_component, reduction, weight_link
-    )
+        grad_loss, stats, slopes, ends, largest, spread, max_weight, like, has_goal, dim_per_component, reduction,
+        weight_link,
+    )  # fmt: skip
     grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = grads
     core.kernels.qrl_critic_backward(
         grad_loss=grad_loss, stats=stats, slopes=slopes, ends=ends, largest=largest, spread=spread,

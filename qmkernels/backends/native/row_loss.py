@@ -44,13 +44,14 @@ def row_loss_iqe_backward(
     largest: Tensor,
     spread: Tensor,
     max_weight: Tensor | None,
+    like: Tensor,
     dim_per_component: int,
     reduction: str,
     weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     rows, num_components, _ = ends.shape
     grad_x, grad_y, grad_max_weight = grads = definition.row_loss_iqe_backward_outputs(
-        grad_loss, slopes, ends, largest, spread, max_weight, dim_per_component, reduction, weight_link
+        grad_loss, slopes, ends, largest, spread, max_weight, like, dim_per_component, reduction, weight_link
     )
     core.kernels.row_loss_iqe_backward(
         grad_loss=grad_loss, slopes=slopes, ends=ends, largest=largest, spread=spread,

@@ -1,7 +1,7 @@
 """Finite scalar quantisation on the reference backend, and what every backend's functions take and return.
 
-``z`` (..., G * n) is contiguous, float32 or float64; ``levels`` are n ints from 2 to ``arguments.fsq.MOST_LEVELS``
-whose product is below 2^63. Forward keeps nothing: backward computes the tanh again.
+``z`` (..., G * n) is contiguous, float32 or float64, or in half precision, as for IQE; ``levels`` are n ints from 2 to
+``arguments.fsq.MOST_LEVELS`` whose product is below 2^63. Forward keeps nothing: backward computes the tanh again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """IQE on the reference backend, and what every backend's functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64; x and y of matching rows also bfloat16 or float16: these
-are computed in float32 and rounded back in their gradients. K is ``dim_per_component``, C = D / K, ``reduction`` one
-of ``definitions.iqe.REDUCTIONS``. A tensor that is not needed is None.
+All tensors are contiguous, on one device, float32 or float64; x and y of matching rows also bfloat16 or float16
+on a backend that loads these (`dispatch.loads_half`): it computes in float32 and rounds their gradients. K is
+``dim_per_component``, C = D / K, ``reduction`` one of ``definitions.iqe.REDUCTIONS``. A tensor that is not needed is
+None.
 
 ``weight_link``, one of ``definitions.iqe.WEIGHT_LINKS``, turns ``max_weight`` into the weight of the maximum.
 ``max_weight`` is None unless the reduction is maxmean: one number for all rows, 0-d, or (G,), one for each of G equal
@@ -25,7 +26,6 @@ import torch
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from ...definitions.dtypes import in_compute_dtype
 
 
 def iqe_forward(
@@ -38,7 +38,6 @@ def iqe_forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Returns ``out`` (...) or (..., C) for x, y (..., D), then ``ends, largest, spread``, None unless ``keep``."""
-    x, y = in_compute_dtype(x), in_compute_dtype(y)
     lengths = definition.components(x, y, dim_per_component)
     weights = definition.weights_of_rows(max_weight, weight_link, x.shape[:-1])
     out = definition.reduce(lengths, reduction, weights)
@@ -66,13 +65,11 @@ def iqe_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Returns ``grad_x``, ``grad_y`` (..., D) from what forward kept, and on request the gradient by ``max_weight``.
 
-    The first two are in the dtype of ``like``, a tensor of one number, where x and y are in half precision.
+    The first two are in the dtype of ``like``, which is given where x and y are in half precision.
     """
     left, right = definition.unpack_ends(ends, dim_per_component)
     weights = definition.weights_of_rows(max_weight, weight_link, ends.shape[:-2])
     grads = definition.gradient(grad_out, left, right, largest, weights, reduction)
-    if like is not None:
-        grads = tuple(grad.to(like.dtype) for grad in grads)
     if not need_weight:
         return *grads, None
     return *grads, definition.weight_gradient(grad_out, spread, max_weight, weight_link)

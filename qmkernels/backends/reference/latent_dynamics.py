@@ -1,7 +1,7 @@
 """QRL's latent dynamics with an IQE head on the reference backend, and what every backend's functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of
-``definitions.latent_dynamics.LatentDynamicsSettings`` in order. ``predicted`` and ``target`` are (B, D).
+All tensors are contiguous, on one device, float32 or float64, ``predicted`` and ``target``, (B, D), also in half
+precision, as for IQE. ``*settings`` are the fields of ``definitions.latent_dynamics.LatentDynamicsSettings`` in order.
 ``max_weight`` is 0-d, as for IQE, None unless the reduction is maxmean. A tensor that is not needed is None. In what is
 kept, pair 0 is from predicted to target and pair 1 is back.
 
@@ -33,7 +33,9 @@ def latent_dynamics_backward(
     largest: Tensor,
     spread: Tensor,
     max_weight: Tensor | None,
+    like: Tensor,
     *settings,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns ``grad_predicted``, ``grad_target`` (B, D) and ``grad_max_weight``, 0-d, None without a weight."""
-    return definition.backward_with(iqe, grad_loss, slopes, ends, largest, spread, max_weight, *settings)
+    """Returns ``grad_predicted``, ``grad_target`` (B, D), in the dtype of ``like``, which is theirs, and
+    ``grad_max_weight``, 0-d, None without a weight."""
+    return definition.backward_with(iqe, grad_loss, slopes, ends, largest, spread, max_weight, like, *settings)

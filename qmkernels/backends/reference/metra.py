@@ -1,7 +1,8 @@
 """METRA's loss on the reference backend, and what every backend's functions take and return.
 
 All tensors are contiguous, on one device, float32 or float64. phi, phi_next and skill are (..., D), of one shape and
-not empty; ``log_multiplier`` is 0-d; ``slack, norm`` are the fields of ``definitions.metra.MetraSettings``.
+not empty, also in half precision, as for IQE; ``log_multiplier`` is 0-d; ``slack, norm`` are the fields of
+``definitions.metra.MetraSettings``.
 
 ``loss``    0-d.
 ``reward``  (...): (phi_next - phi) . skill per row.

@@ -1,9 +1,9 @@
 """MRN on the reference backend, and what every backend's functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64; x and y of matching rows also bfloat16 or float16: these
-are computed in float32 and rounded back in their gradients. ``*settings`` are the fields of
-``definitions.mrn.MrnSettings`` in order. Backward needs only the inputs: keeping one slope and one index per component
-would cost more for every pair than computing them again.
+All tensors are contiguous, on one device, float32 or float64; x and y of matching rows also bfloat16 or float16
+on a backend that loads these (`dispatch.loads_half`): it computes in float32 and rounds their gradients. ``*settings``
+are the fields of ``definitions.mrn.MrnSettings`` in order. Backward needs only the inputs: keeping one slope and one
+index per component would cost more for every pair than computing them again.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from torch import Tensor
 
 from ...arguments.mrn import MrnSettings
 from ...definitions import mrn as definition
-from ...definitions.dtypes import in_compute_dtype
 
 
 def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
     """Returns ``out`` (...), or (..., C) for reduction "none", for x, y (..., D)."""
-    return definition.mrn(in_compute_dtype(x), in_compute_dtype(y), MrnSettings(*settings))
+    return definition.mrn(x, y, MrnSettings(*settings))
 
 
 def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
     """Returns ``grad_x`` and ``grad_y`` (..., D)."""
-    grad_x = definition.gradient(grad_out, in_compute_dtype(x), in_compute_dtype(y), MrnSettings(*settings)).to(x.dtype)
+    grad_x = definition.gradient(grad_out, x, y, MrnSettings(*settings))
     return grad_x, -grad_x
 
 

@@ -1,10 +1,10 @@
 """PQE-LH on the reference backend, and what every backend's functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64. K is ``dim_per_component``, C = D / K. With ``weights``
-the result is the weighted sum of components; without (None) it is the components. Weights are (C,), for all rows, or
-(G, C): run g of G equal runs of neighbouring rows, in pairwise functions of samples, has ``weights[g]``. Backward needs
-only the inputs. ``grad_weights`` has the weights' shape, a sum over each run's own rows; it is None without weights or
-if not needed.
+All tensors are contiguous, on one device, float32 or float64, x and y of matching rows also in half precision, as for
+IQE. K is ``dim_per_component``, C = D / K. With ``weights`` the result is the weighted sum of components; without
+(None) it is the components. Weights are (C,), for all rows, or (G, C): run g of G equal runs of neighbouring rows, in
+pairwise functions of samples, has ``weights[g]``. Backward needs only the inputs. ``grad_weights`` has the weights'
+shape, a sum over each run's own rows; it is None without weights or if not needed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Losses over rows of distances on the reference backend, and what every backend's functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64. ``*settings`` are the fields of the head's settings,
-``definitions.iqe.IqeSettings`` or ``definitions.mrn.MrnSettings``, and then of
-``definitions.row_loss.RowLossSettings``, in order. x and y are (B, D), ``target`` is (B) or (1), one for all rows;
-``weight`` and ``mask``, of which 0 leaves a row out, are (B) or None. ``max_weight`` is 0-d, as for IQE, None unless
-the reduction is maxmean. A tensor that is not needed is None.
+All tensors are contiguous, on one device, float32 or float64, x and y also in half precision, as for IQE and MRN.
+``*settings`` are the fields of the head's settings, ``definitions.iqe.IqeSettings`` or ``definitions.mrn.MrnSettings``,
+and then of ``definitions.row_loss.RowLossSettings``, in order. x and y are (B, D), ``target`` is (B) or (1), one for
+all rows; ``weight`` and ``mask``, of which 0 leaves a row out, are (B) or None. ``max_weight`` is 0-d, as for IQE, None
+unless the reduction is maxmean. A tensor that is not needed is None.
 
 ``loss``     0-d.
 ``stats``    (3,): the fields of ``definitions.row_loss.RowLossStats``.
@@ -33,10 +33,10 @@ def row_loss_iqe_forward(
 
 def row_loss_iqe_backward(
     grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
-    *settings,
+    like: Tensor, *settings,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Returns ``grad_x``, ``grad_y`` (B, D) and ``grad_max_weight``, 0-d, None without a weight; takes the settings of
-    IQE."""
+    """Returns ``grad_x``, ``grad_y`` (B, D), in the dtype of ``like``, which is x's, and ``grad_max_weight``, 0-d, None
+    without a weight; takes the settings of IQE."""
     need_weight = max_weight is not None
     return iqe.iqe_backward(grad_loss * slopes, ends, largest, spread, max_weight, *settings, need_weight)
 

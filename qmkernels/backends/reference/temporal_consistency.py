@@ -1,7 +1,7 @@
 """iQRL's temporal consistency on the reference backend, and what every backend's functions take and return.
 
-All tensors are contiguous, on one device, float32 or float64. ``predicted`` and ``target`` are (H, B, D), ``mask`` is
-(H, B) of their dtype, or None.
+All tensors are contiguous, on one device, float32 or float64. ``predicted`` and ``target`` are (H, B, D), also in half
+precision, as for IQE; ``mask`` is (H, B) or None.
 
 ``loss``        0-d.
 ``similarity``  (H,): the mean cosine per step, including masked rows.

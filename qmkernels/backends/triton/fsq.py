@@ -2,7 +2,7 @@
 
 A tile holds whole groups, one per row, with the levels padded to a power of two. The levels are constants of the
 kernel, which is compiled once per list of levels. Bound by memory: forward reads z and writes codes and indices,
-backward reads two tensors and writes one.
+backward reads two tensors and writes one. Arithmetic in the input's dtype, float32 for half precision.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def fsq_forward_kernel(
     ROWS: tl.constexpr,  # groups per program
     BLOCK: tl.constexpr,  # a power of two, at least NUM_LEVELS
 ):
-    dtype: tl.constexpr = z_ptr.dtype.element_ty
+    dtype: tl.constexpr = codes_ptr.dtype.element_ty
     group = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     here = group[:, None] * NUM_LEVELS + column[None, :]
     mask = (group < num_groups)[:, None] & (column < NUM_LEVELS)[None, :]
-    z = tl.load(z_ptr + here, mask=mask, other=0)
+    z = tl.load(z_ptr + here, mask=mask, other=0).to(dtype)
     u = z + _row(SHIFT, column, NUM_LEVELS, dtype)
     e = _exponential(u)
     size = (1 - e) / (1 + e)
@@ -88,12 +88,12 @@ def fsq_backward_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    dtype: tl.constexpr = z_ptr.dtype.element_ty
+    dtype: tl.constexpr = grad_codes_ptr.dtype.element_ty
     group = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     here = group[:, None] * NUM_LEVELS + column[None, :]
     mask = (group < num_groups)[:, None] & (column < NUM_LEVELS)[None, :]
-    z = tl.load(z_ptr + here, mask=mask, other=0)
+    z = tl.load(z_ptr + here, mask=mask, other=0).to(dtype)
     grad = tl.load(grad_codes_ptr + here, mask=mask, other=0)
     # 1 - tanh^2 = 4 e / (1 + e)^2, without cancellation.
     e = _exponential(z + _row(SHIFT, column, NUM_LEVELS, dtype))
@@ -147,3 +147,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
     for levels in ([8, 8], [8, 5, 3], [1000] * 6, [2] * 62):
         yield fsq_forward_kernel, _forward_constants(levels) | {"indices_ptr": torch.int64}
         yield fsq_backward_kernel, _backward_constants(levels)
+    if dtype is torch.float32:
+        half = dict.fromkeys(("z_ptr", "grad_z_ptr"), torch.bfloat16)
+        yield fsq_forward_kernel, half | _forward_constants([8, 8]) | {"indices_ptr": torch.int64}
+        yield fsq_backward_kernel, half | _backward_constants([8, 8])

@@ -4,7 +4,8 @@ Forward: one kernel from embeddings to each row's slopes and each program's sums
 Backward: one kernel from the ends that forward kept to both gradients, and for maxmean one program for that of its
 weight.
 
-Precision: arithmetic in the input's dtype, sums over rows in double; no atomics, so the same input gives the same bits.
+Precision: arithmetic in the input's dtype, float32 for half precision, sums over rows in double; no atomics, so the
+same input gives the same bits.
 
 Cost, for D = C * K values per row: forward reads both tensors once and writes D / 2 bytes per row. The two directions
 share their loads. Backward reads those bytes and writes both gradients once.
@@ -57,7 +58,7 @@ def latent_dynamics_forward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    dtype: tl.constexpr = predicted_ptr.dtype.element_ty
+    dtype: tl.constexpr = slopes_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there, back = two_distances(
         predicted_ptr, target_ptr, row, target_ptr, predicted_ptr, row, max_weight_ptr, ends_ptr, largest_ptr,
@@ -141,7 +142,7 @@ def latent_dynamics_forward(predicted: Tensor, target: Tensor, max_weight: Tenso
     with torch.cuda.device_of(predicted):
         latent_dynamics_forward_kernel[(num_programs,)](
             predicted, target, max_weight, slopes, ends, largest, spread, sums, num_rows, num_components,
-            HIGHEST=torch.finfo(predicted.dtype).max, POWER=power, **constants,
+            HIGHEST=torch.finfo(loss.dtype).max, POWER=power, **constants,
         )  # fmt: skip
         latent_dynamics_sums_kernel[(1,)](sums, loss, stats, num_programs, num_rows, BLOCK=SUM_BLOCK)
     return outputs
@@ -154,9 +155,12 @@ def latent_dynamics_backward(
     largest: Tensor,
     spread: Tensor,
     max_weight: Tensor | None,
+    like: Tensor,
     *iqe,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    grads = definition.latent_dynamics_backward_outputs(grad_loss, slopes, ends, largest, spread, max_weight, *iqe)
+    grads = definition.latent_dynamics_backward_outputs(
+        grad_loss, slopes, ends, largest, spread, max_weight, like, *iqe
+    )
     grad_predicted, grad_target, grad_max_weight = grads
     num_rows, num_components = ends.shape[1:3]
     constants = _constants(num_components, *iqe)
@@ -185,3 +189,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         arguments = arguments | _constants(num_components, dim_per_component, reduction, "sigmoid")
         yield latent_dynamics_backward_kernel, arguments
         yield latent_dynamics_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "POWER": power}
+    if dtype is torch.float32:
+        names = ("predicted_ptr", "target_ptr", "grad_predicted_ptr", "grad_target_ptr")
+        arguments = dtypes | missing | {"largest_ptr": None} | dict.fromkeys(names, torch.bfloat16)
+        arguments |= _constants(64, 8, "sum", "identity")
+        yield latent_dynamics_backward_kernel, arguments
+        yield latent_dynamics_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "POWER": 2}

@@ -2,7 +2,8 @@
 
 A tile holds whole rows, padded to a power of two, or for wide rows one part after another. Forward reads three tensors
 and writes two numbers per row, plus two to scratch, which one program adds up. Backward reads three tensors and writes
-two, or three if the skills need a gradient. Sums over rows are in double.
+two, or three if the skills need a gradient. Arithmetic in the input's dtype, float32 for half precision; sums over
+rows in double.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def metra_forward_kernel(
     ROWS: tl.constexpr,  # rows per program
     BLOCK_D: tl.constexpr,  # a power of two
 ):
-    dtype: tl.constexpr = phi_ptr.dtype.element_ty
+    dtype: tl.constexpr = slopes_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     exists = row < num_rows
     squares = tl.zeros((ROWS, BLOCK_D), dtype)
@@ -50,9 +51,10 @@ def metra_forward_kernel(
         column = first + tl.arange(0, BLOCK_D)
         at = row[:, None] * dim + column[None, :]
         mask = exists[:, None] & (column < dim)[None, :]
-        step = tl.load(phi_next_ptr + at, mask=mask, other=0) - tl.load(phi_ptr + at, mask=mask, other=0)
+        phi = tl.load(phi_ptr + at, mask=mask, other=0).to(dtype)
+        step = tl.load(phi_next_ptr + at, mask=mask, other=0).to(dtype) - phi
         squares += step * step
-        rewards += step * tl.load(skill_ptr + at, mask=mask, other=0)
+        rewards += step * tl.load(skill_ptr + at, mask=mask, other=0).to(dtype)
     squared = tl.sum(squares, axis=1)
     slope = 2 * _multiplier_of(log_multiplier_ptr) / num_rows
     if NORM == "mean":
@@ -123,8 +125,9 @@ def metra_backward_kernel(
         column = first + tl.arange(0, BLOCK_D)
         at = row[:, None] * dim + column[None, :]
         mask = exists[:, None] & (column < dim)[None, :]
-        step = tl.load(phi_next_ptr + at, mask=mask, other=0) - tl.load(phi_ptr + at, mask=mask, other=0)
-        of_next = slope * step - share * tl.load(skill_ptr + at, mask=mask, other=0)
+        phi = tl.load(phi_ptr + at, mask=mask, other=0).to(share.dtype)
+        step = tl.load(phi_next_ptr + at, mask=mask, other=0).to(share.dtype) - phi
+        of_next = slope * step - share * tl.load(skill_ptr + at, mask=mask, other=0).to(share.dtype)
         tl.store(grad_phi_ptr + at, -of_next, mask=mask)
         tl.store(grad_phi_next_ptr + at, of_next, mask=mask)
         if grad_skill_ptr is not None:
@@ -142,10 +145,10 @@ def metra_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     loss, reward, stats, slopes = definition.metra_forward_outputs(phi, phi_next, skill, log_multiplier, slack, norm)
     num_rows, dim = reward.numel(), phi.shape[-1]
-    scratch, constants = phi.new_empty(2, num_rows), _tile(dim)
+    scratch, constants = slopes.new_empty(2, num_rows), _tile(dim)
     with torch.cuda.device_of(phi):
         metra_forward_kernel[(triton.cdiv(num_rows, constants["ROWS"]),)](
-            phi, phi_next, skill, log_multiplier, reward, slopes, scratch, num_rows, dim, phi.new_full((), slack),
+            phi, phi_next, skill, log_multiplier, reward, slopes, scratch, num_rows, dim, loss.new_full((), slack),
             NORM=norm, **constants,
         )  # fmt: skip
         metra_sums_kernel[(1,)](reward, scratch, log_multiplier, loss, stats, num_rows, BLOCK=SUM_BLOCK)
@@ -181,3 +184,8 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         yield metra_forward_kernel, arguments | {"NORM": norm}
         yield metra_backward_kernel, arguments
         yield metra_backward_kernel, arguments | {"grad_skill_ptr": None}
+    if dtype is torch.float32:
+        names = ("phi_ptr", "phi_next_ptr", "skill_ptr", "grad_phi_ptr", "grad_phi_next_ptr", "grad_skill_ptr")
+        arguments = dict.fromkeys(names, torch.bfloat16) | _tile(32)
+        yield metra_forward_kernel, arguments | {"NORM": "sum"}
+        yield metra_backward_kernel, arguments

@@ -1,7 +1,8 @@
 """PQE-LH in Triton: the functions of backends/reference/pqe.py, in the same order.
 
-Precision: all arithmetic in the input's dtype; 1 - exp without cancellation; no atomics, so the same input gives the
-same bits: each program writes its share of the weights' gradient, and torch adds up the shares.
+Precision: all arithmetic in the input's dtype, float32 for half precision; 1 - exp without cancellation; no atomics, so
+the same input gives the same bits: each program writes its share of the weights' gradient, and torch adds up the
+shares.
 
 Cost: forward reads x and y once and writes one number per row; backward reads both once and writes both gradients.
 """
@@ -38,14 +39,16 @@ def pqe_forward_kernel(
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
     row, row_exists, run = rows_of_program(num_rows, num_weights, ROWS)
-    total = tl.zeros((ROWS,), x_ptr.dtype.element_ty)
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    total = tl.zeros((ROWS,), dtype)
     for first_component in range(0, num_components, BLOCK_C):
         component = first_component + tl.arange(0, BLOCK_C)
         c_exists = component < num_components
         exists = row_exists[:, None] & c_exists[None, :]
         here, is_value = component_offsets(row, component, num_components, K, BLOCK_K)
         mask = exists[:, :, None] & is_value
-        difference = tl.load(y_ptr + here, mask=mask, other=0) - tl.load(x_ptr + here, mask=mask, other=0)
+        x = tl.load(x_ptr + here, mask=mask, other=0).to(dtype)
+        difference = tl.load(y_ptr + here, mask=mask, other=0).to(dtype) - x
         # 1 - exp(mean_k min(y_k - x_k, 0))
         part = component_of(mean_exceeding(difference, K))
         if weights_ptr is None:
@@ -80,7 +83,9 @@ def pqe_backward_kernel(
     exists = row_exists[:, None] & c_exists[None, :]
     here, is_value = component_offsets(row, component, num_components, K, BLOCK_K)
     mask = exists[:, :, None] & is_value
-    difference = tl.load(y_ptr + here, mask=mask, other=0) - tl.load(x_ptr + here, mask=mask, other=0)
+    dtype: tl.constexpr = grad_out_ptr.dtype.element_ty
+    x = tl.load(x_ptr + here, mask=mask, other=0).to(dtype)
+    difference = tl.load(y_ptr + here, mask=mask, other=0).to(dtype) - x
     mean = mean_exceeding(difference, K)
     if weights_ptr is None:
         weight = tl.load(grad_out_ptr + row[:, None] * num_components + component[None, :], mask=exists, other=0)
@@ -129,7 +134,7 @@ def pqe_backward(
     num_weights = definition.num_weights(weights)
     tile = component_tile(num_components, dim_per_component)
     programs_per_run = triton.cdiv(num_rows // num_weights, tile.rows)
-    shares = x.new_empty(*weights.shape[:-1], programs_per_run, num_components) if need_weights else None
+    shares = grad_out.new_empty(*weights.shape[:-1], programs_per_run, num_components) if need_weights else None
     if num_rows > 0:
         with torch.cuda.device_of(x):
             pqe_backward_kernel[(num_weights * programs_per_run, triton.cdiv(num_components, tile.block_c))](
@@ -153,7 +158,8 @@ def pqe_backward(
 
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
     """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
-    for num_components, size, arguments in COMPILED:
+    half = dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
+    for num_components, size, arguments in (*COMPILED, *([(128, 4, half)] if dtype is torch.float32 else [])):
         arguments = {"K": size} | arguments | component_tile(num_components, size).constants("BLOCK_K")
         yield pqe_backward_kernel, arguments
         yield pqe_forward_kernel, {name: value for name, value in arguments.items() if name != "grad_weights_ptr"}

@@ -4,7 +4,8 @@ Forward: one kernel from embeddings to each row's slopes and each program's sums
 finishes them. Backward: one kernel from the ends that forward kept to all gradients, and for maxmean one program for
 that of its weight. Goals that are y rolled by a row are read in place.
 
-Precision: arithmetic in the input's dtype, sums over rows in double; no atomics, so the same input gives the same bits.
+Precision: arithmetic in the input's dtype, float32 for half precision, sums over rows in double; no atomics, so the
+same input gives the same bits.
 
 Cost, for D = C * K values per row: forward reads the two or three tensors once and writes D / 2 bytes per row, about
 21 K operations per element of x. Backward reads those and writes each gradient once.
@@ -87,7 +88,7 @@ def qrl_critic_forward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    dtype: tl.constexpr = slopes_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_of_goal = row
     to_ptr = goal_ptr
@@ -208,7 +209,7 @@ def qrl_critic_forward(
     outputs = definition.qrl_critic_forward_outputs(x, y, goal, max_weight, raw, cost, *settings)
     loss, stats, slopes, ends, largest, spread = outputs
     settings, num_rows, num_components = QrlCriticSettings(*settings), x.shape[0], ends.shape[2]
-    constants = _forward_constants(settings, num_components, torch.finfo(x.dtype).max, cost.numel() > 1)
+    constants = _forward_constants(settings, num_components, torch.finfo(loss.dtype).max, cost.numel() > 1)
     num_programs = triton.cdiv(num_rows, constants["ROWS"])
     sums = x.new_empty(4, num_programs, dtype=torch.float64)
     with torch.cuda.device_of(x):
@@ -228,14 +229,16 @@ def qrl_critic_backward(
     largest: Tensor,
     spread: Tensor,
     max_weight: Tensor | None,
+    like: Tensor,
     has_goal: bool,
     dim_per_component: int,
     reduction: str,
     weight_link: str,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
     grads = definition.qrl_critic_backward_outputs(
-        grad_loss, stats, slopes, ends, largest, spread, max_weight, has_goal, dim_per_component, reduction, weight_link
-    )
+        grad_loss, stats, slopes, ends, largest, spread, max_weight, like, has_goal, dim_per_component, reduction,
+        weight_link,
+    )  # fmt: skip
     grad_x, grad_y, grad_goal, grad_max_weight, grad_raw = grads
     num_rows, num_components = ends.shape[1:3]
     largest = largest if keeps_largest(reduction) else None
@@ -265,4 +268,10 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         constants = _forward_constants(settings, num_components, torch.finfo(dtype).max, reduction == "maxmean")
         yield qrl_critic_forward_kernel, arguments | constants
         yield qrl_critic_sums_kernel, arguments | _sums_constants(settings)
+        yield qrl_critic_backward_kernel, arguments | {name: constants[name] for name in shared}
+    if dtype is torch.float32:
+        names = ("x_ptr", "y_ptr", "goal_ptr", "grad_x_ptr", "grad_y_ptr", "grad_goal_ptr")
+        arguments = dtypes | missing | dict.fromkeys(names, torch.bfloat16)
+        constants = _forward_constants(QrlCriticSettings(8, "sum"), 64, torch.finfo(dtype).max, False)
+        yield qrl_critic_forward_kernel, arguments | constants
         yield qrl_critic_backward_kernel, arguments | {name: constants[name] for name in shared}

@@ -4,8 +4,8 @@ Forward: one kernel from embeddings to each row's slope and each program's sums 
 finishes them; with a mask, torch counts the rows kept first. Backward: one kernel from what forward kept to both
 gradients, and for maxmean one program for that of its weight.
 
-Precision: arithmetic in the input's dtype, except that powers other than squares are taken in double; sums over rows in
-double; no atomics, so the same input gives the same bits.
+Precision: arithmetic in the input's dtype, float32 for half precision, except that powers other than squares are taken
+in double; sums over rows in double; no atomics, so the same input gives the same bits.
 
 Cost: that of the head's kernels (iqe.py, mrn.py), which read the embeddings once; a few numbers per row are added.
 """
@@ -239,7 +239,7 @@ def row_loss_iqe_forward(
     iqe, form = IqeSettings(*settings[:3]), RowLossSettings(*settings[3:])
     num_components = x.shape[1] // iqe.dim_per_component
     constants = _iqe_constants(iqe, num_components) | _form_constants(form, target.numel() > 1)
-    constants["HIGHEST"] = torch.finfo(x.dtype).max
+    constants["HIGHEST"] = torch.finfo(outputs[0].dtype).max
     _forward(
         row_loss_iqe_forward_kernel, (x, y, max_weight), (target, weight, mask), outputs, num_components, constants
     )
@@ -247,9 +247,10 @@ def row_loss_iqe_forward(
 
 
 def row_loss_iqe_backward(
-    grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None, *iqe
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    grads = definition.row_loss_iqe_backward_outputs(grad_loss, slopes, ends, largest, spread, max_weight, *iqe)
+    grad_loss: Tensor, slopes: Tensor, ends: Tensor, largest: Tensor, spread: Tensor, max_weight: Tensor | None,
+    like: Tensor, *iqe,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    grads = definition.row_loss_iqe_backward_outputs(grad_loss, slopes, ends, largest, spread, max_weight, like, *iqe)
     grad_x, grad_y, grad_max_weight = grads
     iqe, (num_rows, num_components, _) = IqeSettings(*iqe), ends.shape
     constants = _iqe_constants(iqe, num_components)
@@ -314,3 +315,11 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         constants, _ = _mrn_launch(mrn, dim)
         yield row_loss_mrn_forward_kernel, arguments | constants | _form_constants(form, True)
         yield row_loss_mrn_backward_kernel, arguments | constants
+    if dtype is torch.float32:
+        arguments |= dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
+        constants, _ = _mrn_launch(MrnSettings(), 512)
+        yield row_loss_mrn_forward_kernel, arguments | constants | _form_constants(smooth, True)
+        yield row_loss_mrn_backward_kernel, arguments | constants
+        constants = _iqe_constants(IqeSettings(8, "sum"), 64)
+        yield row_loss_iqe_forward_kernel, arguments | unweighted | constants | highest | _form_constants(smooth, True)
+        yield row_loss_iqe_backward_kernel, arguments | unweighted | constants

@@ -1,6 +1,7 @@
 """iQRL's temporal consistency in Triton: the functions of backends/reference/temporal_consistency.py, in its order.
 
-Precision: arithmetic in the input's dtype, sums over rows in double; no atomics, so the same input gives the same bits.
+Precision: arithmetic in the input's dtype, float32 for half precision, sums over rows in double; no atomics, so the
+same input gives the same bits.
 
 Cost: forward reads predicted and target once and keeps two numbers per row; one program sums over rows. Backward reads
 both again and writes the gradient.
@@ -35,7 +36,7 @@ def temporal_consistency_forward_kernel(
     ROWS: tl.constexpr,  # rows per program
     BLOCK: tl.constexpr,  # values of a row at a time
 ):
-    dtype: tl.constexpr = predicted_ptr.dtype.element_ty
+    dtype: tl.constexpr = slopes_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = row < num_rows
     dot = tl.zeros((ROWS, BLOCK), dtype)
@@ -45,8 +46,8 @@ def temporal_consistency_forward_kernel(
         place = first + tl.arange(0, BLOCK)
         here = row[:, None] * size + place[None, :]
         exists = is_row[:, None] & (place < size)[None, :]
-        predicted = tl.load(predicted_ptr + here, mask=exists, other=0)
-        target = tl.load(target_ptr + here, mask=exists, other=0)
+        predicted = tl.load(predicted_ptr + here, mask=exists, other=0).to(dtype)
+        target = tl.load(target_ptr + here, mask=exists, other=0).to(dtype)
         dot += predicted * target
         squares += predicted * predicted
         target_squares += target * target
@@ -117,8 +118,8 @@ def temporal_consistency_backward_kernel(
     grad_loss = tl.load(grad_loss_ptr)
     by_target = grad_loss * tl.load(slopes_ptr + row, mask=is_row, other=0)
     by_predicted = grad_loss * tl.load(slopes_ptr + num_rows + row, mask=is_row, other=0)
-    predicted = tl.load(predicted_ptr + here, mask=exists, other=0)
-    target = tl.load(target_ptr + here, mask=exists, other=0)
+    predicted = tl.load(predicted_ptr + here, mask=exists, other=0).to(grad_loss.dtype)
+    target = tl.load(target_ptr + here, mask=exists, other=0).to(grad_loss.dtype)
     grad = by_target[:, None] * target + by_predicted[:, None] * predicted
     tl.store(grad_predicted_ptr + here, grad, mask=exists)
 
@@ -134,8 +135,8 @@ def temporal_consistency_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     steps, batch, size = predicted.shape
     loss, similarity, slopes = definition.temporal_consistency_forward_outputs(predicted, target, mask, discount)
-    cosines = predicted.new_empty(steps, batch)
-    weights, constants = definition.step_weights(discount, predicted), _tile(size)
+    cosines = slopes.new_empty(steps, batch)
+    weights, constants = definition.step_weights(discount, cosines), _tile(size)
     with torch.cuda.device_of(predicted):
         temporal_consistency_forward_kernel[(triton.cdiv(steps * batch, constants["ROWS"]),)](
             predicted,
@@ -174,3 +175,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
         for arguments in ({}, {"mask_ptr": None}):
             yield temporal_consistency_forward_kernel, {"EPS": definition.EPS} | _tile(size) | arguments
             yield temporal_consistency_sums_kernel, {"BLOCK": block} | arguments
+    if dtype is torch.float32:
+        arguments = dict.fromkeys(("predicted_ptr", "target_ptr", "grad_predicted_ptr"), torch.bfloat16) | _tile(512)
+        yield temporal_consistency_backward_kernel, arguments
+        yield temporal_consistency_forward_kernel, arguments | {"EPS": definition.EPS}

@@ -36,7 +36,7 @@ def two_distances(
     spread_ptr,  # (2, num_rows), for maxmean
     num_rows,
     num_components,
-    HIGHEST: tl.constexpr,  # largest finite number of the dtype
+    HIGHEST: tl.constexpr,  # largest finite number of the dtype that is computed
     K: tl.constexpr,
     REDUCTION: tl.constexpr,
     LINK: tl.constexpr,
@@ -45,7 +45,7 @@ def two_distances(
     BLOCK_K: tl.constexpr,  # K or the next power of two
 ):
     """Returns both distances of each row, and stores the ends, the longest components and the spreads."""
-    dtype: tl.constexpr = x_0_ptr.dtype.element_ty
+    dtype: tl.constexpr = tl.float64 if x_0_ptr.dtype.element_ty == tl.float64 else tl.float32
     NUM_BYTES: tl.constexpr = (2 * K + 7) // 8
     highest = tl.full((), HIGHEST, dtype)
     total_0 = tl.zeros((ROWS,), dtype)
