@@ -1,6 +1,6 @@
 """Counts the instructions of the hot CUDA kernels, read from their sm_90 machine code: nothing is run or timed.
 
-    python benchmarks/gpu_budget.py [--nvdisasm FILE] [--cubins FOLDER]
+    python benchmarks/gpu_budget.py [--check] [--nvdisasm FILE] [--cubins FOLDER]
 
 Needs nvcc, and nvdisasm of the CUDA toolkit or of Triton's wheel, where it is in triton/backends/nvidia/bin. Writes
 benchmarks/results/gpu_budget.csv, of which benchmarks/tables.py makes a table. sass.py says how the work of a kernel is
@@ -191,6 +191,19 @@ MRN_PAIRWISE_FORWARD = Kernel(
     more_wavefronts=64 + 3 * 12,  # loads of y: 16 bytes of 16 rows
     threads=128,
 )
+# csrc/cuda/nearest.cu, k <= 32: a step is 128 distances of a row, four of a thread, none of which comes before the last
+# of the k places: in a bank of M rows in random order some k log(M / k) of them do.
+NEAREST = Kernel(
+    "nearest, up to 32 of a row",
+    "nearest",
+    ("nearest_merge_kernelIfLb0E",),
+    "LDG.E",
+    4,
+    [{"LDG.E": 4, "VOTE": 4, "SHFL": 0}],
+    0,
+    "bytes",
+    bytes=4,
+)
 # csrc/cuda/pair_loss.cu, InfoNCE over rows and columns: a step is a tile, of which a thread has 4 x 4 pairs. Each row
 # takes a maximum and a sum over the warp, eight sums that are not 0 go over it, and the first warp adds eleven over the
 # block. Exponentials: of rows, of columns, and in half of the warps of the columns' 8 parts.
@@ -227,6 +240,7 @@ KERNELS = [
     *(iqe_backward(stored) for stored in STORED),
     *(qrl_critic_forward(size, stored) for stored in STORED for size in (8, 16, 32)),
     MRN_PAIRWISE_FORWARD,
+    NEAREST,
     PAIR_LOSS_FORWARD,
     PAIR_LOSS_BACKWARD,
 ]
@@ -237,6 +251,7 @@ def main() -> None:
     parser.add_argument("--nvdisasm", default=None, help="by default that on PATH, or Triton's")
     parser.add_argument("--cubins", type=Path, default=None, help="keep what is compiled here, and use what is there")
     parser.add_argument("--only", default="", help="kernels whose name holds this text; prints, and stores nothing")
+    parser.add_argument("--check", action="store_true", help="prints, and stores nothing")
     options = parser.parse_args()
     nvdisasm = options.nvdisasm or shutil.which("nvdisasm") or tritons_nvdisasm()
     version = re.search(r"V([\d.]+)", output(["nvcc", "--version"]))[1]
@@ -250,7 +265,7 @@ def main() -> None:
             {"nvcc": version, "source": f"csrc/cuda/{kernel.source}.cu", **budget(kernel, *built[kernel.source])}
         )
         print({name: value for name, value in rows[-1].items() if name not in ("nvcc", "source")}, flush=True)
-    if options.only:
+    if options.only or options.check:
         return
     root = ["git", "-C", str(HERE)]
     where = {"date": datetime.date.today().isoformat(), "commit": output([*root, "rev-parse", "--short", "HEAD"])}

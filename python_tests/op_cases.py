@@ -84,6 +84,10 @@ def _rows(count=2, *others, more=0):
 _pairs = partial(_rows, more=2)
 
 
+def _with_one_goal(generator, rows, size):
+    return [_points(generator, rows, 3 * size), _points(generator, 1, 3 * size) + 0.4, torch.tensor(0.3).double()]
+
+
 def _along_first(weights: Tensor, dims: int, *sizes: int) -> Tensor:
     """Puts the weights of an ensemble's two members, ``sizes`` each, along the first of ``dims`` dimensions."""
     return weights.reshape(2, *[1] * (dims - 1), *sizes)
@@ -234,6 +238,10 @@ CASES = (
             lambda k, name=name: partial(qm.iqe_pairwise, dim_per_component=k, reduction=name), _pairs(), "pairs",
         )
         for name in ("none", "sum", "max")
+    ),
+    Case(
+        "iqe_pairwise-one goal", "iqe", lambda k: lambda x, y, w: qm.iqe_pairwise(x, y, k, max_weight=w),
+        _with_one_goal, "pairs", excepted={"independent rows": "every row is held against the one goal"},
     ),
     Case("mrn", "mrn", lambda k: partial(qm.mrn, num_components=3, preset="tmd"), _rows()),
     Case("mrn-none", "mrn", lambda k: partial(qm.mrn, num_components=3, **_MRN_COMPONENTS), _rows()),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import agent_cases
+import head_cases
 import op_checks
 import pytest
 import torch
@@ -133,6 +135,54 @@ def test_a_graph_replays_forward_and_backward_with_new_numbers(case, size, rows,
     torch.cuda.synchronize()
     for actual, expected in zip(captured, step(), strict=True):
         assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("form", ("forward", "pairwise"))
+@pytest.mark.parametrize("name", head_cases.HEADS)
+def test_a_graph_replays_a_head_with_new_numbers(name, form, backend):
+    head = head_cases.make(name).cuda()
+    rows = (torch.randn(33, head_cases.SIZE, device="cuda", requires_grad=True) for _ in "xy")
+    leaves = [*rows, *head.parameters()]
+
+    def step() -> list[torch.Tensor]:
+        with qm.use_backend(backend):
+            out = getattr(head, form)(*leaves[:2])
+            return [out.detach(), *torch.autograd.grad(out.sum(), leaves)]
+
+    replay = in_cuda_graph(step)
+    with torch.no_grad():
+        for leaf in leaves:
+            leaf.mul_(0.5)
+    captured = replay()
+    torch.cuda.synchronize()
+    for actual, expected in zip(captured, step(), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@agent_cases.every()
+def test_a_graph_replays_an_agents_update(case, backend):
+    agent = case.make(device="cuda")
+    batch = {name: value.cuda() for name, value in case.rows(agent).items()}
+    with qm.use_backend(backend):
+        replay = in_cuda_graph(lambda: agent.update(batch))
+    before = agent_cases.parameters_of(agent.networks)
+    metrics = replay()
+    torch.cuda.synchronize()
+    assert all(value.isfinite() for value in metrics.values())
+    assert not torch.equal(agent_cases.parameters_of(agent.networks), before)
+
+
+@pytest.mark.parametrize("head", ("iqe", "mrn", "pqe"))
+def test_without_memory_the_error_is_torchs_and_nothing_is_leaked(head, backend):
+    def distances() -> None:
+        # 2^44 pairs: 64 TiB.
+        x = torch.zeros(2**22, 8, device="cuda", requires_grad=True)
+        HEADS[head][1](x, x, backend=backend)
+
+    before = torch.cuda.memory_allocated()
+    with pytest.raises(torch.OutOfMemoryError):
+        distances()
+    assert torch.cuda.memory_allocated() == before
 
 
 @every()

@@ -96,6 +96,24 @@ def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, 
     iqe_gradients.check_pairs(native, x, y, dim_per_component, reduction)
 
 
+# A goal against candidates, and the other way round. The gradient of the single row is one sum over three rows, or
+# sums over groups of four or more.
+@pytest.mark.parametrize("num_x, num_y", ((1, 3), (1, 41), (41, 1), (1, 1)))
+@pytest.mark.parametrize("dim_per_component, reduction, dtype", [(8, *case) for case in CASES] + [
+    (1, "sum", torch.float32), (4, "max", torch.float64), (5, "maxmean", torch.float32), (16, "none", torch.float32),
+    (32, "maxmean", torch.float64), (33, "sum", torch.float32), (83, "maxmean", torch.float64),
+])  # fmt: skip
+def test_pairs_with_a_single_row_agree_with_the_definition(dim_per_component, reduction, dtype, num_x, num_y):
+    x, y = pair_points(num_x, num_y, 5 * dim_per_component, dtype)
+    arguments = x, y, torch.tensor(0.3, dtype=dtype), dim_per_component, reduction, "sigmoid", True
+    assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+    iqe_gradients.check_pairs(native, x, y, dim_per_component, reduction)
+
+
+def test_the_gradient_of_a_single_row_adds_up_over_large_groups():
+    iqe_gradients.check_pairs(native, *pair_points(1501, 1, 128 * 4, torch.float32), 4, "maxmean")
+
+
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "max", "maxmean"))
 @pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33, 64, 77))
@@ -145,12 +163,15 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
 def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
     # sum of y * grad_y + x * grad_x over a component is the sum of its lengths, whichever of the tied ends is taken.
     generator = torch.Generator().manual_seed(1)
-    x, y = torch.randint(0, 5, (2, 1, 9, 2 * dim_per_component), generator=generator).double()
-    lengths, largest = native.iqe_pairwise_forward(x, y, None, dim_per_component, "none", "identity", True)
-    ones = torch.ones_like(lengths)
-    grads = native.iqe_pairwise_backward(ones, x, y, largest, None, dim_per_component, "none", "identity", False)
-    by_component = (x * grads[0] + y * grads[1]).unflatten(-1, (-1, dim_per_component)).sum(dim=(1, 3))
-    assert torch.equal(by_component, lengths.sum(dim=(1, 2)))
+    rows, others = torch.randint(0, 5, (2, 1, 9, 2 * dim_per_component), generator=generator).double()
+    for x, y in ((rows, others), (rows[:, :1], others), (rows, others[:, :1])):
+        lengths, largest = native.iqe_pairwise_forward(x, y, None, dim_per_component, "none", "identity", True)
+        ones = torch.ones_like(lengths)
+        grads = native.iqe_pairwise_backward(ones, x, y, largest, None, dim_per_component, "none", "identity", False)
+        of_x, of_y = (
+            (s * g).sum(dim=1).unflatten(-1, (-1, dim_per_component)) for s, g in zip((x, y), grads[:2], strict=True)
+        )
+        assert torch.equal((of_x + of_y).sum(dim=-1), lengths.sum(dim=(1, 2)))
 
 
 @pytest.mark.parametrize("side", ("x", "y"))
@@ -172,14 +193,16 @@ def test_the_gradient_of_a_component_with_a_nan_is_nan(dim_per_component, side):
 @pytest.mark.parametrize("side", ("x", "y"))
 @pytest.mark.parametrize("dim_per_component", (4, 8, 33))
 def test_the_pairwise_gradients_of_all_pairs_with_a_nan_are_nan(dim_per_component, side):
-    x, y = pair_points(5, 7, 3 * dim_per_component, torch.float32)
-    (x if side == "x" else y)[1, 2, dim_per_component + 1] = torch.nan
-    grad_out, none = torch.ones(x.shape[0], 5, 7), torch.empty(0, dtype=torch.int32)
-    arguments = grad_out, x, y, none, None, dim_per_component, "mean", "identity", False
-    for actual, expected in zip(
-        native.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
-    ):
-        assert torch.equal(actual.isnan(), expected.isnan()) and actual.isnan().any()
+    rows, others = pair_points(5, 7, 3 * dim_per_component, torch.float32)
+    (rows if side == "x" else others)[1, 2, dim_per_component + 1] = torch.nan
+    none = torch.empty(0, dtype=torch.int32)
+    for x, y in ((rows, others), (rows[:, 2:3].contiguous(), others), (rows, others[:, 2:3].contiguous())):
+        grad_out = torch.ones(x.shape[0], x.shape[1], y.shape[1])
+        arguments = grad_out, x, y, none, None, dim_per_component, "mean", "identity", False
+        for actual, expected in zip(
+            native.iqe_pairwise_backward(*arguments)[:2], reference.iqe_pairwise_backward(*arguments), strict=False
+        ):
+            assert torch.equal(actual.isnan(), expected.isnan()) and actual.isnan().any()
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5, 8, 33))

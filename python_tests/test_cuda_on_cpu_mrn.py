@@ -83,9 +83,24 @@ def test_pairs_agree_however_the_work_is_split_over_blocks(reduction, batch, num
     _pairs_agree(x, y, MrnSettings(num_components, reduction=reduction))
 
 
+# A goal against candidates, and the other way round. The gradient of the single row is one sum over three rows, or
+# sums over groups of four or, for the largest, more.
+@pytest.mark.parametrize("num_x, num_y", ((1, 3), (1, 41), (41, 1), (1, 1)))
+@pytest.mark.parametrize("size, form, dtype", (
+    (1, SUM, torch.float32), (5, COMPONENTS, torch.float64), (16, COMPONENTS, torch.float32),
+    (33, FORMS["difference-1.5"], torch.float32), (150, SUM, torch.float64),
+))  # fmt: skip
+def test_pairs_with_a_single_row_agree_with_the_reference(size, form, dtype, num_x, num_y):
+    _pairs_agree(*pair_points(num_x, num_y, size * form.num_components, dtype, batch=3), form)
+
+
+def test_the_gradient_of_a_single_row_adds_up_over_large_groups():
+    _pairs_agree(*pair_points(1, 1501, 128, torch.float32, batch=2), MrnSettings(128, "none"))
+
+
 @pytest.mark.parametrize("size", (8, 40))
 def test_gradients_add_up_over_tiles_where_the_work_is_not_split(size):
-    _pairs_agree(*pair_points(1, 65, 3 * size, torch.float32, batch=86), SUM)
+    _pairs_agree(*pair_points(2, 65, 3 * size, torch.float32, batch=86), SUM)
 
 
 @pytest.mark.parametrize("size", (8, 72))
@@ -93,6 +108,7 @@ def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(size):
     x, y = (off_a_boundary(tensor) for tensor in pair_points(5, 5, 3 * size, torch.float32))
     _rows_agree(x, y, SUM)
     _pairs_agree(x, y, SUM)
+    _pairs_agree(x, off_a_boundary(y[:, :1]), SUM)
 
 
 @pytest.mark.parametrize("form", (SUM, COMPONENTS), ids=("sum", "components"))
@@ -125,6 +141,8 @@ def test_nan_and_infinity_reach_what_they_reach_in_the_reference(side, value, pl
     for form in (SUM, COMPONENTS, SUM._replace(num_components=1), SUM._replace(exponent=2.0)):
         _rows_agree(x[:, :5].contiguous(), y[:, :5].contiguous(), form)
         _pairs_agree(x, y, form)
+        _pairs_agree(x[:, -1:].contiguous(), y, form)
+        _pairs_agree(x, y[:, -1:].contiguous(), form)
 
 
 def test_two_runs_give_the_same_bits():

@@ -111,9 +111,18 @@ def test_part_of_a_component_uses_the_weights_of_its_matrix():
     _pairs_agree(*points(2, 3, size=300, dtype=torch.float32), 300, True, 2)
 
 
+# A goal against candidates, and the other way round.
+@pytest.mark.parametrize("num_x, num_y", ((1, 3), (41, 1), (1, 41)))
+@pytest.mark.parametrize("dim_per_component, num_runs", ((1, 1), (16, 3), (33, 1)))
+@WEIGHTED
+def test_pairs_with_a_single_row_agree_with_the_reference(weighted, dim_per_component, num_runs, num_x, num_y):
+    x, y = pair_points(num_x, num_y, 3 * dim_per_component, torch.float64, batch=3)
+    _pairs_agree(x, y, dim_per_component, weighted, num_runs)
+
+
 @pytest.mark.parametrize("dim_per_component", (8, 40))
 def test_gradients_add_up_over_tiles_where_the_work_is_not_split(dim_per_component):
-    _pairs_agree(*pair_points(1, 65, 3 * dim_per_component, torch.float32, batch=86), dim_per_component, True)
+    _pairs_agree(*pair_points(2, 65, 3 * dim_per_component, torch.float32, batch=86), dim_per_component, True)
 
 
 @pytest.mark.parametrize("dim_per_component", (8, 36))

@@ -1,5 +1,6 @@
 """What an installation depends on: one version number, typed public names, and CMake's decisions and messages."""
 
+import importlib.util
 import inspect
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import qmkernels as qm
+from qmkernels.backends import dispatch
 from qmkernels.backends.native import core
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,10 +145,30 @@ def test_a_missing_or_old_nvcc_is_an_error_only_if_cuda_was_requested(cuda, code
     ],
 )
 def test_a_core_built_for_other_gpus_says_so(built_for, gpus, runs, monkeypatch):
+    _pretend_to_be_built(built_for, gpus, monkeypatch)
+    reason = core.why_not("cuda")
+    assert reason is None if runs else f"built for the GPU architectures {built_for}, not for sm_" in reason
+
+
+def test_tensors_of_another_gpu_take_triton_and_a_warning_says_so_once(monkeypatch, recwarn):
+    _pretend_to_be_built("80-real", [(9, 0)], monkeypatch)
+    monkeypatch.setattr(dispatch, "_load", lambda name, op: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    cached = dispatch.why_not, dispatch.resolve, dispatch._warn_once
+    for function in cached:
+        function.cache_clear()
+    try:
+        assert [dispatch.resolve(op, "cuda") for op in dispatch.OPS] == ["triton"] * len(dispatch.OPS)
+    finally:
+        for function in cached:
+            function.cache_clear()
+    (warning,) = recwarn
+    assert "built for the GPU architectures 80-real, not for sm_90: reinstall on this machine" in str(warning.message)
+
+
+def _pretend_to_be_built(built_for: str, gpus: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     built = SimpleNamespace(has_cuda=True, build_info=lambda: {"cuda_architectures": built_for})
     monkeypatch.setattr(core, "_core", built)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpus[device])
-    reason = core.why_not("cuda")
-    assert reason is None if runs else f"built for the GPU architectures {built_for}, not for sm_" in reason

@@ -70,7 +70,22 @@ def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, 
     iqe_gradients.check_pairs(kernels, x, y, dim_per_component, reduction)
 
 
-@pytest.mark.parametrize("num_x, num_y", ((1, 1), (1, 33), (33, 1), (17, 131), (131, 17)))
+# The single row's gradient is a sum of parts, of 16 rows or of a tile.
+@pytest.mark.parametrize("num_x, num_y", ((1, 3), (1, 37), (37, 1), (1, 1)))
+@pytest.mark.parametrize(
+    "dim_per_component, reduction, dtype",
+    [
+        (8, "maxmean", torch.float32), (8, "none", torch.float64), (5, "max", torch.float32), (12, "sum", torch.float32)
+    ],
+)  # fmt: skip
+def test_pairs_with_a_single_row_are_those_of_the_definition(dim_per_component, reduction, dtype, num_x, num_y):
+    x, y = pair_points(num_x, num_y, 3 * dim_per_component, dtype)
+    arguments = x, y, _max_weight(dtype), dim_per_component, reduction, "sigmoid", True
+    assert_alike(kernels.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
+    iqe_gradients.check_pairs(kernels, x, y, dim_per_component, reduction)
+
+
+@pytest.mark.parametrize("num_x, num_y", ((2, 33), (33, 2), (17, 131), (131, 17)))
 def test_pairwise_gradients_hold_where_points_pass_a_tile(num_x, num_y):
     x, y = pair_points(num_x, num_y, 3 * 4, torch.float64)
     max_weight = _max_weight(torch.float64)

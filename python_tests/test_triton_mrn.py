@@ -58,6 +58,19 @@ def test_pairs_are_those_of_the_reference(name, size, dtype):
     _pairs_agree(*pair_points(3, 5, form.num_components * size, dtype), form)
 
 
+# The single row's gradient is a sum of parts, of 16 rows or of a tile.
+@pytest.mark.parametrize("num_x, num_y", ((1, 3), (1, 37), (37, 1), (1, 1)))
+@pytest.mark.parametrize(
+    "name, size, dtype",
+    [("tmd", 16, torch.float32), ("first-sum", 5, torch.float64), ("difference-1.5", 33, torch.float32)],
+)
+def test_pairs_with_a_single_row_are_those_of_the_reference(name, size, dtype, num_x, num_y):
+    form = FORMS[name]
+    x, y = pair_points(num_x, num_y, form.num_components * size, dtype, batch=3)
+    x[1, -1, 0], y[2, -1, -1] = torch.nan, torch.inf
+    _pairs_agree(x, y, form)
+
+
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("size", (1, 5, 16))
 @pytest.mark.parametrize("reduction", REDUCTIONS)

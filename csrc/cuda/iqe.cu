@@ -11,7 +11,6 @@
 #include "../ops/iqe.h"
 #include "half.cuh"
 #include "iqe_rows.cuh"
-#include "max_weight.cuh"
 
 namespace qmk::cuda {
 
@@ -30,27 +29,6 @@ struct Forward {
     int dim_per_component;
     Reduction reduction;
 };
-
-// Calls `measure(component, count)` for every group of up to 128 neighbouring components; it fills `lengths`, which is
-// then reduced.
-template <class T, class S, class Measure>
-__device__ __forceinline__ void reduce_all(const Forward<T, S>& task, const T* lengths, Measure&& measure) {
-    const int num_components = task.tiles.num_components;
-    for_each_chunk<RowSummary<T>>(task.tiles, measure, [&](const Chunk& chunk, RowSummary<T>& row) {
-        if (task.reduction == Reduction::none) {
-            const int64_t component = chunk.first_row * num_components + chunk.first;
-            for (int c = threadIdx.x; c < chunk.count; c += blockDim.x) task.out[component + c] = lengths[c];
-            return;
-        }
-        reduce_chunk(task.tiles, chunk, lengths, row, [&](int64_t at, const RowSummary<T>& whole) {
-            const T weight = weight_of_row(task.max, at, task.tiles.rows);
-            task.out[at] = reduced(task.reduction, whole.sum, whole.maximum, num_components, weight);
-            if (task.largest) task.largest[at] = whole.largest;
-            if (task.spread)
-                task.spread[at] = reduced(Reduction::spread, whole.sum, whole.maximum, num_components, weight);
-        });
-    });
-}
 
 // Four blocks have the registers of a component of 16 doubles or 32 floats, three of 64 floats, two of 32 doubles.
 template <class T, class S, int K, bool keep>

@@ -3,6 +3,7 @@
 // Finds left ends, and so the gradient of x, by the same kind of scan as forward; the gradient of y is that of x for
 // the mirrored points x' = -y, y' = -x. Twice 4 operations per element of N * M * D; with the gradient of max_weight,
 // which also needs the lengths, 6 and 4. One warp sums each gradient.
+#include "iqe_one_row.cuh"
 #include "iqe_pairwise.cuh"
 #include "max_weight.cuh"
 
@@ -378,6 +379,7 @@ BothSides<T> take_both_sides(Workspace& workspace, const IqePairwiseBackward<T>&
 // The two gradients run one after the other in the memory of the larger, after what both share.
 template <class T>
 int64_t iqe_pairwise_backward_scratch(const IqePairwiseBackward<T>& call) {
+    if (has_one_row(call.shape)) return iqe_one_row_backward_scratch(call);
     const auto [batch, num_x, num_y, num_components, size] = call.shape;
     Workspace for_x{nullptr}, for_y{nullptr};
     take_both_sides(for_x, call);
@@ -400,6 +402,7 @@ void iqe_pairwise_backward(const IqePairwiseBackward<T>& call, Context context) 
     check_sizes(op, batch, num_x, num_y, num_components, size);
     if (batch * num_x * num_y * num_components == 0) return;
     const DeviceGuard guard(context.device, op);
+    if (has_one_row(call.shape)) return iqe_one_row_backward(call, context);
     Workspace for_x{static_cast<char*>(memory)}, for_y = for_x;
     const BothSides<T> both = take_both_sides(for_x, call);
     take_both_sides(for_y, call);

@@ -1,6 +1,7 @@
 // IQE of all pairs of rows of x and y, forward: kernels and launchers. 4 operations per element of N * M * D.
 //
 // Few pairs of rows are split by components over more blocks, with a workspace of three numbers per pair and split.
+#include "iqe_one_row.cuh"
 #include "iqe_pairwise.cuh"
 #include "max_weight.cuh"
 
@@ -233,6 +234,7 @@ void launch_pairwise_forward(const PairwiseForward<T>& task, Context context) {
 
 template <class T>
 int64_t iqe_pairwise_forward_scratch(const IqePairwiseForward<T>& call) {
+    if (has_one_row(call.shape)) return 0;
     const auto [batch, num_x, num_y, num_components, size] = call.shape;
     Workspace workspace{nullptr};
     take_sides<T>(workspace, batch, num_x, num_y, num_components, size);
@@ -255,6 +257,7 @@ void iqe_pairwise_forward(const IqePairwiseForward<T>& call, Context context) {
     check_sizes(op, batch, num_x, num_y, num_components, size);
     if (batch * num_x * num_y * num_components == 0) return;
     const DeviceGuard guard(context.device, op);
+    if (has_one_row(call.shape)) return iqe_one_row_forward(call, context);
     Workspace workspace{static_cast<char*>(memory)};
     PairwiseForward<T> task{};
     const int packs = packs_in_tile<T>(num_y, size, reduction);

@@ -5,6 +5,7 @@
 #include "../math/iqe.h"
 #include "../math/reduction.h"
 #include "launch.cuh"
+#include "max_weight.cuh"
 #include "pack.cuh"
 #include "sort.cuh"
 #include "warp.cuh"
@@ -83,6 +84,27 @@ __device__ __forceinline__ void for_each_chunk(const RowTiles& tiles, Measure&& 
             __syncthreads();
         }
     }
+}
+
+// Calls `measure(component, count)` for every chunk of the tiles; it fills `lengths`, which is then reduced. Task has
+// the arguments of a forward launch: tiles, reduction, max and the results.
+template <class T, class Task, class Measure>
+__device__ __forceinline__ void reduce_all(const Task& task, const T* lengths, Measure&& measure) {
+    const int num_components = task.tiles.num_components;
+    for_each_chunk<RowSummary<T>>(task.tiles, measure, [&](const Chunk& chunk, RowSummary<T>& row) {
+        if (task.reduction == Reduction::none) {
+            const int64_t component = chunk.first_row * num_components + chunk.first;
+            for (int c = threadIdx.x; c < chunk.count; c += blockDim.x) task.out[component + c] = lengths[c];
+            return;
+        }
+        reduce_chunk(task.tiles, chunk, lengths, row, [&](int64_t at, const RowSummary<T>& whole) {
+            const T weight = weight_of_row(task.max, at, task.tiles.rows);
+            task.out[at] = reduced(task.reduction, whole.sum, whole.maximum, num_components, weight);
+            if (task.largest) task.largest[at] = whole.largest;
+            if (task.spread)
+                task.spread[at] = reduced(Reduction::spread, whole.sum, whole.maximum, num_components, weight);
+        });
+    });
 }
 
 // K numbers of type S in packs, of 16 bytes or, where a component is not longer, of 8.

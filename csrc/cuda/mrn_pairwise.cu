@@ -1,10 +1,11 @@
 // MRN of all pairs of rows of x and y: launchers; the kernels are in pairs_forward.cuh and pairs_backward.cuh. Two
 // operations per value of N * M * D forward; backward, per side, twice that plus as many for the slopes, and two more
-// for the index of the largest difference.
+// for the index of the largest difference. Pairs with a single row go through the kernels of matching rows.
 #include "../ops/mrn.h"
 #include "mrn_head.cuh"
 #include "pairs_backward.cuh"
 #include "pairs_forward.cuh"
+#include "rows.cuh"
 
 namespace qmk::cuda {
 
@@ -20,6 +21,7 @@ Segments segments_of(const MrnSettings& settings, const MrnPairwiseShape& shape)
 template <class T>
 int64_t mrn_pairwise_forward_scratch(const MrnPairwiseForward<T>& call) {
     const MrnPairwiseShape& shape = call.shape;
+    if (has_one_row(shape)) return 0;
     const Packs packs = packs_of<T>(segments_of<T>(call.settings, shape), call.settings.num_components, call.x, call.y);
     return forward_pairs_workspace<T, MrnHead<T>>(packs, shape.batch, shape.num_x, shape.num_y);
 }
@@ -38,14 +40,22 @@ void mrn_pairwise_forward(const MrnPairwiseForward<T>& call, Context context) {
     const DeviceGuard guard(context.device, op);
     const int64_t size = dim / settings.num_components;
     using Head = MrnHead<T>;
+    const bool by_component = settings.reduction == MrnReduction::none;
+    if (has_one_row(call.shape))
+        return launch_forward_one_row(op, Head(settings, size), Head::segments(settings, size), x, y, out, batch,
+                                      one_row_of(call.shape), settings.num_components, by_component, context);
     launch_forward_pairs(op, Head(settings, size), Head::segments(settings, size), x, y, out, workspace, batch, num_x,
-                         num_y, settings.num_components, settings.reduction == MrnReduction::none, context);
+                         num_y, settings.num_components, by_component, context);
 }
 
 template <class T>
 int64_t mrn_pairwise_backward_scratch(const MrnPairwiseBackward<T>& call) {
     const MrnPairwiseShape& shape = call.shape;
-    return backward_pairs_workspace<T>(shape.batch, shape.num_x, shape.num_y, call.settings.num_components, shape.dim);
+    const int64_t num_components = call.settings.num_components;
+    if (has_one_row(shape))
+        return sizeof(T) *
+               one_row_parts<T>(one_row_of(shape), shape.batch, num_components, shape.dim / num_components).values();
+    return backward_pairs_workspace<T>(shape.batch, shape.num_x, shape.num_y, num_components, shape.dim);
 }
 
 template <class T>
@@ -62,9 +72,14 @@ void mrn_pairwise_backward(const MrnPairwiseBackward<T>& call, Context context) 
     const DeviceGuard guard(context.device, op);
     const int64_t size = dim / settings.num_components;
     using Head = MrnHead<T>;
+    const bool by_component = settings.reduction == MrnReduction::none;
+    T* const no_weights = nullptr;
+    if (has_one_row(call.shape))
+        return launch_backward_one_row(op, Head(settings, size), Head::segments(settings, size), grad_out, x, y, grad_x,
+                                       grad_y, no_weights, workspace, batch, one_row_of(call.shape),
+                                       settings.num_components, by_component, context);
     launch_backward_pairs(op, Head(settings, size), Head::segments(settings, size), grad_out, x, y, grad_x, grad_y,
-                          static_cast<T*>(nullptr), workspace, batch, num_x, num_y, settings.num_components,
-                          settings.reduction == MrnReduction::none, context);
+                          no_weights, workspace, batch, num_x, num_y, settings.num_components, by_component, context);
 }
 
 QMK_INSTANTIATE(mrn_pairwise_forward, MrnPairwiseForward, Context)

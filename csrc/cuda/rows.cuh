@@ -1,10 +1,11 @@
 // Matching rows for heads of component.cuh, stored as numbers of type S. `width` neighbouring threads share a
 // component, so that a warp reads neighbouring packs of 16 bytes and sums by shuffles in a fixed order. Forward reads x
 // and y once and writes once; backward reads them once, and again from the cache if a component is longer than one pack
-// per thread.
+// per thread. With `one_row` one side has a single row for each matrix of the other's rows (one_row.cuh).
 #pragma once
 
 #include "component.cuh"
+#include "one_row.cuh"
 
 namespace qmk::cuda {
 
@@ -44,6 +45,16 @@ __device__ __forceinline__ void merge_threads(Sums& sums, int width) {
     for (int distance = width / 2; distance > 0; distance /= 2) sums.merge_thread(distance);
 }
 
+// The rows of x and y that a distance is between.
+struct RowsBetween {
+    int64_t x, y;
+};
+template <bool one_row>
+__device__ __forceinline__ RowsBetween rows_between(const OneRow& one, int64_t row) {
+    const int64_t of_one = one_row ? one.matrix_of(row) : row;
+    return {one.is_x ? of_one : row, one.is_x ? row : of_one};
+}
+
 template <class T, class S, class Head>
 struct ForwardRows {
     Head head;
@@ -54,9 +65,10 @@ struct ForwardRows {
     int num_components;
     int width, row_width;  // threads per component and per row, powers of two up to 32
     bool by_component;
+    OneRow one;
 };
 
-template <class T, class S, int V, class Head>
+template <class T, class S, int V, class Head, bool one_row>
 __global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRows<T, S, Head> task) {
     const int size = task.segments.total(), member = threadIdx.x % task.width;
     const int slots = task.row_width / task.width, slot = threadIdx.x % task.row_width / task.width;
@@ -65,6 +77,7 @@ __global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRo
          first += int64_t(gridDim.x) * rows_at_once) {
         const int64_t row = first + threadIdx.x / task.row_width;
         const auto& head = task.head.of(row);
+        const auto [x_row, y_row] = rows_between<one_row>(task.one, row);
         T total = T(0);
         for (int first_component = 0; first_component < task.num_components; first_component += slots) {
             const int c = first_component + slot;
@@ -74,8 +87,8 @@ __global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRo
             if (exists)
                 for (int k = member * V; k < size; k += task.width * V) {
                     T x[V], y[V];
-                    load_values<T, V>(task.x + component * size + k, x);
-                    load_values<T, V>(task.y + component * size + k, y);
+                    load_values<T, V>(task.x + (x_row * task.num_components + c) * size + k, x);
+                    load_values<T, V>(task.y + (y_row * task.num_components + c) * size + k, y);
 #pragma unroll
                     for (int v = 0; v < V; ++v) task.head.add(sums, task.segments.kind_at(k + v), x[v], y[v], T(k + v));
                 }
@@ -106,10 +119,12 @@ struct BackwardRows {
     int64_t rows_per_run, groups_per_run, groups;  // a group's rows belong to one run
     int num_components, rows_per_group, width;
     bool by_component;
+    OneRow one;
 };
 
-// `width` threads handle one component of a group of rows.
-template <class T, class S, int V, class Head>
+// `width` threads handle one component of a group of rows. With `one_row` runs are matrices, the gradient of the one
+// side is written as sums over groups, and `partial` by rows.
+template <class T, class S, int V, class Head, bool one_row>
 __global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
     backward_rows_kernel(BackwardRows<T, S, Head> task) {
     const int size = task.segments.total(), member = threadIdx.x % task.width;
@@ -126,13 +141,15 @@ __global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
         for (int r = 0; r < task.rows_per_group; ++r) {
             const int64_t row = first_row + r, component = row * task.num_components + c;
             const bool exists = slot < slots && row < end_of_run;
-            const int64_t at = component * size;
+            const auto [x_row, y_row] = rows_between<one_row>(task.one, row);
+            const int64_t at = component * size, x_at = (x_row * task.num_components + c) * size,
+                          y_at = (y_row * task.num_components + c) * size;
             T x[V], y[V], grads[V], opposite[V];
             typename Head::PlacedSums sums;
             int k = member * V;
             for (; exists && k < size; k += step) {
-                load_values<T, V>(task.x + at + k, x);
-                load_values<T, V>(task.y + at + k, y);
+                load_values<T, V>(task.x + x_at + k, x);
+                load_values<T, V>(task.y + y_at + k, y);
 #pragma unroll
                 for (int v = 0; v < V; ++v) task.head.add(sums, task.segments.kind_at(k + v), x[v], y[v], T(k + v));
             }
@@ -141,22 +158,39 @@ __global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
             if (!exists) continue;
             const T grad = task.grad_out[task.by_component ? component : row];
             const auto slopes = head.slopes(sums, grad, c);
-            if (task.partial) weight_sum += grad * task.head.component(sums);
+            if (task.partial) {
+                const T part = grad * task.head.component(sums);
+                weight_sum += part;
+                if (one_row && member == 0) task.partial[component] = part;
+            }
             for (k = kept; k >= 0; k -= step) {
                 if (k != kept) {
-                    load_values<T, V>(task.x + at + k, x);
-                    load_values<T, V>(task.y + at + k, y);
+                    load_values<T, V>(task.x + x_at + k, x);
+                    load_values<T, V>(task.y + y_at + k, y);
                 }
 #pragma unroll
                 for (int v = 0; v < V; ++v) {
                     grads[v] = task.head.gradient(slopes, task.segments.kind_at(k + v), x[v], y[v], T(k + v));
                     opposite[v] = -grads[v];
                 }
-                store_values<T, V>(task.grad_x + at + k, grads);
-                store_values<T, V>(task.grad_y + at + k, opposite);
+                if constexpr (one_row) {
+                    S* const sum_at = (task.one.is_x ? task.grad_x : task.grad_y) + slot * size + k;
+                    T of_many[V], sum[V] = {};
+                    if (r > 0) load_values<T, V>(sum_at, sum);
+#pragma unroll
+                    for (int v = 0; v < V; ++v) {
+                        of_many[v] = task.one.is_x ? opposite[v] : grads[v];
+                        sum[v] -= of_many[v];
+                    }
+                    store_values<T, V>((task.one.is_x ? task.grad_y : task.grad_x) + at + k, of_many);
+                    store_values<T, V>(sum_at, sum);
+                } else {
+                    store_values<T, V>(task.grad_x + at + k, grads);
+                    store_values<T, V>(task.grad_y + at + k, opposite);
+                }
             }
         }
-        if (task.partial && slot < slots && member == 0) task.partial[slot] = weight_sum;
+        if (!one_row && task.partial && slot < slots && member == 0) task.partial[slot] = weight_sum;
     }
 }
 
@@ -166,24 +200,24 @@ inline int power_of_two_up_to_32(int64_t least) {
     return power;
 }
 
-template <class T, class S, class Head>
+template <bool one_row = false, class T, class S, class Head>
 void launch_forward_rows(const char* op, Head head, Segments segments, const S* x, const S* y, T* out, int64_t rows,
-                         int64_t num_components, bool by_component, Context context) {
+                         int64_t num_components, bool by_component, Context context, OneRow one = {}) {
     constexpr int pack = Pack<T>::size, bytes = pack * sizeof(S);
     const int size = segments.total();
     const bool by_pack = size % pack == 0 && is_aligned(x, bytes) && is_aligned(y, bytes);
     const int width = power_of_two_up_to_32(divide_up(size, by_pack ? pack : 1));
     const int row_width = power_of_two_up_to_32(width * num_components);
-    const ForwardRows<T, S, Head> task{head,  segments,  x,           y, out, rows, int(num_components),
-                                       width, row_width, by_component};
-    launch(op, by_pack ? forward_rows_kernel<T, S, pack, Head> : forward_rows_kernel<T, S, 1, Head>,
+    const ForwardRows<T, S, Head> task{head,      segments,     x,  y, out, rows, int(num_components), width,
+                                       row_width, by_component, one};
+    launch(op, by_pack ? forward_rows_kernel<T, S, pack, Head, one_row> : forward_rows_kernel<T, S, 1, Head, one_row>,
            divide_up(rows, rows_threads / row_width), rows_threads, 0, context, task);
 }
 
-template <class T, class S, class Head>
+template <bool one_row = false, class T, class S, class Head>
 void launch_backward_rows(const char* op, Head head, Segments segments, const T* grad_out, const S* x, const S* y,
                           S* grad_x, S* grad_y, T* partial, int64_t rows, int64_t runs, int64_t rows_per_group,
-                          int64_t num_components, bool by_component, Context context) {
+                          int64_t num_components, bool by_component, Context context, OneRow one = {}) {
     constexpr int pack = Pack<T>::size, bytes = pack * sizeof(S);
     const int size = segments.total();
     const bool by_pack = size % pack == 0 && is_aligned(x, bytes) && is_aligned(y, bytes) &&
@@ -205,9 +239,37 @@ void launch_backward_rows(const char* op, Head head, Segments segments, const T*
                                         int(num_components),
                                         int(rows_per_group),
                                         width,
-                                        by_component};
-    launch(op, by_pack ? backward_rows_kernel<T, S, pack, Head> : backward_rows_kernel<T, S, 1, Head>,
+                                        by_component,
+                                        one};
+    launch(op, by_pack ? backward_rows_kernel<T, S, pack, Head, one_row> : backward_rows_kernel<T, S, 1, Head, one_row>,
            divide_up(groups * num_components, rows_threads / width), rows_threads, 0, context, task);
+}
+
+// Pairs of many rows with one.
+template <class T, class Head>
+void launch_forward_one_row(const char* op, Head head, Segments segments, const T* x, const T* y, T* out, int64_t batch,
+                            OneRow one, int64_t num_components, bool by_component, Context context) {
+    launch_forward_rows<true>(op, head, segments, x, y, out, batch * one.rows_per_matrix, num_components, by_component,
+                              context, one);
+}
+
+template <class T>
+OneRowParts one_row_parts(OneRow one, int64_t batch, int64_t num_components, int64_t size) {
+    const int64_t threads_per_row = num_components * power_of_two_up_to_32(divide_up(size, Pack<T>::size));
+    return {one, batch, num_components * size, threads_per_row};
+}
+
+template <class T, class Head>
+void launch_backward_one_row(const char* op, Head head, Segments segments, const T* grad_out, const T* x, const T* y,
+                             T* grad_x, T* grad_y, T* partial, void* scratch, int64_t batch, OneRow one,
+                             int64_t num_components, bool by_component, Context context) {
+    const OneRowParts parts = one_row_parts<T>(one, batch, num_components, segments.total());
+    T* const grad_one = one.is_x ? grad_x : grad_y;
+    T* const sums = parts.count == 1 ? grad_one : static_cast<T*>(scratch);
+    launch_backward_rows<true>(op, head, segments, grad_out, x, y, one.is_x ? sums : grad_x, one.is_x ? grad_y : sums,
+                               partial, batch * one.rows_per_matrix, batch, parts.rows_per_part, num_components,
+                               by_component, context, one);
+    launch_add_parts(op, parts, sums, grad_one, context);
 }
 
 }  // namespace

@@ -153,9 +153,10 @@ __global__ void __launch_bounds__(tile_threads) shortest_paths_to_kernel(Graphs<
     }
 }
 
-// Shortens the ways to all nodes outside tile k: those from tile k, or from all others.
+// Shortens the ways to all nodes outside tile k: those from tile k, or from all others. Unless one block of a
+// multiprocessor may take all registers, the compiler saves some by spilling (sm_86).
 template <class T, bool with_next, bool of_others>
-__global__ void __launch_bounds__(tile_threads) shortest_paths_from_kernel(Graphs<T> graphs, int64_t k) {
+__global__ void __launch_bounds__(tile_threads, 1) shortest_paths_from_kernel(Graphs<T> graphs, int64_t k) {
     __shared__ T to[chunk][tile_size], first[with_next ? chunk : 1][tile_size], from[chunk][tile_size];
     const int64_t count = graphs.count, tiles = graphs.batch * count * (of_others ? count : 1);
     for (int64_t task = blockIdx.x; task < tiles; task += gridDim.x) {

@@ -18,13 +18,13 @@ _TANH_THRESHOLD = 0.999
 
 def action_range(agent: str, size: int, low: Any, high: Any, device: Any = None) -> tuple[Tensor, Tensor]:
     """Returns the ends of the actions' range, (size,) each, from numbers or one per value; ValueError unless finite."""
-    low, high = (torch.as_tensor(end, dtype=torch.float32, device=device) for end in (low, high))
-    low, high = low.expand(size).clone(), high.expand(size).clone()
+    low, high = (torch.as_tensor(end, dtype=torch.float32, device="cpu").expand(size) for end in (low, high))
     if not (torch.isfinite(low) & torch.isfinite(high) & (low < high)).all():
         raise ValueError(
             f"{agent}: actions must have finite ranges, got from {low.tolist()} to {high.tolist()}; rescale them."
         )
-    return low, high
+    device = torch.get_default_device() if device is None else device
+    return low.to(device, copy=True), high.to(device, copy=True)
 
 
 class TanhNormal:

@@ -20,10 +20,10 @@ def adamw(module: nn.Module, rate: float, *apart: tuple[list[nn.Parameter], floa
     others = {id(parameter) for parameters, _ in apart for parameter in parameters}
     remaining = [parameter for parameter in module.parameters() if id(parameter) not in others]
     groups = [(remaining, rate), *apart]
-    # One pass over parameters, gradients and moments, where torch offers it.
-    fused = groups[0][0][0].device.type in ("cpu", "cuda")
+    # One pass over parameters, gradients and moments, where torch offers it; on a GPU a CUDA graph may capture it.
+    device = groups[0][0][0].device.type
     settings = [{"params": parameters, "lr": rate} for parameters, rate in groups]
-    return torch.optim.AdamW(settings, weight_decay=0.0, fused=fused)
+    return torch.optim.AdamW(settings, weight_decay=0.0, fused=device in ("cpu", "cuda"), capturable=device == "cuda")
 
 
 def step(

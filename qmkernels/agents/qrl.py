@@ -165,7 +165,7 @@ class QRL(GoalAgent):
         if not self.discrete:
             self.actor = self.make_actor(features=self.actor_features())
             self.actor.raw_entropy_weight = nn.Parameter(torch.zeros(()))
-            self.target_entropy = -float((self.action_high - self.action_low).sum()) / 2
+            self.target_entropy = (self.action_low - self.action_high).sum() / 2
         through = torch.compile if compile else lambda loss: loss
         self._critic_loss, self._actor_loss = through(self.critic_loss), through(self.actor_loss)
 

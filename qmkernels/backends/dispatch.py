@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import os
 import pkgutil
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, wraps
 from types import ModuleType
@@ -95,10 +96,16 @@ def _load(name: str, op: str) -> Backend:
 
 
 @cache
+def _warn_once(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=2)
+
+
+@cache
 def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
     """Returns the backend that runs ``op`` on tensors of ``device_type``.
 
-    Raises RuntimeError if a requested backend cannot, with `why_not`'s sentence and the names of those that can.
+    Raises RuntimeError if a requested backend cannot, with `why_not`'s sentence and the names of those that can. Warns
+    once if the core has CUDA kernels, but none for this GPU.
     """
     if backend != "auto":
         reason = why_not(backend, op, device_type)
@@ -111,6 +118,8 @@ def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
         if reason is None:
             return _load(name, op)
         _log.debug("%s: backend %r passed over: %s", op, name, reason)
+        if name == "cuda" and core.has_cuda() and torch.cuda.is_available():
+            _warn_once(f"qmkernels: {reason}. Until then CUDA tensors take a slower backend.")
     raise AssertionError("unreachable: the reference runs everywhere")
 
 

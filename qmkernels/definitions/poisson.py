@@ -18,7 +18,8 @@ from torch import Tensor
 
 COMPARISONS = ("le", "gt", "log_le")
 
-# Up to this product of the rates the power series is used, with at most 49 terms; beyond it the integral.
+# Up to this product of the rates the power series is used, with at most 49 terms; beyond it the integral. How many
+# terms are enough, and whether the integral is needed, is only looked up on CPUs: others would have to wait for it.
 _LARGEST_PRODUCT = 225.0
 
 
@@ -40,9 +41,11 @@ def _by_series(a: Tensor, b: Tensor) -> _Parts:
     """
     is_gt = (a <= b) | (a <= 2)
     rate, product = torch.where(is_gt, a, b), a * b
-    size = torch.maximum(rate, product.sqrt()).detach()
+    largest = _LARGEST_PRODUCT**0.5  # of rate and the root of the product
+    if a.device.type == "cpu" and a.numel():
+        largest = float(torch.maximum(rate, product.sqrt()).detach().max())
     c = above = powers = bessel = torch.ones_like(a)
-    for k in range(8 + int(10.5 * float(size.max()) ** 0.5) if a.numel() else 1, 1, -1):
+    for k in range(8 + int(10.5 * largest**0.5), 1, -1):
         above, c = c, c + product / (k * (k + 1)) * above
         powers = c + rate / k * powers  # sum of rate^k / k! c_k from k on, without the first term's factor
         bessel = 1 + product / (k * k) * bessel
@@ -84,7 +87,7 @@ def _parts(a: Tensor, b: Tensor) -> _Parts:
     """Computes the parts for finite rates of at least 0."""
     is_large = a * b > _LARGEST_PRODUCT
     small = _by_series(*(torch.where(is_large, 1.0, rate) for rate in (a, b)))
-    if not is_large.any():
+    if a.device.type == "cpu" and not is_large.any():
         return small
     large = _by_integral(*(torch.where(is_large, rate, 100.0) for rate in (a, b)))
     return _Parts(*(torch.where(is_large, *parts) for parts in zip(large, small, strict=True)))

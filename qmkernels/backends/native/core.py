@@ -92,6 +92,11 @@ def isa_in_use() -> str | None:
     return None if _core is None else _core.isa_in_use()
 
 
+def has_cuda() -> bool:
+    """Returns whether the core was built with CUDA kernels, for whatever GPUs."""
+    return _core is not None and _core.has_cuda
+
+
 def why_not(device_type: str) -> str | None:
     """Returns None if the core has kernels for "cpu" or "cuda" that can run here, else a sentence that says why not."""
     if _core is None:

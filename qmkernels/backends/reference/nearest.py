@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...definitions import nearest as definition
-
 
 def nearest_merge(distances: Tensor, values: Tensor, indices: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """Returns the k smallest of those so far and of a tile, (R, k): values in ascending order, and their indices.
@@ -20,12 +18,11 @@ def nearest_merge(distances: Tensor, values: Tensor, indices: Tensor, first: int
     of their indices, and NaN comes after every number.
     """
     here = torch.arange(first, first + distances.shape[1], device=distances.device)
-    taken = (indices >= 0).sum(dim=1).min() if indices.numel() else 0
-    k = values.shape[1]
-    # Every row has filled the same places, because all have seen equally many distances.
-    everything = torch.cat([values[:, :taken], distances], dim=1)
-    everywhere = torch.cat([indices[:, :taken], here.expand(distances.shape)], dim=1)
-    nearest, place = definition.smallest(everything, k)
-    empty = k - nearest.shape[1]
-    values = torch.nn.functional.pad(nearest, (0, empty), value=torch.nan)
-    return values, torch.nn.functional.pad(everywhere.gather(1, place), (0, empty), value=-1)
+    everything = torch.cat([values, distances], dim=1)
+    everywhere = torch.cat([indices, here.expand(distances.shape)], dim=1)
+    # In ascending order, and then with empty places behind the others, which keep their order: no number is read.
+    order = everything.argsort(dim=1, stable=True)
+    is_empty = (everywhere < 0).gather(1, order)
+    order = order.gather(1, is_empty.byte().argsort(dim=1, stable=True))[:, : values.shape[1]]
+    nearest = everywhere.gather(1, order)
+    return everything.gather(1, order).masked_fill(nearest < 0, torch.nan), nearest

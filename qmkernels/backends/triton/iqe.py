@@ -20,23 +20,24 @@ import triton.language as tl
 from torch import Tensor
 
 from ...definitions import iqe as definition
-from .iqe_components import reduced, sharing, weighted, weights_of
-from .iqe_pairwise import iqe_pairwise_backward, iqe_pairwise_forward
-from .iqe_rows import end_gradients, over_components, row_tile
-
-__all__ = ["iqe_backward", "iqe_forward", "iqe_pairwise_backward", "iqe_pairwise_forward"]
+from . import iqe_one_row, iqe_pairwise
+from .iqe_components import reduced, sharing, weights_of
+from .iqe_rows import end_gradients, gradient_by_length, over_components, row_tile
+from .one_row import one_row_of
 
 
 @triton.jit
 def iqe_forward_kernel(
-    x_ptr,  # (num_rows, C * K)
-    y_ptr,  # (num_rows, C * K)
+    x_ptr,  # (num_rows / rows_per_x, C * K)
+    y_ptr,  # (num_rows / rows_per_y, C * K)
     max_weight_ptr,  # (num_weights,): None unless maxmean
     out_ptr,  # (num_rows), for reduction "none" (num_rows, C)
     ends_ptr,  # uint8 (num_rows, C, ceil(2K / 8)), with KEEP
-    largest_ptr,  # int32 (num_rows), with KEEP and a reduction by the maximum
-    spread_ptr,  # (num_rows), with KEEP and maxmean
+    largest_ptr,  # int32 (num_rows): None if not needed
+    spread_ptr,  # (num_rows): None if not needed
     num_rows,
+    rows_per_x,  # neighbouring rows that share a row of x
+    rows_per_y,
     rows_per_weight,
     num_components,
     HIGHEST: tl.constexpr,  # largest finite number of the dtype that is computed
@@ -52,18 +53,17 @@ def iqe_forward_kernel(
     row_exists = row < num_rows
     total, greatest, largest = over_components(
         x_ptr, y_ptr, out_ptr, ends_ptr, row, num_rows, num_components, HIGHEST, K, REDUCTION, KEEP, ROWS, BLOCK_C,
-        BLOCK_K,
+        BLOCK_K, rows_per_x, rows_per_y,
     )  # fmt: skip
     if REDUCTION != "none":
         place = tl.minimum(row, num_rows - 1) // rows_per_weight
         out = reduced(total, greatest, max_weight_ptr, place, num_components, REDUCTION, LINK)
         tl.store(out_ptr + row, out, mask=row_exists)
-    if KEEP:
-        if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
-            tl.store(largest_ptr + row, largest, mask=row_exists)
-        if REDUCTION == "maxmean":
-            spread = reduced(total, greatest, max_weight_ptr, place, num_components, "spread", LINK)
-            tl.store(spread_ptr + row, spread, mask=row_exists)
+    if largest_ptr is not None:
+        tl.store(largest_ptr + row, largest, mask=row_exists)
+    if spread_ptr is not None:
+        spread = reduced(total, greatest, max_weight_ptr, place, num_components, "spread", LINK)
+        tl.store(spread_ptr + row, spread, mask=row_exists)
 
 
 @triton.jit
@@ -90,19 +90,11 @@ def iqe_backward_kernel(
     k = tl.arange(0, BLOCK_K)[None, None, :]
     exists = (row < num_rows) & (component < num_components)
 
-    # weight = grad_out * d reduction / d length
     place = tl.minimum(row, num_rows - 1) // rows_per_weight
     every, on_top = weights_of(max_weight_ptr, place, num_components, grad_out_ptr.dtype.element_ty, REDUCTION, LINK)
-    if REDUCTION == "none":
-        weight = tl.load(grad_out_ptr + row * num_components + component, mask=exists, other=0)
-    else:
-        weight = tl.load(grad_out_ptr + row, mask=row < num_rows, other=0)
-        if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
-            largest = tl.load(largest_ptr + row, mask=row < num_rows, other=0)
-            weight = weighted(weight, every + tl.where(component == largest, on_top, 0.0))
-        else:
-            weight = weighted(weight, every)
-
+    weight = gradient_by_length(
+        grad_out_ptr, largest_ptr, row, component, row < num_rows, exists, num_components, every, on_top, REDUCTION
+    )
     at = row * num_components + component
     grad_x, grad_y = end_gradients(ends_ptr + at * NUM_BYTES, weight, exists, K, BLOCK_K)
     tl.store(grad_x_ptr + (at * K + k), grad_x, mask=exists & (k < K))
@@ -115,6 +107,40 @@ def _constants(num_components: int, dim_per_component: int, reduction: str, weig
     return settings | row_tile(num_components, dim_per_component)
 
 
+def _forward(
+    x: Tensor,
+    y: Tensor,
+    max_weight: Tensor | None,
+    outputs: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
+    num_rows: int,
+    sharing_a_row: tuple[int, int],
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+) -> None:
+    """Writes out, ends, largest and spread, of which the last three may be None; ``sharing_a_row``: how many
+    neighbouring rows share one of x, and how many one of y."""
+    out, ends, _, _ = outputs
+    num_components = x.shape[-1] // dim_per_component
+    if num_rows * num_components == 0:
+        return
+    constants = _constants(num_components, dim_per_component, reduction, weight_link)
+    with torch.cuda.device_of(x):
+        iqe_forward_kernel[(triton.cdiv(num_rows, constants["ROWS"]),)](
+            x,
+            y,
+            max_weight,
+            *outputs,
+            num_rows,
+            *sharing_a_row,
+            sharing(max_weight, num_rows),
+            num_components,
+            HIGHEST=torch.finfo(out.dtype).max,
+            KEEP=ends is not None,
+            **constants,
+        )
+
+
 def iqe_forward(
     x: Tensor,
     y: Tensor,
@@ -124,32 +150,10 @@ def iqe_forward(
     weight_link: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, num_components = x.shape[:-1], x.shape[-1] // dim_per_component
-    num_rows = rows.numel()
-    out, ends, largest, spread = definition.iqe_forward_outputs(
-        x, y, max_weight, dim_per_component, reduction, weight_link, keep
-    )
-    if num_rows * num_components == 0:
-        return out, ends, largest, spread
-    rows_per_weight = sharing(max_weight, num_rows)
-    constants = _constants(num_components, dim_per_component, reduction, weight_link)
-    with torch.cuda.device_of(x):
-        iqe_forward_kernel[(triton.cdiv(num_rows, constants["ROWS"]),)](
-            x,
-            y,
-            max_weight,
-            out,
-            ends,
-            largest,
-            spread,
-            num_rows,
-            rows_per_weight,
-            num_components,
-            HIGHEST=torch.finfo(out.dtype).max,
-            KEEP=keep,
-            **constants,
-        )
-    return out, ends, largest, spread
+    settings = dim_per_component, reduction, weight_link
+    outputs = definition.iqe_forward_outputs(x, y, max_weight, *settings, keep)
+    _forward(x, y, max_weight, outputs, x.shape[:-1].numel(), (1, 1), *settings)
+    return outputs
 
 
 def iqe_backward(
@@ -192,16 +196,63 @@ def iqe_backward(
     return grad_x, grad_y, grad_max_weight
 
 
+def iqe_pairwise_forward(
+    x: Tensor,
+    y: Tensor,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor | None]:
+    settings, one = (dim_per_component, reduction, weight_link), one_row_of(x, y)
+    if one is None:
+        return iqe_pairwise.iqe_pairwise_forward(x, y, max_weight, *settings, keep)
+    out, largest = definition.iqe_pairwise_forward_outputs(x, y, max_weight, *settings, keep)
+    _forward(x, y, max_weight, (out, None, largest, None), one.num_rows, one.sharing, *settings)
+    return out, largest
+
+
+def iqe_pairwise_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    y: Tensor,
+    largest: Tensor | None,
+    max_weight: Tensor | None,
+    dim_per_component: int,
+    reduction: str,
+    weight_link: str,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    settings, one = (dim_per_component, reduction, weight_link), one_row_of(x, y)
+    if one is None or not grad_out.numel():
+        return iqe_pairwise.iqe_pairwise_backward(grad_out, x, y, largest, max_weight, *settings, need_weight)
+    grad_x, grad_y, grad_max_weight = definition.iqe_pairwise_backward_outputs(
+        grad_out, x, y, largest, max_weight, *settings, need_weight
+    )
+    many = y if one.is_x else x
+    out, ends, _, spread = definition.iqe_forward_outputs(many, many, max_weight, *settings, True)
+    _forward(x, y, max_weight, (out, ends, None, spread), one.num_rows, one.sharing, *settings)
+    iqe_one_row.write_gradients(one, grad_out, ends, largest, max_weight, *settings, grad_x, grad_y)
+    if need_weight:
+        parts = grad_out.double(), spread.view_as(grad_out), max_weight
+        grad_max_weight = definition.weight_gradient(*parts, weight_link).to(x.dtype)
+    return grad_x, grad_y, grad_max_weight
+
+
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
     """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     for dim_per_component, num_components in ((1, 7), (5, 3), (16, 32), (1024, 1)):
         for reduction in ("maxmean", "none"):
             arguments = _constants(num_components, dim_per_component, reduction, "sigmoid")
-            arguments |= {"ends_ptr": torch.uint8, "largest_ptr": torch.int32}
+            arguments |= {"ends_ptr": torch.uint8, "largest_ptr": torch.int32, "rows_per_x": 1, "rows_per_y": 1}
             arguments["max_weight_ptr"] = dtype if reduction == "maxmean" else None
             yield iqe_backward_kernel, arguments
-            yield iqe_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "KEEP": reduction == "maxmean"}
+            arguments |= {"HIGHEST": torch.finfo(dtype).max, "KEEP": reduction == "maxmean"}
+            yield iqe_forward_kernel, arguments | ({} if reduction == "maxmean" else {"spread_ptr": None})
+    arguments["spread_ptr"] = None
+    yield iqe_forward_kernel, arguments | {"rows_per_x": 1500, "REDUCTION": "max"}
     if dtype is torch.float32:
         arguments |= dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
         yield iqe_backward_kernel, arguments
-        yield iqe_forward_kernel, arguments | {"HIGHEST": torch.finfo(dtype).max, "KEEP": True}
+        yield iqe_forward_kernel, arguments | {"KEEP": True}

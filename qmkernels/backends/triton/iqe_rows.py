@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .iqe_components import finite_or_nan
+from .iqe_components import finite_or_nan, weighted
 from .tiles import tile_for
 
 
@@ -134,6 +134,32 @@ def longest(
 
 
 @triton.jit
+def gradient_by_length(
+    grad_out_ptr,  # (num_rows), for reduction "none" (num_rows, C)
+    largest_ptr,  # int32 (num_rows), for a reduction by the maximum
+    row,  # int64 (ROWS, 1, 1)
+    component,  # (1, BLOCK_C, 1)
+    row_exists,  # (ROWS, 1, 1)
+    exists,  # (ROWS, BLOCK_C, 1)
+    num_components,
+    every,  # of `weights_of`
+    on_top,
+    REDUCTION: tl.constexpr,
+):
+    """Returns the derivative by the components' lengths, grad_out * d reduction / d length."""
+    if REDUCTION == "none":
+        weight = tl.load(grad_out_ptr + row * num_components + component, mask=exists, other=0)
+    else:
+        weight = tl.load(grad_out_ptr + row, mask=row_exists, other=0)
+        if REDUCTION == "max" or REDUCTION == "maxmean" or REDUCTION == "spread":
+            largest = tl.load(largest_ptr + row, mask=row_exists, other=0)
+            weight = weighted(weight, every + tl.where(component == largest, on_top, 0.0))
+        else:
+            weight = weighted(weight, every)
+    return weight
+
+
+@triton.jit
 def end_gradients(
     ends_ptr,  # uint8 (ROWS, BLOCK_C, 1): the components' first bytes
     by_length,  # the derivative by the components' lengths, broadcast to (ROWS, BLOCK_C, 1)
@@ -159,8 +185,8 @@ def end_gradients(
 
 @triton.jit
 def over_components(
-    x_ptr,  # (num_rows, C * K)
-    y_ptr,  # (num_rows, C * K)
+    x_ptr,  # (num_rows / rows_per_x, C * K)
+    y_ptr,  # (num_rows / rows_per_y, C * K)
     lengths_ptr,  # (num_rows, C), for reduction "none"
     ends_ptr,  # uint8 (num_rows, C, ceil(2K / 8)), with KEEP
     row,  # int64 (ROWS)
@@ -173,6 +199,8 @@ def over_components(
     ROWS: tl.constexpr,  # rows per program
     BLOCK_C: tl.constexpr,  # components at a time
     BLOCK_K: tl.constexpr,  # K or the next power of two
+    rows_per_x=1,  # neighbouring rows that share a row of x
+    rows_per_y=1,
 ):
     """Returns each row's sum of lengths, its greatest length and the first component that has it, for reductions by the
     maximum; stores the ends with KEEP, and the lengths for reduction "none"."""
@@ -186,14 +214,15 @@ def over_components(
         component = first_component + tl.arange(0, BLOCK_C)
         exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
         at = row[:, None] * num_components + component[None, :]
-        start = at * K
-        x = coordinates_of(x_ptr, start, exists, highest, K, BLOCK_K)
-        y = coordinates_of(y_ptr, start, exists, highest, K, BLOCK_K)
+        of_x = ((row // rows_per_x)[:, None] * num_components + component[None, :]) * K
+        of_y = ((row // rows_per_y)[:, None] * num_components + component[None, :]) * K
+        x = coordinates_of(x_ptr, of_x, exists, highest, K, BLOCK_K)
+        y = coordinates_of(y_ptr, of_y, exists, highest, K, BLOCK_K)
         furthest = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) - highest
         nearest = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) + highest
         for j in range(K):
-            x_j = coordinate_of(x_ptr, start + j, exists, highest)
-            y_j = coordinate_of(y_ptr, start + j, exists, highest)
+            x_j = coordinate_of(x_ptr, of_x + j, exists, highest)
+            y_j = coordinate_of(y_ptr, of_y + j, exists, highest)
             furthest, nearest = compared(x, y, x_j, y_j, j, furthest, nearest, BLOCK_K, KEEP)
         ends = ends_ptr + at * NUM_BYTES if KEEP else None
         length = lengths_of(x, y, furthest, nearest, ends, exists, K, KEEP, ROWS, BLOCK_C, BLOCK_K)

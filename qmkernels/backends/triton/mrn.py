@@ -17,19 +17,20 @@ from torch import Tensor
 
 from ...arguments.mrn import MrnSettings
 from ...definitions import mrn as definition
+from . import mrn_one_row, mrn_pairwise
 from .mrn_components import COMPILED, constants, row_distance, store_row_gradients
-from .mrn_pairwise import mrn_pairwise_backward, mrn_pairwise_forward
+from .one_row import one_row_of
 from .tiles import component_tile
-
-__all__ = ["mrn_backward", "mrn_forward", "mrn_pairwise_backward", "mrn_pairwise_forward"]
 
 
 @triton.jit
 def mrn_forward_kernel(
-    x_ptr,  # (num_rows, C, S)
-    y_ptr,  # (num_rows, C, S)
+    x_ptr,  # (num_rows / rows_per_x, C, S)
+    y_ptr,  # (num_rows / rows_per_y, C, S)
     out_ptr,  # (num_rows), with BY_COMPONENT (num_rows, C)
     num_rows,
+    rows_per_x,  # neighbouring rows that share a row of x
+    rows_per_y,
     num_components,
     WEIGHT: tl.constexpr,  # the scale, and for reduction "mean" 1 / C
     S: tl.constexpr,  # values per component
@@ -49,7 +50,7 @@ def mrn_forward_kernel(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     distance = row_distance(
         x_ptr, y_ptr, out_ptr, row, num_rows, num_components, WEIGHT, S, FIRST_A, END_A, FIRST_B, END_B, COUNT, EPS,
-        EPS_FORM, EXPONENT, BY_COMPONENT, ROWS, BLOCK_C, BLOCK_S,
+        EPS_FORM, EXPONENT, BY_COMPONENT, ROWS, BLOCK_C, BLOCK_S, rows_per_x, rows_per_y,
     )  # fmt: skip
     if not BY_COMPONENT:
         tl.store(out_ptr + row, distance, mask=row < num_rows)
@@ -92,14 +93,11 @@ def mrn_backward_kernel(
     )  # fmt: skip
 
 
-def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
-    settings = MrnSettings(*settings)
-    rows, num_components = x.shape[:-1], settings.num_components
-    num_rows = rows.numel()
-    out = definition.mrn_forward_outputs(x, y, *settings)
-    if num_rows == 0:
-        return out
-    size = x.shape[-1] // num_components
+def _forward(
+    x: Tensor, y: Tensor, out: Tensor, num_rows: int, sharing_a_row: tuple[int, int], settings: MrnSettings
+) -> None:
+    """Writes ``out``; ``sharing_a_row``: how many neighbouring rows share one of x, and how many one of y."""
+    num_components, size = settings.num_components, x.shape[-1] // settings.num_components
     tile = component_tile(num_components, size)
     with torch.cuda.device_of(x):
         mrn_forward_kernel[(triton.cdiv(num_rows, tile.rows),)](
@@ -107,10 +105,17 @@ def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
             y,
             out,
             num_rows,
+            *sharing_a_row,
             num_components,
             **constants(settings, size),
             **tile.constants("BLOCK_S"),
         )
+
+
+def mrn_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
+    out, num_rows = definition.mrn_forward_outputs(x, y, *settings), x.shape[:-1].numel()
+    if num_rows > 0:
+        _forward(x, y, out, num_rows, (1, 1), MrnSettings(*settings))
     return out
 
 
@@ -137,13 +142,33 @@ def mrn_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Ten
     return grad_x, grad_y
 
 
+def mrn_pairwise_forward(x: Tensor, y: Tensor, *settings) -> Tensor:
+    one = one_row_of(x, y)
+    if one is None:
+        return mrn_pairwise.mrn_pairwise_forward(x, y, *settings)
+    out = definition.mrn_pairwise_forward_outputs(x, y, *settings)
+    if one.num_rows > 0:
+        _forward(x, y, out, one.num_rows, one.sharing, MrnSettings(*settings))
+    return out
+
+
+def mrn_pairwise_backward(grad_out: Tensor, x: Tensor, y: Tensor, *settings) -> tuple[Tensor, Tensor]:
+    one = one_row_of(x, y)
+    if one is None or one.num_rows == 0:
+        return mrn_pairwise.mrn_pairwise_backward(grad_out, x, y, *settings)
+    grad_x, grad_y = definition.mrn_backward_outputs(grad_out, x, y, *settings)
+    mrn_one_row.write_gradients(one, grad_out, x, y, MrnSettings(*settings), grad_x, grad_y)
+    return grad_x, grad_y
+
+
 def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
     """Yields what is compiled ahead of time: kernels and the arguments of a launch, dtypes in place of tensors."""
     for settings, size in COMPILED:
         tile = component_tile(settings.num_components, size)
-        arguments = constants(settings, size) | tile.constants("BLOCK_S")
+        arguments = constants(settings, size) | tile.constants("BLOCK_S") | {"rows_per_x": 1, "rows_per_y": 1}
         yield mrn_forward_kernel, arguments
         yield mrn_backward_kernel, arguments
+    yield mrn_forward_kernel, arguments | {"rows_per_y": 1500}
     if dtype is torch.float32:
         arguments |= dict.fromkeys(("x_ptr", "y_ptr", "grad_x_ptr", "grad_y_ptr"), torch.bfloat16)
         yield mrn_forward_kernel, arguments

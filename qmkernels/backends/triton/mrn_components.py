@@ -112,8 +112,8 @@ def gradient_by_x(
 
 @triton.jit
 def row_distance(
-    x_ptr,  # (num_rows, C, S)
-    y_ptr,  # (num_rows, C, S)
+    x_ptr,  # (num_rows / rows_per_x, C, S)
+    y_ptr,  # (num_rows / rows_per_y, C, S)
     components_ptr,  # (num_rows, C), with BY_COMPONENT
     row,  # int64 (ROWS)
     num_rows,
@@ -132,6 +132,8 @@ def row_distance(
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    rows_per_x=1,  # neighbouring rows that share a row of x
+    rows_per_y=1,
 ):
     """Returns the rows' distances, or with BY_COMPONENT stores their components."""
     dtype: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -139,10 +141,11 @@ def row_distance(
     for first_component in range(0, num_components, BLOCK_C):
         component = first_component + tl.arange(0, BLOCK_C)
         exists = (row < num_rows)[:, None] & (component < num_components)[None, :]
-        here, is_value = component_offsets(row, component, num_components, S, BLOCK_S)
+        of_x, is_value = component_offsets(row // rows_per_x, component, num_components, S, BLOCK_S)
+        of_y, _ = component_offsets(row // rows_per_y, component, num_components, S, BLOCK_S)
         mask = exists[:, :, None] & is_value
-        x = tl.load(x_ptr + here, mask=mask, other=0).to(dtype)
-        difference = x - tl.load(y_ptr + here, mask=mask, other=0).to(dtype)
+        x = tl.load(x_ptr + of_x, mask=mask, other=0).to(dtype)
+        difference = x - tl.load(y_ptr + of_y, mask=mask, other=0).to(dtype)
         # max_A relu(x - y) + (sum_B (x - y)^2) ** (p / 2)
         largest, _, unordered, _, squares = split_sums(difference, FIRST_A, END_A, FIRST_B, END_B, EPS, EPS_FORM)
         part = largest + unordered
