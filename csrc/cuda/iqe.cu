@@ -51,17 +51,8 @@ __global__ void __launch_bounds__(block_threads, K * sizeof(T) <= 128 ? 4
             find_places(places);
             sort_in_registers<K>(x, places);
             lengths[threadIdx.x] = scan_by_places(x, columns, places, task.ends, component + threadIdx.x);
-        } else if constexpr (keep) {
-            uint32_t marks[K];
-            mark_intervals(marks);
-            sort_in_registers<K>(x, y, marks);
-            lengths[threadIdx.x] = scan_in_registers(x, y, marks, task.ends, component + threadIdx.x);
         } else {
-            sort_in_registers<K>(x, y);
-            IqeLength<T> scan{-Limits<T>::highest, T(0)};
-#pragma unroll
-            for (int k = 0; k < K; ++k) scan.add(x[k], y[k]);
-            lengths[threadIdx.x] = scan.length;
+            lengths[threadIdx.x] = measure_in_registers<keep>(x, y, task.ends, component + threadIdx.x);
         }
     });
 }

@@ -39,8 +39,9 @@ struct OneRowForward {
     }
 };
 
+// Two blocks have the registers of a component of 32 doubles, sorted with their marks.
 template <class T, int K, bool keep>
-__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
+__global__ void __launch_bounds__(block_threads, K * sizeof(T) > 128 ? 2 : register_blocks(K * sizeof(T)))
     iqe_one_row_forward_kernel(OneRowForward<T> task) {
     using Packs = ComponentPacks<T, K>;
     __shared__ typename Packs::Bits staged[Packs::staged];
@@ -63,18 +64,7 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
             x[k] = task.one.is_x ? one[k] : many[k];
             y[k] = task.one.is_x ? many[k] : one[k];
         }
-        if constexpr (keep) {
-            uint32_t marks[K];
-            mark_intervals(marks);
-            sort_in_registers<K>(x, y, marks);
-            lengths[threadIdx.x] = scan_in_registers(x, y, marks, task.ends, component + threadIdx.x);
-        } else {
-            sort_in_registers<K>(x, y);
-            IqeLength<T> scan{-Limits<T>::highest, T(0)};
-#pragma unroll
-            for (int k = 0; k < K; ++k) scan.add(x[k], y[k]);
-            lengths[threadIdx.x] = scan.length;
-        }
+        lengths[threadIdx.x] = measure_in_registers<keep>(x, y, task.ends, component + threadIdx.x);
     });
 }
 

@@ -208,6 +208,23 @@ __device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K],
     return scan.length;
 }
 
+// Sorts a component in registers and returns the length of its union; with `keep` it stores the ends.
+template <bool keep, class T, int K>
+__device__ __forceinline__ T measure_in_registers(T (&x)[K], T (&y)[K], uint8_t* ends, int64_t component) {
+    if constexpr (keep) {
+        uint32_t marks[K];
+        mark_intervals(marks);
+        sort_in_registers<K>(x, y, marks);
+        return scan_in_registers(x, y, marks, ends, component);
+    } else {
+        sort_in_registers<K>(x, y);
+        IqeLength<T> scan{-Limits<T>::highest, T(0)};
+#pragma unroll
+        for (int k = 0; k < K; ++k) scan.add(x[k], y[k]);
+        return scan.length;
+    }
+}
+
 // Of components of 16 and more only x is sorted, along with places in shared memory, where the other numbers wait, in a
 // column of each thread: a comparator takes five instructions, and with y and marks seven.
 template <int K>
