@@ -124,8 +124,8 @@ def resolve(op: str, device_type: str, backend: str = "auto") -> Backend:
 
 
 def loads_half(op: str, device_type: str, backend: str) -> bool:
-    """Returns whether the backend that runs ``op`` on tensors of ``device_type`` has kernels that load half precision,
-    where an op gives it to them; the others compare in float32. Raises as `resolve` does."""
+    """Returns whether the kernels that run ``op`` on tensors of ``device_type`` load half precision; others get
+    float32. Raises as `resolve` does."""
     return resolve(op, device_type, backend).name in ("cuda", "triton")
 
 
