@@ -4,8 +4,8 @@
 
 Needs ``pip install ".[robotics,dm_control,minigrid]"``. Every run is a command that anyone can give; its metrics.json
 is kept with that command and the commit, and the first seed's figure beside it. A killed measurement resumes where
-it was. benchmarks/tables.py makes the tables of the results. The teleport maze's agents share one dataset, which
-benchmarks/make_navigate_data.py makes before their first run.
+it was. benchmarks/tables.py makes the tables of the results. The teleport maze's agents share two datasets, which
+benchmarks/make_maze_data.py makes before their first run.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ from comparison import HERE, commit
 
 from qmkernels.info import cpu_model
 
-# Agents in OGBench's teleport maze learn from one dataset, whatever their seed, as in OGBench: only agents differ.
-NAVIGATE_DATA = Path("runs/pointmaze-teleport-navigate.npz")
-# Updates below are what a core does in the same time, about 100 seconds where nothing else runs on it.
-TELEPORT = (
-    f"--env pointmaze-teleport-v0 --dataset {NAVIGATE_DATA} --action-repeat 1 --evaluation-interval 20000 "
-    "--evaluation-episodes 10 --agent.fourier-features 32 --agent.actor-learning-rate 1e-3"
+# Agents in OGBench's teleport maze learn from the same data, whatever their seed, as in OGBench: only agents differ.
+DATA = {kind: Path(f"runs/pointmaze-teleport-{kind}.npz") for kind in ("explore", "navigate")}
+TELEPORT = "--env pointmaze-teleport-v0 --agent.fourier-features 32 --agent.actor-learning-rate 1e-3"
+# Updates below are what a core does in the same time where nothing else runs on it: six minutes from the exploring data,
+# with actions held as long as these hold a direction, and 100 seconds from the others.
+EXPLORE = (
+    f"{TELEPORT} --dataset {DATA['explore']} --action-repeat 10 --evaluation-interval 8000 --evaluation-episodes 20 "
+    "--learning-rate-decay cosine"
+)
+NAVIGATE = (
+    f"{TELEPORT} --dataset {DATA['navigate']} --action-repeat 1 --evaluation-interval 20000 --evaluation-episodes 10"
 )
 # Name of the folder to the method and the command's options.
 EXPERIMENTS = {
@@ -44,11 +49,19 @@ EXPERIMENTS = {
     "umaze_crl": "crl --env PointMaze_UMaze-v3",
     "umaze_ddpg_her": "ddpg_her --env PointMaze_UMaze-v3",
     "umaze_ddpg_her_iqe": "ddpg_her --env PointMaze_UMaze-v3 --agent.critic iqe",
-    "teleport_tmd": f"tmd {TELEPORT} --steps 5000 --agent.num-critics 1 --agent.critic-sizes 256 "
-    "--agent.latent-size 64 --agent.critic-learning-rate 1e-3 --agent.behaviour-cloning-weight 0.01",
-    "teleport_qrl": f"qrl {TELEPORT} --preset maze --steps 3800 --agent.num-critics 1 --agent.softplus-beta 0.02 "
+    "teleport_tmd": f"tmd {EXPLORE} --steps 16000 --agent.num-critics 1 --agent.critic-sizes 512 "
+    "--agent.actor-sizes 512 512 --agent.critic-learning-rate 1e-3 --agent.contrastive-scale 1 --agent.zeta 5 "
+    "--agent.discount 0.95 --critic-goals.discount 0.95 --actor-goals.geometric 0 --actor-goals.random 1 "
+    "--actor-goals.uniform 0 --agent.behaviour-cloning-weight 0.01",
+    "teleport_qrl": f"qrl {EXPLORE} --preset maze --steps 12000 --agent.num-critics 1 --agent.softplus-beta 0.02 "
     "--agent.softplus-offset 250 --agent.critic-learning-rate 1e-3",
-    "teleport_gcbc": f"gcbc {TELEPORT} --steps 8000 --batch-size 1024 --actor-goals.geometric 1 "
+    "teleport_gcbc": f"gcbc {EXPLORE} --steps 25000 --batch-size 1024 --actor-goals.geometric 1 "
+    "--actor-goals.uniform 0",
+    "navigate_tmd": f"tmd {NAVIGATE} --steps 5000 --agent.num-critics 1 --agent.critic-sizes 256 "
+    "--agent.latent-size 64 --agent.critic-learning-rate 1e-3 --agent.behaviour-cloning-weight 0.01",
+    "navigate_qrl": f"qrl {NAVIGATE} --preset maze --steps 3800 --agent.num-critics 1 --agent.softplus-beta 0.02 "
+    "--agent.softplus-offset 250 --agent.critic-learning-rate 1e-3",
+    "navigate_gcbc": f"gcbc {NAVIGATE} --steps 8000 --batch-size 1024 --actor-goals.geometric 1 "
     "--actor-goals.uniform 0",
     "arena_metra": "metra --env qmkernels/PointArena-v0",
     "arena_metra_mrn": "metra --env qmkernels/PointArena-v0 --head mrn",
@@ -77,8 +90,10 @@ def main() -> int:
     options = parser.parse_args()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     names = [name for name in EXPERIMENTS if options.only in name]
-    if any(TELEPORT in EXPERIMENTS[name] for name in names) and not NAVIGATE_DATA.exists():
-        subprocess.run([sys.executable, HERE / "make_navigate_data.py", "--out", NAVIGATE_DATA], check=True)
+    for kind, file in DATA.items():
+        if any(str(file) in EXPERIMENTS[name] for name in names) and not file.exists():
+            make = [sys.executable, HERE / "make_maze_data.py", "--kind", kind, "--out", file]
+            subprocess.run(make, check=True)
     for name in names:
         for seed in options.seeds:
             arguments = ["train", *shlex.split(EXPERIMENTS[name]), "--seed", str(seed)]

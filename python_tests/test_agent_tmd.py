@@ -26,12 +26,13 @@ def test_the_temporal_term_brings_distances_nearer_to_the_backup():
     assert invariance[5.0] < invariance[0.0] - 0.02
 
 
-def test_the_critic_is_the_loss_of_its_embeddings():
-    agent = agent_of()
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_the_critic_is_the_loss_of_its_embeddings(scale: float | None):
+    agent = agent_of(TMDConfig.small(**SMALL, contrastive_scale=scale))
     batch = line_batch(agent)
     state, critic = agent.state_inputs(batch["observation"]), agent.critic
     rows = (critic.psi(agent.goal_inputs(batch[name])) for name in ("observation", "next_observation", "goal"))
-    expected = qm.losses.tmd_critic(critic.head, critic.phi(state, batch["action"]), *rows)
+    expected = qm.losses.tmd_critic(critic.head, critic.phi(state, batch["action"]), *rows, scale=scale)
     torch.testing.assert_close(agent.critic_loss(batch)[0], expected.loss)
 
 

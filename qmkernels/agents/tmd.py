@@ -40,6 +40,7 @@ class TMDConfig:
     zeta: float = 0.05  # weight of the temporal invariance
     clip: float = 3.0  # excess of a distance over its target beyond which the divergence is linear
     diagonal_weight: float = 0.5  # share of matching pairs in the temporal invariance term
+    contrastive_scale: float | None = None  # factor of distances in the contrastive term; None: latent_size**-0.5
 
     behaviour_cloning_weight: float = 0.1  # weight of half the squared error of actions, in units of half their range
 
@@ -73,7 +74,9 @@ class TMD(ActorCritic):
     .. math:: \mathrm{NCE}(-d(\varphi(s, a), \psi(g)) / \sqrt D) + \overline{d(\psi(s), \varphi(s, a))}
               + \zeta\, D_\gamma(d(\varphi(s, a), \psi(g)),\ d(\psi(s'), \psi(g)))
 
-    The actor minimises the members' largest d(phi(s, a), psi(g)) over its mean, plus behaviour cloning.
+    With a ``contrastive_scale`` of 1, instead of 1 / sqrt(D), both terms take distances in one unit, minus the log of a
+    discounted probability. The actor minimises the members' largest d(phi(s, a), psi(g)) over its mean, plus behaviour
+    cloning.
 
     Arguments: those of `GoalAgent`, and ``head``, which makes the head from its input size; default
     ``LatentMRN(size, config.num_components, preset="tmd")``. With ``goal_size`` psi's input rows hold observations,
@@ -119,7 +122,7 @@ class TMD(ActorCritic):
             psi_next = self.critic.psi(self.state_inputs(batch["next_observation"]))
         result = tmd_critic(
             self.critic.head, phi, psi, psi_next, psi_goal, discount=config.discount, zeta=config.zeta,
-            clip=config.clip, diagonal_weight=config.diagonal_weight,
+            clip=config.clip, diagonal_weight=config.diagonal_weight, scale=config.contrastive_scale,
         )  # fmt: skip
         return result.loss, {f"critic/{name}": getattr(result, name).detach() for name in _MEASURES}
 
