@@ -26,7 +26,7 @@ from qmkernels.info import cpu_model
 # Agents in OGBench's teleport maze learn from the same data, whatever their seed, as in OGBench: only agents differ.
 DATA = {kind: Path(f"runs/pointmaze-teleport-{kind}.npz") for kind in ("explore", "navigate")}
 TELEPORT = "--env pointmaze-teleport-v0 --agent.fourier-features 32 --agent.actor-learning-rate 1e-3"
-# Updates below are what a core does in the same time where nothing else runs on it: six minutes from the exploring data,
+# Updates below are what a core does in the same time where nothing else runs on it: six minutes from exploring data,
 # with actions held as long as these hold a direction, and 100 seconds from the others.
 EXPLORE = (
     f"{TELEPORT} --dataset {DATA['explore']} --action-repeat 10 --evaluation-interval 8000 --evaluation-episodes 20 "
