@@ -143,15 +143,19 @@ def qrl_critic_forward(size: int, stored: str = "float") -> Kernel:
     """csrc/cuda/qrl_critic.cu: a step is a chunk of 128 components, one per thread, of x, y and the goal."""
     type_name, bytes_of_one = STORED[stored]
     packs = 3 * size * bytes_of_one // 16
-    width = min(512 // size, 32)
+    num_components = 512 // size
+    width = min(num_components, 32)
+    step = {"LDG.E.128": packs, "STS.128": packs, "BAR": 8, "SHFL": 2 * 3 * int(math.log2(width))}
+    step["STG"] = 2 + 2 * 3  # ends of both pairs; a row's slope, term and distance, in both
+    if size >= 16:  # x is sorted alone; the goal waits in shared memory, and then y
+        step |= {"BAR": 9, "LDS": packs + 2 * size + 2 * (num_components // width)}
     return Kernel(
         f"QRL critic forward, K={size}{'' if stored == 'float' else f', {stored}'}",
         "qrl_critic",
         ("qrl_critic_forward_kernelIf", f"{type_name}Li{size}E"),
         "FMNMX",
         size,
-        # Ends of both pairs; a row's slope, term and distance, in both.
-        [{"LDG.E.128": packs, "STS.128": packs, "BAR": 8, "SHFL": 2 * 3 * int(math.log2(width)), "STG": 2 + 2 * 3}],
+        [step],
         0,
         "bytes",
         more_wavefronts=3 * 2 * packs,

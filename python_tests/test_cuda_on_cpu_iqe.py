@@ -49,7 +49,7 @@ def test_any_number_of_components_is_reduced(num_components, dim_per_component):
     assert_alike(native.iqe_forward(*arguments), reference.iqe_forward(*arguments))
 
 
-@pytest.mark.parametrize("dim_per_component", (8, 32))
+@pytest.mark.parametrize("dim_per_component", (8, 32, 64))
 def test_tensors_off_a_boundary_of_16_bytes_are_taken_too(dim_per_component):
     size = 3 * dim_per_component
     x, y = points(9, size=size, dtype=torch.float32)
@@ -145,10 +145,11 @@ def test_infinity_counts_as_the_largest_finite_number(dim_per_component, side, i
     assert_alike(native.iqe_pairwise_forward(*arguments), reference.iqe_pairwise_forward(*arguments))
 
 
-@pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33, 70))
-def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33, 64, 70))
+def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component, dtype):
     generator = torch.Generator().manual_seed(1)
-    x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).double()
+    x, y = torch.randint(0, 5, (2, 57, 2 * dim_per_component), generator=generator).to(dtype)
     ends = native.iqe_forward(x, y, None, dim_per_component, "sum", "identity", True)[1]
     for actual, expected, coordinate in zip(
         definition.unpack_ends(ends, dim_per_component), definition.ends(x, y, dim_per_component), (x, y), strict=True
@@ -159,11 +160,12 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
             assert torch.equal((actual.bool() & here).sum(dim=-1), (expected & here).sum(dim=-1))
 
 
-@pytest.mark.parametrize("dim_per_component", (4, 8, 16, 32, 33))
-def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component):
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("dim_per_component", (4, 8, 16, 32, 33, 64))
+def test_pairwise_tied_ends_add_up_to_the_length(dim_per_component, dtype):
     # sum of y * grad_y + x * grad_x over a component is the sum of its lengths, whichever of the tied ends is taken.
     generator = torch.Generator().manual_seed(1)
-    rows, others = torch.randint(0, 5, (2, 1, 9, 2 * dim_per_component), generator=generator).double()
+    rows, others = torch.randint(0, 5, (2, 1, 9, 2 * dim_per_component), generator=generator).to(dtype)
     for x, y in ((rows, others), (rows[:, :1], others), (rows, others[:, :1])):
         lengths, largest = native.iqe_pairwise_forward(x, y, None, dim_per_component, "none", "identity", True)
         ones = torch.ones_like(lengths)

@@ -16,8 +16,8 @@ from qmkernels.definitions import iqe as iqe_definition
 pytestmark = needs_compiler
 qrl_critic_kernels = kernels("qrl_critic")
 
-# 4, 8, 16 and, in float32, 32 have their own kernel.
-DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33)
+# 4, 8, 16, 32 and, in float32, 64 have their own kernel.
+DIM_PER_COMPONENT = (1, 4, 5, 8, 16, 32, 33, 64)
 CASES = [(reduction, torch.float32) for reduction in ("sum", "mean", "max", "maxmean")]
 CASES += [(reduction, torch.float64) for reduction in ("sum", "maxmean")]
 WITH_GOAL = pytest.mark.parametrize("with_goal", (False, True), ids=("rolled", "goal"))

@@ -36,24 +36,15 @@ __global__ void __launch_bounds__(block_threads, K * sizeof(T) <= 128 ? 4
                                                  : K == 64            ? 3
                                                                       : 2) iqe_forward_kernel(Forward<T, S> task) {
     using Packs = ComponentPacks<S, K>;
-    constexpr bool by_places = keep && sorts_places<K>;
-    __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(by_places ? K : 0)];
+    __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(numbers_in_columns<K, keep>)];
     __shared__ T lengths[block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K];
         load_components(task.x + component * K, count, staged, x);
         load_components(task.y + component * K, count, staged, y);
         if (threadIdx.x >= count) return;
-        if constexpr (by_places) {
-            T* columns = reinterpret_cast<T*>(staged);
-            store_column(y, columns);
-            uint32_t places[K];
-            find_places(places);
-            sort_in_registers<K>(x, places);
-            lengths[threadIdx.x] = scan_by_places(x, columns, places, task.ends, component + threadIdx.x);
-        } else {
-            lengths[threadIdx.x] = measure_in_registers<keep>(x, y, task.ends, component + threadIdx.x);
-        }
+        lengths[threadIdx.x] =
+            measure_in_registers<keep>(x, y, reinterpret_cast<T*>(staged), task.ends, component + threadIdx.x);
     });
 }
 

@@ -44,7 +44,7 @@ template <class T, int K, bool keep>
 __global__ void __launch_bounds__(block_threads, K * sizeof(T) > 128 ? 2 : register_blocks(K * sizeof(T)))
     iqe_one_row_forward_kernel(OneRowForward<T> task) {
     using Packs = ComponentPacks<T, K>;
-    __shared__ typename Packs::Bits staged[Packs::staged];
+    __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(numbers_in_columns<K, keep>)];
     __shared__ T lengths[block_threads];
     const T* const many_from = task.one.is_x ? task.y : task.x;
     reduce_all(task, lengths, [&](int64_t component, int count) {
@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(block_threads, K * sizeof(T) > 128 ? 2 : regis
             x[k] = task.one.is_x ? one[k] : many[k];
             y[k] = task.one.is_x ? many[k] : one[k];
         }
-        lengths[threadIdx.x] = measure_in_registers<keep>(x, y, task.ends, component + threadIdx.x);
+        lengths[threadIdx.x] =
+            measure_in_registers<keep>(x, y, reinterpret_cast<T*>(staged), task.ends, component + threadIdx.x);
     });
 }
 
@@ -138,10 +139,23 @@ __global__ void __launch_bounds__(256, 4) iqe_one_row_backward_kernel(OneRowBack
     }
 }
 
-template <int K, class T>
-void launch_one_row_forward(const char* op, const OneRowForward<T>& task, Context context) {
-    launch(op, task.ends ? iqe_one_row_forward_kernel<T, K, true> : iqe_one_row_forward_kernel<T, K, false>,
-           task.tiles.tiles, block_threads, 0, context, task);
+// Null if there is none: 64 doubles exceed a thread's registers.
+template <class T, bool keep>
+auto register_kernel(int64_t dim_per_component) -> void (*)(OneRowForward<T>) {
+    switch (dim_per_component) {
+        case 4:
+            return iqe_one_row_forward_kernel<T, 4, keep>;
+        case 8:
+            return iqe_one_row_forward_kernel<T, 8, keep>;
+        case 16:
+            return iqe_one_row_forward_kernel<T, 16, keep>;
+        case 32:
+            return iqe_one_row_forward_kernel<T, 32, keep>;
+        default:
+            if constexpr (sizeof(T) == 4)
+                if (dim_per_component == 64) return iqe_one_row_forward_kernel<T, 64, keep>;
+            return nullptr;
+    }
 }
 
 // What a forward pass writes; null: ends, largest and spread if they are not needed.
@@ -157,8 +171,8 @@ template <class T>
 void measure(const char* op, const T* x, const T* y, const MaxWeight<T>& max, const IqePairwiseShape& shape,
              Reduction reduction, const Measured<T>& results, Context context) {
     const int64_t num_components = shape.num_components, size = shape.dim_per_component;
-    const bool in_registers = (size == 4 || size == 8 || size == 16 || size == 32) && is_aligned_to_16(x) &&
-                              is_aligned_to_16(y) && is_aligned_to_16(results.ends);
+    const auto kernel = results.ends ? register_kernel<T, true>(size) : register_kernel<T, false>(size);
+    const bool in_registers = kernel && is_aligned_to_16(x) && is_aligned_to_16(y) && is_aligned_to_16(results.ends);
     const OneRowForward<T> task{x,
                                 y,
                                 one_row_of(shape),
@@ -170,20 +184,12 @@ void measure(const char* op, const T* x, const T* y, const MaxWeight<T>& max, co
                                 forward_tiles(shape.pairs(), num_components, in_registers),
                                 int(size),
                                 reduction};
-    if (!in_registers)
-        return launch_by_warp<T>(
+    if (in_registers)
+        launch(op, kernel, task.tiles.tiles, block_threads, 0, context, task);
+    else
+        launch_by_warp<T>(
             op, task.ends ? iqe_one_row_forward_any_kernel<T, true> : iqe_one_row_forward_any_kernel<T, false>,
             task.tiles.tiles, size, context, task);
-    switch (size) {
-        case 4:
-            return launch_one_row_forward<4>(op, task, context);
-        case 8:
-            return launch_one_row_forward<8>(op, task, context);
-        case 16:
-            return launch_one_row_forward<16>(op, task, context);
-        default:
-            return launch_one_row_forward<32>(op, task, context);
-    }
 }
 
 template <class T>

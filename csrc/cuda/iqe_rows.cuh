@@ -128,7 +128,7 @@ template <class S, class T, int K, class Source>
 __device__ __forceinline__ void load_packs(Source&& source, int count, typename ComponentPacks<S, K>::Bits* staged,
                                            T (&to)[K]) {
     using Packs = ComponentPacks<S, K>;
-#pragma unroll
+#pragma unroll 8  // no more packs at once, or those of 64 floats take the registers of what is held already
     for (int step = 0; step < Packs::count; ++step) {
         const int pack = step * block_threads + threadIdx.x;
         if (pack < count * Packs::count)
@@ -178,10 +178,10 @@ struct EndsWord<32> {
     using type = uint64_t;
 };
 
-template <int K>
-__device__ __forceinline__ void mark_intervals(uint32_t (&marks)[K]) {
+template <class Mark, int K>
+__device__ __forceinline__ void mark_intervals(Mark (&marks)[K]) {
 #pragma unroll
-    for (int k = 0; k < K; ++k) marks[k] = 1u << k;
+    for (int k = 0; k < K; ++k) marks[k] = Mark(1) << k;
 }
 
 // Stores the ends found by a finished scan.
@@ -206,23 +206,6 @@ __device__ __forceinline__ T scan_in_registers(const T (&x)[K], const T (&y)[K],
     for (int k = 0; k < K; ++k) scan.add(x[k], y[k], marks[k]);
     store_scan<K>(scan, ends, component);
     return scan.length;
-}
-
-// Sorts a component in registers and returns the length of its union; with `keep` it stores the ends.
-template <bool keep, class T, int K>
-__device__ __forceinline__ T measure_in_registers(T (&x)[K], T (&y)[K], uint8_t* ends, int64_t component) {
-    if constexpr (keep) {
-        uint32_t marks[K];
-        mark_intervals(marks);
-        sort_in_registers<K>(x, y, marks);
-        return scan_in_registers(x, y, marks, ends, component);
-    } else {
-        sort_in_registers<K>(x, y);
-        IqeLength<T> scan{-Limits<T>::highest, T(0)};
-#pragma unroll
-        for (int k = 0; k < K; ++k) scan.add(x[k], y[k]);
-        return scan.length;
-    }
 }
 
 // Of components of 16 and more only x is sorted, along with places in shared memory, where the other numbers wait, in a
@@ -256,6 +239,33 @@ __device__ __forceinline__ T scan_by_places(const T (&x)[K], const T* columns, c
     for (int k = 0; k < K; ++k) scan.add(x[k], columns[places[k]], mark_of<K>(places[k]));
     store_scan<K>(scan, ends, component);
     return scan.length;
+}
+
+// How many numbers of a thread `measure_in_registers` keeps in columns.
+template <int K, bool keep>
+constexpr int numbers_in_columns = keep && sorts_places<K> ? K : 0;
+
+// Sorts a component in registers and returns the length of its union; with `keep` it stores the ends.
+template <bool keep, class T, int K>
+__device__ __forceinline__ T measure_in_registers(T (&x)[K], T (&y)[K], T* columns, uint8_t* ends, int64_t component) {
+    if constexpr (numbers_in_columns<K, keep> > 0) {
+        store_column(y, columns);
+        uint32_t places[K];
+        find_places(places);
+        sort_in_registers<K>(x, places);
+        return scan_by_places(x, columns, places, ends, component);
+    } else if constexpr (keep) {
+        uint32_t marks[K];
+        mark_intervals(marks);
+        sort_in_registers<K>(x, y, marks);
+        return scan_in_registers(x, y, marks, ends, component);
+    } else {
+        sort_in_registers<K>(x, y);
+        IqeLength<T> scan{-Limits<T>::highest, T(0)};
+#pragma unroll
+        for (int k = 0; k < K; ++k) scan.add(x[k], y[k]);
+        return scan.length;
+    }
 }
 
 // A warp's intervals in shared memory, and for each coordinate whether it is a left end (1) or a right end (2).

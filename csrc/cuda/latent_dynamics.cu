@@ -1,7 +1,7 @@
 // QRL's latent dynamics loss with an IQE head: from embeddings to the loss, and back.
 //
 // Forward: a component is sorted once, by where its intervals begin in either direction, and scanned twice: one thread
-// a component for K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp per component, twice. The
+// a component for K = 4, 8, 16, 32 and, in float, 64, as in iqe.cu. Any other K: one warp per component, twice. The
 // distances go to scratch; one block adds them up. Backward: one thread for 16 bytes of each gradient, each written
 // once, from two bits per element and direction, and one slope per row and direction.
 //
@@ -41,8 +41,9 @@ __device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T, S>
                });
 }
 
+// Two blocks have the registers of a component of 64 floats or 32 doubles, with its places.
 template <class T, class S, int K>
-__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
+__global__ void __launch_bounds__(block_threads, K * sizeof(T) > 128 ? 2 : register_blocks(K * sizeof(T)))
     latent_dynamics_forward_kernel(LatentDynamicsForwardTask<T, S> task) {
     using Packs = ComponentPacks<S, K>;
     __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(sorts_places<K> ? K : 0)];
@@ -52,11 +53,12 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
         load_components(task.predicted + component * K, count, staged, begins);
         load_components(task.target + component * K, count, staged, ends);
         if (threadIdx.x >= count) return;
-        uint32_t marks[K], forward = 0;
+        using Mark = decltype(mark_of<K>(0));
+        Mark marks[K], forward = 0;
         mark_intervals(marks);
 #pragma unroll
         for (int k = 0; k < K; ++k) order_ends(begins[k], ends[k], marks[k], forward);
-        EndsBothWays<T, uint32_t> scan(-Limits<T>::highest);
+        EndsBothWays<T, Mark> scan(-Limits<T>::highest);
         if constexpr (sorts_places<K>) {
             T* columns = reinterpret_cast<T*>(staged);
             store_column(ends, columns);
@@ -164,7 +166,7 @@ __global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(Latent
     });
 }
 
-// Null if there is none: two arrays of 32 doubles and what is sorted exceed 168 registers.
+// Null if there is none: 64 doubles exceed a thread's registers.
 template <class T, class S>
 auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwardTask<T, S>) {
     switch (dim_per_component) {
@@ -174,9 +176,11 @@ auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwar
             return latent_dynamics_forward_kernel<T, S, 8>;
         case 16:
             return latent_dynamics_forward_kernel<T, S, 16>;
+        case 32:
+            return latent_dynamics_forward_kernel<T, S, 32>;
         default:
             if constexpr (sizeof(T) == 4)
-                if (dim_per_component == 32) return latent_dynamics_forward_kernel<T, S, 32>;
+                if (dim_per_component == 64) return latent_dynamics_forward_kernel<T, S, 64>;
             return nullptr;
     }
 }

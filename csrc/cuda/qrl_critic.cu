@@ -1,7 +1,7 @@
 // QRL's critic loss with an IQE head: from embeddings to the loss, and back.
 //
-// Forward: a component is sorted by x once, along with y and the goal, and scanned twice: one thread per component for
-// K = 4, 8, 16 and, in float, 32, as in iqe.cu. Any other K: one warp per component, twice. Each row's terms of the
+// Forward: a component is sorted by x once and scanned twice, with y and with the goal: one thread per component for
+// K = 4, 8, 16, 32 and, in float, 64, as in iqe.cu. Any other K: one warp per component, twice. Each row's terms of the
 // loss go to scratch; one block adds them up. Backward: one thread for 16 bytes of each gradient, each written once,
 // from two bits per element and pair, and one slope per row and pair. Goals that are y rolled by a row are read in
 // place.
@@ -53,36 +53,44 @@ __device__ __forceinline__ void reduce_all(const QrlCriticForwardTask<T, S>& tas
                });
 }
 
+// Two blocks have the registers of 64 floats or 32 doubles of x, of their places, and of y.
 template <class T, class S, int K>
-__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
+__global__ void __launch_bounds__(block_threads, K * sizeof(T) > 128 ? 2 : register_blocks(K * sizeof(T)))
     qrl_critic_forward_kernel(QrlCriticForwardTask<T, S> task) {
     using Packs = ComponentPacks<S, K>;
     using Bits = typename Packs::Bits;
-    __shared__ Bits staged[Packs::template staged_or<T>(sorts_places<K> ? 2 * K : 0)];
+    __shared__ Bits staged[Packs::template staged_or<T>(sorts_places<K> ? K : 0)];
     __shared__ T lengths[2][block_threads];
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K], goal[K];
+        const auto load_y = [&] { load_components(task.y + component * K, count, staged, y); };
         load_components(task.x + component * K, count, staged, x);
-        load_components(task.y + component * K, count, staged, y);
+        if constexpr (!sorts_places<K>) load_y();
         const Bits* goals = reinterpret_cast<const Bits*>(task.goal);
         load_packs<S>(
             [&](int pack) {
                 return goals + task.goal_of(component + pack / Packs::count) * Packs::count + pack % Packs::count;
             },
             count, staged, goal);
-        if (threadIdx.x >= count) return;
+        const bool has_component = threadIdx.x < count;
         const int64_t own = component + threadIdx.x;
         T &to_goal = lengths[0][threadIdx.x], &to_y = lengths[1][threadIdx.x];
         if constexpr (sorts_places<K>) {
-            T *goals_of_threads = reinterpret_cast<T*>(staged), *ys_of_threads = goals_of_threads + K * block_threads;
-            store_column(goal, goals_of_threads);
-            store_column(y, ys_of_threads);
+            // The columns hold the goal first, then y.
+            T* columns = reinterpret_cast<T*>(staged);
             uint32_t places[K];
-            find_places(places);
-            sort_in_registers<K>(x, places);
-            to_goal = scan_by_places(x, goals_of_threads, places, task.kept.ends, own);
-            to_y = scan_by_places(x, ys_of_threads, places, task.kept.ends, task.total() + own);
-        } else {
+            if (has_component) {
+                store_column(goal, columns);
+                find_places(places);
+                sort_in_registers<K>(x, places);
+                to_goal = scan_by_places(x, columns, places, task.kept.ends, own);
+            }
+            __syncthreads();
+            load_y();
+            if (!has_component) return;
+            store_column(y, columns);
+            to_y = scan_by_places(x, columns, places, task.kept.ends, task.total() + own);
+        } else if (has_component) {
             uint32_t marks[K];
             mark_intervals(marks);
             sort_in_registers<K>(x, y, goal, marks);
@@ -179,7 +187,7 @@ __global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBa
     });
 }
 
-// Null if there is none: of 32 doubles y and the goal exceed the shared memory that needs no request.
+// Null if there is none: 64 doubles exceed a thread's registers.
 template <class T, class S>
 auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForwardTask<T, S>) {
     switch (dim_per_component) {
@@ -189,9 +197,11 @@ auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForwardTask
             return qrl_critic_forward_kernel<T, S, 8>;
         case 16:
             return qrl_critic_forward_kernel<T, S, 16>;
+        case 32:
+            return qrl_critic_forward_kernel<T, S, 32>;
         default:
             if constexpr (sizeof(T) == 4)
-                if (dim_per_component == 32) return qrl_critic_forward_kernel<T, S, 32>;
+                if (dim_per_component == 64) return qrl_critic_forward_kernel<T, S, 64>;
             return nullptr;
     }
 }
