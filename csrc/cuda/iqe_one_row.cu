@@ -39,9 +39,8 @@ struct OneRowForward {
     }
 };
 
-// Two blocks have the registers of a component of 32 doubles, sorted with their marks.
 template <class T, int K, bool keep>
-__global__ void __launch_bounds__(block_threads, K * sizeof(T) > 128 ? 2 : register_blocks(K * sizeof(T)))
+__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     iqe_one_row_forward_kernel(OneRowForward<T> task) {
     using Packs = ComponentPacks<T, K>;
     __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(numbers_in_columns<K, keep>)];

@@ -153,10 +153,10 @@ __device__ __forceinline__ void load_components(const S* from, int count, typena
     load_packs<S>([&](int pack) { return packs_from + pack; }, count, staged, to);
 }
 
-// The minimum number of blocks per multiprocessor for kernels with `bytes` of x in a thread's registers: three leave
-// 168 registers per thread, four leave 128.
+// The minimum number of blocks per multiprocessor for kernels with `bytes` of x in a thread's registers, and what it is
+// sorted with: two leave 255 registers per thread, three leave 168, four leave 128.
 constexpr int register_blocks(int bytes) {
-    return bytes > 64 ? 3 : 4;
+    return bytes > 128 ? 2 : bytes > 64 ? 3 : 4;
 }
 
 template <int K>

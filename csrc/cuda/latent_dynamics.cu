@@ -41,9 +41,8 @@ __device__ __forceinline__ void reduce_all(const LatentDynamicsForwardTask<T, S>
                });
 }
 
-// Two blocks have the registers of a component of 64 floats or 32 doubles, with its places.
 template <class T, class S, int K>
-__global__ void __launch_bounds__(block_threads, K * sizeof(T) > 128 ? 2 : register_blocks(K * sizeof(T)))
+__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     latent_dynamics_forward_kernel(LatentDynamicsForwardTask<T, S> task) {
     using Packs = ComponentPacks<S, K>;
     __shared__ typename Packs::Bits staged[Packs::template staged_or<T>(sorts_places<K> ? K : 0)];

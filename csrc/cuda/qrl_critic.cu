@@ -53,9 +53,8 @@ __device__ __forceinline__ void reduce_all(const QrlCriticForwardTask<T, S>& tas
                });
 }
 
-// Two blocks have the registers of 64 floats or 32 doubles of x, of their places, and of y.
 template <class T, class S, int K>
-__global__ void __launch_bounds__(block_threads, K * sizeof(T) > 128 ? 2 : register_blocks(K * sizeof(T)))
+__global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     qrl_critic_forward_kernel(QrlCriticForwardTask<T, S> task) {
     using Packs = ComponentPacks<S, K>;
     using Bits = typename Packs::Bits;
