@@ -147,7 +147,7 @@ def qrl_critic_forward(size: int, stored: str = "float") -> Kernel:
     width = min(num_components, 32)
     step = {"LDG.E.128": packs, "STS.128": packs, "BAR": 8, "SHFL": 2 * 3 * int(math.log2(width))}
     step["STG"] = 2 + 2 * 3  # ends of both pairs; a row's slope, term and distance, in both
-    if size >= 16:  # x is sorted alone; the goal waits in shared memory, and then y. Both lengths are stored there, too.
+    if size >= 16:  # x is sorted alone; the goal waits in shared memory, and then y, and both lengths for the reduction
         step |= {"BAR": 9, "STS": packs + 2 * size + 2}
     return Kernel(
         f"QRL critic forward, K={size}{'' if stored == 'float' else f', {stored}'}",
