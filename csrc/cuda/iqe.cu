@@ -120,31 +120,13 @@ __global__ void __launch_bounds__(256) iqe_backward_kernel(Backward<T, S> task) 
     }
 }
 
-// Null if there is none: 64 doubles exceed a thread's registers.
-template <class T, class S, bool keep>
-auto register_kernel(int64_t dim_per_component) -> void (*)(Forward<T, S>) {
-    switch (dim_per_component) {
-        case 4:
-            return iqe_forward_kernel<T, S, 4, keep>;
-        case 8:
-            return iqe_forward_kernel<T, S, 8, keep>;
-        case 16:
-            return iqe_forward_kernel<T, S, 16, keep>;
-        case 32:
-            return iqe_forward_kernel<T, S, 32, keep>;
-        default:
-            if constexpr (sizeof(T) == 4)
-                if (dim_per_component == 64) return iqe_forward_kernel<T, S, 64, keep>;
-            return nullptr;
-    }
-}
-
 template <class S, class T>
 void forward(const IqeForward<T>& call, Context context) {
     const int64_t num_components = call.shape.num_components, dim_per_component = call.shape.dim_per_component;
     const S *x = numbers_of<S>(call.x), *y = numbers_of<S>(call.y);
-    const auto kernel =
-        call.ends ? register_kernel<T, S, true>(dim_per_component) : register_kernel<T, S, false>(dim_per_component);
+    const auto kernel = register_kernel<T, Forward<T, S>>(dim_per_component, [&](auto K) {
+        return call.ends ? iqe_forward_kernel<T, S, K.value, true> : iqe_forward_kernel<T, S, K.value, false>;
+    });
     const bool in_registers =
         kernel && is_aligned_to_16(x) && is_aligned_to_16(y) && (!call.ends || is_aligned_to_16(call.ends));
     const Forward<T, S> task{x,

@@ -138,25 +138,6 @@ __global__ void __launch_bounds__(256, 4) iqe_one_row_backward_kernel(OneRowBack
     }
 }
 
-// Null if there is none: 64 doubles exceed a thread's registers.
-template <class T, bool keep>
-auto register_kernel(int64_t dim_per_component) -> void (*)(OneRowForward<T>) {
-    switch (dim_per_component) {
-        case 4:
-            return iqe_one_row_forward_kernel<T, 4, keep>;
-        case 8:
-            return iqe_one_row_forward_kernel<T, 8, keep>;
-        case 16:
-            return iqe_one_row_forward_kernel<T, 16, keep>;
-        case 32:
-            return iqe_one_row_forward_kernel<T, 32, keep>;
-        default:
-            if constexpr (sizeof(T) == 4)
-                if (dim_per_component == 64) return iqe_one_row_forward_kernel<T, 64, keep>;
-            return nullptr;
-    }
-}
-
 // What a forward pass writes; null: ends, largest and spread if they are not needed.
 template <class T>
 struct Measured {
@@ -170,7 +151,10 @@ template <class T>
 void measure(const char* op, const T* x, const T* y, const MaxWeight<T>& max, const IqePairwiseShape& shape,
              Reduction reduction, const Measured<T>& results, Context context) {
     const int64_t num_components = shape.num_components, size = shape.dim_per_component;
-    const auto kernel = results.ends ? register_kernel<T, true>(size) : register_kernel<T, false>(size);
+    const auto kernel = register_kernel<T, OneRowForward<T>>(size, [&](auto K) {
+        return results.ends ? iqe_one_row_forward_kernel<T, K.value, true>
+                            : iqe_one_row_forward_kernel<T, K.value, false>;
+    });
     const bool in_registers = kernel && is_aligned_to_16(x) && is_aligned_to_16(y) && is_aligned_to_16(results.ends);
     const OneRowForward<T> task{x,
                                 y,

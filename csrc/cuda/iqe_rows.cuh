@@ -2,6 +2,8 @@
 // how a thread (intervals in registers) or a warp (in shared memory) measures one component.
 #pragma once
 
+#include <type_traits>
+
 #include "../math/iqe.h"
 #include "../math/reduction.h"
 #include "launch.cuh"
@@ -157,6 +159,26 @@ __device__ __forceinline__ void load_components(const S* from, int count, typena
 // sorted with: two leave 255 registers per thread, three leave 168, four leave 128.
 constexpr int register_blocks(int bytes) {
     return bytes > 128 ? 2 : bytes > 64 ? 3 : 4;
+}
+
+// The kernel of a component of `size` values in a thread's registers: `of(K)`, where K is that size as a type. Null if
+// there is none: 64 doubles exceed a thread's registers.
+template <class T, class Task, class Of>
+auto register_kernel(int64_t size, Of&& of) -> void (*)(Task) {
+    switch (size) {
+        case 4:
+            return of(std::integral_constant<int, 4>());
+        case 8:
+            return of(std::integral_constant<int, 8>());
+        case 16:
+            return of(std::integral_constant<int, 16>());
+        case 32:
+            return of(std::integral_constant<int, 32>());
+        default:
+            if constexpr (sizeof(T) == 4)
+                if (size == 64) return of(std::integral_constant<int, 64>());
+            return nullptr;
+    }
 }
 
 template <int K>

@@ -165,32 +165,14 @@ __global__ void __launch_bounds__(256, 4) latent_dynamics_backward_kernel(Latent
     });
 }
 
-// Null if there is none: 64 doubles exceed a thread's registers.
-template <class T, class S>
-auto register_kernel(int64_t dim_per_component) -> void (*)(LatentDynamicsForwardTask<T, S>) {
-    switch (dim_per_component) {
-        case 4:
-            return latent_dynamics_forward_kernel<T, S, 4>;
-        case 8:
-            return latent_dynamics_forward_kernel<T, S, 8>;
-        case 16:
-            return latent_dynamics_forward_kernel<T, S, 16>;
-        case 32:
-            return latent_dynamics_forward_kernel<T, S, 32>;
-        default:
-            if constexpr (sizeof(T) == 4)
-                if (dim_per_component == 64) return latent_dynamics_forward_kernel<T, S, 64>;
-            return nullptr;
-    }
-}
-
 template <class S, class T>
 void forward(const LatentDynamicsForward<T>& call, Context context) {
     const int64_t rows = call.shape.rows, num_components = call.shape.num_components;
     const S *predicted = numbers_of<S>(call.predicted), *target = numbers_of<S>(call.target);
     const LatentDynamicsSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component;
-    const auto kernel = register_kernel<T, S>(size);
+    const auto kernel = register_kernel<T, LatentDynamicsForwardTask<T, S>>(
+        size, [](auto K) { return latent_dynamics_forward_kernel<T, S, K.value>; });
     const bool in_registers =
         kernel && is_aligned_to_16(predicted) && is_aligned_to_16(target) && is_aligned_to_16(call.ends);
     const LatentDynamicsForwardTask<T, S> task{predicted,

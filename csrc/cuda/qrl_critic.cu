@@ -186,25 +186,6 @@ __global__ void __launch_bounds__(256, 4) qrl_critic_backward_kernel(QrlCriticBa
     });
 }
 
-// Null if there is none: 64 doubles exceed a thread's registers.
-template <class T, class S>
-auto register_kernel(int64_t dim_per_component) -> void (*)(QrlCriticForwardTask<T, S>) {
-    switch (dim_per_component) {
-        case 4:
-            return qrl_critic_forward_kernel<T, S, 4>;
-        case 8:
-            return qrl_critic_forward_kernel<T, S, 8>;
-        case 16:
-            return qrl_critic_forward_kernel<T, S, 16>;
-        case 32:
-            return qrl_critic_forward_kernel<T, S, 32>;
-        default:
-            if constexpr (sizeof(T) == 4)
-                if (dim_per_component == 64) return qrl_critic_forward_kernel<T, S, 64>;
-            return nullptr;
-    }
-}
-
 template <class S, class T>
 void forward(const QrlCriticForward<T>& call, Context context) {
     const int64_t rows = call.shape.rows, num_components = call.shape.num_components;
@@ -212,7 +193,8 @@ void forward(const QrlCriticForward<T>& call, Context context) {
     const QrlCriticSettings& settings = call.settings;
     const int64_t size = settings.dim_per_component;
     const S* goals = goal ? goal : y;
-    const auto kernel = register_kernel<T, S>(size);
+    const auto kernel = register_kernel<T, QrlCriticForwardTask<T, S>>(
+        size, [](auto K) { return qrl_critic_forward_kernel<T, S, K.value>; });
     const bool in_registers =
         kernel && is_aligned_to_16(x) && is_aligned_to_16(y) && is_aligned_to_16(goals) && is_aligned_to_16(call.ends);
     const QrlCriticForwardTask<T, S> task{x,
