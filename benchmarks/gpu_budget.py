@@ -145,10 +145,10 @@ def qrl_critic_forward(size: int, stored: str = "float") -> Kernel:
     packs = 3 * size * bytes_of_one // 16
     num_components = 512 // size
     width = min(num_components, 32)
-    step = {"LDG.E.128": packs, "STS.128": packs, "BAR": 8, "SHFL": 2 * 3 * int(math.log2(width))}
+    step = {"LDG.E.128": packs, "STS": packs + 2, "BAR": 8, "SHFL": 2 * 3 * int(math.log2(width))}  # STS: and lengths
     step["STG"] = 2 + 2 * 3  # ends of both pairs; a row's slope, term and distance, in both
-    if size >= 16:  # x is sorted alone; the goal waits in shared memory, and then y, and both lengths for the reduction
-        step |= {"BAR": 9, "STS": packs + 2 * size + 2}
+    if size >= 16:  # x is sorted alone; the goal waits in shared memory, and then y
+        step |= {"BAR": 9, "STS": packs + 2 + 2 * size}
     return Kernel(
         f"QRL critic forward, K={size}{'' if stored == 'float' else f', {stored}'}",
         "qrl_critic",
@@ -242,7 +242,7 @@ KERNELS = [
     *(iqe_pairwise_backward(size) for size in (8, 16, 32, 64)),
     *(iqe_forward(size, stored) for stored in STORED for size in (8, 16, 32, 64)),
     *(iqe_backward(stored) for stored in STORED),
-    *(qrl_critic_forward(size, stored) for stored in STORED for size in (8, 16, 32)),
+    *(qrl_critic_forward(size, stored) for stored in STORED for size in (8, 16, 32, 64)),
     MRN_PAIRWISE_FORWARD,
     NEAREST,
     PAIR_LOSS_FORWARD,

@@ -125,12 +125,12 @@ struct ComponentPacks {
 };
 
 // Loads K numbers per thread, of `count` neighbouring components, through shared memory: `source(i)` is the address of
-// their i-th pack of numbers of type S.
-template <class S, class T, int K, class Source>
+// their i-th pack of numbers of type S. A thread has up to `at_once` packs under way, in registers.
+template <class S, int at_once = 16, class T, int K, class Source>
 __device__ __forceinline__ void load_packs(Source&& source, int count, typename ComponentPacks<S, K>::Bits* staged,
                                            T (&to)[K]) {
     using Packs = ComponentPacks<S, K>;
-#pragma unroll 8  // no more packs at once, or those of 64 floats take the registers of what is held already
+#pragma unroll at_once
     for (int step = 0; step < Packs::count; ++step) {
         const int pack = step * block_threads + threadIdx.x;
         if (pack < count * Packs::count)
@@ -148,11 +148,11 @@ __device__ __forceinline__ void load_packs(Source&& source, int count, typename 
 }
 
 // The same for components that are adjacent in memory.
-template <class S, class T, int K>
+template <int at_once = 16, class S, class T, int K>
 __device__ __forceinline__ void load_components(const S* from, int count, typename ComponentPacks<S, K>::Bits* staged,
                                                 T (&to)[K]) {
     const auto* packs_from = reinterpret_cast<const typename ComponentPacks<S, K>::Bits*>(from);
-    load_packs<S>([&](int pack) { return packs_from + pack; }, count, staged, to);
+    load_packs<S, at_once>([&](int pack) { return packs_from + pack; }, count, staged, to);
 }
 
 // The minimum number of blocks per multiprocessor for kernels with `bytes` of x in a thread's registers, and what it is

@@ -60,13 +60,14 @@ __global__ void __launch_bounds__(block_threads, register_blocks(K * sizeof(T)))
     using Bits = typename Packs::Bits;
     __shared__ Bits staged[Packs::template staged_or<T>(sorts_places<K> ? K : 0)];
     __shared__ T lengths[2][block_threads];
+    constexpr int at_once = 8;  // of 64 floats more packs would take the registers of x and its places
     reduce_all(task, lengths, [&](int64_t component, int count) {
         T x[K], y[K], goal[K];
-        const auto load_y = [&] { load_components(task.y + component * K, count, staged, y); };
-        load_components(task.x + component * K, count, staged, x);
+        const auto load_y = [&] { load_components<at_once>(task.y + component * K, count, staged, y); };
+        load_components<at_once>(task.x + component * K, count, staged, x);
         if constexpr (!sorts_places<K>) load_y();
         const Bits* goals = reinterpret_cast<const Bits*>(task.goal);
-        load_packs<S>(
+        load_packs<S, at_once>(
             [&](int pack) {
                 return goals + task.goal_of(component + pack / Packs::count) * Packs::count + pack % Packs::count;
             },
