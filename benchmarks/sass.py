@@ -24,7 +24,7 @@ OPCODES = {
     "fma": "FADD FFMA FMUL HADD2 HFMA2 HMUL2",
     "imad": "IMAD",  # half of the FMA pipe
     "alu": "F2FP FMNMX FSEL FSET FSETP I2FP IABS IADD3 ISETP LEA LOP3 MOV P2R PLOP3 PRMT R2P SEL SHF VIADD VIADDMNMX "
-    "VIMNMX",
+    "VIMNMX VIMNMX3",
     "xu": "BREV F2F F2I FCHK FLO FRND I2F MUFU POPC",
     "fp64": "DADD DFMA DMUL DSETP",
     "shared": "LDS SHFL STS",
@@ -102,6 +102,18 @@ def blocks(listing: str) -> dict[str, Block]:
     return result
 
 
+def with_trips(graph: dict[str, Block], trips: dict[str, int]) -> dict[str, Block]:
+    """The graph in which each loop of a single block that has an opcode runs as often as `trips` says, in one go: for
+    code in which a search over all numbers of trips would not end."""
+    result = dict(graph)
+    for label, block in graph.items():
+        times = [number for opcode, number in trips.items() if count(block.opcodes, opcode)]
+        if label in block.next and times:
+            after = [following for following in block.next if following != label]
+            result[label] = Block(block.opcodes * times[0], block.guarded * times[0], after)
+    return result
+
+
 def busiest(graph: dict[str, Block], opcode: str) -> str:
     """The block with the most of an opcode. LookupError: none has any."""
     label = max(graph, key=lambda label: count(graph[label].opcodes, opcode))
@@ -115,21 +127,22 @@ def count(opcodes: Iterable[str], name: str) -> int:
     return sum(f"{opcode}.".startswith(f"{name}.") for opcode in opcodes)
 
 
-def cheapest_cycle(graph: dict[str, Block], through: str, work: dict[str, int]) -> Counter[str]:
-    """How often each opcode is issued on the walk from a block back to it that has the fewest instructions and executes
-    each opcode of `work` exactly so often; a guarded one may be issued without. LookupError: there is no such walk."""
+def cheapest_walk(graph: dict[str, Block], start: str, end: str, work: dict[str, int]) -> Counter[str]:
+    """How often each opcode is issued on the walk from a block to another, or back to it, that has the fewest
+    instructions and executes each opcode of `work` exactly so often; a guarded one may be issued without. Those of the
+    last block are not counted. LookupError: there is no such walk."""
     wanted = tuple(work.values())
     does = {  # the least and the most of each
         label: [(count(block.opcodes, name) - count(block.guarded, name), count(block.opcodes, name)) for name in work]
         for label, block in graph.items()
     }
-    useful = leads_to(graph, through, [label for label in graph if fits(does[label], wanted)])
+    useful = leads_to(graph, end, [label for label in graph if fits(does[label], wanted)])
     # A state: block, work done before it, and to which block the function returns that the block is in.
     come_from: dict[tuple, tuple | None] = {}
-    queue: list[tuple] = [(0, through, (0,) * len(wanted), "", None)]
+    queue: list[tuple] = [(0, start, (0,) * len(wanted), "", None)]
     while queue:
         cost, label, done, return_to, before = heapq.heappop(queue)
-        if before and label == through and done == wanted:
+        if before and label == end and done == wanted:
             return opcodes_until(graph, come_from, before)
         state = (label, done, return_to)
         if state in come_from:

@@ -23,7 +23,7 @@ FORMS = {
     "exponent 0.5": MrnSettings(2, "none", "sum", 0.5, 0.0, "add", "sum"),
 }
 SUM, COMPONENTS = MrnSettings(3, "first"), MrnSettings(3, "second", reduction="none")
-# Values per component: none or one in a half, halves of full and partial packs of 16 bytes, several slices of 32.
+# Values per component: none or one in a half, halves of full and partial packs of 16 bytes, several slices of 256 bytes.
 SIZES = (1, 2, 5, 8, 16, 33, 64, 150)
 
 
@@ -143,6 +143,20 @@ def test_nan_and_infinity_reach_what_they_reach_in_the_reference(side, value, pl
         _pairs_agree(x, y, form)
         _pairs_agree(x[:, -1:].contiguous(), y, form)
         _pairs_agree(x, y[:, -1:].contiguous(), form)
+
+
+# Of the asymmetric half only the place of the largest difference has a finite derivative: 40 is one slice, and of 150
+# each half takes several.
+@pytest.mark.parametrize("size", (5, 40, 150))
+@pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
+@pytest.mark.parametrize("form", (SUM, COMPONENTS), ids=("sum", "components"))
+def test_nan_and_infinity_in_grad_out_reach_what_they_reach_in_the_reference(form, value, size):
+    x, y = pair_points(34, 66, 3 * size, torch.float32)
+    grad_out = torch.randn_like(reference.mrn_pairwise_forward(x, y, *form))
+    grad_out[0, 2, 5] = value
+    grad_out[1, -1, -1] = value
+    actual = native.mrn_pairwise_backward(grad_out, x, y, *form)
+    assert_alike(actual, reference.mrn_pairwise_backward(grad_out, x, y, *form))
 
 
 def test_two_runs_give_the_same_bits():

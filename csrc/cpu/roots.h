@@ -20,6 +20,7 @@ struct RootsOfLanes {
         for (T& lane : lanes) lane = std::sqrt(lane);
         return load<V>(lanes);
     }
+    QMK_INLINE static V over_square_root(V numerator, V value) { return numerator / square_root(value); }
     QMK_INLINE static V power(V base, V exponent) {
         for (int lane = 0; lane < num_lanes<T>; ++lane) base[lane] = std::pow(base[lane], exponent[lane]);
         return base;

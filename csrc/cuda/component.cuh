@@ -2,14 +2,25 @@
 // rows.cuh and pairs_{forward,backward}.cuh have the loops; a head has the arithmetic:
 //
 //   kinds                       number of kinds of values
+//   placed_kind                 -1, or a kind of which only the value at one place has a finite derivative
 //   Sums                        over some values of one component; merge(other), merge_thread(distance)
 //   PlacedSums                  the same, plus what backward needs
-//   add<kind>(sums, x, y, place)          or with the kind as an argument; place: index of the value in the component
+//   add(sums, kind, x, y, place)          place: index of the value in the component
 //   of(row)                     the head of one row, or in pairs of one matrix: rows may have their own weights
-//   component(sums)             its value; weighted(sums, c): its contribution to the distance
-//   Slopes                      numbers (T) from which the derivatives follow; slopes(sums, grad, c)
-//   gradient<kind>(slopes, x, y, place)   by x; that by y is its negative
+//   form()                      what the settings choose; with_form(body) calls body(form) with a constant
+//   component(sums, form)                 its value; weighted(sums, form, c): its contribution to the distance
+//   Slopes                      numbers (T) from which the derivatives follow; slopes(sums, form, grad, c)
+//   gradient(slopes, kind, x, y, place)   by x; that by y is its negative
 //   padding(kind)               an x that, with y = 0, changes no sum
+//
+// For pairs, where at most one segment is of the placed kind and at most one is not:
+//
+//   PairSums                    those of backward; placed() makes PlacedSums of them
+//   add_pack<kind>(sums, x, y, pack)      16 bytes of values; pack: its index in the slice, which sums.at keeps
+//   find(sums, x, y)            which value of the pack sums.at gives the largest difference; then sums.at is -2 -
+//   place has_weights                 whether the sums for a gradient by weights are asked for gradient<kind>(slopes,
+//   x, y, place)   of other kinds at_place(slopes, is_place)  the derivative of the placed kind at slopes.place, or
+//   elsewhere
 #pragma once
 
 #include "launch.cuh"

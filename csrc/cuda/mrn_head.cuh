@@ -2,9 +2,30 @@
 // symmetric half where eps is added to every difference.
 #pragma once
 
+#include <type_traits>
+
 #include "../math/iqe.h"
 #include "../math/mrn.h"
 #include "component.cuh"
+
+#ifdef __CUDA_ARCH__
+namespace qmk::QMK_TARGET {
+
+// Without the branch and the steps of an exactly rounded root: within 2^-23 of it (PTX ISA, sqrt and rsqrt), also of
+// numbers below the normal ones.
+template <>
+struct Roots<float> {
+    QMK_INLINE static float square_root(float value) {
+        float root;
+        asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(value));
+        return root;
+    }
+    QMK_INLINE static float over_square_root(float numerator, float value) { return numerator * rsqrtf(value); }
+    static __device__ __noinline__ float power(float base, float exponent) { return powf(base, exponent); }
+};
+
+}  // namespace qmk::QMK_TARGET
+#endif
 
 namespace qmk::cuda {
 
@@ -22,7 +43,10 @@ __device__ __forceinline__ T larger_or_nan(T a, T b) {
 template <class T>
 struct MrnHead {
     enum Kind { asymmetric, symmetric, shifted };
-    static constexpr int kinds = 3;
+    static constexpr int kinds = 3, placed_kind = asymmetric;
+    static constexpr bool has_weights = false;
+
+    using MrnForm = QMK_TARGET::MrnForm;
 
     QMK_TARGET::MrnRoot<T> root;
     T shift, weight;
@@ -71,6 +95,13 @@ struct MrnHead {
         }
     };
 
+    struct PairSums {
+        T largest = T(0), squares = T(0);
+        int at = -1;  // the pack of this slice that has the largest difference; once found, -2 - its place
+
+        __device__ __forceinline__ PlacedSums placed() const { return {largest, T(-2 - at), squares}; }
+    };
+
     template <int kind>
     __device__ __forceinline__ void add(Sums& sums, T x, T y, T) const {
         if constexpr (kind == asymmetric)
@@ -88,6 +119,30 @@ struct MrnHead {
             add_square<kind>(sums.squares, x, y);
         }
     }
+    template <int kind>
+    __device__ __forceinline__ void add_pack(Sums& sums, const Pack<T>& x, const Pack<T>& y, int) const {
+#pragma unroll
+        for (int v = 0; v < Pack<T>::size; ++v) add<kind>(sums, x.values[v], y.values[v], T(0));
+    }
+    template <int kind>
+    __device__ __forceinline__ void add_pack(PairSums& sums, const Pack<T>& x, const Pack<T>& y, int pack) const {
+        if constexpr (kind == asymmetric) {
+            T largest = x.values[0] - y.values[0];
+#pragma unroll
+            for (int v = 1; v < Pack<T>::size; ++v) largest = larger_or_nan(largest, x.values[v] - y.values[v]);
+            sums.at = largest > sums.largest ? pack : sums.at;
+            sums.largest = larger_or_nan(sums.largest, largest);
+        } else {
+#pragma unroll
+            for (int v = 0; v < Pack<T>::size; ++v) add_square<kind>(sums.squares, x.values[v], y.values[v]);
+        }
+    }
+    __device__ __forceinline__ int find(const PairSums& sums, const Pack<T>& x, const Pack<T>& y) const {
+        int value = Pack<T>::size - 1;
+#pragma unroll
+        for (int v = Pack<T>::size - 2; v >= 0; --v) value = x.values[v] - y.values[v] == sums.largest ? v : value;
+        return value;
+    }
     // The shift of symmetric values is 0.
     template <class AnySums>
     __device__ __forceinline__ void add(AnySums& sums, int kind, T x, T y, T place) const {
@@ -97,28 +152,50 @@ struct MrnHead {
             add<shifted>(sums, x, y, place);
     }
 
-    template <class AnySums>
-    __device__ __forceinline__ T component(const AnySums& sums) const {
-        return sums.largest + root.value(sums.squares);
+    __device__ __forceinline__ MrnForm form() const { return root.form(); }
+    template <class Body>
+    __device__ __forceinline__ void with_form(Body&& body) const {
+        switch (form()) {
+            case MrnForm::nothing:
+                return body(std::integral_constant<MrnForm, MrnForm::nothing>{});
+            case MrnForm::root:
+                return body(std::integral_constant<MrnForm, MrnForm::root>{});
+            case MrnForm::squares:
+                return body(std::integral_constant<MrnForm, MrnForm::squares>{});
+            case MrnForm::power:
+                return body(std::integral_constant<MrnForm, MrnForm::power>{});
+        }
     }
-    __device__ __forceinline__ T weighted(const Sums& sums, int) const { return component(sums) * weight; }
+
+    template <class AnySums>
+    __device__ __forceinline__ T component(const AnySums& sums, MrnForm form) const {
+        return sums.largest + root.value(sums.squares, form);
+    }
+    __device__ __forceinline__ T weighted(const Sums& sums, MrnForm form, int) const {
+        return component(sums, form) * weight;
+    }
 
     struct Slopes {
         T of_largest, place, of_squares;
     };
     // A largest difference of NaN is the derivative at every place of its half, as in the reference.
-    __device__ __forceinline__ Slopes slopes(const PlacedSums& sums, T grad, int) const {
+    __device__ __forceinline__ Slopes slopes(const PlacedSums& sums, MrnForm form, T grad, int) const {
         grad *= weight;
-        return {sums.largest > T(0) ? grad : sums.largest, sums.place, grad * root.slope(sums.squares)};
+        return {sums.largest > T(0) ? grad : sums.largest, sums.place, grad * root.slope(sums.squares, form)};
     }
     template <int kind>
     __device__ __forceinline__ T gradient(const Slopes& slopes, T x, T y, T place) const {
-        if constexpr (kind == asymmetric) return slopes.of_largest * T(place == slopes.place);
+        if constexpr (kind == asymmetric) return at_place(slopes, place == slopes.place);
         return slopes.of_squares * difference<kind>(x, y);
     }
 
     __device__ __forceinline__ T gradient(const Slopes& slopes, int kind, T x, T y, T place) const {
         return kind == asymmetric ? gradient<asymmetric>(slopes, x, y, place) : gradient<shifted>(slopes, x, y, place);
+    }
+
+    // A product, not a selection, so that what is not finite is the derivative at every place, as in the reference.
+    static __device__ __forceinline__ T at_place(const Slopes& slopes, bool is_place) {
+        return slopes.of_largest * T(is_place);
     }
 
     __device__ __forceinline__ T padding(int kind) const { return kind == shifted ? -shift : T(0); }

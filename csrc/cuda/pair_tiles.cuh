@@ -1,9 +1,9 @@
 // All pairs of rows of x and y for heads of component.cuh: what forward (pairs_forward.cuh) and backward
 // (pairs_backward.cuh) share.
 //
-// A block handles 32 x 64 pairs, 4 x 4 per thread, over slices of 32 values that it stages in shared memory. A staged
-// row is 16 bytes longer than its slice, so that neighbouring threads read neighbouring rows from all banks. A
-// component's segments are padded to whole packs there, so each pack belongs to one component and one kind.
+// A block handles 32 x 64 pairs, 4 x 4 per thread, over slices of rows that it stages in shared memory. A staged row is
+// 16 bytes longer than its slice, so that neighbouring threads read neighbouring rows from all banks. A component's
+// segments are padded to whole packs there, so each pack belongs to one component and one kind.
 //
 // Little work is split over more blocks, forward by values, backward by rows of the other side, with a workspace of one
 // or two numbers per result and split. The rule depends only on the sizes, so that the result is the same on every
@@ -11,6 +11,8 @@
 //
 // Memory: nothing of size N * M * D. Precision: all arithmetic in T; the order of every sum is fixed, without atomics.
 #pragma once
+
+#include <cuda_pipeline_primitives.h>
 
 #include <type_traits>
 
@@ -20,15 +22,15 @@ namespace qmk::cuda {
 
 namespace {
 
-constexpr int tile_rows = 32, tile_columns = 64, tile_threads = 128, slice_size = 32;
-constexpr int thread_rows = 4, thread_columns = 4;  // a thread's pairs: every 8th row, every 16th column
-constexpr int row_step = tile_rows / thread_rows, column_step = tile_columns / thread_columns;
+constexpr int tile_rows = 32, tile_columns = 64, tile_threads = 128;
+constexpr int thread_rows = 4, thread_columns = 4;  // a thread's pairs: neighbouring rows, every 16th column
+constexpr int column_step = tile_columns / thread_columns;
 constexpr int64_t enough_blocks = 512;
 
-template <class T>
-constexpr int slice_packs = slice_size / Pack<T>::size;
-template <class T>
-constexpr int staged_row = slice_size + Pack<T>::size;
+// From one row of a slice to the next in shared memory, in bytes.
+constexpr int staged_row_bytes(int slice_packs) {
+    return (slice_packs + 1) * 16;
+}
 
 // The packs of a row. `second` is a component's first pack of its second segment.
 struct Packs {
@@ -39,6 +41,28 @@ struct Packs {
 
     __host__ __device__ __forceinline__ int dim() const { return num_components * segments.total(); }
 };
+
+// Some packs of a component: all of one segment, or those of a slice.
+struct PackRange {
+    int begin, end;
+    __host__ __device__ __forceinline__ int count() const { return end > begin ? end - begin : 0; }
+    __host__ __device__ __forceinline__ PackRange within(int first, int last) const {
+        return {begin > first ? begin : first, end < last ? end : last};
+    }
+};
+// The packs of the placed kind (component.cuh), and those of another one.
+template <class Head>
+__host__ __device__ __forceinline__ PackRange placed_packs(const Packs& packs) {
+    if (packs.second > 0 && packs.segments.kind[0] == Head::placed_kind) return {0, packs.second};
+    if (packs.segments.kind[1] == Head::placed_kind) return {packs.second, packs.in_component};
+    return {0, 0};
+}
+template <class Head>
+__host__ __device__ __forceinline__ PackRange summed_packs(const Packs& packs) {
+    const PackRange placed = placed_packs<Head>(packs);
+    if (placed.count() == 0) return {0, packs.in_component};
+    return placed.begin > 0 ? PackRange{0, placed.begin} : PackRange{placed.end, packs.in_component};
+}
 
 // One pack: its kind, the index of its first value in the component, and its number of values.
 struct PackPlace {
@@ -66,84 +90,89 @@ __device__ __forceinline__ void with_kind(int kind, Body&& body) {
     }
 }
 
-// Copies `num_packs` packs of `num_rows` rows, times sign, to shared memory; for a row past the last, those of the
-// last. Padding in a pack is 0, or on the side of x the head's padding.
-template <class T, int num_rows, bool is_x, class Head>
+// Copies `num_packs` packs of `num_rows` rows to shared memory; for a row past the last, those of the last. Padding in
+// a pack is 0, or on the side of x the head's padding. Whole packs are copied while the threads go on, or times sign.
+enum class Copy { beside, signed_ };
+template <class T, int num_rows, int slice_packs, bool is_x, Copy copy, class Head>
 __device__ __forceinline__ void stage_rows(const Head& head, const Packs& packs, const T* rows, T sign, int first_row,
-                                           int count, int first_pack, int num_packs, T* staged) {
-    constexpr int V = Pack<T>::size;
-    const int p = threadIdx.x % slice_packs<T>;
+                                           int count, int first_pack, int num_packs, int4* staged) {
+    constexpr int V = Pack<T>::size, step = tile_threads / slice_packs,
+                  packs_per_row = staged_row_bytes(slice_packs) / 16;
+    const int p = threadIdx.x % slice_packs, r = threadIdx.x / slice_packs;
     if (p >= num_packs) return;
-    const int component = (first_pack + p) / packs.in_component;
-    const auto [kind, place, values] = pack_place<V>(packs, first_pack + p - component * packs.in_component);
-    const T padding = is_x ? head.padding(kind) : T(0);
-    rows += component * packs.segments.total() + place;
-    constexpr int step = tile_threads / slice_packs<T>;
-    const auto row_at = [&](int r) {
-        const int row = first_row + r < count ? first_row + r : count - 1;
-        return rows + int64_t(row) * packs.dim();
+    int4* to = staged + r * packs_per_row + p;
+    const auto row_at = [&](const T* rows, int n) {
+        const int row = first_row + r + n * step, last = count - 1;
+        return rows + int64_t(row < last ? row : last) * packs.dim();
     };
-    int r = threadIdx.x / slice_packs<T>;
-    T* to = staged + r * staged_row<T> + p * V;
     if (packs.whole) {
+        const T* first = rows + (first_pack + p) * V;
 #pragma unroll
         for (int n = 0; n < num_rows / step; ++n) {
-            Pack<T> pack = load_pack<T>(row_at(r + n * step));
+            if constexpr (copy == Copy::beside) {
+                __pipeline_memcpy_async(to + n * step * packs_per_row, row_at(first, n), 16);
+            } else {
+                Pack<T> pack = load_pack<T>(row_at(first, n));
 #pragma unroll
-            for (int v = 0; v < V; ++v) pack.values[v] *= sign;
-            store_pack(to + n * step * staged_row<T>, pack);
+                for (int v = 0; v < V; ++v) pack.values[v] *= sign;
+                store_pack(to + n * step * packs_per_row, pack);
+            }
         }
     } else {
+        const int component = (first_pack + p) / packs.in_component;
+        const auto [kind, place, values] = pack_place<V>(packs, first_pack + p - component * packs.in_component);
+        const T padding = is_x ? head.padding(kind) : T(0);
+        const T* first = rows + component * packs.segments.total() + place;
 #pragma unroll 1
         for (int n = 0; n < num_rows / step; ++n) {
-            const T* from = row_at(r + n * step);
+            const T* from = row_at(first, n);
             Pack<T> pack;
 #pragma unroll
             for (int v = 0; v < V; ++v) pack.values[v] = v < values ? sign * from[v] : padding;
-            store_pack(to + n * step * staged_row<T>, pack);
+            store_pack(to + n * step * packs_per_row, pack);
         }
     }
 }
 
-// Adds `num_packs` staged packs, of which the first is `first_pack` of its row, to the sums of this thread's pairs, and
-// calls `finish(component)` after the last pack of a component.
-template <class T, class Head, class Sums, class Finish>
-__device__ __forceinline__ void add_packs(const Head& head, const Packs& packs, const T* staged_x, const T* staged_y,
-                                          int first_pack, int num_packs, Sums (&sums)[thread_rows][thread_columns],
-                                          Finish&& finish) {
-    constexpr int V = Pack<T>::size;
-    const T* own_x = staged_x + threadIdx.x / column_step * staged_row<T>;
-    const T* own_y = staged_y + threadIdx.x % column_step * staged_row<T>;
-    int component = first_pack / packs.in_component, in_component = first_pack - component * packs.in_component;
-    for (int p = 0; p < num_packs;) {
-        const PackPlace at = pack_place<V>(packs, in_component);
-        const int left = (in_component < packs.second ? packs.second : packs.in_component) - in_component;
-        const int count = left < num_packs - p ? left : num_packs - p;
+// A pack of a row: the component, and the pack's index in it.
+struct PackInRow {
+    int component, in_component;
+};
+
+// Adds `num_packs` staged packs, of which the first is `next`, to the sums of this thread's pairs, and calls
+// `finish(component)` after the last pack of a component. Moves `next` behind them.
+template <class T, int slice_packs, class Head, class Sums, class Finish>
+__device__ __forceinline__ void add_packs(const Head& head, const Packs& packs, const int4* staged_x,
+                                          const int4* staged_y, PackInRow& next, int num_packs,
+                                          Sums (&sums)[thread_rows][thread_columns], Finish&& finish) {
+    constexpr int V = Pack<T>::size, packs_per_row = staged_row_bytes(slice_packs) / 16;
+    const int4* own_x = staged_x + threadIdx.x / column_step * thread_rows * packs_per_row;
+    const int4* own_y = staged_y + threadIdx.x % column_step * packs_per_row;
+    for (int left = num_packs; left > 0;) {
+        const PackPlace at = pack_place<V>(packs, next.in_component);
+        const int of_kind = (next.in_component < packs.second ? packs.second : packs.in_component) - next.in_component;
+        const int count = of_kind < left ? of_kind : left;
         with_kind<Head::kinds>(at.kind, [&](auto kind) {
-            T place = T(at.place);
+            int pack = num_packs - left;
 #pragma unroll 1  // unrolled, it would not fit into registers
-            for (int end = p + count; p < end; ++p) {
+            for (const int end = pack + count; pack < end; ++pack, ++own_x, ++own_y) {
                 Pack<T> y[thread_columns];
 #pragma unroll
-                for (int c = 0; c < thread_columns; ++c)
-                    y[c] = load_pack<T>(own_y + c * column_step * staged_row<T> + p * V);
+                for (int c = 0; c < thread_columns; ++c) y[c] = load_pack<T>(own_y + c * column_step * packs_per_row);
 #pragma unroll
                 for (int r = 0; r < thread_rows; ++r) {
-                    const Pack<T> x = load_pack<T>(own_x + r * row_step * staged_row<T> + p * V);
+                    const Pack<T> x = load_pack<T>(own_x + r * packs_per_row);
 #pragma unroll
-                    for (int v = 0; v < V; ++v)
-#pragma unroll
-                        for (int c = 0; c < thread_columns; ++c)
-                            head.template add<decltype(kind)::value>(sums[r][c], x.values[v], y[c].values[v],
-                                                                     place + T(v));
+                    for (int c = 0; c < thread_columns; ++c)
+                        head.template add_pack<decltype(kind)::value>(sums[r][c], x, y[c], pack);
                 }
-                place += T(V);
             }
         });
-        in_component += count;
-        if (in_component == packs.in_component) {
-            finish(component++);
-            in_component = 0;
+        left -= count;
+        next.in_component += count;
+        if (next.in_component == packs.in_component) {
+            finish(next.component++);
+            next.in_component = 0;
         }
     }
 }

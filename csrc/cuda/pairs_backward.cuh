@@ -2,8 +2,8 @@
 //
 // One side's gradient at a time: a block owns 32 rows and one component and visits the rows of the other side, 64 at a
 // time. It first computes the sums of every pair, as in forward, and from them the slopes, kept in shared memory; then
-// the gradient of every value as a sum over the pairs of its row. The other side is the same with -y for x and -x for
-// y.
+// the gradient of every value as a sum over the pairs of its row. Of placed kinds (component.cuh) a pair adds to one
+// value only. The other side is the same with -y for x and -x for y.
 #pragma once
 
 #include <utility>
@@ -24,61 +24,170 @@ struct BackwardPairs {
     T sign;
     int batch, num_rows, num_others;
     int row_stride, other_stride;  // pairs from one row to the next in grad_out
-    int splits, others_per_split;
+    int splits, others_per_split, placed_values;
     bool by_component;
 };
 
-constexpr int slope_row = tile_columns + 1;
+template <class T>
+constexpr int backward_packs = sizeof(T) == 4 ? 16 : 8;  // of a slice
+constexpr int warps_in_tile = tile_threads / 32;
+static_assert(tile_rows == 32);  // a lane adds up placed gradients of one row
 
-template <class T, class Head>
-constexpr int64_t backward_shared_bytes = ((tile_rows + tile_columns) * staged_row<T> +
-                                           int(sizeof(typename Head::Slopes) / sizeof(T)) * tile_rows * slope_row) *
-                                          int64_t(sizeof(T));
-
-// The slopes of a tile of pairs, number by number.
+// The slopes of a tile of pairs, number by number, with neighbouring rows side by side.
 template <class T, class Head>
 struct TileSlopes {
     using Slopes = typename Head::Slopes;
-    static constexpr int numbers = sizeof(Slopes) / sizeof(T), stride = tile_rows * slope_row;
+    static constexpr int V = Pack<T>::size, numbers = sizeof(Slopes) / sizeof(T);
+    static constexpr int other_stride = tile_rows + V, number_stride = tile_columns * other_stride;
     T* memory;
 
-    __device__ __forceinline__ void store(int i, int j, const Slopes& slopes) const {
-        T values[numbers];
-        __builtin_memcpy(values, &slopes, sizeof(Slopes));
-#pragma unroll
-        for (int n = 0; n < numbers; ++n) memory[n * stride + i * slope_row + j] = values[n];
+    __device__ __forceinline__ T* at(int number, int other, int row) const {
+        return memory + number * number_stride + other * other_stride + row;
     }
-    __device__ __forceinline__ Slopes load(int i, int j) const {
+    __device__ __forceinline__ void store(int other, int first_row, const Slopes (&slopes)[thread_rows]) const {
+        T values[thread_rows][numbers];
+        __builtin_memcpy(values, &slopes, sizeof(slopes));
+#pragma unroll
+        for (int n = 0; n < numbers; ++n)
+#pragma unroll
+            for (int r = 0; r < thread_rows; r += V) {
+                Pack<T> pack;
+#pragma unroll
+                for (int v = 0; v < V; ++v) pack.values[v] = values[r + v][n];
+                store_pack(at(n, other, first_row + r), pack);
+            }
+    }
+    __device__ __forceinline__ void load(int other, int first_row, Slopes (&slopes)[thread_rows]) const {
+        T values[thread_rows][numbers];
+#pragma unroll
+        for (int n = 0; n < numbers; ++n)
+#pragma unroll
+            for (int r = 0; r < thread_rows; r += V) {
+                const Pack<T> pack = load_pack<T>(at(n, other, first_row + r));
+#pragma unroll
+                for (int v = 0; v < V; ++v) values[r + v][n] = pack.values[v];
+            }
+        __builtin_memcpy(&slopes, values, sizeof(slopes));
+    }
+    __device__ __forceinline__ Slopes load(int other, int row) const {
         T values[numbers];
 #pragma unroll
-        for (int n = 0; n < numbers; ++n) values[n] = memory[n * stride + i * slope_row + j];
+        for (int n = 0; n < numbers; ++n) values[n] = *at(n, other, row);
         Slopes slopes;
-        __builtin_memcpy(&slopes, values, sizeof(Slopes));
+        __builtin_memcpy(&slopes, values, sizeof(slopes));
         return slopes;
     }
 };
 
-// A block handles 32 rows and one component against the other rows of its split. For the gradients a thread has one
-// pack of a slice and every n-th row; if a component fills only part of a slice, `shares` groups of threads share the
-// other rows.
+// Gradients of placed kinds in one slice, of a tile's rows: each warp adds up those of its pairs, a lane for each row.
+template <class T>
+struct PlacedGradients {
+    T* memory;  // (warps, values, 32 rows), 0 from one slice to the next
+    int values;
+
+    __device__ __forceinline__ T* of(int warp) const { return memory + warp * values * 32 + threadIdx.x % 32; }
+
+    __device__ __forceinline__ void clear() const {
+        for (int n = threadIdx.x; n < warps_in_tile * values * 32; n += tile_threads) memory[n] = T(0);
+    }
+    // Adds this warp's share of a tile: of `count` values, of which the first is at `first_place`.
+    template <class Head>
+    __device__ __forceinline__ void add(const TileSlopes<T, Head>& slopes, int columns, int first_place,
+                                        int count) const {
+        constexpr int in_share = tile_columns / warps_in_tile;
+        T* const sums = of(threadIdx.x / 32);
+        const int first = threadIdx.x / 32 * in_share, others = columns - first < in_share ? columns - first : in_share;
+        bool is_elsewhere = false;
+        const auto slopes_of = [&](int n) { return slopes.load(first + n, threadIdx.x % 32); };
+#pragma unroll 4
+        for (int n = 0; n < others; ++n) {
+            const auto own = slopes_of(n);
+            const int place = int(own.place) - first_place;
+            if (unsigned(place) < unsigned(count)) sums[place * 32] += Head::at_place(own, true);
+            is_elsewhere |= Head::at_place(own, false) != T(0);
+        }
+        for (int n = 0; is_elsewhere && n < others; ++n) {
+            const auto own = slopes_of(n);
+            const T elsewhere = Head::at_place(own, false);
+            for (int value = 0; elsewhere != T(0) && value < count; ++value)
+                if (value != int(own.place) - first_place) sums[value * 32] += elsewhere;
+        }
+    }
+    // The sums of all warps, after which they are 0.
+    __device__ __forceinline__ T take(int n) const {
+        T sum = T(0);
+#pragma unroll
+        for (int warp = 0; warp < warps_in_tile; ++warp) {
+            sum += of(warp)[n * 32];
+            of(warp)[n * 32] = T(0);
+        }
+        return sum;
+    }
+};
+
+template <class T, class Head>
+int placed_values(const Packs& packs) {
+    return std::min(placed_packs<Head>(packs).count(), backward_packs<T>) * Pack<T>::size;
+}
+template <class T, class Head>
+int64_t backward_shared_bytes(const Packs& packs) {
+    const int64_t numbers = TileSlopes<T, Head>::numbers * TileSlopes<T, Head>::number_stride +
+                            warps_in_tile * placed_values<T, Head>(packs) * 32;
+    return (tile_rows + tile_columns) * staged_row_bytes(backward_packs<T>) + numbers * int64_t(sizeof(T));
+}
+
+// Reads the gradients of a tile's pairs in memory order, into the place of the first number of their slopes; 0 for
+// pairs that do not exist.
+template <class T, class Head>
+__device__ __forceinline__ void load_gradients(const BackwardPairs<T, Head>& task, const TileSlopes<T, Head>& to,
+                                               int sample, int component, int first_row, int first_other, int columns) {
+    const bool along = task.other_stride == 1;  // else along the rows
+    const int row = along ? threadIdx.x / tile_columns : threadIdx.x % tile_rows;
+    const int other = along ? threadIdx.x % tile_columns : threadIdx.x / tile_rows;
+    const int step = tile_threads / (along ? tile_columns : tile_rows), last_row = task.num_rows - first_row;
+    const int count = along ? (other < columns ? last_row - row : 0) : (row < last_row ? columns - other : 0);
+    const int64_t in_pair = task.by_component ? task.packs.num_components : 1;
+    const int64_t pair = int64_t(sample) * task.num_rows * task.num_others +
+                         int64_t(first_row + row) * task.row_stride + int64_t(first_other + other) * task.other_stride;
+    const T* from = task.grad_out + pair * in_pair + (task.by_component ? component : 0);
+    T* at = to.at(0, other, row);
+    const int64_t from_step = step * int64_t(along ? task.row_stride : task.other_stride) * in_pair;
+    const int at_step = along ? step : step * to.other_stride;
+#pragma unroll 4
+    for (int n = 0; n < step * tile_rows * tile_columns / tile_threads; n += step) {
+        *at = n < count ? *from : T(0);
+        from += from_step;
+        at += at_step;
+    }
+}
+
+// A block handles 32 rows and one component against the other rows of its split. For gradients of kinds that are not
+// placed a thread has one pack of a slice and four rows; if they fill only part of a slice, `shares` groups of threads
+// share the other rows.
 template <class T, class Head>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
     backward_pairs_kernel(BackwardPairs<T, Head> task) {
-    constexpr int R = thread_rows, C = thread_columns, V = Pack<T>::size;
-    constexpr int row_groups = tile_threads / slice_packs<T>, grad_rows = tile_rows / row_groups;
+    constexpr int R = thread_rows, C = thread_columns, V = Pack<T>::size, slice_packs = backward_packs<T>;
+    constexpr int packs_per_row = staged_row_bytes(slice_packs) / 16, row_groups = tile_rows / R;
+    using Slopes = typename Head::Slopes;
     extern __shared__ int4 dynamic_shared[];
-    T *staged_rows = reinterpret_cast<T*>(dynamic_shared), *staged_others = staged_rows + tile_rows * staged_row<T>;
-    const TileSlopes<T, Head> tile_slopes{staged_others + tile_columns * staged_row<T>};
+    int4 *staged_rows = dynamic_shared, *staged_others = staged_rows + tile_rows * packs_per_row;
+    const TileSlopes<T, Head> tile_slopes{reinterpret_cast<T*>(staged_others + tile_columns * packs_per_row)};
+    const PlacedGradients<T> placed_gradients{tile_slopes.memory + tile_slopes.numbers * tile_slopes.number_stride,
+                                              task.placed_values};
     const Packs& packs = task.packs;
-    const int tx = threadIdx.x % column_step, ty = threadIdx.x / column_step;
-    const bool one_slice = packs.in_component <= slice_packs<T>;
+    const PackRange placed = placed_packs<Head>(packs), summed = summed_packs<Head>(packs);
+    const int tx = threadIdx.x % column_step, ty = threadIdx.x / column_step, lane = threadIdx.x % 32;
+    const bool one_slice = packs.in_component <= slice_packs;
     int used_packs = 1;
-    while (used_packs < packs.in_component && used_packs < slice_packs<T>) used_packs *= 2;
-    const int share = threadIdx.x / (used_packs * row_groups), shares = slice_packs<T> / used_packs;
-    const int own_pack = threadIdx.x / row_groups % used_packs, own_row = threadIdx.x % row_groups;
+    while (used_packs < summed.count() && used_packs < slice_packs) used_packs *= 2;
+    const int own_rows = threadIdx.x % row_groups * R, own_pack = threadIdx.x / row_groups % used_packs;
+    const int share = threadIdx.x / (row_groups * used_packs), shares = tile_threads / (row_groups * used_packs);
+    const int in_share = tile_columns / shares;
 
     const int tiles_along = (task.num_rows + tile_rows - 1) / tile_rows;
     const int64_t tiles = int64_t(task.batch) * task.splits * packs.num_components * tiles_along;
+    placed_gradients.clear();
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const int first_row = int(tile % tiles_along) * tile_rows;
         const int component = int(tile / tiles_along % packs.num_components);
@@ -92,119 +201,158 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
         const int last_other = task.num_others - first_other < task.others_per_split
                                    ? task.num_others
                                    : first_other + task.others_per_split;
-        const auto stage = [&](int slice, int j, bool with_rows) {
-            const int first = component * packs.in_component + slice, left = packs.in_component - slice;
-            const int count = left < slice_packs<T> ? left : slice_packs<T>;
-            if (with_rows)
-                stage_rows<T, tile_rows, true>(task.head, packs, rows, task.sign, first_row, task.num_rows, first,
-                                               count, staged_rows);
-            stage_rows<T, tile_columns, false>(task.head, packs, others, task.sign, j, task.num_others, first, count,
-                                               staged_others);
+        const auto slice_end = [&](int slice) {
+            return packs.in_component - slice < slice_packs ? packs.in_component : slice + slice_packs;
         };
-        T grads[grad_rows][V], weight_sums[R];
+        const auto stage = [&](int slice, int j, bool with_rows) {
+            const int first = component * packs.in_component + slice, count = slice_end(slice) - slice;
+            if (with_rows)
+                stage_rows<T, tile_rows, slice_packs, true, Copy::signed_>(task.head, packs, rows, task.sign, first_row,
+                                                                           task.num_rows, first, count, staged_rows);
+            stage_rows<T, tile_columns, slice_packs, false, Copy::signed_>(
+                task.head, packs, others, task.sign, j, task.num_others, first, count, staged_others);
+        };
+        // Stores the gradients of a pack of one row, or adds them to those of former tiles.
+        const auto store_gradients = [&](bool is_first, int row, int pack, const T(&values)[V]) {
+            const PackPlace at = pack_place<V>(packs, pack);
+            if (first_row + row >= task.num_rows) return;
+            T* to = task.grad + (first_out_row + row) * packs.dim() + component * packs.segments.total() + at.place;
 #pragma unroll
-        for (int r = 0; r < grad_rows; ++r)
+            for (int v = 0; v < V; ++v)
+                if (v < at.count) to[v] = (is_first ? T(0) : to[v]) + task.sign * values[v];
+        };
+        T grads[R][V], weight_sums[R];
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+            weight_sums[r] = T(0);
 #pragma unroll
             for (int v = 0; v < V; ++v) grads[r][v] = T(0);
-#pragma unroll
-        for (int r = 0; r < R; ++r) weight_sums[r] = T(0);
+        }
 
         for (int j = first_other; j < last_other; j += tile_columns) {
             const int columns = last_other - j < tile_columns ? last_other - j : tile_columns;
-            typename Head::PlacedSums sums[R][C];
+            typename Head::PairSums sums[R][C];
             __syncthreads();
-            // The pairs' gradients are read in memory order, into the place of their slopes.
-            for (int n = threadIdx.x; n < tile_rows * tile_columns; n += tile_threads) {
-                const bool along = task.other_stride == 1;
-                const int row = along ? n / tile_columns : n % tile_rows;
-                const int other = along ? n % tile_columns : n / tile_rows;
-                const int64_t pair = int64_t(sample) * task.num_rows * task.num_others +
-                                     int64_t(first_row + row) * task.row_stride +
-                                     int64_t(j + other) * task.other_stride;
-                const bool exists = first_row + row < task.num_rows && other < columns;
-                tile_slopes.memory[row * slope_row + other] =
-                    exists ? task.grad_out[task.by_component ? pair * packs.num_components + component : pair] : T(0);
-            }
-            for (int slice = 0; slice < packs.in_component; slice += slice_packs<T>) {
+            load_gradients(task, tile_slopes, sample, component, first_row, j, columns);
+            PackInRow next{component, 0};
+            for (int slice = 0; slice < packs.in_component; slice += slice_packs) {
                 if (slice > 0) __syncthreads();
                 stage(slice, j, !one_slice || j == first_other);
                 __syncthreads();
-                const int left = packs.in_component - slice;
-                add_packs(task.head, packs, staged_rows, staged_others, component * packs.in_component + slice,
-                          left < slice_packs<T> ? left : slice_packs<T>, sums, [](int) {});
-            }
+                const int end = slice_end(slice);
+                add_packs<T, slice_packs>(task.head, packs, staged_rows, staged_others, next, end - slice, sums,
+                                          [](int) {});
+                if constexpr (Head::placed_kind >= 0) {
+                    const PackRange here = placed.within(slice, end);
+                    if (here.count() == 0) continue;
+                    const int place_of_slice = pack_place<V>(packs, here.begin).place - (here.begin - slice) * V;
+                    const int4* own_x = staged_rows + ty * R * packs_per_row;
+                    const int4* own_y = staged_others + tx * packs_per_row;
 #pragma unroll
-            for (int r = 0; r < R; ++r)
+                    for (int r = 0; r < R; ++r)
+#pragma unroll
+                        for (int c = 0; c < C; ++c) {
+                            const int pack = sums[r][c].at > 0 ? sums[r][c].at : 0;
+                            const int value = head.find(sums[r][c], load_pack<T>(own_x + r * packs_per_row + pack),
+                                                        load_pack<T>(own_y + c * column_step * packs_per_row + pack));
+                            if (sums[r][c].at >= 0) sums[r][c].at = -2 - (place_of_slice + pack * V + value);
+                        }
+                }
+            }
+            head.with_form([&](auto form) {
 #pragma unroll
                 for (int c = 0; c < C; ++c) {
-                    const int row = ty + r * row_step, other = tx + c * column_step;
-                    const T grad = tile_slopes.memory[row * slope_row + other];
-                    tile_slopes.store(row, other, head.slopes(sums[r][c], grad, component));
-                    if (task.weight_sum) weight_sums[r] += grad * task.head.component(sums[r][c]);
+                    const int other = tx + c * column_step;
+                    Slopes slopes[R];
+#pragma unroll
+                    for (int r = 0; r < R; ++r) {
+                        const T grad = *tile_slopes.at(0, other, ty * R + r);
+                        slopes[r] = head.slopes(sums[r][c].placed(), form, grad, component);
+                        if (Head::has_weights && task.weight_sum)
+                            weight_sums[r] += grad * head.component(sums[r][c], form);
+                    }
+                    tile_slopes.store(other, ty * R, slopes);
                 }
+            });
             __syncthreads();
-            for (int slice = 0; slice < packs.in_component; slice += slice_packs<T>) {
+            for (int slice = 0; slice < packs.in_component; slice += slice_packs) {
                 if (!one_slice) {
                     __syncthreads();
                     stage(slice, j, true);
                     __syncthreads();
                 }
-                const bool exists = slice + own_pack < packs.in_component;
-                const PackPlace at = pack_place<V>(packs, exists ? slice + own_pack : 0);
-                if (exists)
+                const int end = slice_end(slice);
+                const PackRange in_slice = summed.within(slice, end), placed_here = placed.within(slice, end);
+                const bool exists = in_slice.begin + own_pack < in_slice.end;
+                if (exists) {
+                    const int pack = in_slice.begin + own_pack;
+                    const PackPlace at = pack_place<V>(packs, pack);
                     with_kind<Head::kinds>(at.kind, [&](auto kind) {
-                        Pack<T> x[grad_rows];
+                        if constexpr (decltype(kind)::value != Head::placed_kind) {
+                            const int4* own_x = staged_rows + own_rows * packs_per_row + pack - slice;
+                            Pack<T> x[R];
 #pragma unroll
-                        for (int r = 0; r < grad_rows; ++r)
-                            x[r] =
-                                load_pack<T>(staged_rows + (own_row + r * row_groups) * staged_row<T> + own_pack * V);
+                            for (int r = 0; r < R; ++r) x[r] = load_pack<T>(own_x + r * packs_per_row);
+                            const int begin = share * in_share;
+                            const int end = columns < begin + in_share ? columns : begin + in_share;
 #pragma unroll 4
-                        for (int other = share; other < columns; other += shares) {
-                            const Pack<T> y = load_pack<T>(staged_others + other * staged_row<T> + own_pack * V);
+                            for (int other = begin; other < end; ++other) {
+                                const Pack<T> y = load_pack<T>(staged_others + other * packs_per_row + pack - slice);
+                                Slopes slopes[R];
+                                tile_slopes.load(other, own_rows, slopes);
 #pragma unroll
-                            for (int r = 0; r < grad_rows; ++r) {
-                                const auto slopes = tile_slopes.load(own_row + r * row_groups, other);
+                                for (int r = 0; r < R; ++r)
 #pragma unroll
-                                for (int v = 0; v < V; ++v)
-                                    grads[r][v] += task.head.template gradient<decltype(kind)::value>(
-                                        slopes, x[r].values[v], y.values[v], T(at.place + v));
+                                    for (int v = 0; v < V; ++v)
+                                        grads[r][v] += task.head.template gradient<decltype(kind)::value>(
+                                            slopes[r], x[r].values[v], y.values[v], T(at.place + v));
                             }
                         }
                     });
+                }
+                if constexpr (Head::placed_kind >= 0) {
+                    if (placed_here.count()) {
+                        const int place = pack_place<V>(packs, placed_here.begin).place;
+                        placed_gradients.add(tile_slopes, columns, place, placed_here.count() * V);
+                    }
+                }
+                const bool is_first = one_slice || j == first_other;
                 if (one_slice && j + tile_columns < last_other) continue;
+                __syncthreads();
                 if (shares > 1) {
-                    // The slopes are no longer needed: their memory takes all threads' sums, which the first share
-                    // adds.
-                    constexpr int stride = grad_rows * V + 1;
-                    __syncthreads();
-                    T* shown = tile_slopes.memory + threadIdx.x * stride;
+                    // The other rows of this slice are no longer needed: their memory takes all threads' sums, which
+                    // the first share adds.
+                    constexpr int stride = R * V + 1;
+                    static_assert(tile_threads * stride * sizeof(T) <= tile_columns * packs_per_row * sizeof(int4));
+                    T* shown = reinterpret_cast<T*>(staged_others) + threadIdx.x * stride;
 #pragma unroll
-                    for (int n = 0; n < grad_rows * V; ++n) shown[n] = grads[n / V][n % V];
+                    for (int n = 0; n < R * V; ++n) shown[n] = grads[n / V][n % V];
                     __syncthreads();
                     for (int other = 1; share == 0 && other < shares; ++other)
 #pragma unroll
-                        for (int n = 0; n < grad_rows * V; ++n)
+                        for (int n = 0; n < R * V; ++n)
                             grads[n / V][n % V] += shown[other * used_packs * row_groups * stride + n];
                 }
 #pragma unroll
-                for (int r = 0; r < grad_rows; ++r) {
-                    const int row = own_row + r * row_groups;
-                    T* to =
-                        task.grad + (first_out_row + row) * packs.dim() + component * packs.segments.total() + at.place;
+                for (int r = 0; r < R; ++r) {
+                    if (exists && share == 0)
+                        store_gradients(is_first, own_rows + r, in_slice.begin + own_pack, grads[r]);
 #pragma unroll
-                    for (int v = 0; v < V; ++v) {
-                        if (exists && share == 0 && first_row + row < task.num_rows && v < at.count)
-                            to[v] = (one_slice || j == first_other ? T(0) : to[v]) + task.sign * grads[r][v];
-                        grads[r][v] = T(0);
-                    }
+                    for (int v = 0; v < V; ++v) grads[r][v] = T(0);
+                }
+                for (int p = threadIdx.x / 32; p < placed_here.count(); p += warps_in_tile) {
+                    T values[V];
+#pragma unroll
+                    for (int v = 0; v < V; ++v) values[v] = placed_gradients.take(p * V + v);
+                    store_gradients(is_first, lane, placed_here.begin + p, values);
                 }
             }
         }
-        if (task.weight_sum) {
+        if (Head::has_weights && task.weight_sum) {
 #pragma unroll
             for (int r = 0; r < R; ++r) {
                 const T sum = sum_of_threads(weight_sums[r], column_step);
-                const int row = ty + r * row_step;
+                const int row = ty * R + r;
                 if (tx == 0 && first_row + row < task.num_rows)
                     task.weight_sum[(first_out_row + row) * packs.num_components + component] = sum;
             }
@@ -240,10 +388,11 @@ void launch_backward_side(const char* op, BackwardPairs<T, Head> task, T* grad, 
     auto* partial = static_cast<T*>(workspace);
     task.others_per_split = int(in_split);
     task.splits = int(splits);
+    task.placed_values = placed_values<T, Head>(task.packs);
     task.grad = splits == 1 ? grad : partial;
     task.weight_sum = splits == 1 || !weight_sum ? weight_sum : partial + splits * values;
     launch(op, backward_pairs_kernel<T, Head>, task.batch * splits * components * divide_up(task.num_rows, tile_rows),
-           tile_threads, backward_shared_bytes<T, Head>, context, task);
+           tile_threads, backward_shared_bytes<T, Head>(task.packs), context, task);
     if (splits == 1) return;
     launch(op, add_splits_kernel<T>, divide_up(values, 256), 256, 0, context, task.grad, splits, values, grad);
     if (weight_sum)
@@ -255,14 +404,15 @@ template <class T, class Head>
 void launch_backward_pairs(const char* op, Head head, Segments segments, const T* grad_out, const T* x, const T* y,
                            T* grad_x, T* grad_y, T* weight_sum, void* workspace, int64_t batch, int64_t num_x,
                            int64_t num_y, int64_t num_components, bool by_component, Context context) {
-    BackwardPairs<T, Head> task{head,       packs_of(segments, num_components, x, y),
-                                x,          y,
-                                grad_out,   nullptr,
-                                nullptr,    T(1),
-                                int(batch), int(num_x),
-                                int(num_y), int(num_y),
-                                1,          1,
-                                0,          by_component};
+    BackwardPairs<T, Head> task{head,        packs_of(segments, num_components, x, y),
+                                x,           y,
+                                grad_out,    nullptr,
+                                nullptr,     T(1),
+                                int(batch),  int(num_x),
+                                int(num_y),  int(num_y),
+                                1,           1,
+                                0,           0,
+                                by_component};
     launch_backward_side(op, task, grad_x, weight_sum, workspace, context);
     // The other side, in the same memory: launches on a stream run one after another.
     std::swap(task.rows, task.others);

@@ -21,15 +21,17 @@ struct ForwardPairs {
     __host__ __device__ __forceinline__ int64_t num_pairs() const { return int64_t(batch) * num_x * num_y; }
 };
 
-// A block handles a tile of pairs for the packs of its split.
+constexpr int forward_packs = 8;  // of a slice
+
+// A block handles a tile of pairs for the packs of its split. While it adds up a slice, it copies the next one.
 template <class T, class Head>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
     forward_pairs_kernel(ForwardPairs<T, Head> task) {
     constexpr int R = thread_rows, C = thread_columns;
     using Sums = typename Head::Sums;
     constexpr int numbers = sizeof(Sums) / sizeof(T);
-    __shared__ int4 staged[(tile_rows + tile_columns) * staged_row<T> * sizeof(T) / sizeof(int4)];
-    T *staged_x = reinterpret_cast<T*>(staged), *staged_y = staged_x + tile_rows * staged_row<T>;
+    constexpr int packs_per_row = staged_row_bytes(forward_packs) / 16;
+    __shared__ int4 staged[2][(tile_rows + tile_columns) * packs_per_row];
     const Packs& packs = task.packs;
     const int tx = threadIdx.x % column_step, ty = threadIdx.x / column_step;
     const int tiles_y = (task.num_y + tile_columns - 1) / tile_columns;
@@ -57,37 +59,59 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
             for (int c = 0; c < C; ++c) totals[r][c] = T(0);
         // Calls `store_at(pair, r, c)` for this thread's pairs.
         const auto for_each_pair = [&](auto&& store_at) {
-            const int i = first_row + ty, j = first_column + tx;
+            const int i = first_row + ty * R, j = first_column + tx;
 #pragma unroll
             for (int r = 0; r < R; ++r)
 #pragma unroll
                 for (int c = 0; c < C; ++c)
-                    if (i + r * row_step < task.num_x && j + c * column_step < task.num_y)
-                        store_at((int64_t(sample) * task.num_x + i + r * row_step) * task.num_y + j + c * column_step,
-                                 r, c);
+                    if (i + r < task.num_x && j + c * column_step < task.num_y)
+                        store_at((int64_t(sample) * task.num_x + i + r) * task.num_y + j + c * column_step, r, c);
         };
-        for (int slice = first_pack; slice < last_pack; slice += slice_packs<T>) {
-            const int count = last_pack - slice < slice_packs<T> ? last_pack - slice : slice_packs<T>;
+        const auto packs_of_slice = [&](int first) {
+            return last_pack - first < forward_packs ? last_pack - first : forward_packs;
+        };
+        const auto start_copy = [&](int first, int4* to) {
+            const int count = packs_of_slice(first);
+            stage_rows<T, tile_rows, forward_packs, true, Copy::beside>(task.head, packs, x, T(1), first_row,
+                                                                        task.num_x, first, count, to);
+            stage_rows<T, tile_columns, forward_packs, false, Copy::beside>(
+                task.head, packs, y, T(1), first_column, task.num_y, first, count, to + tile_rows * packs_per_row);
+            __pipeline_commit();
+        };
+        int4 *here = staged[0], *other = staged[1];
+        __syncthreads();
+        start_copy(first_pack, here);
+        PackInRow next{first_pack / packs.in_component, first_pack % packs.in_component};
+        for (int slice = first_pack; slice < last_pack; slice += forward_packs) {
+            __pipeline_wait_prior(0);
             __syncthreads();
-            stage_rows<T, tile_rows, true>(task.head, packs, x, T(1), first_row, task.num_x, slice, count, staged_x);
-            stage_rows<T, tile_columns, false>(task.head, packs, y, T(1), first_column, task.num_y, slice, count,
-                                               staged_y);
-            __syncthreads();
-            add_packs(task.head, packs, staged_x, staged_y, slice, count, sums, [&](int component) {
-                if (parts) return;
+            if (slice + forward_packs < last_pack) start_copy(slice + forward_packs, other);
+            add_packs<T, forward_packs>(task.head, packs, here, here + tile_rows * packs_per_row, next,
+                                        packs_of_slice(slice), sums, [&](int component) {
+                                            if (parts) return;
+                                            T values[R][C];
+                                            head.with_form([&](auto form) {
 #pragma unroll
-                for (int r = 0; r < R; ++r)
+                                                for (int r = 0; r < R; ++r)
 #pragma unroll
-                    for (int c = 0; c < C; ++c) {
-                        const T value = head.weighted(sums[r][c], component);
-                        totals[r][c] = task.by_component ? value : totals[r][c] + value;
-                        sums[r][c] = {};
-                    }
-                if (task.by_component)
-                    for_each_pair([&](int64_t pair, int r, int c) {
-                        task.out[pair * packs.num_components + component] = totals[r][c];
-                    });
-            });
+                                                    for (int c = 0; c < C; ++c)
+                                                        values[r][c] = head.weighted(sums[r][c], form, component);
+                                            });
+#pragma unroll
+                                            for (int r = 0; r < R; ++r)
+#pragma unroll
+                                                for (int c = 0; c < C; ++c) {
+                                                    totals[r][c] += values[r][c];
+                                                    sums[r][c] = {};
+                                                }
+                                            if (task.by_component)
+                                                for_each_pair([&](int64_t pair, int r, int c) {
+                                                    task.out[pair * packs.num_components + component] = values[r][c];
+                                                });
+                                        });
+            int4* const copied = other;
+            other = here;
+            here = copied;
         }
         if (parts)
             for_each_pair([&](int64_t pair, int r, int c) {
@@ -123,7 +147,7 @@ __global__ void __launch_bounds__(256) merge_parts_kernel(ForwardPairs<T, Head> 
                 __builtin_memcpy(&more, values, sizeof(more));
                 sums.merge(more);
             }
-            const T value = head.weighted(sums, component);
+            const T value = head.weighted(sums, head.form(), component);
             if (task.by_component) task.out[pair * task.packs.num_components + component] = value;
             total += value;
         }
@@ -141,14 +165,14 @@ ForwardSplits forward_splits(const Packs& packs, int64_t batch, int64_t num_x, i
     const int64_t components = packs.num_components, all_packs = components * packs.in_component;
     if (tiles == 0 || 2 * tiles >= enough_blocks) return {1, 1, all_packs};
     const int64_t wanted = divide_up(enough_blocks, tiles);
-    if (components >= wanted || packs.in_component <= slice_packs<T>) {
+    if (components >= wanted || packs.in_component <= forward_packs) {
         const int64_t in_split = divide_up(components, std::min(components, wanted));
         return {divide_up(components, in_split), 1, in_split * packs.in_component};
     }
-    const int64_t slices = divide_up(packs.in_component, slice_packs<T>);
+    const int64_t slices = divide_up(packs.in_component, forward_packs);
     const int64_t slices_per_split = divide_up(slices, std::min(slices, divide_up(wanted, components)));
     const int64_t parts = divide_up(slices, slices_per_split);
-    return {components * parts, parts, parts == 1 ? packs.in_component : slices_per_split * slice_packs<T>};
+    return {components * parts, parts, parts == 1 ? packs.in_component : slices_per_split * forward_packs};
 }
 
 template <class T, class Head>

@@ -13,7 +13,8 @@ namespace {
 
 template <class T>
 struct PqeHead {
-    static constexpr int kinds = 1;
+    static constexpr int kinds = 1, placed_kind = -1;
+    static constexpr bool has_weights = true;
 
     const T* weights;      // may be null
     int64_t rows_per_run;  // rows that share weights; 0: all rows do
@@ -38,6 +39,7 @@ struct PqeHead {
     struct Sums {
         T sum = T(0);
 
+        __device__ __forceinline__ const Sums& placed() const { return *this; }
         __device__ __forceinline__ void merge(const Sums& other) { sum += other.sum; }
         // Merges with the thread `distance` away.
         __device__ __forceinline__ void merge_thread(int distance) {
@@ -45,6 +47,7 @@ struct PqeHead {
         }
     };
     using PlacedSums = Sums;
+    using PairSums = Sums;
 
     template <int>
     __device__ __forceinline__ void add(Sums& sums, T x, T y, T) const {
@@ -52,15 +55,28 @@ struct PqeHead {
     }
     __device__ __forceinline__ void add(Sums& sums, int, T x, T y, T place) const { add<0>(sums, x, y, place); }
 
-    __device__ __forceinline__ T component(const Sums& sums) const { return exponential(sums).one_minus(); }
-    __device__ __forceinline__ T weighted(const Sums& sums, int c) const {
-        return weights ? weights[c] * component(sums) : component(sums);
+    template <int>
+    __device__ __forceinline__ void add_pack(Sums& sums, const Pack<T>& x, const Pack<T>& y, int) const {
+#pragma unroll
+        for (int v = 0; v < Pack<T>::size; ++v) sums.sum += exceeds(x.values[v], y.values[v]);
+    }
+
+    struct Form {};
+    __device__ __forceinline__ Form form() const { return {}; }
+    template <class Body>
+    __device__ __forceinline__ void with_form(Body&& body) const {
+        body(Form{});
+    }
+
+    __device__ __forceinline__ T component(const Sums& sums, Form) const { return exponential(sums).one_minus(); }
+    __device__ __forceinline__ T weighted(const Sums& sums, Form form, int c) const {
+        return weights ? weights[c] * component(sums, form) : component(sums, form);
     }
 
     struct Slopes {
         T slope;
     };
-    __device__ __forceinline__ Slopes slopes(const Sums& sums, T grad, int c) const {
+    __device__ __forceinline__ Slopes slopes(const Sums& sums, Form, T grad, int c) const {
         return {(weights ? grad * weights[c] : grad) * (share * exponential(sums).value())};
     }
     // A product, not a selection, so that a NaN slope is the derivative at every place, as in the reference.

@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(rows_threads, 8) forward_rows_kernel(ForwardRo
                 }
             merge_threads(sums, task.width);
             if (exists) {
-                const T value = head.weighted(sums, c);
+                const T value = head.weighted(sums, head.form(), c);
                 if (!task.by_component)
                     total += value;
                 else if (member == 0)
@@ -157,9 +157,9 @@ __global__ void __launch_bounds__(rows_threads, sizeof(T) == 4 ? 8 : 6)
             merge_threads(sums, task.width);
             if (!exists) continue;
             const T grad = task.grad_out[task.by_component ? component : row];
-            const auto slopes = head.slopes(sums, grad, c);
+            const auto slopes = head.slopes(sums, head.form(), grad, c);
             if (task.partial) {
-                const T part = grad * task.head.component(sums);
+                const T part = grad * task.head.component(sums, head.form());
                 weight_sum += part;
                 if (one_row && member == 0) task.partial[component] = part;
             }

@@ -60,12 +60,16 @@ QMK_INLINE T mrn_shift(const MrnSettings& settings) {
     return settings.eps_form == MrnEps::difference ? T(settings.eps) : T(0);
 }
 
-// Roots and powers of numbers; csrc/cpu/roots.h has them for lanes.
+// Roots and powers of numbers; csrc/cpu/roots.h has them for lanes, csrc/cuda/mrn_head.cuh for float on a GPU.
 template <class V>
 struct Roots {
     QMK_INLINE static V square_root(V value) { return sqrt(value); }
+    QMK_INLINE static V over_square_root(V numerator, V value) { return numerator / sqrt(value); }
     QMK_INLINE static V power(V base, V exponent) { return pow(base, exponent); }
 };
+
+// What a component takes of its squares. Code for many sums tests it once.
+enum class MrnForm { nothing, root, squares, power };
 
 // Turns the sum of a component's squares into its symmetric part. V is T or lanes of T.
 template <class T>
@@ -80,25 +84,38 @@ class MrnRoot {
         if (settings.eps_form == MrnEps::max) least_ = T(settings.eps);
     }
 
+    QMK_INLINE MrnForm form() const {
+        if (!exists_) return MrnForm::nothing;
+        return exponent_ == T(1) ? MrnForm::root : exponent_ == T(2) ? MrnForm::squares : MrnForm::power;
+    }
+
     template <class V>
     QMK_INLINE V value(V sum) const {
-        if (!exists_) return V{};
+        return value(sum, form());
+    }
+    template <class V>
+    QMK_INLINE V value(V sum, MrnForm form) const {
+        if (form == MrnForm::nothing) return V{};
         const V squares = sum * share_ + added_, least = V{} + least_;
         const V base = squares < least ? least : squares;
-        if (exponent_ == T(1)) return Roots<V>::square_root(base);
-        return exponent_ == T(2) ? base : Roots<V>::power(base, V{} + exponent_ / 2);
+        if (form == MrnForm::root) return Roots<V>::square_root(base);
+        return form == MrnForm::squares ? base : Roots<V>::power(base, V{} + exponent_ / 2);
     }
 
     // The derivative by a (shifted) difference, divided by that difference; 0 where the value does not depend on the
     // sum.
     template <class V>
     QMK_INLINE V slope(V sum) const {
-        if (!exists_) return V{};
+        return slope(sum, form());
+    }
+    template <class V>
+    QMK_INLINE V slope(V sum, MrnForm form) const {
+        if (form == MrnForm::nothing) return V{};
         const V squares = sum * share_ + added_, all = V{} + exponent_ * share_;
         V slope = all;
-        if (exponent_ == T(1))
-            slope = all / Roots<V>::square_root(squares);
-        else if (exponent_ != T(2))
+        if (form == MrnForm::root)
+            slope = Roots<V>::over_square_root(all, squares);
+        else if (form == MrnForm::power)
             slope = all * Roots<V>::power(squares, V{} + (exponent_ / 2 - 1));
         return squares <= V{} + least_ ? V{} : slope;  // keeps NaN
     }
