@@ -78,8 +78,7 @@ def places_by_x(
     k = tl.arange(0, BLOCK_K)[None, None, :]
     x = coordinates_of(x_ptr, start, exists, k, highest, K)
     # NaN, which cannot be compared, comes after all numbers. The empty intervals beyond K may come anywhere.
-    _, place = in_order(tl.where(x == x, x, float("inf")), tl.broadcast_to(k, x.shape))
-    return place
+    return in_order(tl.where(x == x, x, float("inf")), tl.broadcast_to(k, x.shape))
 
 
 @triton.jit
@@ -107,7 +106,7 @@ def lengths_of(
         right = (x < y) & (x < nearest) & (y <= nearest)
         if place is not None:
             # Back to their own places.
-            marked, _ = in_order(place * 4 + left.to(tl.int32) * 2 + right.to(tl.int32), None)
+            marked = in_order(place * 4 + left.to(tl.int32) * 2 + right.to(tl.int32), None)
             left = (marked & 2) != 0
             right = (marked & 1) != 0
         # A component with NaN: mark every x and no y.

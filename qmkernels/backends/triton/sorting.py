@@ -42,30 +42,11 @@ def _is_second(values, BIT: tl.constexpr):
 
 
 @triton.jit
-def _exchanged(
-    key,
-    place,
-    descends,  # whether the first of two takes the greater key
-    BIT: tl.constexpr,
-):
-    """Swaps what is 2**BIT places apart and in the wrong order."""
-    other_key = _across(key, BIT)
-    comes_after = key > other_key
-    if place is not None:
-        other_place = _across(place, BIT)
-        comes_after |= (key == other_key) & (place > other_place)
-    moves = comes_after != (_is_second(key, BIT) != descends)
-    if place is not None:
-        place = tl.where(moves, other_place, place)
-    return tl.where(moves, other_key, key), place
-
-
-@triton.jit
 def in_order(
     key,  # (..., SIZE), not NaN
     place,  # (..., SIZE): decides between equal keys; None if all differ
 ):
-    """Sorts every SIZE keys in ascending order, their places with them, by a bitonic network; returns both."""
+    """Sorts every SIZE keys in ascending order, by a bitonic network; returns their places, or the keys without."""
     shape: tl.constexpr = key.shape
     SIZE: tl.constexpr = shape[len(shape) - 1]
     NUM_BITS: tl.constexpr = _log2(SIZE)
@@ -79,10 +60,17 @@ def in_order(
         descends = ((at >> run) & 1) != 0
         for step in tl.static_range(NUM_BITS):
             if NUM_BITS - 1 - step < run:
-                key, place = _exchanged(key, place, descends, NUM_BITS - 1 - step)
-    if place is not None:
-        place = tl.reshape(place, shape)
-    return tl.reshape(key, shape), place
+                # Of values 2**bit places apart, the wrong ones change places.
+                other = _across(key, NUM_BITS - 1 - step)
+                moves = key > other
+                if place is not None:
+                    other_place = _across(place, NUM_BITS - 1 - step)
+                    moves |= (key == other) & (place > other_place)
+                moves = moves != (_is_second(key, NUM_BITS - 1 - step) != descends)
+                key = tl.where(moves, other, key)
+                if place is not None:
+                    place = tl.where(moves, other_place, place)
+    return tl.reshape(key if place is None else place, shape)
 
 
 @triton.jit
