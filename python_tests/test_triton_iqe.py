@@ -75,7 +75,8 @@ def test_pairwise_backward_is_the_gradient_of_the_definition(dim_per_component, 
 @pytest.mark.parametrize(
     "dim_per_component, reduction, dtype",
     [
-        (8, "maxmean", torch.float32), (8, "none", torch.float64), (5, "max", torch.float32), (12, "sum", torch.float32)
+        (8, "maxmean", torch.float32), (8, "none", torch.float64), (5, "max", torch.float32),
+        (12, "sum", torch.float32), (32, "maxmean", torch.float32),
     ],
 )  # fmt: skip
 def test_pairs_with_a_single_row_are_those_of_the_definition(dim_per_component, reduction, dtype, num_x, num_y):
@@ -134,6 +135,36 @@ def test_tied_ends_add_up_to_the_reference_subgradient(dim_per_component):
             assert torch.equal(
                 (actual.bool() & (coordinate == tied)).sum(dim=-1), (expected & (coordinate == tied)).sum(dim=-1)
             )
+
+
+def _hard_rows(dim_per_component: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns rows of two components with many pieces, ties, equal intervals, zeros of both signs, infinities, NaN."""
+    x, y = points(11, size=2 * dim_per_component, dtype=dtype)
+    y = x + 4 * (y - x) / dim_per_component
+    x[1:3], y[1:3] = (4 * x[1:3]).round(), (4 * y[1:3]).round()
+    x[3], y[4] = 0.5, 0.5
+    x[5], y[5] = x[5].sign() * 0.0, y[5].sign()
+    x[6, ::3], x[7, 1::3], y[6, ::4], y[7, ::5] = torch.inf, -torch.inf, -torch.inf, torch.inf
+    x[8, 0], y[9, 1], x[10, -1], x[10, 2:9] = torch.nan, torch.nan, torch.nan, torch.inf
+    return x, y
+
+
+# Components that are sorted: powers of two, one more than that, and a multiple of 8, which packs its ends otherwise.
+# Of ends that tie they mark the same one as the reference, which sorts too.
+@pytest.mark.parametrize(
+    "dim_per_component, reduction, dtype",
+    [
+        (32, "none", torch.float32), (65, "max", torch.float32), (72, "maxmean", torch.float64),
+        (128, "none", torch.float64),
+    ],
+)  # fmt: skip
+def test_sorted_components_have_the_lengths_and_ends_of_the_reference(dim_per_component, reduction, dtype):
+    x, y = _hard_rows(dim_per_component, dtype)
+    arguments = x, y, _max_weight(dtype), dim_per_component, reduction, "sigmoid"
+    expected = reference.iqe_forward(*arguments, True)
+    assert definition.unpack_ends(expected[1], dim_per_component)[0][0].sum() > 10
+    assert_alike(kernels.iqe_forward(*arguments, True), expected)
+    assert_alike(kernels.iqe_forward(*arguments, False)[:1], expected[:1])
 
 
 @pytest.mark.parametrize("dim_per_component", (4, 5, 16, 33))

@@ -48,6 +48,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_reference(dim_per_component
         (1, 1, 1),
         *((rows, 2, 2) for rows in (255, 256, 257, 520)),
         *((2, num, 8) for num in (127, 128, 129)),
+        (5, 2, 32),
         (2, 2, 77),
     ],
 )

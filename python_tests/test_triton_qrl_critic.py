@@ -57,9 +57,10 @@ def test_the_loss_and_its_gradients_are_those_of_the_reference(dim_per_component
     _agree(_inputs(7, 3, form, dtype, with_goal, cost_of_each=not with_goal))
 
 
-@pytest.mark.parametrize("dim_per_component", (3, 16, 77))
-def test_any_size_of_a_component_is_taken(dim_per_component):
-    _agree(_inputs(3, 3, _form(dim_per_component)))
+@WITH_GOAL
+@pytest.mark.parametrize("dim_per_component", (3, 16, 32, 77))
+def test_any_size_of_a_component_is_taken(dim_per_component, with_goal):
+    _agree(_inputs(3, 3, _form(dim_per_component), with_goal=with_goal))
 
 
 # A row that is its own goal, two that are each other's, and rows one below, at and one above the 256 of a program; the

@@ -26,9 +26,9 @@ MRN = MrnSettings(num_components=3, eps=1e-6, reduction="mean")
 HEADS = [IqeSettings(5, "maxmean", "sigmoid"), IqeSettings(5, "max"), IqeSettings(15, "sum"), MRN]
 
 
-def _rows(rows, dtype, with_others=True):
+def _rows(rows, dtype, with_others=True, size=15):
     """Makes x and y, and target, weight and mask; rows that the mask leaves out have no valid target."""
-    x, y = (0.4 * side for side in points(rows, size=15, dtype=dtype))
+    x, y = (0.4 * side for side in points(rows, size=size, dtype=dtype))
     target = torch.linspace(0.1, 3, rows, dtype=dtype, device=DEVICE)
     if not with_others:
         return x, y, target[:1].contiguous(), None, None
@@ -68,6 +68,11 @@ def test_every_form_is_that_of_the_reference(form):
 def test_any_number_of_rows_is_added_up(head, rows, dtype, with_others):
     assert kernels.row_tile(3, 5)["ROWS"] < 70
     _agree(head, FORMS[0], *_rows(rows, dtype, with_others))
+
+
+@pytest.mark.parametrize("reduction, dtype", (("maxmean", torch.float32), ("sum", torch.float64)))
+def test_long_components_give_what_the_reference_gives(reduction, dtype):
+    _agree(IqeSettings(33, reduction, "sigmoid"), FORMS[0], *_rows(7, dtype, size=66))
 
 
 @pytest.mark.parametrize("head", HEADS[::3], ids=("iqe", "mrn"))

@@ -184,7 +184,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[triton.JITFunction, dict]]:
     for dim_per_component, num_components, reduction, power, arguments in (
         (5, 3, "sum", 1, dtypes | missing | {"largest_ptr": None, "num_rows": 1}),
         (16, 32, "maxmean", 2, dtypes),
-        (1024, 1, "max", 2, dtypes | missing),
+        (77, 3, "max", 2, dtypes | missing),
     ):
         arguments = arguments | _constants(num_components, dim_per_component, reduction, "sigmoid")
         yield latent_dynamics_backward_kernel, arguments

@@ -8,7 +8,8 @@ Precision: arithmetic in the input's dtype, float32 for half precision, sums ove
 same input gives the same bits.
 
 Cost, for D = C * K values per row: forward reads the two or three tensors once and writes D / 2 bytes per row, about
-21 K operations per element of x. Backward reads those and writes each gradient once.
+21 K operations per element of x; from K = 32 on about 18 for each step of a sort (iqe.py), since both distances share
+that of x. Backward reads those and writes each gradient once.
 """
 
 from __future__ import annotations

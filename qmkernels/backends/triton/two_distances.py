@@ -2,8 +2,8 @@
 to y_1, where the pairs have tensors in common. Sums over all rows and a pair's gradients serve row_loss.py too.
 
 Both pairs are compared in one loop, where the compiler merges what they have in common: the loads of a tensor that is
-in both, and some comparisons of its coordinates. Sums over rows are in double, in a fixed order: each program's, then
-those of all programs by one.
+in both, and some comparisons of its coordinates. Of long components it merges the sorts by a common x. Sums over rows
+are in double, in a fixed order: each program's, then those of all programs by one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from torch import Tensor
 
 from ...definitions.iqe import WEIGHT_LINKS
 from .iqe_components import linked, reduced, weighted, weights_of
-from .iqe_rows import compared, coordinate_of, coordinates_of, end_gradients, lengths_of, longest
+from .iqe_rows import (
+    SORTED_FROM,
+    compared,
+    coordinate_of,
+    coordinates_of,
+    end_gradients,
+    lengths_in_order,
+    lengths_of,
+    longest,
+    places_by_x,
+)
 
 SUM_BLOCK = 1024
 
@@ -60,25 +70,40 @@ def two_distances(
         at = row[:, None] * num_components + component[None, :]
         start = at * K
         start_of_y_0 = (row_of_y_0[:, None] * num_components + component[None, :]) * K
-        x_0 = coordinates_of(x_0_ptr, start, exists, highest, K, BLOCK_K)
-        y_0 = coordinates_of(y_0_ptr, start_of_y_0, exists, highest, K, BLOCK_K)
-        x_1 = coordinates_of(x_1_ptr, start, exists, highest, K, BLOCK_K)
-        y_1 = coordinates_of(y_1_ptr, start, exists, highest, K, BLOCK_K)
-        furthest_0 = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) - highest
-        nearest_0 = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) + highest
-        furthest_1 = furthest_0
-        nearest_1 = nearest_0
-        for j in range(K):
-            x_0_j = coordinate_of(x_0_ptr, start + j, exists, highest)
-            y_0_j = coordinate_of(y_0_ptr, start_of_y_0 + j, exists, highest)
-            x_1_j = coordinate_of(x_1_ptr, start + j, exists, highest)
-            y_1_j = coordinate_of(y_1_ptr, start + j, exists, highest)
-            furthest_0, nearest_0 = compared(x_0, y_0, x_0_j, y_0_j, j, furthest_0, nearest_0, BLOCK_K, True)
-            furthest_1, nearest_1 = compared(x_1, y_1, x_1_j, y_1_j, j, furthest_1, nearest_1, BLOCK_K, True)
         ends_0 = ends_ptr + at * NUM_BYTES
         ends_1 = ends_ptr + ((row + num_rows)[:, None] * num_components + component[None, :]) * NUM_BYTES
-        length_0 = lengths_of(x_0, y_0, furthest_0, nearest_0, ends_0, exists, K, True, ROWS, BLOCK_C, BLOCK_K)
-        length_1 = lengths_of(x_1, y_1, furthest_1, nearest_1, ends_1, exists, K, True, ROWS, BLOCK_C, BLOCK_K)
+        if K >= SORTED_FROM:
+            place_0 = places_by_x(x_0_ptr, start, exists, highest, K, BLOCK_K)
+            place_1 = places_by_x(x_1_ptr, start, exists, highest, K, BLOCK_K)
+            length_0 = lengths_in_order(
+                x_0_ptr, start, y_0_ptr, start_of_y_0, place_0, ends_0, exists, highest, K, True, ROWS, BLOCK_C, BLOCK_K
+            )
+            length_1 = lengths_in_order(
+                x_1_ptr, start, y_1_ptr, start, place_1, ends_1, exists, highest, K, True, ROWS, BLOCK_C, BLOCK_K
+            )
+        else:
+            k = tl.arange(0, BLOCK_K)[None, None, :]
+            x_0 = coordinates_of(x_0_ptr, start, exists, k, highest, K)
+            y_0 = coordinates_of(y_0_ptr, start_of_y_0, exists, k, highest, K)
+            x_1 = coordinates_of(x_1_ptr, start, exists, k, highest, K)
+            y_1 = coordinates_of(y_1_ptr, start, exists, k, highest, K)
+            furthest_0 = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) - highest
+            nearest_0 = tl.zeros((ROWS, BLOCK_C, BLOCK_K), dtype) + highest
+            furthest_1 = furthest_0
+            nearest_1 = nearest_0
+            for j in range(K):
+                x_0_j = coordinate_of(x_0_ptr, start + j, exists, highest)
+                y_0_j = coordinate_of(y_0_ptr, start_of_y_0 + j, exists, highest)
+                x_1_j = coordinate_of(x_1_ptr, start + j, exists, highest)
+                y_1_j = coordinate_of(y_1_ptr, start + j, exists, highest)
+                furthest_0, nearest_0 = compared(x_0, y_0, x_0_j, y_0_j, j, furthest_0, nearest_0, BLOCK_K, True)
+                furthest_1, nearest_1 = compared(x_1, y_1, x_1_j, y_1_j, j, furthest_1, nearest_1, BLOCK_K, True)
+            length_0 = lengths_of(
+                x_0, y_0, None, furthest_0, nearest_0, ends_0, exists, K, True, ROWS, BLOCK_C, BLOCK_K
+            )
+            length_1 = lengths_of(
+                x_1, y_1, None, furthest_1, nearest_1, ends_1, exists, K, True, ROWS, BLOCK_C, BLOCK_K
+            )
         total_0 += tl.sum(length_0, axis=1)
         total_1 += tl.sum(length_1, axis=1)
         if largest_ptr is not None:
