@@ -47,6 +47,9 @@ class Kernel:
     work of a whole tile, which has `steps_in_tile`. `more_wavefronts` are those of a step's accesses to shared memory
     beyond one each: 16 bytes for each of 32 threads take four. `floor` is the least number of instructions of an
     element, a coordinate of a pair of rows (of the losses: a pair); 0: the bytes are the floor.
+
+    A step with too many ways through for one search names the `trips` of its loops (sass.with_trips), and goes `by way
+    of` the block with the most of another opcode: `steps` lead there, and this work back.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Kernel:
     bytes: float = 0
     threads: int = 256
     dynamic_shared_bytes: int = 0
+    trips: dict[str, int] = field(default_factory=dict)
+    by_way_of: tuple[str, dict[str, int]] | None = None
 
 
 def iqe_pairwise_forward(size: int) -> Kernel:
@@ -188,12 +193,36 @@ MRN_PAIRWISE_FORWARD = Kernel(
     ("forward_pairs_kernelIfNS", "MrnHeadIf"),
     "FMNMX",
     16 * 64,
-    [{"FMNMX": 16 * 32, "LDS.128": 128, "STS.128": 12, "BAR": 4, "MUFU.RSQ": 0, "STG": 0}],
+    [{"FMNMX": 16 * 32, "LDS.128": 128, "LDGSTS": 12, "BAR": 2, "MUFU.SQRT": 16, "STG": 0}],
     2,
     "FADD; FMNMX or FFMA",
-    tile={"MUFU.RSQ": 16},  # the roots at the end of the component
-    more_wavefronts=64 + 3 * 12,  # loads of y: 16 bytes of 16 rows
+    more_wavefronts=64 + 4 * 12,  # loads of y, 16 bytes of 16 rows, and copies
     threads=128,
+)
+# csrc/cuda/pairs_backward.cuh, one side: a step is a tile of 64 other rows against 32 rows and a component of 64
+# values, all in one slice, of which 8 packs of each half. From the sums to the slopes, of which MUFU.RSQ is a part:
+# 16 packs that load 8 times, two loads a pair that find its place. From there on: gradients of 64 rows, 16 additions of
+# placed derivatives, each a F2I; then the next tile's gradients, and 8 packs of its rows. What a block does only with
+# its first and last tile is not counted.
+MRN_PAIRWISE_BACKWARD = Kernel(
+    "MRN pairwise backward of a side, components of 64",
+    "mrn_pairwise",
+    ("backward_pairs_kernelIfNS", "MrnHeadIf"),
+    "FMNMX",
+    16 * 64,
+    # MUFU.RCP: divisions, of values that are no whole packs. FSETP: a pack of a pair, and 3 of the 4 in a found one.
+    [{"FMNMX": 512, "FFMA": 512, "FSETP": 128 + 3 * 16, "LDS.128": 128 + 32, "STG": 0, "MUFU.RCP": 0}],
+    3,
+    "FADD, FMNMX; 2 FADD, 2 FFMA",
+    # Loads of y, packs and slopes that are stored, loads that find a place (8 wavefronts each), gradients of pairs.
+    more_wavefronts=64 + 3 * (8 + 12) + 7 * 32 + 3 * (16 + 4),
+    threads=128,
+    dynamic_shared_bytes=(32 + 64) * 17 * 16 + (3 * 64 * 36 + 4 * 32 * 32) * 4,
+    trips={"FMNMX": 8, "FFMA": 8, "LDG": 4},
+    by_way_of=(
+        "MUFU.RSQ",
+        {"F2I": 16, "FFMA": 512 + 17, "FSETP": 64, "LDG.E.128": 8, "FMNMX": 0, "STG": 0, "MUFU.RSQ": 16, "MUFU.RCP": 0},
+    ),
 )
 # csrc/cuda/nearest.cu, k <= 32: a step is 128 distances of a row, four of a thread, none of which comes before the last
 # of the k places: in a bank of M rows in random order some k log(M / k) of them do.
@@ -242,8 +271,9 @@ KERNELS = [
     *(iqe_pairwise_backward(size) for size in (8, 16, 32, 64)),
     *(iqe_forward(size, stored) for stored in STORED for size in (8, 16, 32, 64)),
     *(iqe_backward(stored) for stored in STORED),
-    *(qrl_critic_forward(size, stored) for stored in STORED for size in (8, 16, 32, 64)),
+    *(qrl_critic_forward(size, stored) for stored in STORED for size in (8, 16, 32)),
     MRN_PAIRWISE_FORWARD,
+    MRN_PAIRWISE_BACKWARD,
     NEAREST,
     PAIR_LOSS_FORWARD,
     PAIR_LOSS_BACKWARD,
@@ -304,15 +334,18 @@ def budget(kernel: Kernel, listings: dict[str, str], report: str) -> dict[str, s
     names = [name for name in listings if all(part in name for part in kernel.parts)]
     if len(names) != 1:
         raise LookupError(f"{kernel.name}: {len(names)} kernels of {kernel.source}.cu are called {kernel.parts}")
-    graph = sass.blocks(listings[names[0]])
+    graph = sass.with_trips(sass.blocks(listings[names[0]]), kernel.trips)
     anchor = sass.busiest(graph, kernel.anchor)
     issued: Counter[str] = Counter()  # in as many steps as there are kinds of them
+    way, way_back = kernel.by_way_of or (kernel.anchor, None)
     for step in kernel.steps:
-        issued.update(sass.cheapest_cycle(graph, anchor, step))
+        issued.update(sass.cheapest_walk(graph, anchor, sass.busiest(graph, way), step))
+    if way_back is not None:
+        issued.update(sass.cheapest_walk(graph, sass.busiest(graph, way), anchor, way_back))
     pipes = per_element(issued, kernel.elements * len(kernel.steps))
     if kernel.tile:  # what a way round the tile has beyond the shortest step
-        more = sass.cheapest_cycle(graph, anchor, kernel.tile)
-        more.subtract(sass.cheapest_cycle(graph, anchor, dict.fromkeys(kernel.tile, 0)))
+        more = sass.cheapest_walk(graph, anchor, anchor, kernel.tile)
+        more.subtract(sass.cheapest_walk(graph, anchor, anchor, dict.fromkeys(kernel.tile, 0)))
         pipes.update(per_element(more, kernel.elements * kernel.steps_in_tile))
     slots = {pipe: 128 / rate * pipes[pipe] for pipe, rate in sass.PER_CLOCK.items()}
     wavefronts = pipes["shared"] + kernel.more_wavefronts / kernel.elements

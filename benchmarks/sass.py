@@ -1,9 +1,9 @@
 """Reads a kernel's machine code (SASS, as ``nvdisasm -c`` prints it) and finds what it takes to do some work.
 
-Which way a branch goes depends on data that no listing has. So what is counted is the cheapest cycle: of all
-ways through the code from a block back to it, the one with the fewest instructions that executes given opcodes given
-numbers of times. The trip counts of the loops inside follow from that work, and which of the compiler's unrolled copies
-and remainders run. Where no way does the work, that is an error, never a guess.
+Which way a branch goes depends on data that no listing has. So what is counted is the cheapest walk: of all ways
+through the code from a block to another, or back to it, the one with the fewest instructions that executes given
+opcodes given numbers of times. The trip counts of the loops inside follow from that work, and which of the compiler's
+unrolled copies and remainders run. Where no way does the work, that is an error, never a guess.
 """
 
 from __future__ import annotations

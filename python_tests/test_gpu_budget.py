@@ -51,7 +51,8 @@ def graph():
 
 
 def cycle(graph, **work):
-    issued = sass.cheapest_cycle(graph, sass.busiest(graph, "FMNMX"), {**work, "STG": work.get("STG", 0)})
+    anchor = sass.busiest(graph, "FMNMX")
+    issued = sass.cheapest_walk(graph, anchor, anchor, {**work, "STG": work.get("STG", 0)})
     return sum(issued.values()), issued
 
 
@@ -62,6 +63,17 @@ def test_the_work_decides_how_often_a_loop_runs_and_which_branches_are_taken(gra
     assert issued["FMNMX.NAN"] == 6 and "STS.128" not in issued and "STG.E" not in issued
     assert cycle(graph, FMNMX=6, BAR=1, STG=1)[0] == length + 1
     assert cycle(graph, FMNMX=6, BAR=3)[0] == length + 2 * 5
+
+
+def test_a_walk_may_end_at_another_block_and_a_loop_of_one_block_may_have_its_trips_given(graph):
+    anchor, start = sass.busiest(graph, "FMNMX"), sass.busiest(graph, "BAR")
+    to_start = sass.cheapest_walk(graph, anchor, start, {"FMNMX": 2, "STG": 0})
+    assert sum(to_start.values()) == 4 + len(["P3 BRA", "P2 BRA"]) and "BAR.SYNC.DEFER_BLOCKING" not in to_start
+    looped = sass.with_trips(graph, {"FMNMX": 3})
+    assert cycle(looped, FMNMX=6, BAR=1) == cycle(graph, FMNMX=6, BAR=1)
+    with pytest.raises(LookupError):
+        cycle(looped, FMNMX=2, BAR=1)
+    assert sass.with_trips(graph, {"BAR": 3}) == graph  # its block does not repeat itself
 
 
 def test_an_instruction_whose_predicate_is_false_is_issued_all_the_same(graph):

@@ -1,6 +1,7 @@
 // MRN of all pairs of rows of x and y: launchers; the kernels are in pairs_forward.cuh and pairs_backward.cuh. Two
-// operations per value of N * M * D forward; backward, per side, twice that plus as many for the slopes, and two more
-// for the index of the largest difference. Pairs with a single row go through the kernels of matching rows.
+// operations per value of N * M * D forward; backward, per side, those again, a comparison for every 16 bytes of the
+// asymmetric half, whose derivative each pair adds to one value only, and two more per value of the symmetric half.
+// Pairs with a single row go through the kernels of matching rows.
 #include "../ops/mrn.h"
 #include "mrn_head.cuh"
 #include "pairs_backward.cuh"

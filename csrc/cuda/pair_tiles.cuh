@@ -27,9 +27,9 @@ constexpr int thread_rows = 4, thread_columns = 4;  // a thread's pairs: neighbo
 constexpr int column_step = tile_columns / thread_columns;
 constexpr int64_t enough_blocks = 512;
 
-// From one row of a slice to the next in shared memory, in bytes.
-constexpr int staged_row_bytes(int slice_packs) {
-    return (slice_packs + 1) * 16;
+// From one row of a slice to the next in shared memory, in packs.
+constexpr int staged_row(int slice_packs) {
+    return slice_packs + 1;
 }
 
 // The packs of a row. `second` is a component's first pack of its second segment.
@@ -90,14 +90,15 @@ __device__ __forceinline__ void with_kind(int kind, Body&& body) {
     }
 }
 
+// How whole packs are copied: while the threads go on, or times a sign.
+enum class Copy { beside, with_sign };
+
 // Copies `num_packs` packs of `num_rows` rows to shared memory; for a row past the last, those of the last. Padding in
-// a pack is 0, or on the side of x the head's padding. Whole packs are copied while the threads go on, or times sign.
-enum class Copy { beside, signed_ };
+// a pack is 0, or on the side of x the head's padding.
 template <class T, int num_rows, int slice_packs, bool is_x, Copy copy, class Head>
 __device__ __forceinline__ void stage_rows(const Head& head, const Packs& packs, const T* rows, T sign, int first_row,
                                            int count, int first_pack, int num_packs, int4* staged) {
-    constexpr int V = Pack<T>::size, step = tile_threads / slice_packs,
-                  packs_per_row = staged_row_bytes(slice_packs) / 16;
+    constexpr int V = Pack<T>::size, step = tile_threads / slice_packs, packs_per_row = staged_row(slice_packs);
     const int p = threadIdx.x % slice_packs, r = threadIdx.x / slice_packs;
     if (p >= num_packs) return;
     int4* to = staged + r * packs_per_row + p;
@@ -145,7 +146,7 @@ template <class T, int slice_packs, class Head, class Sums, class Finish>
 __device__ __forceinline__ void add_packs(const Head& head, const Packs& packs, const int4* staged_x,
                                           const int4* staged_y, PackInRow& next, int num_packs,
                                           Sums (&sums)[thread_rows][thread_columns], Finish&& finish) {
-    constexpr int V = Pack<T>::size, packs_per_row = staged_row_bytes(slice_packs) / 16;
+    constexpr int V = Pack<T>::size, packs_per_row = staged_row(slice_packs);
     const int4* own_x = staged_x + threadIdx.x / column_step * thread_rows * packs_per_row;
     const int4* own_y = staged_y + threadIdx.x % column_step * packs_per_row;
     for (int left = num_packs; left > 0;) {

@@ -8,7 +8,7 @@
 
 #include <utility>
 
-#include "pair_tiles.cuh"
+#include "pair_gradients.cuh"
 
 namespace qmk::cuda {
 
@@ -28,103 +28,6 @@ struct BackwardPairs {
     bool by_component;
 };
 
-template <class T>
-constexpr int backward_packs = sizeof(T) == 4 ? 16 : 8;  // of a slice
-constexpr int warps_in_tile = tile_threads / 32;
-static_assert(tile_rows == 32);  // a lane adds up placed gradients of one row
-
-// The slopes of a tile of pairs, number by number, with neighbouring rows side by side.
-template <class T, class Head>
-struct TileSlopes {
-    using Slopes = typename Head::Slopes;
-    static constexpr int V = Pack<T>::size, numbers = sizeof(Slopes) / sizeof(T);
-    static constexpr int other_stride = tile_rows + V, number_stride = tile_columns * other_stride;
-    T* memory;
-
-    __device__ __forceinline__ T* at(int number, int other, int row) const {
-        return memory + number * number_stride + other * other_stride + row;
-    }
-    __device__ __forceinline__ void store(int other, int first_row, const Slopes (&slopes)[thread_rows]) const {
-        T values[thread_rows][numbers];
-        __builtin_memcpy(values, &slopes, sizeof(slopes));
-#pragma unroll
-        for (int n = 0; n < numbers; ++n)
-#pragma unroll
-            for (int r = 0; r < thread_rows; r += V) {
-                Pack<T> pack;
-#pragma unroll
-                for (int v = 0; v < V; ++v) pack.values[v] = values[r + v][n];
-                store_pack(at(n, other, first_row + r), pack);
-            }
-    }
-    __device__ __forceinline__ void load(int other, int first_row, Slopes (&slopes)[thread_rows]) const {
-        T values[thread_rows][numbers];
-#pragma unroll
-        for (int n = 0; n < numbers; ++n)
-#pragma unroll
-            for (int r = 0; r < thread_rows; r += V) {
-                const Pack<T> pack = load_pack<T>(at(n, other, first_row + r));
-#pragma unroll
-                for (int v = 0; v < V; ++v) values[r + v][n] = pack.values[v];
-            }
-        __builtin_memcpy(&slopes, values, sizeof(slopes));
-    }
-    __device__ __forceinline__ Slopes load(int other, int row) const {
-        T values[numbers];
-#pragma unroll
-        for (int n = 0; n < numbers; ++n) values[n] = *at(n, other, row);
-        Slopes slopes;
-        __builtin_memcpy(&slopes, values, sizeof(slopes));
-        return slopes;
-    }
-};
-
-// Gradients of placed kinds in one slice, of a tile's rows: each warp adds up those of its pairs, a lane for each row.
-template <class T>
-struct PlacedGradients {
-    T* memory;  // (warps, values, 32 rows), 0 from one slice to the next
-    int values;
-
-    __device__ __forceinline__ T* of(int warp) const { return memory + warp * values * 32 + threadIdx.x % 32; }
-
-    __device__ __forceinline__ void clear() const {
-        for (int n = threadIdx.x; n < warps_in_tile * values * 32; n += tile_threads) memory[n] = T(0);
-    }
-    // Adds this warp's share of a tile: of `count` values, of which the first is at `first_place`.
-    template <class Head>
-    __device__ __forceinline__ void add(const TileSlopes<T, Head>& slopes, int columns, int first_place,
-                                        int count) const {
-        constexpr int in_share = tile_columns / warps_in_tile;
-        T* const sums = of(threadIdx.x / 32);
-        const int first = threadIdx.x / 32 * in_share, others = columns - first < in_share ? columns - first : in_share;
-        bool is_elsewhere = false;
-        const auto slopes_of = [&](int n) { return slopes.load(first + n, threadIdx.x % 32); };
-#pragma unroll 4
-        for (int n = 0; n < others; ++n) {
-            const auto own = slopes_of(n);
-            const int place = int(own.place) - first_place;
-            if (unsigned(place) < unsigned(count)) sums[place * 32] += Head::at_place(own, true);
-            is_elsewhere |= Head::at_place(own, false) != T(0);
-        }
-        for (int n = 0; is_elsewhere && n < others; ++n) {
-            const auto own = slopes_of(n);
-            const T elsewhere = Head::at_place(own, false);
-            for (int value = 0; elsewhere != T(0) && value < count; ++value)
-                if (value != int(own.place) - first_place) sums[value * 32] += elsewhere;
-        }
-    }
-    // The sums of all warps, after which they are 0.
-    __device__ __forceinline__ T take(int n) const {
-        T sum = T(0);
-#pragma unroll
-        for (int warp = 0; warp < warps_in_tile; ++warp) {
-            sum += of(warp)[n * 32];
-            of(warp)[n * 32] = T(0);
-        }
-        return sum;
-    }
-};
-
 template <class T, class Head>
 int placed_values(const Packs& packs) {
     return std::min(placed_packs<Head>(packs).count(), backward_packs<T>) * Pack<T>::size;
@@ -133,7 +36,8 @@ template <class T, class Head>
 int64_t backward_shared_bytes(const Packs& packs) {
     const int64_t numbers = TileSlopes<T, Head>::numbers * TileSlopes<T, Head>::number_stride +
                             warps_in_tile * placed_values<T, Head>(packs) * 32;
-    return (tile_rows + tile_columns) * staged_row_bytes(backward_packs<T>) + numbers * int64_t(sizeof(T));
+    return (tile_rows + tile_columns) * staged_row(backward_packs<T>) * int64_t(sizeof(int4)) +
+           numbers * int64_t(sizeof(T));
 }
 
 // Reads the gradients of a tile's pairs in memory order, into the place of the first number of their slopes; 0 for
@@ -168,7 +72,7 @@ template <class T, class Head>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
     backward_pairs_kernel(BackwardPairs<T, Head> task) {
     constexpr int R = thread_rows, C = thread_columns, V = Pack<T>::size, slice_packs = backward_packs<T>;
-    constexpr int packs_per_row = staged_row_bytes(slice_packs) / 16, row_groups = tile_rows / R;
+    constexpr int packs_per_row = staged_row(slice_packs), row_groups = tile_rows / R;
     using Slopes = typename Head::Slopes;
     extern __shared__ int4 dynamic_shared[];
     int4 *staged_rows = dynamic_shared, *staged_others = staged_rows + tile_rows * packs_per_row;
@@ -207,9 +111,9 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
         const auto stage = [&](int slice, int j, bool with_rows) {
             const int first = component * packs.in_component + slice, count = slice_end(slice) - slice;
             if (with_rows)
-                stage_rows<T, tile_rows, slice_packs, true, Copy::signed_>(task.head, packs, rows, task.sign, first_row,
-                                                                           task.num_rows, first, count, staged_rows);
-            stage_rows<T, tile_columns, slice_packs, false, Copy::signed_>(
+                stage_rows<T, tile_rows, slice_packs, true, Copy::with_sign>(
+                    task.head, packs, rows, task.sign, first_row, task.num_rows, first, count, staged_rows);
+            stage_rows<T, tile_columns, slice_packs, false, Copy::with_sign>(
                 task.head, packs, others, task.sign, j, task.num_others, first, count, staged_others);
         };
         // Stores the gradients of a pack of one row, or adds them to those of former tiles.
@@ -242,22 +146,9 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
                 const int end = slice_end(slice);
                 add_packs<T, slice_packs>(task.head, packs, staged_rows, staged_others, next, end - slice, sums,
                                           [](int) {});
-                if constexpr (Head::placed_kind >= 0) {
-                    const PackRange here = placed.within(slice, end);
-                    if (here.count() == 0) continue;
-                    const int place_of_slice = pack_place<V>(packs, here.begin).place - (here.begin - slice) * V;
-                    const int4* own_x = staged_rows + ty * R * packs_per_row;
-                    const int4* own_y = staged_others + tx * packs_per_row;
-#pragma unroll
-                    for (int r = 0; r < R; ++r)
-#pragma unroll
-                        for (int c = 0; c < C; ++c) {
-                            const int pack = sums[r][c].at > 0 ? sums[r][c].at : 0;
-                            const int value = head.find(sums[r][c], load_pack<T>(own_x + r * packs_per_row + pack),
-                                                        load_pack<T>(own_y + c * column_step * packs_per_row + pack));
-                            if (sums[r][c].at >= 0) sums[r][c].at = -2 - (place_of_slice + pack * V + value);
-                        }
-                }
+                if constexpr (Head::placed_kind >= 0)
+                    find_places<T, slice_packs>(head, packs, placed.within(slice, end), slice, staged_rows,
+                                                staged_others, sums);
             }
             head.with_form([&](auto form) {
 #pragma unroll
@@ -285,30 +176,10 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
                 const PackRange in_slice = summed.within(slice, end), placed_here = placed.within(slice, end);
                 const bool exists = in_slice.begin + own_pack < in_slice.end;
                 if (exists) {
-                    const int pack = in_slice.begin + own_pack;
-                    const PackPlace at = pack_place<V>(packs, pack);
-                    with_kind<Head::kinds>(at.kind, [&](auto kind) {
-                        if constexpr (decltype(kind)::value != Head::placed_kind) {
-                            const int4* own_x = staged_rows + own_rows * packs_per_row + pack - slice;
-                            Pack<T> x[R];
-#pragma unroll
-                            for (int r = 0; r < R; ++r) x[r] = load_pack<T>(own_x + r * packs_per_row);
-                            const int begin = share * in_share;
-                            const int end = columns < begin + in_share ? columns : begin + in_share;
-#pragma unroll 4
-                            for (int other = begin; other < end; ++other) {
-                                const Pack<T> y = load_pack<T>(staged_others + other * packs_per_row + pack - slice);
-                                Slopes slopes[R];
-                                tile_slopes.load(other, own_rows, slopes);
-#pragma unroll
-                                for (int r = 0; r < R; ++r)
-#pragma unroll
-                                    for (int v = 0; v < V; ++v)
-                                        grads[r][v] += task.head.template gradient<decltype(kind)::value>(
-                                            slopes[r], x[r].values[v], y.values[v], T(at.place + v));
-                            }
-                        }
-                    });
+                    const int pack = in_slice.begin + own_pack, begin = share * in_share;
+                    add_summed<T, slice_packs>(head, tile_slopes, pack_place<V>(packs, pack),
+                                               staged_rows + pack - slice, staged_others + pack - slice, own_rows,
+                                               begin, columns < begin + in_share ? columns : begin + in_share, grads);
                 }
                 if constexpr (Head::placed_kind >= 0) {
                     if (placed_here.count()) {

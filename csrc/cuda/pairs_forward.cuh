@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
     constexpr int R = thread_rows, C = thread_columns;
     using Sums = typename Head::Sums;
     constexpr int numbers = sizeof(Sums) / sizeof(T);
-    constexpr int packs_per_row = staged_row_bytes(forward_packs) / 16;
+    constexpr int packs_per_row = staged_row(forward_packs);
     __shared__ int4 staged[2][(tile_rows + tile_columns) * packs_per_row];
     const Packs& packs = task.packs;
     const int tx = threadIdx.x % column_step, ty = threadIdx.x / column_step;
