@@ -2,11 +2,14 @@
 
 Every shared-memory index, barrier, warp shuffle, tile edge and launch size is the one a GPU would use. Only a GPU's
 memory model and speed are missing. The threads run in random order (csrc/tests/cuda_on_cpu).
+
+QMKERNELS_SANITIZE=1 compiles them with AddressSanitizer and UndefinedBehaviorSanitizer: .ci/sanitize_cuda.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -36,6 +39,10 @@ def _compile(arguments: list[str | Path], **options: Any) -> None:
     command = [COMPILER, "-std=c++17", "-O1", "-fPIC", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"]
     # At most three blocks, so that a block handles several tiles.
     command += ["-DQMK_TARGET=cuda", "-DQMK_MOST_BLOCKS=3", "-DQMK_CUDA_ON_CPU"]
+    if os.environ.get("QMKERNELS_SANITIZE") == "1":
+        # Without checks of the stack, whose frames threads leave by jumps, and of virtual tables, which Python loads.
+        command += ["-g1", "-fsanitize=address,undefined", "--param", "asan-stack=0"]
+        command += ["-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"]
     command += ["-fno-extern-tls-init"]  # dynamic shared memory is declared in a kernel, and needs no constructor
     command += [f"-I{CSRC / 'tests' / 'cuda_on_cpu'}", f"-I{sysconfig.get_paths()['include']}"]
     subprocess.run([*command, *arguments], check=True, **options)

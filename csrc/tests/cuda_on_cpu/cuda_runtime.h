@@ -3,7 +3,8 @@
 //
 // Blocks run one after another; every thread of a block is a fiber that runs until it must wait for others. The next
 // one to run is drawn at random, so that a missing barrier shows. A barrier that not all threads reach ends the program
-// with a message. Dynamic shared memory starts as NaN in every block. Not thread-safe, and slow.
+// with a message. Dynamic shared memory starts as NaN in every block, and under AddressSanitizer ends where the launch
+// says (.ci/sanitize_cuda). Not thread-safe, and slow.
 #pragma once
 
 #include <setjmp.h>
@@ -18,6 +19,13 @@
 #include <tuple>
 #include <utility>
 #include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(memory, bytes) (void)0
+#define ASAN_UNPOISON_MEMORY_REGION(memory, bytes) (void)0
+#endif
 
 #define __global__
 #define __device__
@@ -268,6 +276,10 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 size
     here.fibers.resize(size.x);
     here.warps.resize((size.x + 31) / 32);
     here.exchanged.resize(size.x);
+    if (dynamic_shared_memory) {
+        ASAN_POISON_MEMORY_REGION(dynamic_shared_memory, most_shared_bytes);
+        ASAN_UNPOISON_MEMORY_REGION(dynamic_shared_memory, shared);
+    }
     here.body = [&] { cuda_on_cpu_call(kernel, arguments, std::index_sequence_for<Parameters...>{}); };
     for (unsigned b = 0; b < grid.x; ++b) {
         here.index.x = b;
