@@ -17,10 +17,10 @@
 //
 //   PairSums                    those of backward; placed() makes PlacedSums of them
 //   add_pack<kind>(sums, x, y, pack)      16 bytes of values; pack: its index in the slice, which sums.at keeps
-//   find(sums, x, y)            which value of the pack sums.at gives the largest difference; then sums.at is -2 -
-//   place has_weights                 whether the sums for a gradient by weights are asked for gradient<kind>(slopes,
-//   x, y, place)   of other kinds at_place(slopes, is_place)  the derivative of the placed kind at slopes.place, or
-//   elsewhere
+//   find(sums, x, y)            which value of pack sums.at has the largest difference; then sums.at is -2 - place
+//   gradient<kind>(slopes, x, y, place)   of kinds that are not placed
+//   at_place(slopes, is_place)  the derivative of the placed kind at slopes.place, or elsewhere
+//   has_weights                 whether a gradient by weights may be asked for
 #pragma once
 
 #include "launch.cuh"

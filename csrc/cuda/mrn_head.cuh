@@ -11,8 +11,8 @@
 #ifdef __CUDA_ARCH__
 namespace qmk::QMK_TARGET {
 
-// Without the branch and the steps of an exactly rounded root: within 2^-23 of it (PTX ISA, sqrt and rsqrt), also of
-// numbers below the normal ones.
+// Without the branch and the steps of an exactly rounded root: within one unit in the last place, its reciprocal within
+// two (CUDA C++ Programming Guide, "Mathematical Functions": sqrtf with -prec-sqrt=false, rsqrtf), also of subnormals.
 template <>
 struct Roots<float> {
     QMK_INLINE static float square_root(float value) {

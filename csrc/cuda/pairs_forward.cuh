@@ -78,6 +78,28 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
                 task.head, packs, y, T(1), first_column, task.num_y, first, count, to + tile_rows * packs_per_row);
             __pipeline_commit();
         };
+        // Takes the sums of a whole component.
+        const auto finish = [&](int component) {
+            if (parts) return;
+            T values[R][C];
+            head.with_form([&](auto form) {
+#pragma unroll
+                for (int r = 0; r < R; ++r)
+#pragma unroll
+                    for (int c = 0; c < C; ++c) values[r][c] = head.weighted(sums[r][c], form, component);
+            });
+#pragma unroll
+            for (int r = 0; r < R; ++r)
+#pragma unroll
+                for (int c = 0; c < C; ++c) {
+                    totals[r][c] += values[r][c];
+                    sums[r][c] = {};
+                }
+            if (task.by_component)
+                for_each_pair([&](int64_t pair, int r, int c) {
+                    task.out[pair * packs.num_components + component] = values[r][c];
+                });
+        };
         int4 *here = staged[0], *other = staged[1];
         __syncthreads();
         start_copy(first_pack, here);
@@ -87,28 +109,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == 4 ? 3 : 2)
             __syncthreads();
             if (slice + forward_packs < last_pack) start_copy(slice + forward_packs, other);
             add_packs<T, forward_packs>(task.head, packs, here, here + tile_rows * packs_per_row, next,
-                                        packs_of_slice(slice), sums, [&](int component) {
-                                            if (parts) return;
-                                            T values[R][C];
-                                            head.with_form([&](auto form) {
-#pragma unroll
-                                                for (int r = 0; r < R; ++r)
-#pragma unroll
-                                                    for (int c = 0; c < C; ++c)
-                                                        values[r][c] = head.weighted(sums[r][c], form, component);
-                                            });
-#pragma unroll
-                                            for (int r = 0; r < R; ++r)
-#pragma unroll
-                                                for (int c = 0; c < C; ++c) {
-                                                    totals[r][c] += values[r][c];
-                                                    sums[r][c] = {};
-                                                }
-                                            if (task.by_component)
-                                                for_each_pair([&](int64_t pair, int r, int c) {
-                                                    task.out[pair * packs.num_components + component] = values[r][c];
-                                                });
-                                        });
+                                        packs_of_slice(slice), sums, finish);
             int4* const copied = other;
             other = here;
             here = copied;
