@@ -73,6 +73,7 @@ def two_distances(
         ends_0 = ends_ptr + at * NUM_BYTES
         ends_1 = ends_ptr + ((row + num_rows)[:, None] * num_components + component[None, :]) * NUM_BYTES
         if K >= SORTED_FROM:
+            # Both sorts come before the first ends are stored, behind which the compiler could not merge them.
             place_0 = places_by_x(x_0_ptr, start, exists, highest, K, BLOCK_K)
             place_1 = places_by_x(x_1_ptr, start, exists, highest, K, BLOCK_K)
             length_0 = lengths_in_order(
